@@ -1,0 +1,45 @@
+# Each target sets itself up: `make demo` and `make test` need Python 3.11+ and nothing else.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: help setup demo test test-slow lint types check results constraints clean
+.DEFAULT_GOAL := help
+
+help:            ## show this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
+
+setup: .venv/ready  ## create .venv from pyproject.toml and constraints.txt
+
+.venv/ready: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, got {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+demo: setup      ## the whole way from a parameter table to a scored submission, under two minutes
+	$(BIN)/cifar-small demo
+
+test: setup      ## the fast test suite
+	$(BIN)/python -m pytest
+
+test-slow: setup ## the slow tests and those on real CIFAR under $$CIFAR_SMALL_DATA
+	$(BIN)/python -m pytest -m 'slow or real_data'
+
+lint: setup      ## ruff: lint and format
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: setup     ## mypy
+	$(BIN)/mypy
+
+check: lint types test  ## everything CI runs
+
+results: setup   ## write the README's results table from the records under submissions/
+	$(BIN)/cifar-small results --write README.md
+
+constraints: setup  ## write constraints.txt from the versions installed in .venv
+	@{ echo '# Exact versions every command of the README installs; tested together on Python 3.11. Update by: make constraints'; \
+	   $(BIN)/pip freeze --exclude-editable | sed 's/+.*//'; } > constraints.txt
+
+clean:           ## remove the environment and caches (runs/ and data stay)
+	rm -rf .venv .*_cache *.egg-info build dist

@@ -1,0 +1,7 @@
+"""`python -m cifar_small` is `cifar-small`."""
+
+import sys
+
+from cifar_small.cli import main
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""Checkpoint files that are whole or refused: atomic writes, a SHA-256 checked on every load, a previous copy.
+
+torch.save does not promise to detect a flipped bit, and its reader is built without the archive's own checksums; so a
+checkpoint here ends with `MAGIC` + the SHA-256 of everything before it. torch.load reads such a file as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_small.errors import CheckpointError
+from cifar_small.files import sync_folder, write_atomic
+
+FORMAT = 1
+MAGIC = b"CSMALL01"
+TRAILER = len(MAGIC) + hashlib.sha256().digest_size
+
+
+def save_checkpoint(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
+    """Write tensors, numbers, strings, lists and dicts; `previous` keeps the file that stood there until now.
+
+    The new file is whole on the disk before anything of the old one is touched.
+    """
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, **state}, buffer)
+    payload = buffer.getvalue()
+    fresh = path.with_name(f".{path.name}.new")
+    write_atomic(fresh, payload + MAGIC + hashlib.sha256(payload).digest())
+    if previous is not None and path.exists():
+        link = previous.with_name(f".{previous.name}.link")
+        link.unlink(missing_ok=True)
+        os.link(path, link)
+        os.replace(link, previous)
+    os.replace(fresh, path)
+    sync_folder(path.parent)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU. Raises CheckpointError for a missing, damaged, foreign or newer file."""
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; train first, or name another run") from None
+    payload, trailer = raw[:-TRAILER], raw[-TRAILER:]
+    if not trailer.startswith(MAGIC) or len(trailer) < TRAILER:
+        raise CheckpointError(
+            f"{path} ({len(raw):,} bytes, {_kind(raw)}) does not end with a checksum of this toolkit: cut short or not ours; "
+            "use another checkpoint"
+        )
+    if hashlib.sha256(payload).digest() != trailer[len(MAGIC) :]:
+        raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; use another checkpoint")
+    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    if state.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {state.get('format')}; this version reads format {FORMAT}: update cifar_small")
+    return state
+
+
+def load_newest(path: Path, previous: Path) -> tuple[dict[str, Any], str]:
+    """The newest whole checkpoint of the two and, if that is not the newer file, a sentence that says why."""
+    try:
+        return load_checkpoint(path), ""
+    except CheckpointError as error:
+        if not previous.exists():
+            raise
+        return load_checkpoint(previous), f"{error}; falling back to {previous.name}"
+
+
+def _kind(raw: bytes) -> str:
+    heads = {b"": "empty", b"PK\x03\x04": "a zip or torch file", b"<": "HTML or XML", b"version https://git-lfs": "a git-lfs pointer"}
+    return next((name for head, name in heads.items() if (raw.startswith(head) if head else not raw)), "an unknown type")

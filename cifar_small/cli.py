@@ -1,0 +1,242 @@
+"""The command line: where and which, never what. Every verb is a thin call into the module that does the work."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar_small import __version__
+from cifar_small.errors import ConfigError, Terminated, UserError
+
+DESCRIPTION = """\
+Train, predict and submit small image classifiers under a parameter budget.
+
+The usual way, each step a file the next one reads:
+  tools/param_count configs/resnet_1hour.yaml            is it legal? (before training)
+  cifar-small train --config configs/resnet_1hour.yaml   -> runs/resnet_1hour-seed0/
+  cifar-small predict runs/resnet_1hour-seed0 --split submit --file cifar_test_nolabel.pkl
+  cifar-small submit runs/resnet_1hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv
+  cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
+"""
+EXIT_CODES = """\
+exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
+5 training diverged; 143 stopped by SIGINT or SIGTERM and saved"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's error is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(given)
+    options.overrides = rest
+    if rest and options.run is not _train:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.command = shlex.join(["cifar-small", *given])
+    try:
+        return int(options.run(options))
+    except UserError as error:
+        print(f"cifar-small: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return error.exit_code
+    except Terminated as stopped:
+        print(f"cifar-small: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print("cifar-small: interrupted", file=sys.stderr)
+        return 143
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cifar-small", description=DESCRIPTION, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"cifar-small {__version__}")
+    verbs = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def verb(name: str, run: Any, summary: str, detail: str = "") -> argparse.ArgumentParser:
+        sub = verbs.add_parser(
+            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{detail}".rstrip(), epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
+        )  # fmt: skip
+        sub.set_defaults(run=run)
+        return sub
+
+    sub = verb("demo", _demo, "the whole way on digits that come with scikit-learn: no data, no network, no GPU, two minutes")
+    sub.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything it writes (default: demo)")
+    sub = verb("train", _train, "train a config into a run directory", """\
+Any setting of the config can be overridden by its dotted name:
+  cifar-small train --config configs/resnet_1hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
+A run that was killed goes on with --resume, to the same weights bit for bit.""")  # fmt: skip
+    sub.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
+    sub.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
+    sub.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
+    sub.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
+    sub = verb("predict", _predict, "predict a split or an unlabelled file with a run's selected weights", """\
+Reading the test split is recorded in the run directory; choose nothing by it.""")  # fmt: skip
+    sub.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    sub.add_argument("--split", choices=["val", "test", "submit"], required=True)
+    sub.add_argument("--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs")
+    sub.add_argument("--views", choices=["none", "flip", "flip_shift", "r3"], help="test-time augmentation (default: the config's)")
+    sub.add_argument("--output", type=Path, help="predictions file (default: RUN/predictions/<split>.npz)")
+    sub.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+    sub.add_argument("--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)")
+    sub.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
+    sub.add_argument("--overwrite", action="store_true")
+    sub = verb("ensemble", _ensemble, "average the logits of several predictions files, joined by id")
+    sub.add_argument("predictions", type=Path, nargs="+", metavar="PREDICTIONS")
+    sub.add_argument("--output", type=Path, required=True, help="predictions file to write")
+    sub.add_argument("--overwrite", action="store_true")
+    sub = verb("submit", _submit, "write the submission CSV and the record of what made it", """\
+The record, curves and config are put beside the CSV, so give each submission a folder of its own:
+  cifar-small submit runs/mine/predictions/submit.npz --output submissions/2026-11-20_mine/submission.csv""")  # fmt: skip
+    sub.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
+    sub.add_argument("--output", type=Path, required=True, help="CSV to write")
+    sub.add_argument("--overwrite", action="store_true")
+    sub = verb("check", _check, "validate any submission CSV against the unlabelled file and name every fault")
+    sub.add_argument("csv", type=Path, metavar="CSV")
+    sub.add_argument("--file", type=Path, required=True, help="the unlabelled file the CSV answers")
+    sub.add_argument("--config", type=Path, help="config whose rules and classes hold (default: CIFAR-10, ID,Labels)")
+    sub.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+    sub = verb("unlabelled", _unlabelled, "write the test images of a config as an unlabelled pickle, to practise on")
+    sub.add_argument("--config", type=Path, required=True)
+    sub.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
+    sub.add_argument("--overwrite", action="store_true")
+    sub = verb("record", _record, "put the record of a run (summary, config, curves, test readings) into a folder for git")
+    sub.add_argument("directory", type=Path, metavar="RUN")
+    sub.add_argument("--output", type=Path, required=True, help="folder, such as submissions/2026-11-20_mine")
+    sub.add_argument("--overwrite", action="store_true")
+    sub = verb("results", _results, "print the results table made from the records under submissions/")
+    sub.add_argument("--records", type=Path, default=Path("submissions"))
+    sub.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from cifar_small.demo import run_demo
+
+    run_demo(options.output, options.command)
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from cifar_small.config import dump_config, load_config, split_overrides
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    if options.print_config:
+        print(dump_config(config), end="")
+        return 0
+    from cifar_small.train import train
+
+    train(config, options.output or Path("runs") / f"{config.name}-seed{config.seed}", resume=options.resume, command=options.command)
+    return 0
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from cifar_small.metrics import wilson_interval
+    from cifar_small.predict import predict
+    from cifar_small.runs import Run
+
+    target, predictions, notes = predict(
+        Run(options.directory), options.split, file=options.file, views=options.views, output=options.output,
+        overwrite=options.overwrite, allow_rows=options.allow_rows, layout=options.layout, device=options.device,
+        command=options.command,
+    )  # fmt: skip
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if predictions.labels is not None:
+        low, high = wilson_interval(int(predictions.correct.sum()), len(predictions.ids))
+        print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, 95 % interval {low:.2%} to {high:.2%}")
+    print(f"{len(predictions.ids):,} images, views {predictions.meta['views']} -> {target}")
+    return 0
+
+
+def _ensemble(options: argparse.Namespace) -> int:
+    from cifar_small.ensemble import mean_logits
+    from cifar_small.files import refuse_existing
+    from cifar_small.predictions import load_predictions
+
+    refuse_existing(options.output, options.overwrite)
+    joined = mean_logits([load_predictions(path) for path in options.predictions])
+    joined.save(options.output)
+    each = " + ".join(f"{member['parameters']:,}" for member in joined.meta["members"])
+    print(f"{len(options.predictions)} members, parameters {each} = {joined.meta['parameters']:,} -> {options.output}")
+    if joined.labels is not None:
+        print(f"accuracy {joined.accuracy:.2%} of {len(joined.ids):,} images")
+    return 0
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from cifar_small.predictions import load_predictions
+    from cifar_small.runs import Run
+    from cifar_small.submission import submit
+
+    predictions = load_predictions(options.predictions)
+    run = Run(options.predictions.resolve().parent.parent)
+    found = run if run.config_file.exists() and not predictions.meta.get("members") else None
+    record = submit(predictions, options.output, run=found, overwrite=options.overwrite, command=options.command)
+    print(f"{record['rows']:,} rows, {predictions.meta['parameters']:,} parameters -> {options.output}; record: {options.output.with_suffix('.json')}")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from cifar_small.config import Rules, load_config
+    from cifar_small.data import class_names, load_unlabelled
+    from cifar_small.errors import DataError
+    from cifar_small.submission import find_faults
+
+    config = load_config(options.config) if options.config else None
+    rules = config.rules if config else Rules()
+    classes = class_names(config.data) if config else class_names(None)
+    rows = options.allow_rows if options.allow_rows is not None else rules.rows
+    images, _ = load_unlabelled(options.file, rows=rows)
+    try:
+        content = options.csv.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {options.csv}: {error.strerror}; expected a submission CSV") from None
+    faults = find_faults(content, images.ids, classes, rules)
+    for fault in faults:
+        print(f"{options.csv}: {fault}")
+    print(f"{options.csv}: {len(faults)} faults" if faults else f"{options.csv}: valid, {len(images):,} rows")
+    return 1 if faults else 0
+
+
+def _unlabelled(options: argparse.Namespace) -> int:
+    from cifar_small.config import load_config
+    from cifar_small.data import load_test, write_unlabelled
+    from cifar_small.files import refuse_existing
+
+    refuse_existing(options.output, options.overwrite)
+    images = load_test(load_config(options.config).data)
+    write_unlabelled(options.output, images.images, images.ids)
+    print(f"{len(images):,} images of {images.source}, without labels -> {options.output}")
+    return 0
+
+
+def _record(options: argparse.Namespace) -> int:
+    from cifar_small.results import write_record
+    from cifar_small.runs import Run
+
+    print(write_record(Run(options.directory), options.output, overwrite=options.overwrite))
+    return 0
+
+
+def _results(options: argparse.Namespace) -> int:
+    from cifar_small.results import render_results, replace_section
+
+    table = render_results(options.records)
+    if options.write is None:
+        print(table)
+        return 0
+    try:
+        text = options.write.read_text(encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"cannot read {options.write}: {error.strerror}; expected a text file with the results markers") from None
+    options.write.write_text(replace_section(text, table, str(options.write)), encoding="utf-8")
+    return 0

@@ -1,0 +1,270 @@
+"""The unlabelled images of a competition: a pickle, an .npz file or a folder of PNGs, read without silent guesses.
+
+Two layouts of the competition's pickle circulate, (N, 3072) with whole colour planes and (N, 32, 32, 3) with colours side by
+side; read as the other, a net sees noise and still answers. So the shape is checked against the pixels: in a picture,
+values that are neighbours in memory under the true layout are alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.data.files import npz_keys, read_npz, read_png
+from cifar_small.data.images import Images
+from cifar_small.data.pickles import read_pickle
+from cifar_small.errors import DataError
+
+Layout = Literal["auto", "HWC", "CHW"]
+CHW_BELOW, HWC_ABOVE = 0.9, 1.05  # 2,000 real images, one by one: CHW at most 0.72, HWC at least 1.10; noise gives 1.00
+_SCORED = 1000  # images the layout is judged on
+_SHAPES = "(N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
+
+
+def load_unlabelled(
+    path: str | Path, *, classes: tuple[str, ...] = (), layout: Layout = "auto", rows: int | None = None
+) -> tuple[Images, list[str]]:
+    """Unlabelled images in file order with the file's own ids, and notes in plain words on what was assumed or looks odd.
+
+    path: a pickle with `data` and `ids`, an .npz with `data` or `images` and `ids`, or a folder of PNGs named by number.
+    layout: how an image's 3072 values lie in memory, whatever the shape says; auto: as shape and pixels agree on.
+    rows: the number of images there must be. Raises DataError.
+    """
+    path = Path(path)
+    notes: list[str] = []
+    if path.is_dir():
+        images, ids = _read_pictures(path, notes)
+    else:
+        data, listed = _read_npz(path) if path.suffix.lower() == ".npz" else _read_pickle(path)
+        images = _in_rows(data, str(path), layout, notes)
+        ids = _as_ids(listed, str(path), notes)
+    if len(images) != len(ids):
+        raise DataError(f"{path}: has {len(ids):,} ids for {len(images):,} images; expected as many; get the file again")
+    if rows is not None and len(images) != rows:
+        raise DataError(
+            f"{path}: has {len(images):,} images; expected {rows:,}; if the file is right: --allow-rows {len(images)}"
+        )
+    values, counts = np.unique(ids, return_counts=True)
+    if len(values) != len(ids):
+        twice = values[counts > 1]
+        raise DataError(
+            f"{path}: {len(twice):,} ids stand more than once, first {twice[:5].tolist()}; expected unique ids; "
+            "get the file again"
+        )
+    if not np.array_equal(ids, np.arange(len(ids))):
+        notes.append(f"ids are not 0..{len(ids) - 1} in order (they span {ids.min()}..{ids.max()}); they are written as given")
+    loaded = Images(images, None, ids, classes, str(path))
+    return loaded, notes + _content_notes(loaded)
+
+
+def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64]) -> None:
+    """Write the competition's pickle, a dict with b"data" and b"ids", whole or not at all.
+
+    images: uint8 (N, 32, 32, 3); ids: int64 (N,), unique. Raises DataError.
+    """
+    path = Path(path)
+    checked = Images(images, None, np.asarray(ids, np.int64), (), str(path))
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with part.open("wb") as file:
+            pickle.dump({b"data": np.ascontiguousarray(checked.images), b"ids": checked.ids}, file, protocol=4)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def colour_notes(images: Images, mean: Sequence[float]) -> list[str]:
+    """Warnings where colours are far from the training images' or look swapped; mean: of red, green, blue there, in 0..1."""
+    own = images.images.reshape(len(images), -1, 3).mean(1) / 255  # (N, 3)
+    centre, error = own.mean(0), own.std(0) / np.sqrt(len(own))
+    notes = []
+    far = np.abs(centre - mean) > np.maximum(0.1, 4 * error)
+    if far.any():
+        got, expected = (", ".join(f"{value:.3f}" for value in values) for values in (centre, mean))
+        notes.append(
+            f"mean red, green, blue are {got}; in training {expected}: are these the right images, on the right scale?"
+        )
+    # Swapped is said only when the images' own scatter cannot explain it.
+    slope = own[:, 0] - own[:, 2]
+    shift, doubt = float(slope.mean()), 3 * float(slope.std()) / len(own) ** 0.5
+    trained = mean[0] - mean[2]
+    if abs(trained) > 0.01 and abs(shift - trained) - abs(shift + trained) > max(doubt, abs(trained) / 2):
+        notes.append(
+            f"red minus blue is {shift:+.3f} on average, in training {trained:+.3f}: "
+            "red and blue look swapped (BGR instead of RGB)"
+        )
+    return notes
+
+
+def smoothness(flat: npt.NDArray[np.uint8]) -> float | None:
+    """How alike neighbours in memory are, (L1 + L32) / (L3 + L96): over 1 for HWC images, under 1 for CHW, None if constant.
+
+    flat: uint8 (N, 3072). Lk is the mean absolute difference of values k apart.
+    """
+    step = max(1, len(flat) // _SCORED)
+    values = flat[::step][:_SCORED].astype(np.int16)
+    lags = [float(np.abs(values[:, lag:] - values[:, :-lag]).mean()) for lag in (1, 32, 3, 96)]
+    below = lags[2] + lags[3]
+    return (lags[0] + lags[1]) / below if below else None
+
+
+def _read_pickle(path: Path) -> tuple[Any, Any]:
+    value = read_pickle(path)
+    if not isinstance(value, dict):
+        shape = f" {value.shape}" if isinstance(value, np.ndarray) else ""
+        raise DataError(f"{path}: holds a {type(value).__name__}{shape}; expected a dict with 'data' and 'ids'")
+    keys: dict[str, Any] = {}
+    for key, entry in value.items():
+        name = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
+        if name in keys:
+            raise DataError(f"{path}: has the key {name!r} twice, as text and as bytes; expected it once; get the file again")
+        keys[name] = entry
+    return _entries(keys, list(keys), str(path), ("data",))
+
+
+def _read_npz(path: Path) -> tuple[Any, Any]:
+    arrays = read_npz(path, ("data", "images", "ids"))
+    return _entries(dict(arrays), npz_keys(path), str(path), ("data", "images"))
+
+
+def _entries(entries: dict[str, Any], keys: list[str], where: str, names: tuple[str, ...]) -> tuple[Any, Any]:
+    """The images and ids of a file; `keys` are all it has, for the message."""
+    found = [name for name in names if name in entries]
+    if len(found) != 1 or "ids" not in entries:
+        wanted = " or ".join(repr(name) for name in names)
+        listed = ", ".join(repr(key)[:40] for key in keys[:10]) or "no keys"
+        raise DataError(f"{where}: has {listed}; expected {wanted} and 'ids'; is it the competition's file?")
+    return entries[found[0]], entries["ids"]
+
+
+def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+    files = [file for file in folder.iterdir() if file.suffix.lower() == ".png"]
+    if not files:
+        raise DataError(f"{folder}: has no .png files; expected pictures named by number, such as 0.png")
+    if other := sum(1 for _ in folder.iterdir()) - len(files):
+        notes.append(f"{other:,} entries of the folder are not .png files and were left out")
+    for file in files:
+        if not (file.stem.isascii() and file.stem.isdecimal() and len(file.stem) < 19):
+            raise DataError(f"{file}: is not named by a number; expected names such as 0.png, from which the ids are taken")
+    files.sort(key=lambda file: (int(file.stem), file.name))
+    notes.append("ids are the numbers in the file names, in increasing order")
+    return np.stack([read_png(file) for file in files]), np.array([int(file.stem) for file in files], np.int64)
+
+
+def _in_rows(data: Any, where: str, layout: Layout, notes: list[str]) -> npt.NDArray[np.uint8]:
+    """The images as uint8 (N, 32, 32, 3), once shape and pixels agree on the layout."""
+    if not isinstance(data, np.ndarray):
+        raise DataError(f"{where}: data is a {type(data).__name__}; expected a numpy array {_SHAPES}")
+    if not len(data.shape) or not data.shape[0]:
+        raise DataError(f"{where}: no images (data is {data.shape}); expected at least one; get the file again")
+    shapes: dict[tuple[int, ...], Layout | None] = {(32, 32, 3): "HWC", (3, 32, 32): "CHW", (3072,): None}
+    if data.shape[1:] not in shapes:
+        raise DataError(f"{where}: data has shape {data.shape}; expected {_SHAPES}")
+    said = shapes[data.shape[1:]]
+    flat = _as_uint8(data.reshape(len(data), 3072), where, notes)
+    score = smoothness(flat)
+    seen: Layout | None = None if score is None else "CHW" if score < CHW_BELOW else "HWC" if score > HWC_ABOVE else None
+    shown = (
+        "the images are constant" if score is None else f"smoothness {score:.2f}: CHW under {CHW_BELOW}, HWC over {HWC_ABOVE}"
+    )
+    if layout == "auto":
+        if said and seen and said != seen:
+            raise DataError(
+                f"{where}: the shape {data.shape} says {said} but the pixels lie as {seen} ({shown}); it was reshaped where it "
+                f"should have been transposed; pass --layout {seen} to read it so"
+            )
+        chosen = said or seen
+        if chosen is None:
+            raise DataError(f"{where}: the layout of {data.shape} cannot be told ({shown}); pass --layout CHW or --layout HWC")
+        if said is None:
+            notes.append(f"rows of 3072 values were read as {chosen} ({shown})")
+    else:
+        chosen = layout
+        if seen not in (None, layout):
+            notes.append(f"read as {layout} because --layout says so, but the pixels look like {seen} ({shown})")
+    if chosen == "CHW":
+        return np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
+    return flat.reshape(-1, 32, 32, 3)
+
+
+def _as_uint8(data: npt.NDArray[Any], where: str, notes: list[str]) -> npt.NDArray[np.uint8]:
+    """Pixels as uint8 by one rule per dtype and range; what could be read in two ways is refused."""
+    kind, allowed = data.dtype.kind, "expected uint8, or numbers that are clearly 0..255 or 0..1"
+    if data.dtype == np.uint8:
+        if data.max() <= 1 and data.any():
+            notes.append("the largest pixel value is 1 of 255: these images are nearly black, or were scaled to 0..1 and cut")
+        return np.ascontiguousarray(data, np.uint8)
+    if kind not in "iuf":
+        raise DataError(f"{where}: data is {data.dtype}; {allowed}")
+    if kind == "f" and not np.isfinite(data).all():
+        bad = np.flatnonzero(~np.isfinite(data).all(1))
+        raise DataError(f"{where}: {len(bad):,} images have NaN or infinite values, first in row {bad[0]}; {allowed}")
+    low, high = float(data.min()), float(data.max())
+    if low < 0 or high > 255:
+        raise DataError(f"{where}: {data.dtype} values span {low:g}..{high:g} (normalised already?); {allowed}")
+    whole = kind != "f" or bool((data == np.rint(data)).all())
+    if (whole and 0 < high <= 1) or (not whole and 1 < high <= 2):
+        raise DataError(
+            f"{where}: {data.dtype} values span {low:g}..{high:g}, which could be 0..1 or 0..255; save uint8 images"
+        )
+    scale = 1 if whole or high > 1 else 255
+    scaled = data.astype(np.float32) * scale if kind == "f" else data
+    change = float(np.abs(scaled - np.rint(scaled)).max()) if kind == "f" else 0.0
+    rounded = f", rounded by up to {change:.2f} of 255" if change > 0.01 else ""
+    notes.append(f"{data.dtype} values {low:g}..{high:g} were taken as 0..{1 if scale == 255 else 255}{rounded}")
+    return np.ascontiguousarray(np.rint(scaled), np.uint8)
+
+
+def _as_ids(listed: Any, where: str, notes: list[str]) -> npt.NDArray[np.int64]:
+    """Ids as int64 (N,), in file order; every one a whole number that is written back exactly as it stands."""
+    if not isinstance(listed, list | tuple | np.ndarray):
+        raise DataError(f"{where}: ids is a {type(listed).__name__}; expected whole numbers, one an image")
+    entries = listed.tolist() if isinstance(listed, np.ndarray) and listed.ndim else listed
+    if isinstance(listed, np.ndarray) and listed.ndim != 1:
+        raise DataError(f"{where}: ids have shape {listed.shape}; expected (N,)")
+    ids = []
+    for row, entry in enumerate(entries):
+        text = entry.decode("latin-1") if isinstance(entry, bytes) else entry
+        # "007" is refused: a number would not be written back as it stands
+        if isinstance(text, str):
+            whole = text.isascii() and text.isdecimal() and len(text) < 19 and str(int(text)) == text
+        else:
+            whole = isinstance(text, int | float) and not isinstance(text, bool) and abs(text) < 2**63 and text == int(text)
+        if not whole:
+            raise DataError(f"{where}: id {str(text)[:40]!r} in row {row} is not a whole number; expected ids such as 0, 1, 2")
+        ids.append(int(text))
+    kinds = {type(entry).__name__ for entry in entries} - {"int"}
+    if kinds:
+        notes.append(f"ids stand as {', '.join(sorted(kinds))} and were read as whole numbers")
+    return np.array(ids, np.int64)
+
+
+def _content_notes(images: Images) -> list[str]:
+    """What looks odd about the pictures: constant ones and exact duplicates."""
+    notes = []
+    flat = images.images.reshape(len(images), -1)
+    constant = flat.min(1) == flat.max(1)
+    black = constant & (flat[:, 0] == 0)
+    for which, what in ((black, "all zero"), (constant & ~black, "of one value throughout")):
+        if which.any():
+            notes.append(f"{which.sum():,} images are {what}, first ids {images.ids[which][:5].tolist()}")
+    first: dict[bytes, int] = {}
+    twins = []
+    for row in np.flatnonzero(~constant):
+        key = hashlib.blake2b(flat[row].tobytes(), digest_size=16).digest()
+        if first.setdefault(key, int(row)) != row:
+            twins.append(f"{images.ids[row]} = {images.ids[first[key]]}")
+    if twins:
+        notes.append(f"{len(twins):,} images are exact duplicates of earlier ones, first ids {', '.join(twins[:5])}")
+    return notes

@@ -1,0 +1,107 @@
+"""Where a run is computed: device, precision, and what `env.json` says about the machine."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_small.config import Engine
+from cifar_small.errors import UserError
+
+PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device a config asks for; `auto` takes a GPU if there is one. Never falls back silently."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        build = torch.version.cuda or "a CPU build"
+        raise UserError(f"engine.device is {name} but no GPU was found (torch {torch.__version__}, {build}); use --engine.device auto")
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise UserError(f"engine.device is {name} but there are {torch.cuda.device_count()} GPUs; use cuda:0 to cuda:N-1")
+    return device
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """`bf16` or `fp32`; `auto` takes bf16 where the hardware computes in it."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported() else "fp32"
+    return "bf16" if _cpu_has_bf16() else "fp32"
+
+
+def _cpu_has_bf16() -> bool:
+    flags = torch.cpu.get_capabilities()
+    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The autocast context of a resolved precision; one that does nothing for fp32."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def set_threads(engine: Engine) -> None:
+    """Use as many CPU threads as the config says, or torch's default."""
+    if engine.threads:
+        torch.set_num_threads(engine.threads)
+
+
+def describe(device: torch.device, precision: str) -> dict[str, Any]:
+    """Machine, versions and commit of a run as plain JSON values, without names of users, hosts or folders."""
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
+        "device_type": device.type,
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+        "cpu_count": os.cpu_count(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cuda": torch.version.cuda,
+        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "cifar_small": package_version(),
+        **commit(),
+    }
+
+
+def package_version() -> str:
+    """The installed version of this package."""
+    from cifar_small import __version__
+
+    return __version__
+
+
+def cpu_name() -> str:
+    """The processor as the system calls it, with the matrix instructions it has."""
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.partition(":")[2].strip()
+                break
+    found = [flag for flag, present in torch.cpu.get_capabilities().items() if present and flag in ("avx512_bf16", "amx_bf16")]
+    return f"{name} ({', '.join(found)})" if found else name
+
+
+def commit() -> dict[str, Any]:
+    """Commit and dirty flag of the repository this package is run from; None outside one."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(["git", "-C", folder, *arguments], capture_output=True, text=True, timeout=10, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}

@@ -1,0 +1,65 @@
+"""Files written whole or not at all, and their hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from cifar_small.errors import UserError
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write a file so that a reader, a crash or a full disk never leaves it half-written.
+
+    The content goes to a temporary name in the same folder (a rename is atomic only within a file system), reaches the disk,
+    and takes the final name; then the folder's entry reaches the disk too. Raises UserError naming the path.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        sync_folder(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"cannot write {path} ({len(content):,} bytes): {reason}; free space or choose another path") from None
+
+
+def sync_folder(folder: Path) -> None:
+    """Bring renames and new names in a folder to the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; a NaN is refused because it is not JSON."""
+    write_atomic(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
+
+
+def refuse_existing(path: Path, overwrite: bool) -> None:
+    """Raise UserError if the file is there and was not to be overwritten."""
+    if path.exists() and not overwrite:
+        raise UserError(f"{path} exists already; choose another name or add --overwrite")
+
+
+def sha256_bytes(content: bytes) -> str:
+    """SHA-256 in hexadecimal."""
+    return hashlib.sha256(content).hexdigest()
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

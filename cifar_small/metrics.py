@@ -1,0 +1,46 @@
+"""Numbers computed from predictions: accuracy with its interval, confusion, paired test."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> tuple[float, float]:
+    """The Wilson score interval of a proportion, 95 % by default, both ends in [0, 1]. Source: Wilson (1927)."""
+    if not 0 <= correct <= total or total < 1:
+        raise ValueError(f"{correct} of {total} is not a proportion")
+    share = correct / total
+    centre = share + z * z / (2 * total)
+    half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    scale = 1 + z * z / total
+    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+
+def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> npt.NDArray[np.int64]:
+    """Counts (K, K): row = true class, column = predicted class."""
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def cross_entropy(logits: Array, labels: Array) -> float:
+    """Mean negative log-likelihood in nats of labels (N,) under logits (N, K)."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    log_total = np.log(np.exp(shifted).sum(axis=1))
+    return float((log_total - shifted[np.arange(len(labels)), labels]).mean())
+
+
+def mcnemar(first_correct: Array, second_correct: Array) -> tuple[int, int, float]:
+    """Exact McNemar test of two classifiers on the same images: (only first right, only second right, two-sided p)."""
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((~first_correct & second_correct).sum())
+    discordant = only_first + only_second
+    if not discordant:
+        return 0, 0, 1.0
+    from scipy.stats import binomtest
+
+    return only_first, only_second, float(binomtest(only_first, discordant).pvalue)

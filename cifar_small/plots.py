@@ -1,0 +1,90 @@
+"""Pictures of a run: curves over epochs and the confusion matrix."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.files import write_atomic
+
+BLUE, ORANGE, GREY = "#2a6fbb", "#d9730d", "#6b6b6b"
+
+
+def _figure(width: float, height: float) -> Any:
+    from matplotlib.figure import Figure  # not pyplot: no global state, no display needed
+
+    return Figure(figsize=(width, height), dpi=110, layout="constrained")
+
+
+def _save(figure: Any, path: Path) -> None:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    write_atomic(path, buffer.getvalue())
+
+
+def _plain(axes: Any) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25, linewidth=0.6)
+
+
+def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title: str, path: Path) -> None:
+    """Loss, accuracy and learning rate over epochs, phase boundaries dashed; rows as in `metrics.csv`."""
+    figure = _figure(12, 3.6)
+    epochs = [row["epoch"] for row in rows]
+    mixed = any(row["train_targets"] == "mixed" for row in rows)
+    train = "train (mixed targets)" if mixed else "train (augmented)"
+    loss, accuracy, rate = figure.subplots(1, 3)
+    marker = "o" if len(rows) < 30 else None
+    for axes, key, scale, label in ((loss, "loss", 1, "cross-entropy, nats"), (accuracy, "accuracy", 100, "accuracy, %")):
+        for part, colour, name in (("train", ORANGE, train), ("val", BLUE, "val")):
+            values = [row[f"{part}_{key}"] * scale for row in rows]
+            axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.6)
+        axes.set_ylabel(label)
+        axes.legend(frameon=False, fontsize=9)
+    best = max(rows, key=lambda row: row["val_accuracy"])
+    accuracy.axhline(100 * best["val_accuracy"], color=GREY, linewidth=0.8, linestyle=":")
+    accuracy.set_title(f"best val {100 * best['val_accuracy']:.2f} % at epoch {best['epoch']}", fontsize=10)
+    rate.plot(epochs, [row["lr"] for row in rows], color=GREY, marker=marker, markersize=3, linewidth=1.6)
+    rate.set_ylabel("learning rate (last step)")
+    for axes in (loss, accuracy, rate):
+        _plain(axes)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        for boundary in boundaries:
+            axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=0.8)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path) -> None:
+    """A confusion matrix: rows true, columns predicted, shaded by share of the row, counts written for up to 20 classes."""
+    number = len(classes)
+    side = min(14.0, 2.6 + 0.46 * number)
+    figure = _figure(side + 0.6, side)
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    errors = shares * (1 - np.eye(number))
+    top = max(float(errors.max()), 0.01)
+    shown = np.where(np.eye(number, dtype=bool), np.nan, errors)  # the diagonal would drown the mistakes, so it is left white
+    picture = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top)
+    figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class predicted as another", format="{x:.0%}")
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title, fontsize=11)
+    if number > 20:
+        return _save(figure, path)
+    axes.set_xticks(range(number), classes, rotation=45, ha="right")
+    axes.set_yticks(range(number), classes)
+    for row in range(number):
+        for column in range(number):
+            if counts[row, column]:
+                dark = row != column and errors[row, column] > 0.6 * top
+                weight = "bold" if row == column else "normal"
+                colour = "white" if dark else "black"
+                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, weight=weight, fontsize=8)
+    return _save(figure, path)

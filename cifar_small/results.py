@@ -1,0 +1,108 @@
+"""The results table: generated from the records under submissions/, never written by hand."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+from cifar_small.errors import CheckpointError, DataError
+from cifar_small.files import refuse_existing, write_atomic, write_json
+from cifar_small.metrics import wilson_interval
+from cifar_small.runs import Run
+
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+COPIED = ("config.yaml", "metrics.csv", "curves.png", "confusion.png")
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """What a record says of a run: summary, sessions (command, machine, versions, commit), readings of the test split."""
+    if run.require().summary() is None:
+        raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
+    sessions = json.loads(run.env_file.read_text(encoding="utf-8"))["sessions"]
+    return {"summary": run.summary(), "sessions": sessions, "test_readings": run.test_readings()}
+
+
+def copy_pictures(run: Run, folder: Path) -> None:
+    """Put a run's config, metrics and pictures beside its record."""
+    for name in COPIED:
+        if (run.folder / name).exists():
+            write_atomic(folder / name, (run.folder / name).read_bytes())
+
+
+def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write `record.json` with a run's record into a folder, its config, metrics and pictures beside it."""
+    target = folder / "record.json"
+    refuse_existing(target, overwrite)
+    record = {"run": run_record(run)}
+    copy_pictures(run, folder)
+    write_json(target, record)
+    return target
+
+
+def render_results(folder: Path) -> str:
+    """A Markdown table with one row per recipe, seeds together, and the command of each below it."""
+    groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for path in sorted(folder.glob("*/*.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record.get("run"):
+            groups[record["run"]["summary"]["recipe_sha256"]].append({**record["run"], "folder": path.parent.name})
+    if not groups:
+        return f"No records under {folder.name}/ yet."
+    header = ["recipe", "data", "parameters", "epochs", "seeds", "views", "val %", "test %", "minutes", "hardware"]
+    ordered = sorted(groups.values(), key=lambda group: (group[0]["summary"]["data"]["source"], -_mean(group, "val_accuracy")))
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    lines += ["| " + " | ".join(_row(group)) + " |" for group in ordered]
+    commands = [
+        f"- `{group[0]['summary']['name']}`: `{group[0]['sessions'][0]['command']}` "
+        f"([record]({folder.name}/{group[0]['folder']}))" for group in ordered
+    ]  # fmt: skip
+    note = (
+        "val: mean over seeds of the weights the run selected (by val itself, so slightly optimistic; n images in brackets). "
+        "test: read by an explicit command after all choices; the interval is Wilson's, 95 %, of one seed; with more seeds, mean "
+        "and sd. minutes: training, evaluation and pictures, start-up without Python's imports."
+    )
+    return "\n".join([*lines, "", note, "", *commands])
+
+
+def _mean(group: list[dict[str, Any]], key: str) -> float:
+    return statistics.mean(run["summary"][key] for run in group)
+
+
+def _row(group: list[dict[str, Any]]) -> list[str]:
+    summary, session = group[0]["summary"], group[0]["sessions"][0]
+    data = summary["data"]["source"]
+    if "train_limit" in summary["data"]:
+        data += f", {summary['data']['train_limit']:,} images"
+    minutes = statistics.mean(run["summary"]["seconds"] for run in group) / 60
+    hardware = f"{session['device']}, {session['threads']} threads, {session['precision']}"
+    return [
+        summary["name"], data, f"{summary['parameters']:,}", str(summary["epochs"]),
+        f"{len(group)} ({', '.join(str(run['summary']['seed']) for run in group)})", summary["views"],
+        f"{100 * _mean(group, 'val_accuracy'):.2f} ({summary['val_images']:,})", _test(group), f"{minutes:.1f}", hardware,
+    ]  # fmt: skip
+
+
+def _test(group: list[dict[str, Any]]) -> str:
+    readings = [[one for one in run["test_readings"] if one["views"] == run["summary"]["views"]] for run in group]
+    latest = [one[-1] for one in readings if one]
+    if len(latest) < len(group):
+        return "not read"
+    accuracies = [100 * one["accuracy"] for one in latest]
+    times = max(len(run["test_readings"]) for run in group)
+    read = "read once" if times == 1 else f"read {times} times"
+    if len(accuracies) > 1:
+        return f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} sd ({read})"
+    total = latest[0]["images"]
+    low, high = wilson_interval(round(latest[0]["accuracy"] * total), total)
+    return f"{accuracies[0]:.2f} [{100 * low:.2f}, {100 * high:.2f}] ({read})"
+
+
+def replace_section(text: str, table: str, name: str) -> str:
+    """The text with the part between the results markers replaced. Raises DataError when the markers are not there once."""
+    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+        raise DataError(f"{name} needs the lines {BEGIN} and {END} once, in this order, to hold the table")
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"

@@ -1,0 +1,167 @@
+"""A run directory: what is in it, who may write to it, and whether a config may resume it.
+
+    config.yaml   the resolved configuration          last.pt      everything needed to go on, bit for bit
+    env.json      machine, versions, commit            previous.pt  the one before, kept until last.pt is whole
+    metrics.csv   a row per epoch                      best.pt      the selected weights
+    summary.json  parameters, accuracy, time           predictions/ one file per split
+    curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cifar_small.config import Config, config_dict, dump_config, load_config
+from cifar_small.errors import CheckpointError, ConfigError, UserError
+from cifar_small.files import write_atomic, write_json
+
+# What may differ between a run and its continuation without touching the result.
+FREE_TO_CHANGE = ("engine.device", "engine.threads", "engine.compile", "engine.eval_batch_size", "engine.checkpoint_steps")
+
+
+class Run:
+    """The paths of a run directory and the small files in it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.env_file = self.folder / "env.json"
+        self.metrics_file = self.folder / "metrics.csv"
+        self.summary_file = self.folder / "summary.json"
+        self.last = self.folder / "last.pt"
+        self.previous = self.folder / "previous.pt"
+        self.best = self.folder / "best.pt"
+        self.predictions = self.folder / "predictions"
+        self.test_readings_file = self.folder / "test_readings.jsonl"
+
+    def require(self) -> Run:
+        """This run if it is one. Raises CheckpointError for a folder that is not a run directory."""
+        if not self.config_file.exists():
+            what = "has no config.yaml" if self.folder.is_dir() else "does not exist"
+            raise CheckpointError(f"{self.folder} {what}: expected a run directory written by cifar-small train")
+        return self
+
+    def config(self) -> Config:
+        """The resolved configuration the run was started with."""
+        return load_config(self.require().config_file)
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the run ended with, or None while it has not ended."""
+        if not self.summary_file.exists():
+            return None
+        summary: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        return summary
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row stands twice."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.metrics_file, text.getvalue().encode())
+
+    def test_readings(self) -> list[dict[str, Any]]:
+        """Every reading of the test split so far, oldest first."""
+        if not self.test_readings_file.exists():
+            return []
+        return [json.loads(line) for line in self.test_readings_file.read_text(encoding="utf-8").splitlines()]
+
+    def append_test_reading(self, reading: Mapping[str, Any]) -> None:
+        """Record that the test split was read, by which command and with what result."""
+        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading}, allow_nan=False)
+        with open(self.test_readings_file, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold the run directory alone; the lock goes with the process, however it ends. Raises CheckpointError if it is held."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
+    except OSError as error:
+        raise UserError(f"cannot write to {run.folder}: {error.strerror}; choose another --output") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise CheckpointError(f"{run.folder} is in use by {holder}; wait for it, or choose another --output") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
+def begin(run: Run, config: Config, resume: bool) -> bool:
+    """Prepare the directory for this config; True if there is a checkpoint to go on from.
+
+    Raises UserError for an existing run without `resume`, ConfigError when the config differs from the run's in anything but
+    more epochs and `FREE_TO_CHANGE`.
+    """
+    for leftover in run.folder.glob(".*.tmp"):  # of a process killed while writing; we hold the lock
+        leftover.unlink()
+    started = run.last.exists() or run.previous.exists()
+    if run.config_file.exists() and not resume:
+        raise UserError(f"{run.folder} already holds a run; add --resume to continue it, or choose another --output")
+    if resume and run.config_file.exists():
+        differences = config_differences(run.config(), config)
+        if differences:
+            raise ConfigError(
+                f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
+                "use the run's own settings or another --output"
+            )
+    write_atomic(run.config_file, dump_config(config).encode())
+    return started
+
+
+def config_differences(old: Config, new: Config) -> list[str]:
+    """The settings that forbid resuming, each as `key: old -> new`."""
+    before, after = _flatten(config_dict(old)), _flatten(config_dict(new))
+    differences = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was == now or key in FREE_TO_CHANGE:
+            continue
+        if key == f"phases.{len(old.phases) - 1}.epochs" and len(new.phases) == len(old.phases) and now > was:
+            continue
+        differences.append(f"{key}: {was} -> {now}")
+    return differences
+
+
+def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix.rstrip("."): value}
+    return {key: item for name, child in items for key, item in _flatten(child, f"{prefix}{name}.").items()}
+
+
+def require_space(run: Run, needed: int) -> None:
+    """Raise UserError before training if the disk cannot hold `needed` bytes of checkpoints."""
+    free = shutil.disk_usage(run.folder).free
+    if free < needed:
+        raise UserError(f"{run.folder} has {free / 1e6:,.0f} MB free; checkpoints need {needed / 1e6:,.0f} MB; free some space")
+
+
+def write_env(run: Run, environment: Mapping[str, Any], command: str) -> None:
+    """Append this session to `env.json`: one entry for each time the run was started or resumed."""
+    sessions = json.loads(run.env_file.read_text(encoding="utf-8"))["sessions"] if run.env_file.exists() else []
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(run.env_file, {"sessions": [*sessions, {"started": started, "command": command, **environment}]})

@@ -1,0 +1,30 @@
+"""Learning-rate schedules as pure functions of the step.
+
+`learning_rate(schedule, base_lr, step, steps, steps_per_epoch)` is the rate used by optimiser step `step` (0-based) of a
+schedule that spans `steps` steps. The rate of a step depends on nothing else, so a resumed run needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+import math
+
+from cifar_small.config import Constant, Cosine, MultiStep
+
+
+def learning_rate(schedule: Constant | Cosine | MultiStep, base_lr: float, step: int, steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step.
+
+    Warm-up rises linearly so that its last step uses `base_lr`: (step + 1) / warm-up steps. After it, cosine spans the
+    remaining steps and would reach `min_lr` at step `steps`, as torch's CosineAnnealingLR does; milestones count epochs from
+    the start of the schedule, warm-up included.
+    """
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return base_lr * (step + 1) / warmup
+    if isinstance(schedule, Cosine):
+        progress = (step - warmup) / (steps - warmup)
+        return schedule.min_lr + (base_lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
+    if isinstance(schedule, MultiStep):
+        passed = sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
+        return float(base_lr * schedule.gamma**passed)
+    return base_lr

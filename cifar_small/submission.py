@@ -1,0 +1,173 @@
+"""From a predictions file to a submission CSV with the record of what made it, and back: reading and checking any CSV.
+
+A submission is `ID,Labels` with class indices, or `id,label` with class names; one row per image in the order of the file,
+UTF-8, `\\n` line ends, no quoting. Ids and labels are written from integers and a fixed set of names, so nothing a
+spreadsheet would run as a formula can get in.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.budget import check_count
+from cifar_small.config import Rules
+from cifar_small.environment import commit, package_version
+from cifar_small.errors import ConfigError, DataError
+from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
+from cifar_small.predictions import Predictions
+from cifar_small.results import copy_pictures, run_record
+from cifar_small.runs import Run
+
+INTEGER = re.compile(r"0|[1-9][0-9]*")
+
+
+def render_csv(predictions: Predictions, rules: Rules) -> bytes:
+    """The submission's bytes. Raises DataError for class names that a CSV or a spreadsheet would misread."""
+    values: Sequence[object] = predictions.predicted.tolist()
+    if rules.submission == "id,label":
+        unsafe = [name for name in predictions.classes if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", name)]
+        if unsafe:
+            raise DataError(f"class name {unsafe[0]!r} cannot stand in a CSV; expected letters, digits, space, '_', '.', '-'")
+        values = [predictions.classes[index] for index in predictions.predicted]
+    lines = [rules.submission, *(f"{image},{value}" for image, value in zip(predictions.ids.tolist(), values, strict=True))]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def find_faults(content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules) -> list[str]:
+    """Every fault of a submission CSV against the unlabelled file's ids, in plain words; an empty list for a good one.
+
+    ids: in the file's order. Order of rows counts as a fault although graders may accept it: it usually means that ids were
+    made up instead of read.
+    """
+    return read_csv(content, ids, classes, rules)[1]
+
+
+def read_csv(
+    content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules
+) -> tuple[dict[int, int], list[str]]:
+    """The class of each id that a CSV gives validly, and every fault of the CSV."""
+    faults: list[str] = []
+    if content.startswith(b"\xef\xbb\xbf"):
+        faults.append("starts with a byte order mark; save as UTF-8 without BOM")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return {}, [f"is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; save as UTF-8"]
+    if "\r" in text:
+        faults.append(f"has {text.count(chr(13)):,} carriage returns; lines must end with \\n alone")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if '"' in text:
+        faults.append(f"has {text.count(chr(34)):,} quotation marks; values must stand unquoted")
+    if "\0" in text:
+        return {}, [*faults, "contains NUL bytes: not a CSV"]
+    if text and not text.endswith("\n"):
+        faults.append("does not end with a line end: cut short?")
+    rows = list(csv.reader(io.StringIO(text)))
+    if not rows:
+        return {}, [*faults, f"is empty; expected the header {rules.submission} and {len(ids):,} rows"]
+    if rows[0] != rules.submission.split(","):
+        faults.append(f"has the header {','.join(rows[0])[:60]!r}; expected {rules.submission!r}")
+    answers, row_faults = _read_rows(rows[1:], {int(image) for image in ids}, classes, rules)
+    faults += row_faults
+    missing = [int(image) for image in ids if int(image) not in answers]
+    if missing:
+        faults.append(f"gives no valid label for {len(missing):,} of {len(ids):,} ids, first {missing[:5]}")
+    if not faults and list(answers) != ids.tolist():
+        faults.append("has all ids but in another order than the file; write them in the file's order")
+    if not missing and len(ids) >= 100 and len(set(answers.values())) == 1:
+        faults.append(f"gives every image the same label {next(iter(answers.values()))}: a broken model?")
+    return answers, faults
+
+
+def _read_rows(
+    rows: Sequence[Sequence[str]], known: set[int], classes: Sequence[str], rules: Rules
+) -> tuple[dict[int, int], list[str]]:
+    """Valid answers, and one fault per kind with its count and the first line it stands in."""
+    by_name = {name: index for index, name in enumerate(classes)}
+    answers: dict[int, int] = {}
+    seen: set[int] = set()
+    found: dict[str, list[str]] = {}
+    for line, row in enumerate(rows, start=2):
+        at = f"line {line}: {','.join(row)[:40]!r}"
+        if len(row) != 2:
+            found.setdefault("without exactly two values", []).append(at)
+            continue
+        image, label = row
+        if not INTEGER.fullmatch(image) or len(image) > 18:
+            found.setdefault("whose id is not a plain integer (no zeros in front, no spaces, no decimals)", []).append(at)
+            continue
+        number = int(image)
+        if number not in known:
+            found.setdefault("whose id is not in the file", []).append(at)
+        elif number in seen:
+            found.setdefault("that repeat an id", []).append(at)
+        elif rules.submission == "id,label" and label not in by_name:
+            found.setdefault(f"whose label is not a class name ({', '.join(classes[:3])}, ...)", []).append(at)
+        elif rules.submission == "ID,Labels" and not (INTEGER.fullmatch(label) and len(label) < 9 and int(label) < len(classes)):
+            found.setdefault(f"whose label is not an integer from 0 to {len(classes) - 1}", []).append(at)
+        else:
+            answers[number] = by_name[label] if rules.submission == "id,label" else int(label)
+        seen.add(number)
+    return answers, [f"has {len(places):,} rows {kind}, first in {places[0]}" for kind, places in found.items()]
+
+
+def check_rules(predictions: Predictions) -> Rules:
+    """The rules the predictions were made under, if the model keeps them. Raises ConfigError for one that does not."""
+    rules = Rules.model_validate(predictions.meta["rules"])
+    name = str(predictions.meta["name"])
+    check_count(name, int(predictions.meta["parameters"]), rules)
+    members = predictions.meta.get("members") or [predictions.meta]
+    for member in members:
+        if member.get("lineage") and not rules.pretrained:
+            raise ConfigError(
+                f"{member.get('name')} started from other weights ({', '.join(map(str, member['lineage']))}); the rules say "
+                "pretrained: false; submit a run trained from scratch"
+            )
+    return rules
+
+
+def submit(predictions: Predictions, output: Path, *, run: Run | None = None, overwrite: bool = False, command: str = "") -> dict[str, Any]:
+    """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
+
+    run: the run directory, whose summary, environment, curves and readings of the test split join the record. Nothing is
+    left behind when a check fails. Raises ConfigError (rules), DataError (predictions, or a CSV that reads back wrong).
+    """
+    if output.suffix != ".csv":
+        raise DataError(f"--output is {output.name}; expected a name ending in .csv")
+    if predictions.labels is not None:
+        raise DataError(f"{predictions.meta.get('file')} is of a labelled split; predict --split submit --file FILE, then submit that")
+    record_file = output.with_suffix(".json")
+    refuse_existing(output, overwrite)
+    refuse_existing(record_file, overwrite)
+    rules = check_rules(predictions)
+    evidence = {"run": run_record(run)} if run is not None else {}
+    content = render_csv(predictions, rules)
+    write_atomic(output, content)
+    answers, faults = read_csv(output.read_bytes(), predictions.ids, predictions.classes, rules)
+    if faults or list(answers.values()) != predictions.predicted.tolist():
+        output.unlink()
+        raise DataError(f"{output} did not read back as written: {'; '.join(faults) or 'other labels'}; nothing was kept")
+    record: dict[str, Any] = {
+        "submission": output.name, "sha256": sha256_bytes(content), "rows": len(predictions.ids),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "cifar_small": package_version(), **commit(),
+        "class_counts": dict(zip(predictions.classes, np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist(), strict=True)),
+        "predictions": predictions.meta, **evidence,
+    }  # fmt: skip
+    if run is not None:
+        copy_pictures(run, output.parent)
+    write_json(record_file, record)
+    return record
+
+
+def score(answers: dict[int, int], labels: dict[int, int]) -> tuple[int, int]:
+    """(right, total) of answers against withheld labels by id; a missing answer counts as wrong."""
+    return sum(answers.get(image) == label for image, label in labels.items()), len(labels)
