@@ -82,7 +82,7 @@ def pad_images(images: Tensor, settings: Augment, fill: Tensor) -> Tensor:
     if not pad:
         return images
     if settings.pad == "reflect":
-        padded = [F.pad(part.float(), (pad,) * 4, mode="reflect").byte() for part in images.split(5000)]
+        padded = [F.pad(part.float(), (pad,) * 4, mode="reflect").byte() for part in torch.split(images, 5000)]
         return torch.cat(padded)
     size = 32 + 2 * pad
     padded_images = fill.view(1, 3, 1, 1).expand(len(images), 3, size, size).clone()

@@ -31,7 +31,10 @@ def save_checkpoint(path: Path, state: dict[str, Any], previous: Path | None = N
     torch.save({"format": FORMAT, **state}, buffer)
     payload = buffer.getvalue()
     fresh = path.with_name(f".{path.name}.new")
-    write_atomic(fresh, payload + MAGIC + hashlib.sha256(payload).digest())
+    content = payload + MAGIC + hashlib.sha256(payload).digest()
+    write_atomic(fresh, content)
+    if fresh.read_bytes() != content:
+        raise CheckpointError(f"{fresh} does not read back as written; the earlier checkpoint stays: check the disk")
     if previous is not None and path.exists():
         link = previous.with_name(f".{previous.name}.link")
         link.unlink(missing_ok=True)
@@ -46,7 +49,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise CheckpointError(f"cannot read the checkpoint {path}: {error.strerror}; train first, or name another run") from None
+        raise CheckpointError(
+            f"cannot read the checkpoint {path}: {error.strerror}; train first, or name another run"
+        ) from None
     payload, trailer = raw[:-TRAILER], raw[-TRAILER:]
     if not trailer.startswith(MAGIC) or len(trailer) < TRAILER:
         raise CheckpointError(
@@ -57,7 +62,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; use another checkpoint")
     state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     if state.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {state.get('format')}; this version reads format {FORMAT}: update cifar_small")
+        raise CheckpointError(
+            f"{path} has format {state.get('format')}; this version reads format {FORMAT}: update cifar_small"
+        )
     return state
 
 
@@ -72,5 +79,10 @@ def load_newest(path: Path, previous: Path) -> tuple[dict[str, Any], str]:
 
 
 def _kind(raw: bytes) -> str:
-    heads = {b"": "empty", b"PK\x03\x04": "a zip or torch file", b"<": "HTML or XML", b"version https://git-lfs": "a git-lfs pointer"}
+    heads = {
+        b"": "empty",
+        b"PK\x03\x04": "a zip or torch file",
+        b"<": "HTML or XML",
+        b"version https://git-lfs": "a git-lfs pointer",
+    }
     return next((name for head, name in heads.items() if (raw.startswith(head) if head else not raw)), "an unknown type")

@@ -8,9 +8,10 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from cifar_small import __version__
+from cifar_small.config import Views
 from cifar_small.errors import ConfigError, Terminated, UserError
 
 DESCRIPTION = """\
@@ -62,40 +63,63 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, run: Any, summary: str, detail: str = "") -> argparse.ArgumentParser:
         sub = verbs.add_parser(
-            name, help=summary, description=f"{summary[0].upper()}{summary[1:]}.\n\n{detail}".rstrip(), epilog=EXIT_CODES,
-            formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False,
-        )  # fmt: skip
+            name,
+            help=summary,
+            description=f"{summary[0].upper()}{summary[1:]}.\n\n{detail}".rstrip(),
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
         sub.set_defaults(run=run)
         return sub
 
     sub = verb("demo", _demo, "the whole way on digits that come with scikit-learn: no data, no network, no GPU, two minutes")
     sub.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything it writes (default: demo)")
-    sub = verb("train", _train, "train a config into a run directory", """\
+    sub = verb(
+        "train",
+        _train,
+        "train a config into a run directory",
+        """\
 Any setting of the config can be overridden by its dotted name:
   cifar-small train --config configs/resnet_1hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
-A run that was killed goes on with --resume, to the same weights bit for bit.""")  # fmt: skip
+A run that was killed goes on with --resume, to the same weights bit for bit.""",
+    )
     sub.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
     sub.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
     sub.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
     sub.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
-    sub = verb("predict", _predict, "predict a split or an unlabelled file with a run's selected weights", """\
-Reading the test split is recorded in the run directory; choose nothing by it.""")  # fmt: skip
+    sub = verb(
+        "predict",
+        _predict,
+        "predict a split or an unlabelled file with a run's selected weights",
+        """\
+Reading the test split is recorded in the run directory; choose nothing by it.""",
+    )
     sub.add_argument("directory", type=Path, metavar="RUN", help="run directory")
     sub.add_argument("--split", choices=["val", "test", "submit"], required=True)
-    sub.add_argument("--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs")
-    sub.add_argument("--views", choices=["none", "flip", "flip_shift", "r3"], help="test-time augmentation (default: the config's)")
+    sub.add_argument(
+        "--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs"
+    )
+    sub.add_argument("--views", choices=get_args(Views), help="test-time augmentation (default: the config's)")
     sub.add_argument("--output", type=Path, help="predictions file (default: RUN/predictions/<split>.npz)")
     sub.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
-    sub.add_argument("--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)")
+    sub.add_argument(
+        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
+    )
     sub.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
     sub.add_argument("--overwrite", action="store_true")
     sub = verb("ensemble", _ensemble, "average the logits of several predictions files, joined by id")
     sub.add_argument("predictions", type=Path, nargs="+", metavar="PREDICTIONS")
     sub.add_argument("--output", type=Path, required=True, help="predictions file to write")
     sub.add_argument("--overwrite", action="store_true")
-    sub = verb("submit", _submit, "write the submission CSV and the record of what made it", """\
+    sub = verb(
+        "submit",
+        _submit,
+        "write the submission CSV and the record of what made it",
+        """\
 The record, curves and config are put beside the CSV, so give each submission a folder of its own:
-  cifar-small submit runs/mine/predictions/submit.npz --output submissions/2026-11-20_mine/submission.csv""")  # fmt: skip
+  cifar-small submit runs/mine/predictions/submit.npz --output submissions/2026-11-20_mine/submission.csv""",
+    )
     sub.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
     sub.add_argument("--output", type=Path, required=True, help="CSV to write")
     sub.add_argument("--overwrite", action="store_true")
@@ -134,7 +158,12 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     from cifar_small.train import train
 
-    train(config, options.output or Path("runs") / f"{config.name}-seed{config.seed}", resume=options.resume, command=options.command)
+    train(
+        config,
+        options.output or Path("runs") / f"{config.name}-seed{config.seed}",
+        resume=options.resume,
+        command=options.command,
+    )
     return 0
 
 
@@ -144,15 +173,23 @@ def _predict(options: argparse.Namespace) -> int:
     from cifar_small.runs import Run
 
     target, predictions, notes = predict(
-        Run(options.directory), options.split, file=options.file, views=options.views, output=options.output,
-        overwrite=options.overwrite, allow_rows=options.allow_rows, layout=options.layout, device=options.device,
+        Run(options.directory),
+        options.split,
+        file=options.file,
+        views=options.views,
+        output=options.output,
+        overwrite=options.overwrite,
+        allow_rows=options.allow_rows,
+        layout=options.layout,
+        device=options.device,
         command=options.command,
-    )  # fmt: skip
+    )
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     if predictions.labels is not None:
         low, high = wilson_interval(int(predictions.correct.sum()), len(predictions.ids))
-        print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, 95 % interval {low:.2%} to {high:.2%}")
+        interval = f"95 % interval {low:.2%} to {high:.2%}"
+        print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, {interval}")
     print(f"{len(predictions.ids):,} images, views {predictions.meta['views']} -> {target}")
     return 0
 
@@ -181,7 +218,8 @@ def _submit(options: argparse.Namespace) -> int:
     run = Run(options.predictions.resolve().parent.parent)
     found = run if run.config_file.exists() and not predictions.meta.get("members") else None
     record = submit(predictions, options.output, run=found, overwrite=options.overwrite, command=options.command)
-    print(f"{record['rows']:,} rows, {predictions.meta['parameters']:,} parameters -> {options.output}; record: {options.output.with_suffix('.json')}")
+    record_file = options.output.with_suffix(".json")
+    print(f"{record['rows']:,} rows, {predictions.meta['parameters']:,} parameters -> {options.output}; record: {record_file}")
     return 0
 
 
@@ -237,6 +275,8 @@ def _results(options: argparse.Namespace) -> int:
     try:
         text = options.write.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"cannot read {options.write}: {error.strerror}; expected a text file with the results markers") from None
+        raise ConfigError(
+            f"cannot read {options.write}: {error.strerror}; expected a text file with the results markers"
+        ) from None
     options.write.write_text(replace_section(text, table, str(options.write)), encoding="utf-8")
     return 0

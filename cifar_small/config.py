@@ -8,23 +8,24 @@ once, and a value that would have no effect is an error.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from cifar_small.config_errors import describe_problems
 from cifar_small.errors import ConfigError
 from cifar_small.strict_yaml import parse_yaml, read_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Views = Literal["none", "flip", "shift", "flip_shift", "r3"]
 Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 
 
@@ -219,7 +220,7 @@ class Config(Recipe):
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
-    views: Literal["none", "flip", "flip_shift", "r3"] = "none"  # test-time augmentation of predictions
+    views: Views = "none"  # test-time augmentation of predictions; see predict.VIEWS
     engine: Engine = Engine()
 
 
@@ -258,7 +259,7 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         try:
             phase = PhaseSettings.model_validate(_without_idle(settings, keep=changes))
         except ValidationError as error:
-            problems += _problems(PhaseSettings, error, f"phases.{index}.")
+            problems += describe_problems(PhaseSettings, error, f"phases.{index}.")
             settings = inherited  # so that a later phase does not report the same problem again
             continue
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
@@ -341,7 +342,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
         config = Config.model_validate(dict(raw))
         problems = _resolve(config)[1]
     except ValidationError as error:
-        problems = _problems(Config, error, "")
+        problems = describe_problems(Config, error, "")
     if problems:
         head = f"{where}: " if len(problems) == 1 else f"{where}: {len(problems)} problems: "
         raise ConfigError(head + "; ".join(problems))
@@ -370,9 +371,14 @@ def config_hash(config: Config) -> str:
 
 def recipe_hash(config: Config) -> str:
     """SHA-256 of what the seeds of one recipe share: the configuration without its seed, device and data folder."""
-    plain = config_dict(config.model_copy(update={"seed": 0, "engine": Engine(**{
-        key: getattr(config.engine, key) for key in ("precision", "layout", "micro_batch_size")
-    })}))
+    plain = config_dict(
+        config.model_copy(
+            update={
+                "seed": 0,
+                "engine": Engine(**{key: getattr(config.engine, key) for key in ("precision", "layout", "micro_batch_size")}),
+            }
+        )
+    )
     plain["data"]["root"] = None
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
@@ -414,60 +420,3 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
             node = node[part]
         else:
             raise ConfigError(f"--{dotted}: {here} is {node!r}, which has no key {part!r}")
-
-
-def _problems(root: type[Section], error: ValidationError, prefix: str) -> list[str]:
-    """Each pydantic error as `dotted.key: what was expected, got what`."""
-    lines = []
-    for item in error.errors(include_url=False):
-        path, section, options = _walk(root, item["loc"])
-        where = (prefix + ".".join(path)).rstrip(".")
-        if item["type"] == "extra_forbidden":
-            known = list(section.model_fields) if section else []
-            near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            lines.append(f"{where}: unknown key; {hint}")
-            continue
-        message = item["msg"].removeprefix("Value error, ")
-        got = item.get("input")
-        if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
-            key = item["ctx"]["discriminator"].strip("'")
-            where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
-            message = f"expected one of {', '.join(str(_tag(option)) for option in options)}"
-        shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
-        message = message[0].lower() + message[1:]
-        lines.append(f"{where}: {message}{shown}" if where else message)
-    return lines
-
-
-def _walk(root: type[Section], loc: Iterable[int | str]) -> tuple[list[str], type[Section] | None, list[type[Section]]]:
-    """The dotted path of an error (without the union tags pydantic inserts), the section its last key belongs to, and the
-    sections that may stand there."""
-    path: list[str] = []
-    options: list[type[Section]] = [root]
-    owner: type[Section] | None = root
-    for part in loc:
-        tagged = [option for option in options if _tag(option) == part]
-        if len(options) > 1 and tagged:
-            options = tagged
-            owner = tagged[0]
-            continue
-        path.append(str(part))
-        owner = options[0] if options else None
-        field = owner.model_fields.get(str(part)) if owner else None
-        options = _sections(field.annotation) if field else []
-    return path, owner, options
-
-
-def _sections(annotation: Any) -> list[type[Section]]:
-    if isinstance(annotation, type) and issubclass(annotation, Section):
-        return [annotation]
-    return [section for argument in get_args(annotation) for section in _sections(argument)]
-
-
-def _tag(section: type[Section]) -> str | None:
-    for key in ("family", "name"):
-        field = section.model_fields.get(key)
-        if field and get_args(field.annotation):
-            return str(get_args(field.annotation)[0])
-    return None

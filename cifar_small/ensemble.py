@@ -27,19 +27,36 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
             if np.array_equal(np.sort(other.ids), np.sort(member.ids)) and np.array_equal(other.logits, member.logits):
                 raise DataError(f"{name} holds the same logits as {earlier}; leave one out")
         if member.classes != first.classes:
-            raise DataError(f"{name} has classes {list(member.classes)[:3]}..., {names[0]} {list(first.classes)[:3]}...; same order needed")
+            raise DataError(
+                f"{name} has classes {list(member.classes)[:3]}..., {names[0]} {list(first.classes)[:3]}...; same order needed"
+            )
         for key in ("images_sha256", "rules"):
             if member.meta.get(key) != first.meta.get(key):
-                raise DataError(f"{name} and {names[0]} differ in {key}: {member.meta.get(key)} and {first.meta.get(key)}; predict again")
+                raise DataError(
+                    f"{name} and {names[0]} differ in {key}: {member.meta.get(key)} and {first.meta.get(key)}; predict again"
+                )
         order = np.argsort(member.ids)
         place = np.searchsorted(member.ids, first.ids, sorter=order)
         if len(member.ids) != len(first.ids) or not np.array_equal(np.sort(member.ids), np.sort(first.ids)):
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
         total += member.logits[order[place]]
-    facts = ("name", "seed", "run", "parameters", "val_accuracy", "views", "weights_sha256", "config_sha256", "sha256", "data", "lineage")
+    facts = (
+        "name",
+        "seed",
+        "run",
+        "parameters",
+        "val_accuracy",
+        "views",
+        "weights_sha256",
+        "config_sha256",
+        "sha256",
+        "data",
+        "lineage",
+    )
     meta: dict[str, Any] = {
         **{key: first.meta.get(key) for key in ("rules", "images_sha256", "source", "split")},
-        "name": "mean of logits: " + ", ".join(f"{member.meta.get('name')} (seed {member.meta.get('seed')})" for member in members),
+        "name": "mean of logits: "
+        + ", ".join(f"{member.meta.get('name')} (seed {member.meta.get('seed')})" for member in members),
         "members": [{key: member.meta.get(key) for key in facts} for member in members],
         "parameters": sum(int(member.meta["parameters"]) for member in members),
     }

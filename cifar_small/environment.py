@@ -23,7 +23,9 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
         build = torch.version.cuda or "a CPU build"
-        raise UserError(f"engine.device is {name} but no GPU was found (torch {torch.__version__}, {build}); use --engine.device auto")
+        raise UserError(
+            f"engine.device is {name} but no GPU was found (torch {torch.__version__}, {build}); use --engine.device auto"
+        )
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise UserError(f"engine.device is {name} but there are {torch.cuda.device_count()} GPUs; use cuda:0 to cuda:N-1")
@@ -47,6 +49,11 @@ def _cpu_has_bf16() -> bool:
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a resolved precision; one that does nothing for fp32."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def memory_format(engine: Engine) -> torch.memory_format:
+    """The memory order of images and weights that the config asks for."""
+    return torch.channels_last if engine.layout == "channels_last" else torch.contiguous_format
 
 
 def set_threads(engine: Engine) -> None:

@@ -35,7 +35,7 @@ class DivergedError(UserError):
     exit_code = 5
 
 
-class Terminated(Exception):
+class Terminated(Exception):  # noqa: N818  (not an error: the user asked for it)
     """SIGINT or SIGTERM arrived; the run was saved and can be resumed. Exit code 143."""
 
     exit_code = 143

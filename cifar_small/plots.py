@@ -86,5 +86,7 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
                 dark = row != column and errors[row, column] > 0.6 * top
                 weight = "bold" if row == column else "normal"
                 colour = "white" if dark else "black"
-                axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, weight=weight, fontsize=8)
+                axes.text(
+                    column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, weight=weight, fontsize=8
+                )
     return _save(figure, path)

@@ -16,8 +16,17 @@ from tqdm.auto import tqdm
 from cifar_small.budget import count_parameters
 from cifar_small.checkpoints import load_checkpoint
 from cifar_small.config import Config, Data, config_hash, parse_config
-from cifar_small.data import Images, colour_notes, index_hash, load_test, load_train, load_unlabelled, stratified_split, stratified_subset
-from cifar_small.environment import autocast, resolve_device, resolve_precision, set_threads
+from cifar_small.data import (
+    Images,
+    colour_notes,
+    index_hash,
+    load_test,
+    load_train,
+    load_unlabelled,
+    stratified_split,
+    stratified_subset,
+)
+from cifar_small.environment import autocast, memory_format, resolve_device, resolve_precision, set_threads
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import refuse_existing, sha256_file
 from cifar_small.models import build_model
@@ -67,6 +76,8 @@ def _then(first: View, second: View) -> View:
 VIEWS: dict[str, list[tuple[View, float]]] = {
     "none": [(_identity, 1.0)],
     "flip": [(_identity, 0.5), (_mirror, 0.5)],
+    # For images that must not be mirrored: the centre counts half, four shifts by one pixel the other half.
+    "shift": [(_identity, 0.5), *((shift(rows, columns), 0.125) for rows, columns in ((1, 0), (-1, 0), (0, 1), (0, -1)))],
     # Jordan 2024, arXiv 2404.00498: the centre counts half, two diagonal shifts by one pixel the other half, all mirrored too.
     "flip_shift": [
         (_identity, 0.25),
@@ -123,8 +134,9 @@ def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Te
 
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
-    """uint8 (N, 3, 32, 32) in channels-last memory order on the device; shares the array's layout, so no copy on a CPU."""
-    return torch.from_numpy(images.images).to(device).permute(0, 3, 1, 2)
+    """uint8 (N, 3, 32, 32) in channels-last memory order on the device; on a CPU a view of the array where it is writable."""
+    pixels = images.images if images.images.flags.writeable else images.images.copy()
+    return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
 
 
 @torch.no_grad()
@@ -133,7 +145,6 @@ def compute_logits(
     images: Tensor,
     mean: Sequence[float],
     std: Sequence[float],
-    *,
     views: str,
     precision: str,
     batch_size: int,
@@ -144,10 +155,12 @@ def compute_logits(
     model.eval()
     logits = []
     with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {views}") as bar:
-        for batch in images.split(batch_size):
+        for batch in torch.split(images, batch_size):
             pixels = normalise(batch, mean, std)
             with autocast(images.device, precision):
-                parts = [model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in VIEWS[views]]
+                parts = [
+                    model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in VIEWS[views]
+                ]
             logits.append(torch.stack(parts).sum(0))
             bar.update(len(batch))
     model.train(was_training)
@@ -172,16 +185,20 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
     set_threads(engine)
     device = resolve_device(engine.device)
     precision = resolve_precision(engine.precision, device)
-    memory_format = torch.channels_last if engine.layout == "channels_last" else torch.contiguous_format
-    model = net.model.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
-    logits = compute_logits(
-        model, to_tensor(images, device), net.mean, net.std,
-        views=views, precision=precision, batch_size=engine.eval_batch_size, progress=progress,
-    )  # fmt: skip
+    model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
+    pixels = to_tensor(images, device)
+    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress)
     meta = {
-        "name": net.config.name, "seed": net.config.seed, "views": views, "rules": net.config.rules.model_dump(),
-        "precision": precision, "device": device.type, "images_sha256": images.sha256, "source": images.source, **net.facts,
-    }  # fmt: skip
+        "name": net.config.name,
+        "seed": net.config.seed,
+        "views": views,
+        "rules": net.config.rules.model_dump(),
+        "precision": precision,
+        "device": device.type,
+        "images_sha256": images.sha256,
+        "source": images.source,
+        **net.facts,
+    }
     return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
 
 
@@ -221,15 +238,24 @@ def predict(
     else:
         images = load_test(net.config.data)
     if images.classes and images.classes != net.classes:
-        raise CheckpointError(f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}...")
+        raise CheckpointError(
+            f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
+        )
     predictions = predict_images(net, images, chosen, progress=True)
     predictions.meta.update(split=split, run=run.folder.name, command=command)
     digest = predictions.save(target)
     if split == "test":
         run.append_test_reading(
-            {"command": command, "views": chosen, "images": len(images), "accuracy": predictions.accuracy,
-             "predictions": target.name, "predictions_sha256": digest, "weights_sha256": net.facts["weights_sha256"]}
-        )  # fmt: skip
+            {
+                "command": command,
+                "views": chosen,
+                "images": len(images),
+                "accuracy": predictions.accuracy,
+                "predictions": target.name,
+                "predictions_sha256": digest,
+                "weights_sha256": net.facts["weights_sha256"],
+            }
+        )
     return target, predictions, notes
 
 

@@ -33,7 +33,9 @@ class Predictions:
     def __post_init__(self) -> None:
         source = self.meta.get("source", "predictions")
         if self.logits.shape != (len(self.ids), len(self.classes)):
-            raise DataError(f"{source}: logits are {self.logits.shape}; expected {(len(self.ids), len(self.classes))} (ids, classes)")
+            raise DataError(
+                f"{source}: logits are {self.logits.shape}; expected {(len(self.ids), len(self.classes))} (ids, classes)"
+            )
         if self.labels is not None and len(self.labels) != len(self.ids):
             raise DataError(f"{source}: {len(self.labels):,} labels for {len(self.ids):,} ids; expected as many")
         if len(np.unique(self.ids)) != len(self.ids):
@@ -41,20 +43,20 @@ class Predictions:
         broken = self.ids[~np.isfinite(self.logits).all(axis=1)]
         if len(broken):
             raise DataError(
-                f"{source}: {len(broken):,} of {len(self.ids):,} images have NaN or infinite logits, ids {broken[:5].tolist()}...; "
-                "their argmax would silently be class 0: check the checkpoint"
+                f"{source}: {len(broken):,} of {len(self.ids):,} images have NaN or infinite logits, first ids "
+                f"{broken[:5].tolist()}; their argmax would silently be class 0: check the checkpoint"
             )
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
         """The class of the largest logit, (N,)."""
-        return self.logits.argmax(axis=1)
+        return np.asarray(self.logits.argmax(axis=1), np.int64)
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
         """Which predictions are right, (N,). Only for labelled splits."""
         assert self.labels is not None
-        return self.predicted == self.labels
+        return np.asarray(self.predicted == self.labels, np.bool_)
 
     @property
     def accuracy(self) -> float:

@@ -21,8 +21,7 @@ def run_record(run: Run) -> dict[str, Any]:
     """What a record says of a run: summary, sessions (command, machine, versions, commit), readings of the test split."""
     if run.require().summary() is None:
         raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
-    sessions = json.loads(run.env_file.read_text(encoding="utf-8"))["sessions"]
-    return {"summary": run.summary(), "sessions": sessions, "test_readings": run.test_readings()}
+    return {"summary": run.summary(), "sessions": run.sessions(), "test_readings": run.test_readings()}
 
 
 def copy_pictures(run: Run, folder: Path) -> None:
@@ -57,18 +56,19 @@ def render_results(folder: Path) -> str:
     lines += ["| " + " | ".join(_row(group)) + " |" for group in ordered]
     commands = [
         f"- `{group[0]['summary']['name']}`: `{group[0]['sessions'][0]['command']}` "
-        f"([record]({folder.name}/{group[0]['folder']}))" for group in ordered
-    ]  # fmt: skip
+        f"([record]({folder.name}/{group[0]['folder']}))"
+        for group in ordered
+    ]
     note = (
         "val: mean over seeds of the weights the run selected (by val itself, so slightly optimistic; n images in brackets). "
-        "test: read by an explicit command after all choices; the interval is Wilson's, 95 %, of one seed; with more seeds, mean "
-        "and sd. minutes: training, evaluation and pictures, start-up without Python's imports."
+        "test: read by an explicit command after all choices; of one seed with Wilson's 95 % interval, of more as mean and sd. "
+        "minutes: training, evaluation and pictures, start-up without Python's imports."
     )
     return "\n".join([*lines, "", note, "", *commands])
 
 
 def _mean(group: list[dict[str, Any]], key: str) -> float:
-    return statistics.mean(run["summary"][key] for run in group)
+    return float(statistics.mean(run["summary"][key] for run in group))
 
 
 def _row(group: list[dict[str, Any]]) -> list[str]:
@@ -79,10 +79,17 @@ def _row(group: list[dict[str, Any]]) -> list[str]:
     minutes = statistics.mean(run["summary"]["seconds"] for run in group) / 60
     hardware = f"{session['device']}, {session['threads']} threads, {session['precision']}"
     return [
-        summary["name"], data, f"{summary['parameters']:,}", str(summary["epochs"]),
-        f"{len(group)} ({', '.join(str(run['summary']['seed']) for run in group)})", summary["views"],
-        f"{100 * _mean(group, 'val_accuracy'):.2f} ({summary['val_images']:,})", _test(group), f"{minutes:.1f}", hardware,
-    ]  # fmt: skip
+        summary["name"],
+        data,
+        f"{summary['parameters']:,}",
+        str(summary["epochs"]),
+        f"{len(group)} ({', '.join(str(run['summary']['seed']) for run in group)})",
+        summary["views"],
+        f"{100 * _mean(group, 'val_accuracy'):.2f} ({summary['val_images']:,})",
+        _test(group),
+        f"{minutes:.1f}",
+        hardware,
+    ]
 
 
 def _test(group: list[dict[str, Any]]) -> str:

@@ -1,10 +1,10 @@
 """A run directory: what is in it, who may write to it, and whether a config may resume it.
 
-    config.yaml   the resolved configuration          last.pt      everything needed to go on, bit for bit
-    env.json      machine, versions, commit            previous.pt  the one before, kept until last.pt is whole
-    metrics.csv   a row per epoch                      best.pt      the selected weights
-    summary.json  parameters, accuracy, time           predictions/ one file per split
-    curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
+config.yaml   the resolved configuration          last.pt      everything needed to go on, bit for bit
+env.json      machine, versions, commit            previous.pt  the one before, kept until last.pt is whole
+metrics.csv   a row per epoch                      best.pt      the selected weights
+summary.json  parameters, accuracy, time           predictions/ one file per split
+curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
 """
 
 from __future__ import annotations
@@ -27,7 +27,14 @@ from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.files import write_atomic, write_json
 
 # What may differ between a run and its continuation without touching the result.
-FREE_TO_CHANGE = ("engine.device", "engine.threads", "engine.compile", "engine.eval_batch_size", "engine.checkpoint_steps")
+FREE_TO_CHANGE = (
+    "data.root",
+    "engine.device",
+    "engine.threads",
+    "engine.compile",
+    "engine.eval_batch_size",
+    "engine.checkpoint_steps",
+)
 
 
 class Run:
@@ -63,6 +70,13 @@ class Run:
         summary: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
         return summary
 
+    def sessions(self) -> list[dict[str, Any]]:
+        """Each time the run was started or resumed: command, machine, versions, commit."""
+        if not self.env_file.exists():
+            return []
+        sessions: list[dict[str, Any]] = json.loads(self.env_file.read_text(encoding="utf-8"))["sessions"]
+        return sessions
+
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row stands twice."""
         text = io.StringIO()
@@ -94,7 +108,7 @@ def locked(run: Run) -> Iterator[None]:
         file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
     except OSError as error:
         raise UserError(f"cannot write to {run.folder}: {error.strerror}; choose another --output") from None
-    with file:
+    with file, _without_trace(run.folder):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -107,37 +121,48 @@ def locked(run: Run) -> Iterator[None]:
         yield
 
 
-def begin(run: Run, config: Config, resume: bool) -> bool:
-    """Prepare the directory for this config; True if there is a checkpoint to go on from.
+@contextmanager
+def _without_trace(folder: Path) -> Iterator[None]:
+    """Remove the folder again if nothing but the lock was put into it."""
+    try:
+        yield
+    finally:
+        if [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+
+
+def can_resume(run: Run, config: Config, resume: bool) -> bool:
+    """True if there is a checkpoint to go on from; changes nothing but leftovers of killed writers.
 
     Raises UserError for an existing run without `resume`, ConfigError when the config differs from the run's in anything but
     more epochs and `FREE_TO_CHANGE`.
     """
-    for leftover in run.folder.glob(".*.tmp"):  # of a process killed while writing; we hold the lock
-        leftover.unlink()
-    started = run.last.exists() or run.previous.exists()
+    for leftover in (path for end in ("tmp", "new", "link") for path in run.folder.glob(f".*.{end}")):
+        leftover.unlink()  # of a process killed while writing; we hold the lock
     if run.config_file.exists() and not resume:
         raise UserError(f"{run.folder} already holds a run; add --resume to continue it, or choose another --output")
-    if resume and run.config_file.exists():
-        differences = config_differences(run.config(), config)
-        if differences:
-            raise ConfigError(
-                f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
-                "use the run's own settings or another --output"
-            )
-    write_atomic(run.config_file, dump_config(config).encode())
-    return started
+    if not run.config_file.exists():
+        return False
+    differences = config_differences(run.config(), config)
+    if differences:
+        raise ConfigError(
+            f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
+            "use the run's own settings or another --output"
+        )
+    return run.last.exists() or run.previous.exists()
 
 
 def config_differences(old: Config, new: Config) -> list[str]:
     """The settings that forbid resuming, each as `key: old -> new`."""
     before, after = _flatten(config_dict(old)), _flatten(config_dict(new))
+    last_epochs = f"phases.{len(old.phases) - 1}.epochs"
     differences = []
     for key in sorted(before.keys() | after.keys()):
         was, now = before.get(key), after.get(key)
         if was == now or key in FREE_TO_CHANGE:
             continue
-        if key == f"phases.{len(old.phases) - 1}.epochs" and len(new.phases) == len(old.phases) and now > was:
+        if key == last_epochs and len(new.phases) == len(old.phases) and int(now or 0) > int(was or 0):
             continue
         differences.append(f"{key}: {was} -> {now}")
     return differences
@@ -160,8 +185,9 @@ def require_space(run: Run, needed: int) -> None:
         raise UserError(f"{run.folder} has {free / 1e6:,.0f} MB free; checkpoints need {needed / 1e6:,.0f} MB; free some space")
 
 
-def write_env(run: Run, environment: Mapping[str, Any], command: str) -> None:
-    """Append this session to `env.json`: one entry for each time the run was started or resumed."""
-    sessions = json.loads(run.env_file.read_text(encoding="utf-8"))["sessions"] if run.env_file.exists() else []
+def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str) -> None:
+    """Write `config.yaml`, and append this session to `env.json`: one entry for each time the run was started or resumed."""
+    write_atomic(run.config_file, dump_config(config).encode())
+    sessions = run.sessions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(run.env_file, {"sessions": [*sessions, {"started": started, "command": command, **environment}]})

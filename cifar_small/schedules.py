@@ -11,7 +11,9 @@ import math
 from cifar_small.config import Constant, Cosine, MultiStep
 
 
-def learning_rate(schedule: Constant | Cosine | MultiStep, base_lr: float, step: int, steps: int, steps_per_epoch: int) -> float:
+def learning_rate(
+    schedule: Constant | Cosine | MultiStep, base_lr: float, step: int, steps: int, steps_per_epoch: int
+) -> float:
     """The learning rate of one step.
 
     Warm-up rises linearly so that its last step uses `base_lr`: (step + 1) / warm-up steps. After it, cosine spans the

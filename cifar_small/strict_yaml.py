@@ -30,7 +30,7 @@ class _StrictLoader(yaml.SafeLoader):
             raise yaml.MarkedYAMLError(problem="anchors and aliases are not allowed", problem_mark=event.start_mark)
         if getattr(event, "tag", None):
             raise yaml.MarkedYAMLError(problem=f"the tag {event.tag} is not allowed", problem_mark=event.start_mark)
-        return super().compose_node(parent, index)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Build a mapping whose keys are text and stand once."""
@@ -42,7 +42,8 @@ class _StrictLoader(yaml.SafeLoader):
             if key in seen:
                 where = seen[key].start_mark.line + 1
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice (first in line {where}): remove one", problem_mark=key_node.start_mark
+                    problem=f"the key {key!r} stands twice (first in line {where}): remove one",
+                    problem_mark=key_node.start_mark,
                 )
             seen[key] = key_node
             key_node.tag = "tag:yaml.org,2002:str"
@@ -53,9 +54,13 @@ for _tag, _pattern, _first in (
     ("bool", r"true|false", "tf"),
     ("null", r"null|~|", ["n", "~", ""]),
     ("int", r"[-+]?(?:0|[1-9][0-9]*|[1-9][0-9]{0,2}(?:_[0-9]{3})+)", "-+0123456789"),
-    ("float", r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.inf|\.nan", "-+.0123456789"),
+    (
+        "float",
+        r"[-+]?(?:(?:[0-9]+\.[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?|[0-9]+[eE][-+]?[0-9]+)|[-+]?\.inf|\.nan",
+        "-+.0123456789",
+    ),
 ):
-    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))  # type: ignore[no-untyped-call]
+    _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
 def parse_yaml(text: str, where: str) -> Any:
@@ -64,7 +69,7 @@ def parse_yaml(text: str, where: str) -> Any:
     Raises ConfigError for anything that is not plain YAML, with line and column.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506  (a SafeLoader)
+        return yaml.load(text, Loader=_StrictLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""
@@ -85,5 +90,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; save it as UTF-8") from None
+        raise ConfigError(
+            f"{path} is not UTF-8: byte {raw[error.start]:#04x} at offset {error.start}; save it as UTF-8"
+        ) from None
     return parse_yaml(text, str(path))

@@ -112,7 +112,9 @@ def _read_rows(
             found.setdefault("that repeat an id", []).append(at)
         elif rules.submission == "id,label" and label not in by_name:
             found.setdefault(f"whose label is not a class name ({', '.join(classes[:3])}, ...)", []).append(at)
-        elif rules.submission == "ID,Labels" and not (INTEGER.fullmatch(label) and len(label) < 9 and int(label) < len(classes)):
+        elif rules.submission == "ID,Labels" and not (
+            INTEGER.fullmatch(label) and len(label) < 9 and int(label) < len(classes)
+        ):
             found.setdefault(f"whose label is not an integer from 0 to {len(classes) - 1}", []).append(at)
         else:
             answers[number] = by_name[label] if rules.submission == "id,label" else int(label)
@@ -135,7 +137,9 @@ def check_rules(predictions: Predictions) -> Rules:
     return rules
 
 
-def submit(predictions: Predictions, output: Path, *, run: Run | None = None, overwrite: bool = False, command: str = "") -> dict[str, Any]:
+def submit(
+    predictions: Predictions, output: Path, *, run: Run | None = None, overwrite: bool = False, command: str = ""
+) -> dict[str, Any]:
     """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
 
     run: the run directory, whose summary, environment, curves and readings of the test split join the record. Nothing is
@@ -144,7 +148,9 @@ def submit(predictions: Predictions, output: Path, *, run: Run | None = None, ov
     if output.suffix != ".csv":
         raise DataError(f"--output is {output.name}; expected a name ending in .csv")
     if predictions.labels is not None:
-        raise DataError(f"{predictions.meta.get('file')} is of a labelled split; predict --split submit --file FILE, then submit that")
+        raise DataError(
+            f"{predictions.meta.get('file')} is of a labelled split; predict --split submit --file FILE, then submit that"
+        )
     record_file = output.with_suffix(".json")
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)
@@ -157,11 +163,23 @@ def submit(predictions: Predictions, output: Path, *, run: Run | None = None, ov
         output.unlink()
         raise DataError(f"{output} did not read back as written: {'; '.join(faults) or 'other labels'}; nothing was kept")
     record: dict[str, Any] = {
-        "submission": output.name, "sha256": sha256_bytes(content), "rows": len(predictions.ids),
-        "written": datetime.now(UTC).isoformat(timespec="seconds"), "command": command, "cifar_small": package_version(), **commit(),
-        "class_counts": dict(zip(predictions.classes, np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist(), strict=True)),
-        "predictions": predictions.meta, **evidence,
-    }  # fmt: skip
+        "submission": output.name,
+        "sha256": sha256_bytes(content),
+        "rows": len(predictions.ids),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "cifar_small": package_version(),
+        **commit(),
+        "class_counts": dict(
+            zip(
+                predictions.classes,
+                np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist(),
+                strict=True,
+            )
+        ),
+        "predictions": predictions.meta,
+        **evidence,
+    }
     if run is not None:
         copy_pictures(run, output.parent)
     write_json(record_file, record)

@@ -75,7 +75,7 @@ class _Machine:
             return self.refuse_global(module, name)
         if code in known and self.at:
             return RefusedError(f"uses {known[code]} at byte {self.at:,}, which image data does not need; nothing was run")
-        what = "not a pickle" if not self.at else "a damaged pickle"
+        what = "is not a pickle" if not self.at else "is a damaged pickle"
         return RefusedError(
             f"{what}: byte {self.at:,} is {code!r}, the file starts with {self.raw[:16]!r}; expected a pickle; {AGAIN}"
         )
@@ -277,11 +277,11 @@ def parse_pickle(raw: bytes, where: str) -> Any:
     except RefusedError as error:
         raise DataError(f"{where}: {error}") from error
     except Exception as error:
-        what = f"{type(error).__name__}: {error}"[:120]
-        start = raw[:16]
+        why, start = f"{type(error).__name__}: {error}"[:120], raw[:16]
+        what = "is a damaged pickle" if machine.at else "is not a pickle"
         raise DataError(
-            f"{where}: is no pickle or a damaged one, at byte {machine.at:,} of {len(raw):,} ({what}); "
-            f"it starts with {start!r}; expected a pickle of numpy arrays; {AGAIN}"
+            f"{where}: {what} (byte {machine.at:,} of {len(raw):,}: {why}); it starts with {start!r}; "
+            f"expected a pickle of numpy arrays; {AGAIN}"
         ) from error
 
 

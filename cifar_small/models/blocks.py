@@ -143,7 +143,9 @@ class PreactBlock(nn.Module):
         self.conv2 = conv3x3(channels, channels)
         self.branch_end = _branch_end(channels, options)
         self.downsample: nn.Module = nn.Identity()
-        if stride != 1 or in_channels != channels:
+        changes = stride != 1 or in_channels != channels
+        self.projects = changes and options.shortcut == "conv"
+        if changes:
             if options.shortcut == "pad":
                 self.downsample = PadShortcut(channels - in_channels, stride)
             else:
@@ -152,7 +154,7 @@ class PreactBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C, H / stride, W / stride)."""
         activated = self.act(self.bn1(x))
-        shortcut = self.downsample(activated if isinstance(self.downsample, nn.Conv2d) else x)
+        shortcut = self.downsample(activated if self.projects else x)
         residual = self.dropout(self.act(self.bn2(self.conv1(activated))))
         return self.branch_end(self.conv2(residual)) + shortcut  # type: ignore[no-any-return]
 

@@ -1,0 +1,67 @@
+"""Pydantic's validation errors as lines for people: `dotted.key: what was expected, got what`, with the nearest key."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterable
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+
+def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str) -> list[str]:
+    """Each pydantic error as `dotted.key: what was expected, got what`."""
+    lines = []
+    for item in error.errors(include_url=False):
+        path, section, options = _walk(root, item["loc"])
+        where = (prefix + ".".join(path)).rstrip(".")
+        if item["type"] == "extra_forbidden":
+            known = list(section.model_fields) if section else []
+            near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.5)
+            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            lines.append(f"{where}: unknown key; {hint}")
+            continue
+        message = item["msg"].removeprefix("Value error, ")
+        got = item.get("input")
+        if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
+            key = item["ctx"]["discriminator"].strip("'")
+            where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
+            message = f"expected one of {', '.join(str(_tag(option)) for option in options)}"
+        shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
+        message = message[0].lower() + message[1:]
+        lines.append(f"{where}: {message}{shown}" if where else message)
+    return lines
+
+
+def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], type[BaseModel] | None, list[type[BaseModel]]]:
+    """The dotted path of an error (without the union tags pydantic inserts), the section its last key belongs to, and the
+    sections that may stand there."""
+    path: list[str] = []
+    options: list[type[BaseModel]] = [root]
+    owner: type[BaseModel] | None = root
+    for part in loc:
+        tagged = [option for option in options if _tag(option) == part]
+        if len(options) > 1 and tagged:
+            options = tagged
+            owner = tagged[0]
+            continue
+        path.append(str(part))
+        owner = options[0] if options else None
+        field = owner.model_fields.get(str(part)) if owner else None
+        options = _sections(field.annotation) if field else []
+    return path, owner, options
+
+
+def _sections(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [section for argument in get_args(annotation) for section in _sections(argument)]
+
+
+def _tag(section: type[BaseModel]) -> str | None:
+    for key in ("family", "name"):
+        field = section.model_fields.get(key)
+        if field and get_args(field.annotation):
+            return str(get_args(field.annotation)[0])
+    return None

@@ -1,0 +1,65 @@
+"""The data of a run on its device, and how it is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_small.config import Config
+from cifar_small.data import Images
+from cifar_small.environment import resolve_device, resolve_precision
+from cifar_small.errors import DataError
+from cifar_small.predict import load_splits, to_tensor
+
+
+@dataclass(frozen=True)
+class Problem:
+    """The data of a run on its device, and how it is computed."""
+
+    images: Tensor  # uint8 (N, 3, 32, 32), channels-last
+    labels: Tensor  # int64 (N,)
+    val: Images
+    val_images: Tensor  # the same pixels as `val`, on the device
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    facts: dict[str, Any]  # hashes of data and split
+    device: torch.device
+    precision: str
+
+    @property
+    def fill(self) -> Tensor:
+        """The mean colour as uint8 (3,)."""
+        return (255 * torch.tensor(self.mean, device=self.device)).round().byte()
+
+
+def load_problem(config: Config) -> Problem:
+    """Read and split the data of a config onto its device. Raises DataError when no step could be made of it."""
+    device = resolve_device(config.engine.device)
+    precision = resolve_precision(config.engine.precision, device)
+    images, val, facts = load_splits(config.data)
+    if config.batch_size > len(images):
+        raise DataError(
+            f"batch_size {config.batch_size} is above the {len(images):,} training images, so no step would be made; lower it"
+        )
+    assert images.labels is not None
+    mean, std = channel_statistics(images)
+    labels = torch.from_numpy(images.labels).to(device)
+    return Problem(
+        to_tensor(images, device), labels, val, to_tensor(val, device), images.classes, mean, std, facts, device, precision
+    )
+
+
+def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of the training pixels in 0..1, from exact histograms."""
+    counts = np.stack([np.bincount(images.images[..., channel].ravel(), minlength=256) for channel in range(3)])
+    values = np.arange(256) / 255
+    mean = counts @ values / counts.sum(axis=1)
+    variance = counts @ values**2 / counts.sum(axis=1) - mean**2
+    if (variance <= 0).any():
+        raise DataError(f"{images.source}: a colour channel is constant (means {mean.round(3).tolist()}); expected photographs")
+    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())

@@ -1,0 +1,41 @@
+"""SIGINT and SIGTERM end a run after the step under way, with everything saved."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from tqdm.auto import tqdm
+
+from cifar_small.errors import Terminated
+
+
+@contextmanager
+def collected_signals() -> Iterator[list[int]]:
+    """Collect SIGINT and SIGTERM in a list instead of dying; a second one interrupts at once."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+        tqdm.write(f"{signal.Signals(number).name} received: saving after this step (again: stop now)")
+
+    try:
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread, where signals cannot be handled
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def leave_if_asked(received: list[int], folder: object) -> None:
+    """Raise Terminated if a signal has come; call it where everything is saved."""
+    if received:
+        raise Terminated(f"stopped by {signal.Signals(received[0]).name}; saved in {folder}: add --resume to continue")

@@ -1,0 +1,55 @@
+"""All that changes during a run, and how it goes into a checkpoint and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "seconds", "rows")
+
+
+@dataclass
+class State:
+    """All that changes during a run; what `last.pt` holds."""
+
+    model: nn.Module
+    optimizer: torch.optim.SGD
+    average: AveragedModel | None
+    epoch: int = 0  # epochs completed
+    step: int = 0  # steps completed within the epoch under way
+    totals: Tensor = field(default_factory=lambda: torch.zeros(2))  # loss and hits summed over the epoch's images so far
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+    stale: int = 0  # epochs since the best one
+    seconds: float = 0.0  # spent so far, in all sessions
+    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.csv
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The net whose predictions count: the average where there is one."""
+        return self.average.module if self.average is not None else self.model
+
+    def saved(self) -> dict[str, Any]:
+        """Tensors and plain values only."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict()["state"],  # the hyper-parameters come from the config
+            "average": self.average.state_dict() if self.average is not None else None,
+            "totals": self.totals,
+            **{key: getattr(self, key) for key in COUNTERS},
+        }
+
+    def restore(self, saved: dict[str, Any]) -> None:
+        """The inverse of `saved`."""
+        self.model.load_state_dict(saved["model"])
+        optimizer = self.optimizer.state_dict()
+        self.optimizer.load_state_dict({**optimizer, "state": saved["optimizer"]})
+        if self.average is not None:
+            self.average.load_state_dict(saved["average"])
+        self.totals.copy_(saved["totals"])
+        for key in COUNTERS:
+            setattr(self, key, saved[key])

@@ -1,0 +1,35 @@
+"""Shared by all tests: one CPU thread (nets here are tiny, and results must not depend on the machine), no CIFAR variable."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_small.config import Config, parse_config
+
+torch.set_num_threads(1)
+
+
+def tiny_raw(**changes: Any) -> dict[str, Any]:
+    """A config of seconds on scikit-learn's digits, as a plain mapping; `changes` replace top-level keys."""
+    return {
+        "name": "tiny",
+        "rules": {"max_params": 100_000, "rows": 360},
+        "data": {"source": "digits", "val_size": 200, "train_limit": 256},
+        "model": {"family": "resnet", "widths": [8, 16, 32], "blocks": [1, 1, 1], "strides": [2, 2, 2]},
+        "batch_size": 64,
+        "optim": {"lr": 0.1},
+        "augment": {"crop": 2, "flip": "none"},
+        "phases": [{"epochs": 2}],
+        "engine": {"device": "cpu", "precision": "fp32", "threads": 1},
+        **changes,
+    }
+
+
+@pytest.fixture
+def tiny() -> Callable[..., Config]:
+    """A function that makes a tiny config: `tiny(phases=[{"epochs": 1}])`."""
+    return lambda **changes: parse_config(tiny_raw(**changes))
