@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_small.config import Augment
+from cifar_small.schema import Augment
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
-from cifar_small.config import Config, ResNetModel, Rules, WideResNetModel
 from cifar_small.errors import ConfigError
 from cifar_small.models import ModelConfig, build_model
+from cifar_small.schema import Config, ResNetModel, Rules, WideResNetModel
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "cifar100_coarse": 20, "digits": 10}
 IMAGE_SHAPE = (3, 32, 32)

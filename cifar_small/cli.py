@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cifar_small import __version__
-from cifar_small.config import Views
 from cifar_small.errors import ConfigError, Terminated, UserError
+from cifar_small.schema import Views
 
 DESCRIPTION = """\
 Train, predict and submit small image classifiers under a parameter budget.
@@ -224,14 +224,15 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
-    from cifar_small.config import Rules, load_config
+    from cifar_small.config import load_config
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.errors import DataError
+    from cifar_small.schema import Data, Rules
     from cifar_small.submission import find_faults
 
     config = load_config(options.config) if options.config else None
     rules = config.rules if config else Rules()
-    classes = class_names(config.data) if config else class_names(None)
+    classes = class_names(config.data if config else Data())
     rows = options.allow_rows if options.allow_rows is not None else rules.rows
     images, _ = load_unlabelled(options.file, rows=rows)
     try:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifar_small.compare import compare
-from cifar_small.config import Config, dump_config, parse_config
+from cifar_small.config import dump_config, parse_config
 from cifar_small.data import load_test, load_unlabelled, write_unlabelled
 from cifar_small.ensemble import mean_logits
 from cifar_small.errors import ConfigError, UserError
@@ -20,6 +20,7 @@ from cifar_small.param_table import main as param_count
 from cifar_small.predict import predict
 from cifar_small.predictions import Predictions, load_predictions
 from cifar_small.runs import Run
+from cifar_small.schema import Config
 from cifar_small.submission import find_faults, read_csv, score, submit
 from cifar_small.train import train
 

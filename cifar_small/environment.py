@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from cifar_small.config import Engine
 from cifar_small.errors import UserError
+from cifar_small.schema import Engine
 
 PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.config import Recipe
+from cifar_small.schema import Recipe
 
 
 @dataclass(frozen=True)

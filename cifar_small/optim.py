@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from cifar_small.config import Optim
+from cifar_small.schema import Optim
 
 
 def parameter_groups(model: nn.Module, settings: Optim) -> list[dict[str, object]]:

@@ -12,8 +12,9 @@ import torch
 import yaml
 
 from cifar_small.budget import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
-from cifar_small.config import Config, load_config
+from cifar_small.config import load_config
 from cifar_small.errors import ConfigError
+from cifar_small.schema import Config
 
 ASSUMED_CLASSES = 10  # where only the data would tell
 HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headroom")

@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.budget import count_parameters
 from cifar_small.checkpoints import load_checkpoint
-from cifar_small.config import Config, Data, config_hash, parse_config
+from cifar_small.config import config_hash, parse_config
 from cifar_small.data import (
     Images,
     colour_notes,
@@ -32,6 +32,7 @@ from cifar_small.files import refuse_existing, sha256_file
 from cifar_small.models import build_model
 from cifar_small.predictions import Predictions
 from cifar_small.runs import Run
+from cifar_small.schema import Config, Data
 
 View = Callable[[Tensor], Tensor]
 

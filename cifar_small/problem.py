@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.config import Config
 from cifar_small.data import Images
 from cifar_small.environment import resolve_device, resolve_precision
 from cifar_small.errors import DataError
 from cifar_small.predict import load_splits, to_tensor
+from cifar_small.schema import Config
 
 
 @dataclass(frozen=True)

@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from cifar_small.config import Config, config_dict, dump_config, load_config
+from cifar_small.config import config_dict, dump_config, load_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.files import write_atomic, write_json
+from cifar_small.schema import Config
 
 # What may differ between a run and its continuation without touching the result.
 FREE_TO_CHANGE = (

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 
-from cifar_small.config import Constant, Cosine, MultiStep
+from cifar_small.schema import Constant, Cosine, MultiStep
 
 
 def learning_rate(

@@ -19,13 +19,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.budget import check_count
-from cifar_small.config import Rules
 from cifar_small.environment import commit, package_version
 from cifar_small.errors import ConfigError, DataError
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
 from cifar_small.predictions import Predictions
 from cifar_small.results import copy_pictures, run_record
 from cifar_small.runs import Run
+from cifar_small.schema import Rules
 
 INTEGER = re.compile(r"0|[1-9][0-9]*")
 

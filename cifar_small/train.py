@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images
 from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
-from cifar_small.config import Config, Phase, config_dict, config_hash, recipe_hash, resolve_phases
+from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
 from cifar_small.environment import autocast, describe, memory_format, set_threads
 from cifar_small.errors import CheckpointError, DivergedError
 from cifar_small.files import write_json
@@ -33,6 +33,7 @@ from cifar_small.problem import load_problem
 from cifar_small.randomness import AUGMENT, DROPOUT, MIX, ORDER, PARITY, numpy_generator, stream_seed, torch_generator
 from cifar_small.runs import Run, can_resume, locked, require_space, write_start
 from cifar_small.schedules import learning_rate
+from cifar_small.schema import Config
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.state import State
 

@@ -1,12 +1,13 @@
 """Images in memory: labelled sources, unlabelled competition files and stratified splits."""
 
 from cifar_small.data.images import Images
-from cifar_small.data.sources import load_test, load_train
+from cifar_small.data.sources import class_names, load_test, load_train
 from cifar_small.data.split import index_hash, stratified_split, stratified_subset
 from cifar_small.data.unlabelled import colour_notes, load_unlabelled, write_unlabelled
 
 __all__ = [
     "Images",
+    "class_names",
     "colour_notes",
     "index_hash",
     "load_test",

@@ -12,15 +12,16 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.config import Data
 from cifar_small.data.download import download
-from cifar_small.data.files import npz_keys, read_npz, read_png
 from cifar_small.data.images import Images
 from cifar_small.data.pickles import parse_pickle, read_pickle
+from cifar_small.data.readers import npz_keys, read_npz, read_png
 from cifar_small.data.split import stratified_split
 from cifar_small.errors import DataError
+from cifar_small.schema import Data
 
 VARIABLE = "CIFAR_SMALL_DATA"
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _CACHE = Path("~/.cache/cifar_small")
 _MEMBER_BYTES = 200 * 2**20  # the largest official member has 155 MB
 _ARCHIVE_BYTES = 512 * 2**20  # unpacked; the official archives have 186 MB
@@ -76,6 +77,12 @@ def load_train(data: Data) -> Images:
 def load_test(data: Data) -> Images:
     """The labelled test part of a source: images uint8 (N, 32, 32, 3), ids 0..N-1. Raises DataError."""
     return _load(data, "test")
+
+
+def class_names(data: Data) -> tuple[str, ...]:
+    """The class names of a source, read from its data unless they are CIFAR-10's or the digits. Raises DataError."""
+    known = {"cifar10": CIFAR10_CLASSES, "digits": tuple("0123456789")}
+    return known.get(data.source) or load_train(data).classes
 
 
 def _load(data: Data, split: Split) -> Images:

@@ -8,7 +8,6 @@ values that are neighbours in memory under the true layout are alike.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,10 +16,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.data.files import npz_keys, read_npz, read_png
 from cifar_small.data.images import Images
 from cifar_small.data.pickles import read_pickle
+from cifar_small.data.readers import npz_keys, read_npz, read_png
 from cifar_small.errors import DataError
+from cifar_small.files import write_atomic
 
 Layout = Literal["auto", "HWC", "CHW"]
 CHW_BELOW, HWC_ABOVE = 0.9, 1.05  # 2,000 real images, one by one: CHW at most 0.72, HWC at least 1.10; noise gives 1.00
@@ -67,21 +67,12 @@ def load_unlabelled(
 def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64]) -> None:
     """Write the competition's pickle, a dict with b"data" and b"ids", whole or not at all.
 
-    images: uint8 (N, 32, 32, 3); ids: int64 (N,), unique. Raises DataError.
+    images: uint8 (N, 32, 32, 3); ids: int64 (N,), unique. Raises DataError, or UserError where it cannot be written.
     """
     path = Path(path)
     checked = Images(images, None, np.asarray(ids, np.int64), (), str(path))
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as file:
-            pickle.dump({b"data": np.ascontiguousarray(checked.images), b"ids": checked.ids}, file, protocol=4)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error.strerror}); choose another place") from error
-    finally:
-        part.unlink(missing_ok=True)
+    content = {b"data": np.ascontiguousarray(checked.images), b"ids": checked.ids}
+    write_atomic(path, pickle.dumps(content, protocol=4))
 
 
 def colour_notes(images: Images, mean: Sequence[float]) -> list[str]:

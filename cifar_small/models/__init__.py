@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from cifar_small.config import ResNetModel, WideResNetModel
 from cifar_small.models.resnet import ResNet
 from cifar_small.models.wideresnet import WideResNet
+from cifar_small.schema import ResNetModel, WideResNetModel
 
 ModelConfig = ResNetModel | WideResNetModel
 

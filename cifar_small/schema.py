@@ -1,0 +1,212 @@
+"""The one schema of a run: rules + data + model + a list of phases.
+
+Sections are strict and frozen: unknown keys are errors, numbers are not text, and a value that would have no effect beside
+the others is refused. Comments give units and what None means. `config` reads, resolves and writes these sections.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Views = Literal["none", "flip", "shift", "flip_shift", "r3"]
+Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+
+
+class Section(BaseModel):
+    """A strict, frozen part of the schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+
+
+class Rules(Section):
+    """What the competition allows; checked before data is read and again on the checkpoint that makes a submission."""
+
+    max_params: PositiveInt = 5_000_000  # trainable parameters of the submitted net
+    pretrained: bool = False  # may weights come from anywhere but this run?
+    rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number
+    submission: Literal["ID,Labels", "id,label"] = "ID,Labels"  # header; the second writes class names
+
+
+class Data(Section):
+    """Where images come from and how the training part is split."""
+
+    source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"] = "cifar10"
+    root: str | None = None  # folder (or .npz file); None: $CIFAR_SMALL_DATA
+    val_size: PositiveInt = 5000  # images held out of the training part, stratified
+    split_seed: Seed = 0  # independent of the run's seed: all runs share one validation set
+    train_limit: PositiveInt | None = None  # use only this many of the remaining images, stratified
+
+
+class ResNetModel(Section):
+    """BasicBlock ResNet for 32x32 images."""
+
+    family: Literal["resnet"]
+    widths: Ints  # channels of each stage, 3 or 4 stages
+    blocks: Ints  # BasicBlocks in each stage
+    strides: Ints | None = None  # of each stage's first block; None: 1, 2, 2(, 2)
+    stem_width: PositiveInt | None = None  # None: widths[0]
+    shortcut: Literal["conv", "pad"] = "conv"  # option B (1x1 projection) or option A (zero padding)
+    preact: bool = False
+    activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "relu"
+    se_reduction: PositiveInt | None = None  # squeeze-and-excitation in every block
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # drop probability of the last block, linear from 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> ResNetModel:
+        stages = len(self.widths)
+        if stages not in (3, 4):
+            raise ValueError(f"widths has {stages} stages; expected 3 or 4")
+        for key in ("blocks", "strides"):
+            value = getattr(self, key)
+            if value is not None and len(value) != stages:
+                raise ValueError(f"{key} has {len(value)} entries but widths has {stages}; give one per stage")
+        return self
+
+
+class WideResNetModel(Section):
+    """WideResNet (Zagoruyko & Komodakis, 2016)."""
+
+    family: Literal["wideresnet"]
+    depth: PositiveInt  # 6n + 4
+    widen_factor: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # between the two convolutions of a block
+
+    @model_validator(mode="after")
+    def _depth_fits(self) -> WideResNetModel:
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth {self.depth} is not 6n+4; nearest: {max(10, 6 * round((self.depth - 4) / 6) + 4)}")
+        return self
+
+
+Model = Annotated[ResNetModel | WideResNetModel, Field(discriminator="family")]
+
+
+class Augment(Section):
+    """Per-sample random augmentation of training images, batched on the device."""
+
+    crop: Annotated[int, Field(ge=0, le=16)] = 4  # pixels of padding before a random 32x32 crop
+    pad: Literal["zero", "reflect"] = "zero"
+    flip: Literal["none", "random", "alternating"] = "random"  # alternating: every image flips every other epoch
+    vertical_flip: Probability = 0.0
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0  # side of a square set to the mean
+    erasing: Probability = 0.0  # random erasing with the mean
+    erasing_scale: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.02, 0.2)  # share of the image
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> Augment:
+        if "pad" in self.model_fields_set and not self.crop:
+            raise ValueError("pad has no effect while crop is 0: set crop or drop pad")
+        if "erasing_scale" in self.model_fields_set and not self.erasing:
+            raise ValueError("erasing_scale has no effect while erasing is 0: set erasing or drop erasing_scale")
+        if not 0 < self.erasing_scale[0] <= self.erasing_scale[1]:
+            raise ValueError(f"erasing_scale {list(self.erasing_scale)} must be [low, high] with 0 < low <= high")
+        return self
+
+
+class SGD(Section):
+    """SGD with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0: set momentum, or nesterov: false")
+        return self
+
+
+Optim = SGD
+
+
+class Constant(Section):
+    """The base learning rate throughout."""
+
+    name: Literal["constant"]
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Cosine(Section):
+    """From the base learning rate to `min_lr` along half a cosine."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+
+
+class MultiStep(Section):
+    """Multiply by `gamma` at each milestone, in epochs from the schedule's start."""
+
+    name: Literal["multistep"]
+    milestones: Ints
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+Schedule = Annotated[Constant | Cosine | MultiStep, Field(discriminator="name")]
+
+
+class Recipe(Section):
+    """The settings that a phase may change."""
+
+    optim: Optim = SGD()
+    schedule: Schedule = Cosine()
+    augment: Augment = Augment()
+    mixup_alpha: Probability = 0.0  # of the Beta(alpha, alpha) distribution; 0: off
+    cutmix_alpha: Probability = 0.0
+    mix_prob: Probability = 1.0  # share of the batches that are mixed; with both alphas on, half of them by each
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> Recipe:
+        if "mix_prob" in self.model_fields_set and not (self.mixup_alpha or self.cutmix_alpha):
+            raise ValueError("mix_prob has no effect while mixup_alpha and cutmix_alpha are 0: set one or drop mix_prob")
+        return self
+
+
+class PhaseSettings(Recipe):
+    """A whole phase: its length and every setting in force during it."""
+
+    epochs: PositiveInt
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of every dropout layer in the net
+
+
+class Engine(Section):
+    """How the run is computed. Only `precision`, `layout` and `micro_batch_size` touch the result."""
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
+    layout: Literal["channels_last", "contiguous"] = "channels_last"
+    compile: bool = False  # torch.compile the training forward
+    threads: PositiveInt | None = None  # CPU threads; None: torch's default
+    micro_batch_size: PositiveInt | None = None  # accumulate gradients over slices of a batch
+    eval_batch_size: PositiveInt = 500
+    checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
+
+
+class Config(Recipe):
+    """A run. Field comments give units; `cifar-small train --help` and README show complete examples."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    seed: Seed = 0
+    rules: Rules = Rules()
+    data: Data = Data()
+    model: Model
+    batch_size: PositiveInt = 128
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
+    phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
+    selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
+    patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
+    views: Views = "none"  # test-time augmentation of predictions; see predict.VIEWS
+    engine: Engine = Engine()
