@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         )
     if hashlib.sha256(payload).digest() != trailer[len(MAGIC) :]:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; use another checkpoint")
-    state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    try:
+        state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} holds more than tensors and plain values ({reason}); use another checkpoint") from None
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {state.get('format')}; this version reads format {FORMAT}: update cifar_small"

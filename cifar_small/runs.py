@@ -109,7 +109,7 @@ def locked(run: Run) -> Iterator[None]:
         file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
     except OSError as error:
         raise UserError(f"cannot write to {run.folder}: {error.strerror}; choose another --output") from None
-    with file, _without_trace(run.folder):
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -119,12 +119,13 @@ def locked(run: Run) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        with _without_trace(run.folder):
+            yield
 
 
 @contextmanager
 def _without_trace(folder: Path) -> Iterator[None]:
-    """Remove the folder again if nothing but the lock was put into it."""
+    """Remove the folder again if nothing but our lock was put into it."""
     try:
         yield
     finally:

@@ -190,7 +190,7 @@ class Engine(Section):
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     compile: bool = False  # torch.compile the training forward
     threads: PositiveInt | None = None  # CPU threads; None: torch's default
-    micro_batch_size: PositiveInt | None = None  # accumulate gradients over slices of a batch
+    micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
     eval_batch_size: PositiveInt = 500
     checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
 
@@ -203,10 +203,20 @@ class Config(Recipe):
     rules: Rules = Rules()
     data: Data = Data()
     model: Model
-    batch_size: PositiveInt = 128
+    batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
     views: Views = "none"  # test-time augmentation of predictions; see predict.VIEWS
     engine: Engine = Engine()
+
+    @model_validator(mode="after")
+    def _slices_are_equal(self) -> Config:
+        size = self.engine.micro_batch_size
+        if size is not None and self.batch_size % size:
+            raise ValueError(
+                f"engine.micro_batch_size {size} does not divide batch_size {self.batch_size}: BatchNorm would see slices of "
+                "different sizes; use a divisor"
+            )
+        return self

@@ -20,8 +20,9 @@ import numpy.typing as npt
 
 from cifar_small.budget import check_count
 from cifar_small.environment import commit, package_version
-from cifar_small.errors import ConfigError, DataError
+from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
+from cifar_small.predict import load_net
 from cifar_small.predictions import Predictions
 from cifar_small.results import copy_pictures, run_record
 from cifar_small.runs import Run
@@ -137,6 +138,16 @@ def check_rules(predictions: Predictions) -> Rules:
     return rules
 
 
+def _check_weights(predictions: Predictions, run: Run) -> None:
+    """Count the checkpoint itself once more. Raises CheckpointError if it is not the one that made the predictions."""
+    net = load_net(run)
+    if net.facts["weights_sha256"] != predictions.meta["weights_sha256"]:
+        raise CheckpointError(
+            f"{predictions.meta.get('file')} was not made by the weights {run.best} now holds; predict again, with --overwrite"
+        )
+    check_count(net.config.name, net.parameters, net.config.rules)
+
+
 def submit(
     predictions: Predictions, output: Path, *, run: Run | None = None, overwrite: bool = False, command: str = ""
 ) -> dict[str, Any]:
@@ -155,6 +166,8 @@ def submit(
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)
     rules = check_rules(predictions)
+    if run is not None:
+        _check_weights(predictions, run)
     evidence = {"run": run_record(run)} if run is not None else {}
     content = render_csv(predictions, rules)
     write_atomic(output, content)

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_small.config import Config, parse_config
+from cifar_small.config import parse_config
+from cifar_small.schema import Config
 
 torch.set_num_threads(1)
 

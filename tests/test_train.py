@@ -1,0 +1,390 @@
+"""Training runs of seconds: what they learn, write, resume and refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_raw
+from torch import nn
+
+import cifar_small.data
+import cifar_small.predict
+import cifar_small.train as train_module
+from cifar_small.budget import count_parameters
+from cifar_small.checkpoints import load_checkpoint, save_checkpoint
+from cifar_small.config import parse_config, resolve_phases
+from cifar_small.errors import CheckpointError, ConfigError, DataError, DivergedError, Terminated, UserError
+from cifar_small.kill_resume import CONFIG as EVERYTHING
+from cifar_small.kill_resume import fingerprint
+from cifar_small.models import build_model
+from cifar_small.predictions import load_predictions
+from cifar_small.problem import load_problem
+from cifar_small.runs import Run, locked
+from cifar_small.schedules import learning_rate
+from cifar_small.schema import Config
+from cifar_small.train import Trainer, train
+
+Tiny = Callable[..., Config]
+
+
+def everything(**changes: Any) -> Config:
+    return parse_config(
+        {**EVERYTHING, "phases": [{**EVERYTHING["phases"][0], "epochs": 2}, EVERYTHING["phases"][1]], **changes}
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(everything(), folder, quiet=True)
+    return folder
+
+
+def test_learns_and_leaves_a_whole_run_directory(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(phases=[{"epochs": 6}], data={"source": "digits", "val_size": 200}, views="shift")
+    summary = train(config, tmp_path / "run", command="the command")
+    run = Run(tmp_path / "run")
+    assert summary["val_accuracy"] > 0.9
+    assert summary == run.summary()
+    assert {path.name for path in run.folder.iterdir()} == {
+        ".lock", "config.yaml", "env.json", "metrics.csv", "last.pt", "previous.pt", "best.pt", "summary.json", "curves.png",
+        "confusion.png", "predictions",
+    }  # fmt: skip
+    predictions = load_predictions(run.predictions / "val.npz")
+    assert predictions.accuracy == summary["val_accuracy"]
+    assert predictions.meta["weights_sha256"] == summary["weights_sha256"]
+    assert run.config() == config
+    assert run.sessions()[0]["command"] == "the command"
+    rows = metrics(run.folder)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert max(float(row["val_accuracy"]) for row in rows) == summary["val_accuracy_plain"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("epoch")]) == 6  # not a terminal: a line per epoch
+    assert "selected by: the best epoch on val" in lines[-1]
+
+
+def test_same_seed_same_bits_other_seed_other_bits(undisturbed: Path, tmp_path: Path) -> None:
+    train(everything(), tmp_path / "again", quiet=True)
+    train(everything(seed=1), tmp_path / "other", quiet=True)
+    assert fingerprint(tmp_path / "again") == fingerprint(undisturbed)
+    assert fingerprint(tmp_path / "other") != fingerprint(undisturbed)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
+    """Do something after the number-th optimiser step."""
+    original, calls = Trainer._step, 0
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        bad = original(self, *arguments)
+        if calls == number:
+            action()
+        return bad
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+# 8 steps an epoch: the first step, within an epoch, the last step of an epoch, of a phase, and of the run.
+@pytest.mark.parametrize(
+    ("number", "kind"), [(1, signal.SIGTERM), (11, signal.SIGINT), (8, signal.SIGTERM), (16, signal.SIGTERM)]
+)
+def test_signal_saves_and_resume_is_exact(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: signal.Signals
+) -> None:
+    folder, handler = tmp_path / "run", signal.getsignal(kind)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, number, lambda: os.kill(os.getpid(), kind))
+        with pytest.raises(Terminated, match=f"{kind.name}.*--resume"):
+            train(everything(), folder, quiet=True)
+    assert signal.getsignal(kind) is handler
+    state = load_checkpoint(folder / "last.pt")
+    assert 8 * state["epoch"] + state["step"] == number
+    train(everything(), folder, resume=True, quiet=True)
+    assert fingerprint(folder) == fingerprint(undisturbed)
+    assert len(metrics(folder)) == 5
+    assert len(Run(folder).sessions()) == 2
+
+
+def stopped_after(steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, steps, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(everything(), folder, quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["optimizer", "average", "totals"])
+def test_forgetting_any_part_of_the_state_shows(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The control: what the exactness tests compare does depend on each part being restored."""
+    folder = stopped_after(11, tmp_path / "run", monkeypatch)
+    state = load_checkpoint(folder / "last.pt")
+    if part == "optimizer":
+        for entry in state[part].values():
+            entry["momentum_buffer"].zero_()
+    elif part == "average":
+        state[part] = {key: value if "n_averaged" in key else value * 0 for key, value in state[part].items()}
+    else:
+        state[part].zero_()
+    save_checkpoint(folder / "last.pt", state)
+    train(everything(), folder, resume=True, quiet=True)
+    assert fingerprint(folder) != fingerprint(undisturbed)
+
+
+def test_damaged_last_falls_back_to_previous(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped_after(13, tmp_path / "run", monkeypatch)
+    raw = bytearray((folder / "last.pt").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "last.pt").write_bytes(raw)
+    train(everything(), folder, resume=True, quiet=True)
+    assert "damaged" in capsys.readouterr().out
+    assert fingerprint(folder) == fingerprint(undisturbed)
+
+
+def test_resume_refuses_another_config_and_takes_more_epochs(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    short = train(tiny(), folder, quiet=True)
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        train(tiny(), folder, quiet=True)
+    with pytest.raises(ConfigError, match=r"optim.lr: 0.1 -> 0.2; seed: 0 -> 5"):
+        train(tiny(optim={"lr": 0.2}, seed=5), folder, resume=True, quiet=True)
+    with pytest.raises(ConfigError, match=r"phases.0.epochs: 2 -> 1"):
+        train(tiny(phases=[{"epochs": 1}]), folder, resume=True, quiet=True)
+    assert train(tiny(), folder, resume=True, quiet=True) == short  # complete: nothing to do
+    longer = train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
+    assert (short["epochs"], longer["epochs"]) == (2, 3)
+
+
+def test_resume_refuses_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    train(tiny(), folder, quiet=True)
+    original = cifar_small.predict.load_train
+
+    def changed(data: Any) -> Any:
+        images = original(data)
+        pixels = images.images.copy()
+        pixels[0, 0, 0, 0] ^= 1
+        return cifar_small.data.Images(pixels, images.labels, images.ids, images.classes, images.source)
+
+    monkeypatch.setattr(cifar_small.predict, "load_train", changed)
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
+
+
+def test_second_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with locked(run), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on"):
+        train(tiny(), run.folder, quiet=True)
+    assert not run.folder.exists()  # a lock alone leaves nothing behind
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_not_finite_stops_before_the_update_and_names_the_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder, original, calls = tmp_path / "run", train_module.clip_and_check, 0
+    weights: list[torch.Tensor] = []
+
+    def poisoned(optimizer: torch.optim.SGD, loss: torch.Tensor, clip: float | None) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # the third of epoch 2
+            parameter = optimizer.param_groups[0]["params"][0]
+            weights.extend([parameter, parameter.detach().clone()])
+            if what == "loss":
+                loss.fill_(torch.nan)
+            else:
+                parameter.grad[0, 0, 0, 0] = torch.inf
+        return original(optimizer, loss, clip)
+
+    monkeypatch.setattr(train_module, "clip_and_check", poisoned)
+    with pytest.raises(DivergedError, match=r"not finite at epoch 2, step 3 of 4 \(lr 0.0[0-9]+\)"):
+        train(tiny(), folder, quiet=True)
+    assert torch.equal(weights[0], weights[1])
+    assert load_checkpoint(folder / "last.pt")["epoch"] == 1
+
+
+def test_over_budget_is_refused_before_data_is_read(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar_small.predict, "load_train", lambda data: pytest.fail("data was read"))
+    count = count_parameters(build_model(tiny().model, 10))
+    with pytest.raises(ConfigError, match=rf"{count:,} trainable parameters, 1 over the budget of {count - 1:,}; widest that"):
+        train(tiny(rules={"max_params": count - 1}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"batch_size": 300}, DataError, "batch_size 300 is above the 256 training images"),
+        ({"data": {"source": "digits", "val_size": 1437}}, DataError, "1437|1,437"),
+        ({"engine": {"device": "cuda"}}, UserError, "engine.device is cuda but no GPU was found"),
+    ],
+)
+def test_refusals_leave_nothing_behind(
+    tiny: Tiny, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    if "engine" in changes and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(error, match=message):
+        train(tiny(**changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_never_reads_the_test_split(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar_small.predict, "load_test", lambda data: pytest.fail("test was read"))
+    monkeypatch.setattr(cifar_small.data, "load_test", lambda data: pytest.fail("test was read"))
+    train(tiny(), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").test_readings() == []
+
+
+def test_val_is_the_plain_images(tiny: Tiny) -> None:
+    config = tiny(augment={"crop": 4, "flip": "random", "cutout": 8})
+    problem = load_problem(config)
+    assert np.array_equal(problem.val_images.permute(0, 2, 3, 1).numpy(), problem.val.images)
+    everything_read = cifar_small.data.load_train(config.data)
+    by_id = {int(number): row for number, row in zip(everything_read.ids, everything_read.images, strict=True)}
+    assert all(np.array_equal(by_id[int(number)], row) for number, row in zip(problem.val.ids, problem.val.images, strict=True))
+
+
+def test_average_counts_and_is_not_the_model(undisturbed: Path) -> None:
+    last, best = load_checkpoint(undisturbed / "last.pt"), load_checkpoint(undisturbed / "best.pt")
+    average = {key.removeprefix("module."): value for key, value in last["average"].items() if key != "n_averaged"}
+    assert int(last["average"]["n_averaged"]) == 5 * 8
+    assert not torch.equal(average["conv1.weight"], last["model"]["conv1.weight"])
+    if best["epoch"] == 5:
+        assert torch.equal(best["weights"]["conv1.weight"], average["conv1.weight"])
+
+
+def test_average_by_hand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history: list[torch.Tensor] = []
+    original = Trainer._step
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        bad = original(self, *arguments)
+        history.append(self.state.model.fc.weight.detach().clone())
+        return bad
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    train(tiny(ema_decay=0.8, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
+    expected = history[0]  # torch starts the average with the first weights
+    for weights in history[1:]:
+        expected = 0.8 * expected + 0.2 * weights
+    average = load_checkpoint(tmp_path / "run" / "last.pt")["average"]["module.fc.weight"]
+    torch.testing.assert_close(average, expected, rtol=1e-5, atol=1e-7)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
+    values = iter(accuracies)
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self: (1.0, next(values)))
+
+
+@pytest.mark.parametrize(("selection", "epoch"), [("best", 2), ("last", 4)])
+def test_selection_rule(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: str, epoch: int) -> None:
+    scripted(monkeypatch, [0.3, 0.6, 0.6, 0.5])  # a tie keeps the earlier epoch
+    summary = train(tiny(phases=[{"epochs": 4}], selection=selection), tmp_path / "run", quiet=True)
+    assert summary["selected_epoch"] == epoch
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["epoch"] == epoch
+
+
+def test_patience(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [0.3, 0.6, 0.5, 0.6, 0.9])
+    summary = train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", quiet=True)
+    assert (summary["epochs"], summary["epochs_planned"], summary["selected_epoch"]) == (4, 5, 2)
+    assert train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", resume=True, quiet=True) == summary
+
+
+def test_micro_batches_give_the_gradient_of_the_batch(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without BatchNorm, whose statistics are of the slice, accumulated slices and the whole batch are the same step."""
+    monkeypatch.setattr(
+        train_module, "build_model", lambda model, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+    )
+    weights = []
+    for size in (64, 16, 32):
+        trainer = Trainer(
+            tiny(engine={"device": "cpu", "precision": "fp32", "micro_batch_size": size}, optim={"lr": 0.01}),
+            resolve_phases(tiny(optim={"lr": 0.01})), Run(tmp_path), [], 0.0, True,
+        )  # fmt: skip
+        monkeypatch.setattr(Trainer, "_end_epoch", lambda self, *a: pytest.fail("only steps are run"))
+        with pytest.raises(pytest.fail.Exception):
+            trainer.fit()
+        weights.append(trainer.state.model[1].weight.detach())
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights[2], weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(
+        phases=[
+            {"epochs": 1, "mixup_alpha": 0.4, "dropout": 0.5},
+            {"epochs": 2, "mixup_alpha": 0.0, "optim": {"lr": 0.02, "momentum": 0.5}, "schedule": {"name": "constant"}},
+        ]
+    )
+    seen: list[tuple[float, float, float, bool]] = []
+    original = Trainer._step
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        group, fresh = self.state.optimizer.param_groups[0], not self.state.optimizer.state
+        seen.append((self.state.model.dropout.p, group["lr"], group["momentum"], fresh))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    train(config, tmp_path / "run", quiet=True)
+    first = resolve_phases(config)[0].settings
+    assert [entry[0] for entry in seen] == [0.5] * 12  # dropout is inherited
+    assert [entry[1] for entry in seen[:4]] == [learning_rate(first.schedule, 0.1, step, 4, 4) for step in range(4)]
+    assert [entry[1:3] for entry in seen[4:]] == [(0.02, 0.5)] * 8
+    assert [entry[3] for entry in seen] == [True] + [False] * 11  # momentum is carried over the boundary
+    rows = metrics(tmp_path / "run")
+    assert [row["train_targets"] for row in rows] == ["mixed", "hard", "hard"]
+
+
+def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[list[int]] = []
+    original = Trainer._step
+
+    def step(self: Trainer, phase: Any, step: int, padded: Any, images: torch.Tensor, draws: Any) -> Any:
+        chosen.append(images.tolist())
+        return original(self, phase, step, padded, images, draws)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    train(tiny(batch_size=100), tmp_path / "run", quiet=True)  # 256 images: two batches an epoch, 56 left out
+    epochs = [chosen[0] + chosen[1], chosen[2] + chosen[3]]
+    assert [len(chosen), len(set(epochs[0])), len(set(epochs[1]))] == [4, 200, 200]
+    assert epochs[0] != epochs[1]
+    assert set(epochs[0]) != set(epochs[1])
+
+
+def test_bf16_and_record_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(engine={"device": "cpu", "precision": "bf16"}), tmp_path / "run", quiet=True)
+    text = (tmp_path / "run" / "env.json").read_text()
+    session = json.loads(text)["sessions"][0]
+    assert session["precision"] == "bf16"
+    assert session["packages"]["torch"] == torch.__version__
+    assert str(Path.home()) not in text
+    assert str(Path(__file__).parent.parent) not in text
+
+
+@pytest.mark.slow
+def test_compiled_training_learns_the_same(tmp_path: Path) -> None:
+    raw = tiny_raw(phases=[{"epochs": 2}])
+    plain = train(parse_config(raw), tmp_path / "plain", quiet=True)
+    raw["engine"]["compile"] = True
+    compiled = train(parse_config(raw), tmp_path / "compiled", quiet=True)
+    assert abs(plain["val_accuracy"] - compiled["val_accuracy"]) < 0.1
