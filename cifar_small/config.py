@@ -14,13 +14,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from cifar_small.config_errors import describe_problems
 from cifar_small.errors import ConfigError
-from cifar_small.schema import Config, Cosine, Engine, MultiStep, PhaseSettings, Recipe
-from cifar_small.strict_yaml import parse_yaml, read_yaml
+from cifar_small.schema import IDLE_MIX_PROB, Config, Cosine, Engine, MultiStep, PhaseSettings, Recipe
+from cifar_small.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def resolve_phases(config: Config) -> tuple[Phase, ...]:
 
 def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     problems: list[str] = []
-    settings = config.model_dump(include=set(Recipe.model_fields), exclude_unset=True)
+    settings = config.model_dump(include=set(Recipe.model_fields))
     settings["dropout"] = config.model.dropout
     resolved: list[PhaseSettings] = []
     schedule_starts: list[int] = []
@@ -64,6 +63,9 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
         epoch += phase.epochs
+    mixes = any(phase.mixup_alpha or phase.cutmix_alpha for phase in resolved)
+    if "mix_prob" in config.model_fields_set and not mixes:
+        problems.append(IDLE_MIX_PROB)
     if problems:
         return (), problems
     phases: list[Phase] = []
@@ -141,16 +143,26 @@ def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
         config = Config.model_validate(dict(raw))
         problems = _resolve(config)[1]
     except ValidationError as error:
-        problems = describe_problems(Config, error, "")
+        problems = describe_problems(Config, error, "") + _phase_problems(raw, {str(item["loc"][0]) for item in error.errors()})
     if problems:
         head = f"{where}: " if len(problems) == 1 else f"{where}: {len(problems)} problems: "
         raise ConfigError(head + "; ".join(problems))
     return config
 
 
+def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
+    """What is wrong with the phases of a config whose keys `bad` are wrong too, so that all is said at once."""
+    stand_ins = {"name": "any", "model": {"family": "wideresnet", "depth": 10, "widen_factor": 1}}
+    rest = {key: value for key, value in raw.items() if key not in bad}
+    try:
+        return _resolve(Config.model_validate({**stand_ins, **rest}))[1]
+    except ValidationError:  # the phases themselves are missing or no list; that has been said
+        return []
+
+
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML text that `load_config` reads back to an equal value."""
-    return yaml.safe_dump(config_dict(config), sort_keys=False, default_flow_style=None, width=128)
+    return dump_yaml(config_dict(config))
 
 
 def config_dict(config: Config) -> dict[str, Any]:
@@ -158,7 +170,10 @@ def config_dict(config: Config) -> dict[str, Any]:
 
     Values that hold only where something else is on (and would be refused as having no effect) are left out while it is off.
     """
-    plain = _without_idle(json.loads(config.model_dump_json()))
+    plain: dict[str, Any] = json.loads(config.model_dump_json())
+    if "mix_prob" not in config.model_fields_set:
+        plain.pop("mix_prob")  # with mixing off everywhere it would be refused as having no effect
+    plain = _without_idle(plain, keep={key: plain[key] for key in plain if key == "mix_prob"})
     first = ("name", "seed", "rules", "data", "model", "batch_size")
     return {key: plain[key] for key in first} | {key: value for key, value in plain.items() if key not in first}
 

@@ -24,7 +24,8 @@ def wilson_interval(correct: int, total: int, z: float = 1.959963984540054) -> t
 
 def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> npt.NDArray[np.int64]:
     """Counts (K, K): row = true class, column = predicted class."""
-    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+    cells = labels.astype(np.int64) * num_classes + predicted  # small dtypes would wrap around
+    return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def cross_entropy(logits: Array, labels: Array) -> float:

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 
 from cifar_small.budget import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
 from cifar_small.config import load_config
 from cifar_small.errors import ConfigError
 from cifar_small.schema import Config
+from cifar_small.strict_yaml import dump_yaml
 
 ASSUMED_CLASSES = 10  # where only the data would tell
 HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headroom")
@@ -155,7 +155,7 @@ def _fit(row: Row) -> str:
     model, count = found
     section = {"model": model.model_dump(mode="json", exclude_defaults=True)}
     note = f"# {row.path}: {count:,} trainable parameters, {budget - count:,} below the budget of {budget:,}"
-    return f"{note}\n{yaml.safe_dump(section, sort_keys=False, default_flow_style=None, width=128)}".rstrip()
+    return f"{note}\n{dump_yaml(section)}".rstrip()
 
 
 def _layers(row: Row) -> str:

@@ -22,7 +22,7 @@ def learning_rate(
     """
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup:
-        return base_lr * (step + 1) / warmup
+        return base_lr * ((step + 1) / warmup)
     if isinstance(schedule, Cosine):
         progress = (step - warmup) / (steps - warmup)
         return schedule.min_lr + (base_lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))

@@ -11,10 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
-PositiveInt = Annotated[int, Field(ge=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=100_000)]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # bounds that keep a slip of the finger from hanging the counting of a net
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Views = Literal["none", "flip", "shift", "flip_shift", "r3"]
 Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+Widths = Annotated[tuple[Width, ...], Field(strict=False)]
+Depths = Annotated[tuple[Depth, ...], Field(strict=False)]
 
 
 class Section(BaseModel):
@@ -46,10 +50,10 @@ class ResNetModel(Section):
     """BasicBlock ResNet for 32x32 images."""
 
     family: Literal["resnet"]
-    widths: Ints  # channels of each stage, 3 or 4 stages
-    blocks: Ints  # BasicBlocks in each stage
-    strides: Ints | None = None  # of each stage's first block; None: 1, 2, 2(, 2)
-    stem_width: PositiveInt | None = None  # None: widths[0]
+    widths: Widths  # channels of each stage, 3 or 4 stages
+    blocks: Depths  # BasicBlocks in each stage
+    strides: Depths | None = None  # of each stage's first block; None: 1, 2, 2(, 2)
+    stem_width: Width | None = None  # None: widths[0]
     shortcut: Literal["conv", "pad"] = "conv"  # option B (1x1 projection) or option A (zero padding)
     preact: bool = False
     activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "relu"
@@ -73,8 +77,8 @@ class WideResNetModel(Section):
     """WideResNet (Zagoruyko & Komodakis, 2016)."""
 
     family: Literal["wideresnet"]
-    depth: PositiveInt  # 6n + 4
-    widen_factor: PositiveInt
+    depth: Depth  # 6n + 4
+    widen_factor: Depth
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # between the two convolutions of a block
 
     @model_validator(mode="after")
@@ -157,6 +161,9 @@ class MultiStep(Section):
 Schedule = Annotated[Constant | Cosine | MultiStep, Field(discriminator="name")]
 
 
+IDLE_MIX_PROB = "mix_prob has no effect while mixup_alpha and cutmix_alpha are 0: set one or drop mix_prob"
+
+
 class Recipe(Section):
     """The settings that a phase may change."""
 
@@ -168,12 +175,6 @@ class Recipe(Section):
     mix_prob: Probability = 1.0  # share of the batches that are mixed; with both alphas on, half of them by each
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
 
-    @model_validator(mode="after")
-    def _values_have_effect(self) -> Recipe:
-        if "mix_prob" in self.model_fields_set and not (self.mixup_alpha or self.cutmix_alpha):
-            raise ValueError("mix_prob has no effect while mixup_alpha and cutmix_alpha are 0: set one or drop mix_prob")
-        return self
-
 
 class PhaseSettings(Recipe):
     """A whole phase: its length and every setting in force during it."""
@@ -181,11 +182,17 @@ class PhaseSettings(Recipe):
     epochs: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of every dropout layer in the net
 
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> PhaseSettings:
+        if "mix_prob" in self.model_fields_set and not (self.mixup_alpha or self.cutmix_alpha):
+            raise ValueError(IDLE_MIX_PROB)
+        return self
+
 
 class Engine(Section):
     """How the run is computed. Only `precision`, `layout` and `micro_batch_size` touch the result."""
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     compile: bool = False  # torch.compile the training forward

@@ -78,6 +78,21 @@ def parse_yaml(text: str, where: str) -> Any:
         raise ConfigError(f"{where} is not readable as YAML ({type(error).__name__}: {str(error).splitlines()[0:1]})") from None
 
 
+class _Dumper(yaml.SafeDumper):
+    """SafeDumper that also quotes text which the strict reader would take for a number."""
+
+
+for _first_character, _resolvers in _StrictLoader.yaml_implicit_resolvers.items():
+    for _tag, _regexp in _resolvers:
+        _Dumper.add_implicit_resolver(_tag, _regexp, [_first_character])
+
+
+def dump_yaml(value: Any) -> str:
+    """Plain values as YAML text that `parse_yaml` reads back to equal values; short lists and mappings on one line."""
+    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=128)
+    return text
+
+
 def read_yaml(path: str | Path) -> Any:
     """Read a YAML file (UTF-8, at most 1 MB) strictly. Raises ConfigError naming the file and the place."""
     path = Path(path)

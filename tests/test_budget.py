@@ -17,9 +17,10 @@ from cifar_small.budget import (
     skeleton,
     widest,
 )
-from cifar_small.config import ResNetModel, Rules, WideResNetModel, parse_config
+from cifar_small.config import parse_config
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model
+from cifar_small.schema import ResNetModel, Rules, WideResNetModel
 
 
 def config(model, name="net", **sections):

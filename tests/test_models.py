@@ -10,7 +10,6 @@ from torch import nn
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.budget import count_parameters, skeleton
-from cifar_small.config import ResNetModel, WideResNetModel
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, set_dropout
 from cifar_small.models.blocks import (
@@ -23,6 +22,7 @@ from cifar_small.models.blocks import (
     SqueezeExcitation,
     StochasticDepth,
 )
+from cifar_small.schema import ResNetModel, WideResNetModel
 
 
 def resnet(blocks, widths, **options):

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cifar_small.config import ResNetModel, load_config
+from cifar_small.config import load_config
 from cifar_small.param_table import main
+from cifar_small.schema import ResNetModel
 
 ROOT = Path(__file__).parent.parent
 WRN = "name: {name}\nmodel: {{family: wideresnet, depth: 28, widen_factor: {factor}}}\nphases: [{{epochs: 1}}]\n"
@@ -165,6 +166,7 @@ def test_without_an_environment_it_says_what_to_run(tmp_path):
     (tmp_path / "tools").mkdir()
     script = tmp_path / "tools" / "param_count"
     script.write_bytes((ROOT / "tools" / "param_count").read_bytes())
+    (script.parent / "_venv.py").write_bytes((ROOT / "tools" / "_venv.py").read_bytes())
     done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert (

@@ -20,10 +20,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_small.config import Data
 from cifar_small.data import load_test, load_train, sources
 from cifar_small.data.download import _SameScheme, download
 from cifar_small.errors import DataError
+from cifar_small.schema import Data
 
 C10 = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
 FINE = [f"fine{number:02d}".encode() for number in range(100)]

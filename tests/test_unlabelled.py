@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar_small.config import Data
 from cifar_small.data import Images, colour_notes, load_test, load_unlabelled, write_unlabelled
 from cifar_small.data.unlabelled import CHW_BELOW, HWC_ABOVE, smoothness
 from cifar_small.errors import DataError
+from cifar_small.schema import Data
 
 MEAN = (0.4914, 0.4822, 0.4465)
 
