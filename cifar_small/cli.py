@@ -11,17 +11,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cifar_small import __version__
-from cifar_small.errors import ConfigError, Terminated, UserError
+from cifar_small.errors import DataError, Terminated, UserError
+from cifar_small.files import refuse_existing, write_atomic
 from cifar_small.schema import Views
 
 DESCRIPTION = """\
 Train, predict and submit small image classifiers under a parameter budget.
 
 The usual way, each step a file the next one reads:
-  tools/param_count configs/resnet_1hour.yaml            is it legal? (before training)
-  cifar-small train --config configs/resnet_1hour.yaml   -> runs/resnet_1hour-seed0/
-  cifar-small predict runs/resnet_1hour-seed0 --split submit --file cifar_test_nolabel.pkl
-  cifar-small submit runs/resnet_1hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv
+  tools/param_count configs/resnet_hour.yaml            is it legal? (before training)
+  cifar-small train --config configs/resnet_hour.yaml   -> runs/resnet_hour-seed0/
+  cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
+  cifar-small submit runs/resnet_hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv
   cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
 """
 EXIT_CODES = """\
@@ -81,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
         "train a config into a run directory",
         """\
 Any setting of the config can be overridden by its dotted name:
-  cifar-small train --config configs/resnet_1hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
+  cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
 A run that was killed goes on with --resume, to the same weights bit for bit.""",
     )
     sub.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
@@ -107,11 +108,11 @@ Reading the test split is recorded in the run directory; choose nothing by it.""
         "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
     )
     sub.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
-    sub.add_argument("--overwrite", action="store_true")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb("ensemble", _ensemble, "average the logits of several predictions files, joined by id")
     sub.add_argument("predictions", type=Path, nargs="+", metavar="PREDICTIONS")
     sub.add_argument("--output", type=Path, required=True, help="predictions file to write")
-    sub.add_argument("--overwrite", action="store_true")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb(
         "submit",
         _submit,
@@ -122,7 +123,7 @@ The record, curves and config are put beside the CSV, so give each submission a 
     )
     sub.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
     sub.add_argument("--output", type=Path, required=True, help="CSV to write")
-    sub.add_argument("--overwrite", action="store_true")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb("check", _check, "validate any submission CSV against the unlabelled file and name every fault")
     sub.add_argument("csv", type=Path, metavar="CSV")
     sub.add_argument("--file", type=Path, required=True, help="the unlabelled file the CSV answers")
@@ -131,11 +132,11 @@ The record, curves and config are put beside the CSV, so give each submission a 
     sub = verb("unlabelled", _unlabelled, "write the test images of a config as an unlabelled pickle, to practise on")
     sub.add_argument("--config", type=Path, required=True)
     sub.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
-    sub.add_argument("--overwrite", action="store_true")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb("record", _record, "put the record of a run (summary, config, curves, test readings) into a folder for git")
     sub.add_argument("directory", type=Path, metavar="RUN")
     sub.add_argument("--output", type=Path, required=True, help="folder, such as submissions/2026-11-20_mine")
-    sub.add_argument("--overwrite", action="store_true")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb("results", _results, "print the results table made from the records under submissions/")
     sub.add_argument("--records", type=Path, default=Path("submissions"))
     sub.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
@@ -196,7 +197,6 @@ def _predict(options: argparse.Namespace) -> int:
 
 def _ensemble(options: argparse.Namespace) -> int:
     from cifar_small.ensemble import mean_logits
-    from cifar_small.files import refuse_existing
     from cifar_small.predictions import load_predictions
 
     refuse_existing(options.output, options.overwrite)
@@ -226,7 +226,6 @@ def _submit(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     from cifar_small.config import load_config
     from cifar_small.data import class_names, load_unlabelled
-    from cifar_small.errors import DataError
     from cifar_small.schema import Data, Rules
     from cifar_small.submission import find_faults
 
@@ -242,14 +241,14 @@ def _check(options: argparse.Namespace) -> int:
     faults = find_faults(content, images.ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
-    print(f"{options.csv}: {len(faults)} faults" if faults else f"{options.csv}: valid, {len(images):,} rows")
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    print(f"{options.csv}: {count}" if faults else f"{options.csv}: valid, {len(images):,} rows")
     return 1 if faults else 0
 
 
 def _unlabelled(options: argparse.Namespace) -> int:
     from cifar_small.config import load_config
     from cifar_small.data import load_test, write_unlabelled
-    from cifar_small.files import refuse_existing
 
     refuse_existing(options.output, options.overwrite)
     images = load_test(load_config(options.config).data)
@@ -275,9 +274,8 @@ def _results(options: argparse.Namespace) -> int:
         return 0
     try:
         text = options.write.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {options.write}: {error.strerror}; expected a text file with the results markers"
-        ) from None
-    options.write.write_text(replace_section(text, table, str(options.write)), encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise DataError(f"cannot read {options.write}: {reason}; expected a text file with the results markers") from None
+    write_atomic(options.write, replace_section(text, table, str(options.write)).encode())
     return 0

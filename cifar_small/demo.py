@@ -114,6 +114,8 @@ def run_demo(folder: Path, command: str) -> None:
 
 
 def _prepare(folder: Path) -> list[Path]:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file; name an empty or new folder with --output")
     if folder.exists() and any(folder.iterdir()) and not (folder / MARKER).exists():
         raise UserError(f"{folder} holds other files; name an empty folder with --output")
     if folder.exists():

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from cifar_small.errors import DataError
 from cifar_small.predictions import Predictions
@@ -20,26 +21,30 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
     if len(members) < 2:
         raise DataError(f"an ensemble needs at least two predictions files, got {len(members)}")
     first = members[0]
-    names = [str(member.meta.get("file", position)) for position, member in enumerate(members)]
-    total = np.zeros(first.logits.shape, np.float64)
-    for position, (member, name) in enumerate(zip(members, names, strict=True)):
-        for other, earlier in zip(members[:position], names, strict=False):
-            if np.array_equal(np.sort(other.ids), np.sort(member.ids)) and np.array_equal(other.logits, member.logits):
-                raise DataError(f"{name} holds the same logits as {earlier}; leave one out")
+    names = [f"{member.meta.get('run')}/{member.meta.get('file')}" for member in members]
+    joined: list[npt.NDArray[np.float32]] = []
+    for member, name in zip(members, names, strict=True):
         if member.classes != first.classes:
-            raise DataError(
-                f"{name} has classes {list(member.classes)[:3]}..., {names[0]} {list(first.classes)[:3]}...; same order needed"
-            )
+            own, others = list(member.classes)[:3], list(first.classes)[:3]
+            raise DataError(f"{name} has classes {own}..., {names[0]} {others}...; the same names in the same order are needed")
         for key in ("images_sha256", "rules"):
             if member.meta.get(key) != first.meta.get(key):
                 raise DataError(
                     f"{name} and {names[0]} differ in {key}: {member.meta.get(key)} and {first.meta.get(key)}; predict again"
                 )
         order = np.argsort(member.ids)
-        place = np.searchsorted(member.ids, first.ids, sorter=order)
-        if len(member.ids) != len(first.ids) or not np.array_equal(np.sort(member.ids), np.sort(first.ids)):
+        if not np.array_equal(member.ids[order], np.sort(first.ids)):
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
-        total += member.logits[order[place]]
+        place = order[np.searchsorted(member.ids, first.ids, sorter=order)]
+        if not _same(None if member.labels is None else member.labels[place], first.labels):
+            raise DataError(f"{name} has other labels than {names[0]}; predict the same split with every member")
+        for earlier, (other, logits) in enumerate(zip(members, joined, strict=False)):
+            checkpoints = [one.meta.get("weights_sha256") for one in (member, other)]
+            if np.array_equal(logits, member.logits[place]) or (checkpoints[0] and checkpoints[0] == checkpoints[1]):
+                raise DataError(
+                    f"{name} and {names[earlier]} are of the same weights; leave one out (--views averages views of one net)"
+                )
+        joined.append(member.logits[place])
     facts = (
         "name",
         "seed",
@@ -58,6 +63,14 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
         "name": "mean of logits: "
         + ", ".join(f"{member.meta.get('name')} (seed {member.meta.get('seed')})" for member in members),
         "members": [{key: member.meta.get(key) for key in facts} for member in members],
+        "lineage": sorted({str(one) for member in members for one in member.meta.get("lineage") or []}),
         "parameters": sum(int(member.meta["parameters"]) for member in members),
     }
-    return Predictions(first.ids, (total / len(members)).astype(np.float32), first.labels, first.classes, meta)
+    logits = np.asarray(np.mean(np.stack(joined), axis=0, dtype=np.float64), np.float32)
+    return Predictions(first.ids, logits, first.labels, first.classes, meta)
+
+
+def _same(labels: npt.NDArray[np.int64] | None, others: npt.NDArray[np.int64] | None) -> bool:
+    if labels is None or others is None:
+        return labels is others
+    return np.array_equal(labels, others)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -30,8 +31,11 @@ def write_atomic(path: Path, content: bytes) -> None:
             temporary.unlink(missing_ok=True)
         sync_folder(path.parent)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"cannot write {path} ({len(content):,} bytes): {reason}; free space or choose another path") from None
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        advice = f"it takes {len(content):,} bytes: free some space" if full else "choose another path"
+        blocked = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+        reason = f"{blocked} is a file, not a folder" if blocked else error.strerror or str(error)
+        raise UserError(f"cannot write {path}: {reason}; {advice}") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -43,6 +47,17 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line of text and bring it to the disk. Raises UserError naming the path."""
+    try:
+        with open(path, "a", encoding="utf-8") as file:
+            file.write(line + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise UserError(f"cannot append to {path}: {error.strerror}; free some space or check its permissions") from None
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write JSON atomically; a NaN is refused because it is not JSON."""
     write_atomic(path, (json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode())
@@ -50,7 +65,11 @@ def write_json(path: Path, value: Any) -> None:
 
 def refuse_existing(path: Path, overwrite: bool) -> None:
     """Raise UserError if the file is there and was not to be overwritten."""
-    if path.exists() and not overwrite:
+    try:
+        there = path.exists()
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another path") from None
+    if there and not overwrite:
         raise UserError(f"{path} exists already; choose another name or add --overwrite")
 
 

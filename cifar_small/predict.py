@@ -15,7 +15,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.budget import count_parameters
 from cifar_small.checkpoints import load_checkpoint
-from cifar_small.config import config_hash, parse_config
+from cifar_small.config import config_dict, config_hash, parse_config
 from cifar_small.data import (
     Images,
     colour_notes,
@@ -28,7 +28,7 @@ from cifar_small.data import (
 )
 from cifar_small.environment import autocast, memory_format, resolve_device, resolve_precision, set_threads
 from cifar_small.errors import CheckpointError, UserError
-from cifar_small.files import refuse_existing, sha256_file
+from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.models import build_model
 from cifar_small.predictions import Predictions
 from cifar_small.runs import Run
@@ -113,6 +113,8 @@ class Net:
 def load_net(run: Run) -> Net:
     """The selected weights of a run (`best.pt`). Raises CheckpointError when they are missing, damaged or of another net."""
     state = load_checkpoint(run.require().best)
+    if "weights" not in state:
+        raise CheckpointError(f"{run.best} holds no selected weights (it looks like a last.pt); expected the run's own best.pt")
     config = parse_config(state["config"], str(run.best))
     model = build_model(config.model, len(state["classes"]))
     try:
@@ -222,6 +224,8 @@ def predict(
     """
     if (split == "submit") != (file is not None):
         raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
+    if split != "submit" and (allow_rows is not None or layout != "auto"):
+        raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
     net = load_net(run)
     if device:
         net = Net(net.model, with_device(net.config, device), net.classes, net.mean, net.std, net.facts)
@@ -244,8 +248,8 @@ def predict(
         )
     predictions = predict_images(net, images, chosen, progress=True)
     predictions.meta.update(split=split, run=run.folder.name, command=command)
-    digest = predictions.save(target)
-    if split == "test":
+    content = predictions.to_bytes()
+    if split == "test":  # recorded before the result can be seen, even if the file cannot be written
         run.append_test_reading(
             {
                 "command": command,
@@ -253,13 +257,15 @@ def predict(
                 "images": len(images),
                 "accuracy": predictions.accuracy,
                 "predictions": target.name,
-                "predictions_sha256": digest,
+                "predictions_sha256": sha256_bytes(content),
                 "weights_sha256": net.facts["weights_sha256"],
             }
         )
+    write_atomic(target, content)
     return target, predictions, notes
 
 
 def with_device(config: Config, device: str) -> Config:
-    """The same configuration on another device."""
-    return config.model_copy(update={"engine": config.engine.model_copy(update={"device": device})})
+    """The same configuration on another device. Raises ConfigError for one that is no device's name."""
+    plain = config_dict(config)
+    return parse_config({**plain, "engine": {**plain["engine"], "device": device}}, "--device")

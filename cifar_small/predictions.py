@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,10 @@ class Predictions:
             )
         if self.labels is not None and len(self.labels) != len(self.ids):
             raise DataError(f"{source}: {len(self.labels):,} labels for {len(self.ids):,} ids; expected as many")
+        if self.labels is not None and len(self.labels):
+            low, high = self.labels.min(), self.labels.max()
+            if low < 0 or high >= len(self.classes):
+                raise DataError(f"{source}: labels span {low}..{high}; expected 0..{len(self.classes) - 1}")
         if len(np.unique(self.ids)) != len(self.ids):
             raise DataError(f"{source}: an id stands more than once; expected unique ids")
         broken = self.ids[~np.isfinite(self.logits).all(axis=1)]
@@ -63,15 +66,23 @@ class Predictions:
         """Share of right predictions. Only for labelled splits."""
         return float(self.correct.mean())
 
-    def save(self, path: Path) -> str:
-        """Write the file atomically and return its SHA-256."""
+    def to_bytes(self) -> bytes:
+        """The content of the predictions file."""
         arrays: dict[str, Any] = {"ids": self.ids, "logits": self.logits, "classes": np.array(self.classes)}
         if self.labels is not None:
             arrays["labels"] = self.labels
         buffer = io.BytesIO()
         np.savez_compressed(buffer, meta=np.array(json.dumps(self.meta, allow_nan=False)), **arrays)
-        write_atomic(path, buffer.getvalue())
-        return sha256_bytes(buffer.getvalue())
+        return buffer.getvalue()
+
+    def save(self, path: Path) -> str:
+        """Write the file atomically and return its SHA-256."""
+        content = self.to_bytes()
+        write_atomic(path, content)
+        return sha256_bytes(content)
+
+
+NEEDED = {"name": str, "parameters": int, "rules": dict, "images_sha256": str}  # in meta, by everything that follows
 
 
 def load_predictions(path: str | Path) -> Predictions:
@@ -79,13 +90,27 @@ def load_predictions(path: str | Path) -> Predictions:
     path = Path(path)
     try:
         raw = path.read_bytes()
-        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            meta = json.loads(str(file["meta"]))
-            labels = file["labels"].astype(np.int64) if "labels" in file else None
-            ids, logits = file["ids"].astype(np.int64), file["logits"].astype(np.float32)
-            classes = tuple(str(name) for name in file["classes"])
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}; expected predictions/NAME.npz of a run") from None
-    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is not a predictions file ({error}); expected one written by cifar-small predict") from None
-    return Predictions(ids, logits, labels, classes, {**meta, "file": path.name, "sha256": sha256_bytes(raw)})
+    try:
+        if not raw.startswith(b"PK"):
+            raise ValueError("it is no zip archive")
+        with np.load(io.BytesIO(raw), allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays["meta"]))
+        for name, kinds, ndim in (("ids", "iu", 1), ("logits", "f", 2), ("classes", "U", 1), ("labels", "iu", 1)):
+            array = arrays.get(name)
+            if array is None and name == "labels":
+                continue
+            if array is None or array.dtype.kind not in kinds or array.ndim != ndim:
+                got = "missing" if array is None else f"{array.dtype} {array.shape}"
+                raise ValueError(f"{name} is {got}")
+        if not isinstance(meta, dict) or not all(isinstance(meta.get(key), kind) for key, kind in NEEDED.items()):
+            raise ValueError(f"its meta does not hold {', '.join(NEEDED)}")
+    except Exception as error:  # a damaged archive raises errors of zipfile, zlib and numpy of a dozen kinds
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        raise DataError(f"{path} is not a predictions file ({reason}); expected one written by cifar-small predict") from None
+    labels = arrays["labels"].astype(np.int64) if "labels" in arrays else None
+    classes = tuple(str(name) for name in arrays["classes"])
+    meta |= {"file": path.name, "sha256": sha256_bytes(raw)}
+    return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, meta)

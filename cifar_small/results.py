@@ -44,10 +44,22 @@ def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
 def render_results(folder: Path) -> str:
     """A Markdown table with one row per recipe, seeds together, and the command of each below it."""
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    seen: dict[str, int] = {}  # a run may be recorded more than once; the record with most readings of test counts
     for path in sorted(folder.glob("*/*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record.get("run"):
-            groups[record["run"]["summary"]["recipe_sha256"]].append({**record["run"], "folder": path.parent.name})
+        try:
+            run = json.loads(path.read_text(encoding="utf-8")).get("run")
+            if run is None:
+                continue
+            recipe, weights = run["summary"]["recipe_sha256"], run["summary"]["weights_sha256"]
+            group, entry = groups[recipe], {**run, "folder": path.parent.name}
+            if weights not in seen:
+                seen[weights] = len(group)
+                group.append(entry)
+            elif len(run["test_readings"]) > len(group[seen[weights]]["test_readings"]):
+                group[seen[weights]] = entry
+        except (ValueError, AttributeError, KeyError, TypeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise DataError(f"{path} is not a record ({reason}); write it again with cifar-small record or submit") from None
     if not groups:
         return f"No records under {folder.name}/ yet."
     header = ["recipe", "data", "parameters", "epochs", "seeds", "views", "val %", "test %", "minutes", "hardware"]

@@ -24,7 +24,7 @@ from typing import Any
 
 from cifar_small.config import config_dict, dump_config, load_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError
-from cifar_small.files import write_atomic, write_json
+from cifar_small.files import append_line, write_atomic, write_json
 from cifar_small.schema import Config
 
 # What may differ between a run and its continuation without touching the result.
@@ -94,11 +94,8 @@ class Run:
 
     def append_test_reading(self, reading: Mapping[str, Any]) -> None:
         """Record that the test split was read, by which command and with what result."""
-        line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading}, allow_nan=False)
-        with open(self.test_readings_file, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading}
+        append_line(self.test_readings_file, json.dumps(stamped, allow_nan=False))
 
 
 @contextmanager

@@ -7,8 +7,6 @@ spreadsheet would run as a formula can get in.
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -20,7 +18,7 @@ import numpy.typing as npt
 
 from cifar_small.budget import check_count
 from cifar_small.environment import commit, package_version
-from cifar_small.errors import CheckpointError, ConfigError, DataError
+from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
 from cifar_small.predict import load_net
 from cifar_small.predictions import Predictions
@@ -32,12 +30,16 @@ INTEGER = re.compile(r"0|[1-9][0-9]*")
 
 
 def render_csv(predictions: Predictions, rules: Rules) -> bytes:
-    """The submission's bytes. Raises DataError for class names that a CSV or a spreadsheet would misread."""
+    """The submission's bytes. Raises DataError for class names that a CSV or a spreadsheet would misread, or negative ids."""
+    if predictions.ids.min() < 0:
+        raise DataError(f"id {predictions.ids.min()} cannot stand in a submission; expected ids from 0 on")
     values: Sequence[object] = predictions.predicted.tolist()
     if rules.submission == "id,label":
         unsafe = [name for name in predictions.classes if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", name)]
         if unsafe:
             raise DataError(f"class name {unsafe[0]!r} cannot stand in a CSV; expected letters, digits, space, '_', '.', '-'")
+        if len(set(predictions.classes)) < len(predictions.classes):
+            raise DataError(f"two classes have one name in {list(predictions.classes)[:20]}; id,label needs different names")
         values = [predictions.classes[index] for index in predictions.predicted]
     lines = [rules.submission, *(f"{image},{value}" for image, value in zip(predictions.ids.tolist(), values, strict=True))]
     return ("\n".join(lines) + "\n").encode()
@@ -68,11 +70,12 @@ def read_csv(
         text = text.replace("\r\n", "\n").replace("\r", "\n")
     if '"' in text:
         faults.append(f"has {text.count(chr(34)):,} quotation marks; values must stand unquoted")
+        text = text.replace('"', "")
     if "\0" in text:
         return {}, [*faults, "contains NUL bytes: not a CSV"]
     if text and not text.endswith("\n"):
         faults.append("does not end with a line end: cut short?")
-    rows = list(csv.reader(io.StringIO(text)))
+    rows = [line.split(",") for line in text.removesuffix("\n").split("\n")] if text else []
     if not rows:
         return {}, [*faults, f"is empty; expected the header {rules.submission} and {len(ids):,} rows"]
     if rows[0] != rules.submission.split(","):
@@ -82,7 +85,7 @@ def read_csv(
     missing = [int(image) for image in ids if int(image) not in answers]
     if missing:
         faults.append(f"gives no valid label for {len(missing):,} of {len(ids):,} ids, first {missing[:5]}")
-    if not faults and list(answers) != ids.tolist():
+    if not missing and list(answers) != ids.tolist():
         faults.append("has all ids but in another order than the file; write them in the file's order")
     if not missing and len(ids) >= 100 and len(set(answers.values())) == 1:
         faults.append(f"gives every image the same label {next(iter(answers.values()))}: a broken model?")
@@ -110,7 +113,7 @@ def _read_rows(
         if number not in known:
             found.setdefault("whose id is not in the file", []).append(at)
         elif number in seen:
-            found.setdefault("that repeat an id", []).append(at)
+            found.setdefault("with an id that was given before", []).append(at)
         elif rules.submission == "id,label" and label not in by_name:
             found.setdefault(f"whose label is not a class name ({', '.join(classes[:3])}, ...)", []).append(at)
         elif rules.submission == "ID,Labels" and not (
@@ -120,7 +123,11 @@ def _read_rows(
         else:
             answers[number] = by_name[label] if rules.submission == "id,label" else int(label)
         seen.add(number)
-    return answers, [f"has {len(places):,} rows {kind}, first in {places[0]}" for kind, places in found.items()]
+    return answers, [f"has {_rows(len(places))} {kind}, first in {places[0]}" for kind, places in found.items()]
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
 
 
 def check_rules(predictions: Predictions) -> Rules:
@@ -128,13 +135,13 @@ def check_rules(predictions: Predictions) -> Rules:
     rules = Rules.model_validate(predictions.meta["rules"])
     name = str(predictions.meta["name"])
     check_count(name, int(predictions.meta["parameters"]), rules)
-    members = predictions.meta.get("members") or [predictions.meta]
-    for member in members:
-        if member.get("lineage") and not rules.pretrained:
-            raise ConfigError(
-                f"{member.get('name')} started from other weights ({', '.join(map(str, member['lineage']))}); the rules say "
-                "pretrained: false; submit a run trained from scratch"
-            )
+    members = predictions.meta.get("members") or []
+    lineage = [ancestor for one in (predictions.meta, *members) for ancestor in one.get("lineage") or []]
+    if lineage and not rules.pretrained:
+        raise ConfigError(
+            f"{name} started from other weights ({', '.join(map(str, lineage))}); the rules say pretrained: false; "
+            "submit a run trained from scratch"
+        )
     return rules
 
 
@@ -170,11 +177,11 @@ def submit(
         _check_weights(predictions, run)
     evidence = {"run": run_record(run)} if run is not None else {}
     content = render_csv(predictions, rules)
-    write_atomic(output, content)
-    answers, faults = read_csv(output.read_bytes(), predictions.ids, predictions.classes, rules)
+    answers, faults = read_csv(content, predictions.ids, predictions.classes, rules)
     if faults or list(answers.values()) != predictions.predicted.tolist():
-        output.unlink()
-        raise DataError(f"{output} did not read back as written: {'; '.join(faults) or 'other labels'}; nothing was kept")
+        reason = "; ".join(faults) or "reads back as other labels"
+        raise DataError(f"the CSV of {predictions.meta.get('file')} {reason}; nothing was written")
+    counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
     record: dict[str, Any] = {
         "submission": output.name,
         "sha256": sha256_bytes(content),
@@ -183,19 +190,21 @@ def submit(
         "command": command,
         "cifar_small": package_version(),
         **commit(),
-        "class_counts": dict(
-            zip(
-                predictions.classes,
-                np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist(),
-                strict=True,
-            )
-        ),
+        "class_counts": dict(zip(predictions.classes, counts, strict=True)),
         "predictions": predictions.meta,
         **evidence,
     }
     if run is not None:
         copy_pictures(run, output.parent)
-    write_json(record_file, record)
+    write_json(record_file, record)  # first, so that a disk that fills up leaves no CSV without its record
+    try:
+        write_atomic(output, content)
+        if output.read_bytes() != content:
+            raise DataError(f"{output} does not read back as written; check the disk")
+    except UserError:
+        if not output.exists() or output.read_bytes() != content:
+            record_file.unlink(missing_ok=True)
+        raise
     return record
 
 

@@ -123,7 +123,6 @@ def test_its_own_earlier_folder_is_replaced(tmp_path: Path) -> None:
     ]
 
 
-@pytest.mark.xfail(strict=True, reason="_prepare raises NotADirectoryError")
 @pytest.mark.usefixtures("stops_after_preparing")
 def test_a_file_in_place_of_the_folder_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "demo"

@@ -91,14 +91,14 @@ def test_ensemble_of_one_or_none_is_refused() -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (made(ids=[0, 1, 3], seed=2), r"b\.npz has other ids than a\.npz"),
-        (made([3, 1], seed=2), r"b\.npz has other ids than a\.npz"),
-        (made([3, 1, 4, 4], seed=2), r"b\.npz has other ids than a\.npz"),
-        (made(classes=NAMES[::-1], seed=2), r"b\.npz has classes \['truck', .*same order needed"),
-        (made(classes=(*NAMES, "extra"), seed=2), "same order needed"),
-        (made(seed=2, images_sha256="0" * 64), r"b\.npz and a\.npz differ in images_sha256"),
-        (made(seed=2, rules={"max_params": 7}), r"b\.npz and a\.npz differ in rules"),
-        (made(seed=1), r"b\.npz holds the same logits as a\.npz; leave one out"),
+        (made(ids=[0, 1, 3], seed=2), r"b\.npz has other ids than .*a\.npz"),
+        (made([3, 1], seed=2), r"b\.npz has other ids than .*a\.npz"),
+        (made([3, 1, 4, 4], seed=2), r"b\.npz has other ids than .*a\.npz"),
+        (made(classes=NAMES[::-1], seed=2), r"b\.npz has classes \['truck', .*the same order are needed"),
+        (made(classes=(*NAMES, "extra"), seed=2), "the same order are needed"),
+        (made(seed=2, images_sha256="0" * 64), r"b\.npz and .*a\.npz differ in images_sha256"),
+        (made(seed=2, rules={"max_params": 7}), r"b\.npz and .*a\.npz differ in rules"),
+        (made(seed=1), r"b\.npz and .*a\.npz are of the same weights; leave one out"),
     ],
 )
 def test_members_that_do_not_belong_together_are_refused(second: Predictions, message: str) -> None:
@@ -110,20 +110,18 @@ def test_members_that_do_not_belong_together_are_refused(second: Predictions, me
 
 def test_a_duplicate_is_found_among_many() -> None:
     members = [made(seed=seed, file=f"{seed}.npz") for seed in (1, 2, 3, 2)]
-    with pytest.raises(DataError, match=r"2\.npz holds the same logits as 2\.npz"):
+    with pytest.raises(DataError, match=r"2\.npz and .*2\.npz are of the same weights"):
         mean_logits(members)
 
 
-@pytest.mark.xfail(strict=True, reason="logits are compared row by row, without joining by id")
 def test_a_duplicate_in_another_order_is_found() -> None:
     one = made(seed=1)
     rows = np.array([2, 0, 1])
     turned = Predictions(one.ids[rows], one.logits[rows], None, one.classes, one.meta)
-    with pytest.raises(DataError, match="same logits"):
+    with pytest.raises(DataError, match="of the same weights"):
         mean_logits([one, turned])
 
 
-@pytest.mark.xfail(strict=True, reason="mean_logits says that it refuses other labels but does not compare them")
 def test_members_with_other_labels_are_refused() -> None:
     with pytest.raises(DataError, match="labels"):
         mean_logits([made(labels=[1, 2, 3], seed=1), made(labels=[3, 2, 1], seed=2)])

@@ -258,7 +258,6 @@ def test_existing_output_is_refused_before_anything_is_read(run: Run, tmp_path: 
     assert not run.test_readings_file.exists()
 
 
-@pytest.mark.xfail(strict=True, reason="append_test_reading raises a bare OSError")
 def test_a_reading_that_cannot_be_recorded_is_an_error_for_the_user(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     def no_room(descriptor: int) -> None:
         if os.readlink(f"/proc/self/fd/{descriptor}").endswith(".jsonl"):
@@ -326,7 +325,6 @@ def test_missing_and_foreign_weights_are_refused(run: Run, tmp_path: Path) -> No
         predict(Run(tmp_path / "none"), "val")
 
 
-@pytest.mark.xfail(strict=True, reason="load_net raises KeyError: 'config' for last.pt")
 def test_last_in_place_of_best_is_refused(run: Run) -> None:
     shutil.copy(run.last, run.best)
     with pytest.raises(CheckpointError, match=r"best\.pt"):
@@ -339,7 +337,6 @@ def test_a_gpu_that_is_not_there_is_no_silent_fallback(run: Run) -> None:
         predict(run, "val", views="none", device="cuda")
 
 
-@pytest.mark.xfail(strict=True, reason="with_device passes the schema by, so torch.device raises RuntimeError")
 def test_a_device_that_does_not_exist_is_an_error_for_the_user(run: Run) -> None:
     with pytest.raises(UserError, match="gpu"):
         predict(run, "val", views="none", device="gpu")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import random
 import tempfile
 import zipfile
@@ -52,7 +53,7 @@ def test_saved_is_loaded(labels: list[int] | None, tmp_path: Path) -> None:
     )
 )
 def test_any_finite_logits_survive(logits: np.ndarray) -> None:
-    predictions = Predictions(np.arange(len(logits)), logits, None, ("a", "b", "c"), {})
+    predictions = Predictions(np.arange(len(logits)), logits, None, ("a", "b", "c"), made().meta)
     with tempfile.TemporaryDirectory() as folder:
         predictions.save(Path(folder) / "a.npz")
         assert load_predictions(Path(folder) / "a.npz").logits.tobytes() == logits.tobytes()
@@ -82,7 +83,7 @@ def test_a_file_with_nan_cannot_be_loaded(tmp_path: Path) -> None:
     [
         ({"logits": np.zeros((2, 10), np.float32)}, r"logits are \(2, 10\); expected \(3, 10\)"),
         ({"logits": np.zeros((3, 9), np.float32)}, r"logits are \(3, 9\); expected \(3, 10\)"),
-        ({"logits": np.zeros(30, np.float32)}, r"logits are \(30,\); expected \(3, 10\)"),
+        ({"logits": np.zeros(30, np.float32)}, r"logits is float32 \(30,\)"),
         ({"labels": np.array([1, 2])}, "2 labels for 3 ids"),
         ({"ids": np.array([4, 9, 4])}, "an id stands more than once"),
         ({"classes": np.array(["a", "b"])}, r"expected \(3, 2\)"),
@@ -96,7 +97,13 @@ def test_parts_that_do_not_fit_are_refused(changes: dict[str, Any], message: str
 def write(folder: Path, **changes: Any) -> Path:
     """A predictions file of three images with some of its arrays replaced; None leaves one out."""
     good = made()
-    arrays = {"ids": good.ids, "logits": good.logits, "classes": np.array(good.classes), "meta": np.array("{}"), **changes}
+    arrays = {
+        "ids": good.ids,
+        "logits": good.logits,
+        "classes": np.array(good.classes),
+        "meta": np.array(json.dumps(good.meta)),
+        **changes,
+    }
     path = folder / "made.npz"
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     return path
@@ -145,31 +152,27 @@ def pickled(folder: Path) -> Path:
     return write(folder, classes=np.array([Bomb()], object))
 
 
-def defect(make: Any, reason: str) -> Any:
-    return pytest.param(make, marks=pytest.mark.xfail(strict=True, reason=reason))
-
-
 NOT_OURS = [
     text,
     empty,
     truncated,
     zip_without_arrays,
     pickled,
-    defect(single_array, "np.load returns an array, which is no context manager"),
+    single_array,
     lambda folder: folder,
     lambda folder: folder / "missing.npz",
     *(lambda folder, key=key: write(folder, **{key: None}) for key in ("ids", "logits", "classes", "meta")),
     lambda folder: write(folder, meta=np.array("not json")),
-    defect(lambda folder: write(folder, meta=np.array("[1]")), "TypeError: 'list' object is not a mapping"),
-    defect(lambda folder: write(folder, meta=np.array("7")), "TypeError: 'int' object is not a mapping"),
-    defect(lambda folder: write(folder, ids=np.array(3)), "TypeError: len() of unsized object"),
-    defect(lambda folder: write(folder, classes=np.array("cat")), "TypeError: iteration over a 0-d array"),
-    defect(lambda folder: write(folder, labels=np.array(3)), "TypeError: len() of unsized object"),
+    lambda folder: write(folder, meta=np.array("[1]")),
+    lambda folder: write(folder, meta=np.array("7")),
+    lambda folder: write(folder, ids=np.array(3)),
+    lambda folder: write(folder, classes=np.array("cat")),
+    lambda folder: write(folder, labels=np.array(3)),
     lambda folder: write(folder, ids=np.array(["a", "b", "c"])),
-    defect(lambda folder: write(folder, ids=np.array([0.5, 1.5, 2.5])), "ids are cut to 0, 1, 2"),
-    defect(lambda folder: write(folder, ids=np.array([0.0, np.nan, 2.0])), "NaN becomes an id, with a RuntimeWarning"),
-    defect(lambda folder: write(folder, ids=np.array([[0], [1], [2]])), "ids of another shape are taken"),
-    defect(lambda folder: write(folder, labels=np.array([[0], [1], [2]])), "labels of another shape are taken"),
+    lambda folder: write(folder, ids=np.array([0.5, 1.5, 2.5])),
+    lambda folder: write(folder, ids=np.array([0.0, np.nan, 2.0])),
+    lambda folder: write(folder, ids=np.array([[0], [1], [2]])),
+    lambda folder: write(folder, labels=np.array([[0], [1], [2]])),
 ]
 
 
@@ -183,7 +186,6 @@ def test_what_is_no_predictions_file_is_one_error(make: Any, tmp_path: Path, mon
     assert not (tmp_path / "unpickled").exists()
 
 
-@pytest.mark.xfail(strict=True, reason="zlib.error, NotImplementedError and RuntimeError of zipfile are not caught")
 def test_damaged_files_are_data_errors_or_load_unchanged(tmp_path: Path) -> None:
     good = made(seed=1)
     path = tmp_path / "a.npz"

@@ -119,7 +119,6 @@ def test_other_recipes_have_rows_of_their_own_best_first(tmp_path: Path) -> None
     assert [row["recipe"] for row in rows(render_results(tmp_path))] == ["strong", "weak", "digits"]
 
 
-@pytest.mark.xfail(strict=True, reason="two records of one run count as two seeds, with sd 0")
 def test_a_run_recorded_twice_is_one_seed(tmp_path: Path) -> None:
     record(tmp_path, 0, (reading(0.94),))
     record(tmp_path, 0, (reading(0.94),), file="submission.json")
@@ -139,7 +138,6 @@ def test_submissions_without_a_run_are_left_out(tmp_path: Path) -> None:
     assert render_results(tmp_path) == f"No records under {tmp_path.name}/ yet."
 
 
-@pytest.mark.xfail(strict=True, reason="any JSON under submissions/ is trusted")
 @pytest.mark.parametrize("content", ['{"run": ', "[]", '{"run": {"summary": {}}}', b"\xff"])
 def test_a_damaged_record_is_named(content: str | bytes, tmp_path: Path) -> None:
     (tmp_path / "one").mkdir()
