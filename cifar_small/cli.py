@@ -274,8 +274,11 @@ def _results(options: argparse.Namespace) -> int:
         return 0
     try:
         text = options.write.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise DataError(f"cannot read {options.write}: {reason}; expected a text file with the results markers") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read {options.write}: {error.strerror}; expected a text file with the results markers"
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError(f"{options.write} is not UTF-8 text; expected a text file with the results markers") from None
     write_atomic(options.write, replace_section(text, table, str(options.write)).encode())
     return 0
