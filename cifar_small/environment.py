@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -41,9 +42,27 @@ def resolve_precision(precision: str, device: torch.device) -> str:
     return "bf16" if _cpu_has_bf16() else "fp32"
 
 
+BF16_FLAGS = ("avx512_bf16", "amx_bf16", "bf16")  # as Linux names them; bf16 is Arm's
+
+
 def _cpu_has_bf16() -> bool:
-    flags = torch.cpu.get_capabilities()
-    return bool(flags.get("avx512_bf16") or flags.get("amx_bf16") or flags.get("bf16"))
+    return bool(_cpu_facts()[1].intersection(BF16_FLAGS))
+
+
+@cache
+def _cpu_facts() -> tuple[str, frozenset[str]]:
+    """The processor's name and instruction sets from /proc/cpuinfo (torch's own list is newer than the oldest torch we run on)."""
+    name, flags = platform.processor() or platform.machine(), frozenset[str]()
+    cpuinfo = Path("/proc/cpuinfo")
+    if not cpuinfo.exists():
+        return name, flags
+    for line in reversed(cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()):
+        key, _, value = (part.strip() for part in line.partition(":"))
+        if key == "model name":
+            name = value
+        elif key in ("flags", "Features"):
+            flags = frozenset(value.split())
+    return name, flags
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
@@ -87,15 +106,9 @@ def package_version() -> str:
 
 
 def cpu_name() -> str:
-    """The processor as the system calls it, with the matrix instructions it has."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    found = [flag for flag, present in torch.cpu.get_capabilities().items() if present and flag in ("avx512_bf16", "amx_bf16")]
+    """The processor as the system calls it, with the bf16 instructions it has."""
+    name, flags = _cpu_facts()
+    found = [flag for flag in BF16_FLAGS if flag in flags]
     return f"{name} ({', '.join(found)})" if found else name
 
 
