@@ -1,0 +1,54 @@
+"""Device, precision and the description of a machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+import torch
+
+from cifar_small import environment
+from cifar_small.environment import cpu_name, describe, resolve_device, resolve_precision
+from cifar_small.errors import UserError
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("flags", "precision"),
+    [({"avx2", "amx_bf16"}, "bf16"), ({"avx512_bf16"}, "bf16"), ({"avx2", "avx512f"}, "fp32"), (set(), "fp32")],
+)
+def test_auto_precision_follows_the_instruction_sets(monkeypatch: pytest.MonkeyPatch, flags: set[str], precision: str) -> None:
+    monkeypatch.setattr(environment, "_cpu_facts", lambda: ("a processor", frozenset(flags)))
+    assert resolve_precision("auto", CPU) == precision
+    assert [resolve_precision(asked, CPU) for asked in ("fp32", "bf16")] == ["fp32", "bf16"]
+    assert cpu_name().startswith("a processor")
+    assert ("bf16" in cpu_name()) == (precision == "bf16")
+
+
+def test_flags_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    text = "processor : 0\nmodel name : Some CPU @ 2 GHz\nflags : fpu avx2 amx_bf16\n\nprocessor : 1\nmodel name : Other\nflags : fpu\n"
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(environment, "Path", lambda path: tmp_path / "cpuinfo")
+    assert environment._cpu_facts.__wrapped__() == ("Some CPU @ 2 GHz", frozenset({"fpu", "avx2", "amx_bf16"}))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+def test_a_gpu_that_is_not_there_is_never_replaced_silently() -> None:
+    assert resolve_device("auto") == CPU
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UserError, match=f"engine.device is {name} but no GPU was found .*--engine.device auto"):
+            resolve_device(name)
+
+
+def test_description_is_json_and_names_no_host_or_folder() -> None:
+    text = json.dumps(describe(CPU, "fp32"), allow_nan=False)
+    facts = json.loads(text)
+    assert facts["packages"]["torch"] == torch.__version__
+    assert facts["threads"] == torch.get_num_threads()
+    assert facts["cpu_count"] == os.cpu_count()
+    for private in (str(Path.home()), str(Path(environment.__file__).parent), socket.gethostname()):
+        assert len(private) < 3 or private not in text
