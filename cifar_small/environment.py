@@ -51,7 +51,7 @@ def _cpu_has_bf16() -> bool:
 
 @cache
 def _cpu_facts() -> tuple[str, frozenset[str]]:
-    """The processor's name and instruction sets, from /proc/cpuinfo: torch's own list is missing in the oldest torch allowed."""
+    """The processor's name and instruction sets, from /proc/cpuinfo: torch's own list is missing in older torch."""
     name, flags = platform.processor() or platform.machine(), frozenset[str]()
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -129,11 +130,18 @@ def load_net(run: Run) -> Net:
     return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
 
 
-def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+@cache
+def _scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Constants of `normalise`, made once: a fresh tensor on a GPU in every step would wait for the host."""
+    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
+    offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
+    return scale, offset
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, 3, 32, 32) -> float32 with zero mean and unit variance per channel over the training images."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=images.device).view(1, -1, 1, 1)
-    shift_by = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=images.device).view(1, -1, 1, 1)
-    return images.float() * scale - shift_by
+    scale, offset = _scale_and_offset(mean, std, images.device)
+    return images.float() * scale - offset
 
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
@@ -146,8 +154,8 @@ def to_tensor(images: Images, device: torch.device) -> Tensor:
 def compute_logits(
     model: nn.Module,
     images: Tensor,
-    mean: Sequence[float],
-    std: Sequence[float],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
     views: str,
     precision: str,
     batch_size: int,

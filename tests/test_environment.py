@@ -30,7 +30,8 @@ def test_auto_precision_follows_the_instruction_sets(monkeypatch: pytest.MonkeyP
 
 
 def test_flags_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    text = "processor : 0\nmodel name : Some CPU @ 2 GHz\nflags : fpu avx2 amx_bf16\n\nprocessor : 1\nmodel name : Other\nflags : fpu\n"
+    first = "processor : 0\nmodel name : Some CPU @ 2 GHz\nflags : fpu avx2 amx_bf16\n"
+    text = f"{first}\nprocessor : 1\nmodel name : Other\nflags : fpu\n"
     (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(environment, "Path", lambda path: tmp_path / "cpuinfo")
     assert environment._cpu_facts.__wrapped__() == ("Some CPU @ 2 GHz", frozenset({"fpu", "avx2", "amx_bf16"}))
