@@ -35,6 +35,7 @@ COMMON: dict[str, Any] = {
     "augment": {"crop": 2, "flip": "none"},  # a mirrored digit is another sign
     "label_smoothing": 0.1,
     "views": "shift",
+    "engine": {"threads": 1},  # nets this small are no faster on two, and much slower beside other work
 }
 NETS: dict[str, dict[str, Any]] = {
     "demo_resnet": {
