@@ -1,7 +1,8 @@
 """Batched augmentation on the device: randomness is drawn in one place and applied in another.
 
 `draw` makes every random number of an epoch at once on the CPU from an explicit generator: a few bytes an image, the same on
-every device, independent of batch size and of where a run was interrupted. `apply` is a pure function of images and draws.
+every device, independent of batch size and of where a run was interrupted. `crop_and_flip` and `cover` are pure functions of
+images and draws.
 """
 
 from __future__ import annotations

@@ -37,10 +37,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], previous: Path | None = N
     if fresh.read_bytes() != content:
         raise CheckpointError(f"{fresh} does not read back as written; the earlier checkpoint stays: check the disk")
     if previous is not None and path.exists():
-        link = previous.with_name(f".{previous.name}.link")
-        link.unlink(missing_ok=True)
-        os.link(path, link)
-        os.replace(link, previous)
+        os.replace(path, previous)  # killed between these two renames, loading takes `previous`
     os.replace(fresh, path)
     sync_folder(path.parent)
 

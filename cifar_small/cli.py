@@ -44,15 +44,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"cifar-small: error: {' '.join(str(error).split())}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a path that no module foresaw, such as a name that is too long
+        print(f"cifar-small: error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        return 2
     except Terminated as stopped:
         print(f"cifar-small: {stopped}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         print("cifar-small: interrupted", file=sys.stderr)
         return 143
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,6 +110,7 @@ Reading the test split is recorded in the run directory; choose nothing by it.""
     sub.add_argument(
         "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
     )
+    sub.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
     sub.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb("ensemble", _ensemble, "average the logits of several predictions files, joined by id")
@@ -129,6 +133,9 @@ The record, curves and config are put beside the CSV, so give each submission a 
     sub.add_argument("--file", type=Path, required=True, help="the unlabelled file the CSV answers")
     sub.add_argument("--config", type=Path, help="config whose rules and classes hold (default: CIFAR-10, ID,Labels)")
     sub.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+    sub.add_argument(
+        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
+    )
     sub = verb("unlabelled", _unlabelled, "write the test images of a config as an unlabelled pickle, to practise on")
     sub.add_argument("--config", type=Path, required=True)
     sub.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
@@ -183,6 +190,7 @@ def _predict(options: argparse.Namespace) -> int:
         allow_rows=options.allow_rows,
         layout=options.layout,
         device=options.device,
+        data_root=options.data_root,
         command=options.command,
     )
     for note in notes:
@@ -224,6 +232,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _check(options: argparse.Namespace) -> int:
+    from cifar_small.budget import num_classes_of
     from cifar_small.config import load_config
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.schema import Data, Rules
@@ -231,9 +240,13 @@ def _check(options: argparse.Namespace) -> int:
 
     config = load_config(options.config) if options.config else None
     rules = config.rules if config else Rules()
-    classes = class_names(config.data if config else Data())
+    number = num_classes_of(config) if config else 10
+    if rules.submission == "ID,Labels" and number:
+        classes = tuple(str(label) for label in range(number))  # no names are needed, so no data is read for them
+    else:
+        classes = class_names(config.data if config else Data())
     rows = options.allow_rows if options.allow_rows is not None else rules.rows
-    images, _ = load_unlabelled(options.file, rows=rows)
+    images, _ = load_unlabelled(options.file, rows=rows, layout=options.layout)
     try:
         content = options.csv.read_bytes()
     except OSError as error:

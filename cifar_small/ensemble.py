@@ -57,6 +57,8 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
         "sha256",
         "data",
         "lineage",
+        "config",
+        "packages",
     )
     meta: dict[str, Any] = {
         **{key: first.meta.get(key) for key in ("rules", "images_sha256", "source", "split")},

@@ -92,10 +92,15 @@ def describe(device: torch.device, precision: str) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
-        "packages": {name: metadata.version(name) for name in PACKAGES},
+        "packages": package_versions(),
         "cifar_small": package_version(),
         **commit(),
     }
+
+
+def package_versions() -> dict[str, str]:
+    """The installed versions of what a result depends on."""
+    return {name: metadata.version(name) for name in PACKAGES}
 
 
 def package_version() -> str:

@@ -47,6 +47,16 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+def probe_writable(path: Path) -> None:
+    """Raise UserError if a file could not be written here; leaves nothing behind."""
+    temporary = path.with_name(f".{path.name}.probe")
+    created = [parent for parent in path.parents if not parent.exists()]
+    write_atomic(temporary, b"")
+    temporary.unlink()
+    for folder in created:
+        folder.rmdir()
+
+
 def append_line(path: Path, line: str) -> None:
     """Append a line of text and bring it to the disk. Raises UserError naming the path."""
     try:

@@ -33,7 +33,10 @@ CONFIG = {
     "ema_decay": 0.9,
     "augment": {"crop": 2, "flip": "alternating", "cutout": 6, "erasing": 0.3},
     "schedule": {"name": "cosine", "warmup_epochs": 1},
-    "phases": [{"epochs": 5, "mixup_alpha": 0.5, "cutmix_alpha": 1.0}, {"epochs": 3, "dropout": 0.1, "optim": {"lr": 0.05}}],
+    "phases": [
+        {"epochs": 5, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
+        {"epochs": 3, "dropout": 0.1, "optim": {"lr": 0.05, "decay": "all"}},  # other parameter groups, in another order
+    ],
     "engine": {"device": "cpu", "threads": 1, "checkpoint_steps": 3},
 }  # fmt: skip
 

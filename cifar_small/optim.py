@@ -38,16 +38,18 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr
 
 
-def clip_and_check(optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None) -> Tensor:
-    """Clip the gradient and make the coming step a no-op on the device if loss or gradient is not finite.
+def clip_and_check(
+    optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None, stopped: Tensor | None = None
+) -> Tensor:
+    """Clip the gradient and make the coming step a no-op on the device if loss or gradient is not finite, or if `stopped`.
 
-    Returns a float tensor, 1 where something is not finite; the fused optimiser reads the same flag (its `found_inf`, made for
+    Returns a bool tensor: is something not finite? The fused optimiser reads the same flag (its `found_inf`, made for
     gradient scaling) and leaves the weights alone, so no host synchronisation is needed to stop *before* the update.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
-    bad = (~(torch.isfinite(loss) & torch.isfinite(norm))).float()
-    optimizer.found_inf = bad  # type: ignore[attr-defined]
+    bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+    optimizer.found_inf = (bad if stopped is None else bad | stopped).float()  # type: ignore[attr-defined]
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_((p for group in optimizer.param_groups for p in group["params"]), clip_norm, norm)
     return bad

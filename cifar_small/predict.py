@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,9 +27,9 @@ from cifar_small.data import (
     stratified_split,
     stratified_subset,
 )
-from cifar_small.environment import autocast, memory_format, resolve_device, resolve_precision, set_threads
+from cifar_small.environment import autocast, memory_format, package_versions, resolve_device, resolve_precision, set_threads
 from cifar_small.errors import CheckpointError, UserError
-from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic
+from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.models import build_model
 from cifar_small.predictions import Predictions
 from cifar_small.runs import Run
@@ -204,6 +204,8 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
         "seed": net.config.seed,
         "views": views,
         "rules": net.config.rules.model_dump(),
+        "config": config_dict(net.config),
+        "packages": package_versions(),
         "precision": precision,
         "device": device.type,
         "images_sha256": images.sha256,
@@ -224,6 +226,7 @@ def predict(
     allow_rows: int | None = None,
     layout: Literal["auto", "HWC", "CHW"] = "auto",
     device: str | None = None,
+    data_root: str | None = None,
     command: str = "",
 ) -> tuple[Path, Predictions, list[str]]:
     """Predict one split of a run's data, or an unlabelled file, and write the predictions file.
@@ -235,19 +238,25 @@ def predict(
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
     net = load_net(run)
-    if device:
-        net = Net(net.model, with_device(net.config, device), net.classes, net.mean, net.std, net.facts)
+    if device or data_root:
+        net = replace(net, config=_elsewhere(net.config, device, data_root))
     chosen = views or net.config.views
     name = split if chosen == net.config.views else f"{split}_{chosen}"
     target = output or run.predictions / f"{name}.npz"
     refuse_existing(target, overwrite)
+    probe_writable(target)  # now, not after minutes of work, or after the test split was read
     notes: list[str] = []
     if file is not None:
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         notes += colour_notes(images, net.mean)
     elif split == "val":
-        _, images, _ = load_splits(net.config.data)
+        _, images, facts = load_splits(net.config.data)
+        if facts != net.facts["data"]:
+            raise CheckpointError(
+                f"{run.folder} was trained on other data than {images.source} now holds, so its val images are not these; "
+                "restore the data, or name its place with --data-root"
+            )
     else:
         images = load_test(net.config.data)
     if images.classes and images.classes != net.classes:
@@ -273,7 +282,9 @@ def predict(
     return target, predictions, notes
 
 
-def with_device(config: Config, device: str) -> Config:
-    """The same configuration on another device. Raises ConfigError for one that is no device's name."""
+def _elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+    """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
     plain = config_dict(config)
-    return parse_config({**plain, "engine": {**plain["engine"], "device": device}}, "--device")
+    plain["engine"]["device"] = device or plain["engine"]["device"]
+    plain["data"]["root"] = data_root or plain["data"]["root"]
+    return parse_config(plain, "--device" if device else "--data-root")

@@ -8,8 +8,8 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from cifar_small.errors import CheckpointError, DataError
-from cifar_small.files import refuse_existing, write_atomic, write_json
+from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_json
 from cifar_small.metrics import wilson_interval
 from cifar_small.runs import Run
 
@@ -19,16 +19,24 @@ COPIED = ("config.yaml", "metrics.csv", "curves.png", "confusion.png")
 
 def run_record(run: Run) -> dict[str, Any]:
     """What a record says of a run: summary, sessions (command, machine, versions, commit), readings of the test split."""
-    if run.require().summary() is None:
+    summary = run.require().summary()
+    if summary is None:
         raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
-    return {"summary": run.summary(), "sessions": run.sessions(), "test_readings": run.test_readings()}
+    if not run.best.exists() or sha256_file(run.best) != summary["weights_sha256"]:
+        raise CheckpointError(
+            f"{run.best} is not the file that {run.summary_file.name} speaks of; train to the end with --resume"
+        )
+    return {"summary": summary, "sessions": run.sessions(), "test_readings": run.test_readings()}
 
 
-def copy_pictures(run: Run, folder: Path) -> None:
-    """Put a run's config, metrics and pictures beside its record."""
-    for name in COPIED:
-        if (run.folder / name).exists():
-            write_atomic(folder / name, (run.folder / name).read_bytes())
+def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
+    """Put a run's config, metrics and pictures beside its record; returns the new files. Replaces none without `overwrite`."""
+    names = [name for name in COPIED if (run.folder / name).exists()]
+    for name in names:
+        refuse_existing(folder / name, overwrite)
+    for name in names:
+        write_atomic(folder / name, (run.folder / name).read_bytes())
+    return [folder / name for name in names]
 
 
 def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
@@ -36,47 +44,60 @@ def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
     target = folder / "record.json"
     refuse_existing(target, overwrite)
     record = {"run": run_record(run)}
-    copy_pictures(run, folder)
+    copy_pictures(run, folder, overwrite=overwrite)
     write_json(target, record)
     return target
 
 
 def render_results(folder: Path) -> str:
     """A Markdown table with one row per recipe, seeds together, and the command of each below it."""
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; expected the one that holds the records, such as submissions")
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    without_run: list[str] = []
     seen: dict[str, int] = {}  # a run may be recorded more than once; the record with most readings of test counts
-    for path in sorted(folder.glob("*/*.json")):
+    for path in sorted(folder.rglob("*.json")):
         try:
-            run = json.loads(path.read_text(encoding="utf-8")).get("run")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            run, place = record.get("run"), path.relative_to(folder.parent).parent.as_posix()
             if run is None:
+                made = record["predictions"]
+                without_run.append(f"- {made['name']}: {made['parameters']:,} parameters, submission alone ([record]({place}))")
                 continue
             recipe, weights = run["summary"]["recipe_sha256"], run["summary"]["weights_sha256"]
-            group, entry = groups[recipe], {**run, "folder": path.parent.name}
+            # A run whose last phase was made longer on the way has bent its schedule: it is no seed of the straight recipe.
+            planned = sorted({session.get("epochs_planned") or 0 for session in run["sessions"]})
+            key = recipe if len(planned) == 1 else f"{recipe} {planned}"
+            entry = {**run, "place": place, "extended": len(planned) > 1}
+            _row([entry])  # so that a record that lacks something is named here
+            group = groups[key]
             if weights not in seen:
                 seen[weights] = len(group)
                 group.append(entry)
             elif len(run["test_readings"]) > len(group[seen[weights]]["test_readings"]):
                 group[seen[weights]] = entry
-        except (ValueError, AttributeError, KeyError, TypeError) as error:
+        except (ValueError, AttributeError, LookupError, TypeError) as error:
             reason = f"{type(error).__name__}: {error}"
             raise DataError(f"{path} is not a record ({reason}); write it again with cifar-small record or submit") from None
-    if not groups:
+    if not groups and not without_run:
         return f"No records under {folder.name}/ yet."
     header = ["recipe", "data", "parameters", "epochs", "seeds", "views", "val %", "test %", "minutes", "hardware"]
     ordered = sorted(groups.values(), key=lambda group: (group[0]["summary"]["data"]["source"], -_mean(group, "val_accuracy")))
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_row(group)) + " |" for group in ordered]
-    commands = [
-        f"- `{group[0]['summary']['name']}`: `{group[0]['sessions'][0]['command']}` "
-        f"([record]({folder.name}/{group[0]['folder']}))"
-        for group in ordered
-    ]
+    commands = [_commands(group[0]) for group in ordered] + without_run
     note = (
         "val: mean over seeds of the weights the run selected (by val itself, so slightly optimistic; n images in brackets). "
-        "test: read by an explicit command after all choices; of one seed with Wilson's 95 % interval, of more as mean and sd. "
+        "test: read by an explicit command, each reading counted; of one seed with Wilson's 95 % interval, else mean and sd. "
         "minutes: training, evaluation and pictures, start-up without Python's imports."
     )
     return "\n".join([*lines, "", note, "", *commands])
+
+
+def _commands(run: dict[str, Any]) -> str:
+    commands = [session["command"] for session in run["sessions"]]
+    shown = dict.fromkeys(command for command in commands if "--resume" not in command or run["extended"]) or commands[:1]
+    return f"- `{run['summary']['name']}`: " + ", then ".join(f"`{one}`" for one in shown) + f" ([record]({run['place']}))"
 
 
 def _mean(group: list[dict[str, Any]], key: str) -> float:
@@ -91,7 +112,7 @@ def _row(group: list[dict[str, Any]]) -> list[str]:
     minutes = statistics.mean(run["summary"]["seconds"] for run in group) / 60
     hardware = f"{session['device']}, {session['threads']} threads, {session['precision']}"
     return [
-        summary["name"],
+        summary["name"] + (", extended on the way" if group[0]["extended"] else ""),
         data,
         f"{summary['parameters']:,}",
         str(summary["epochs"]),

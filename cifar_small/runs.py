@@ -27,7 +27,7 @@ from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.files import append_line, write_atomic, write_json
 from cifar_small.schema import Config
 
-# What may differ between a run and its continuation without touching the result.
+# What may differ between a run and its continuation: it touches last bits at most, never the recipe.
 FREE_TO_CHANGE = (
     "data.root",
     "engine.device",
@@ -68,14 +68,14 @@ class Run:
         """What the run ended with, or None while it has not ended."""
         if not self.summary_file.exists():
             return None
-        summary: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        summary: dict[str, Any] = _read_json(self.summary_file)
         return summary
 
     def sessions(self) -> list[dict[str, Any]]:
         """Each time the run was started or resumed: command, machine, versions, commit."""
         if not self.env_file.exists():
             return []
-        sessions: list[dict[str, Any]] = json.loads(self.env_file.read_text(encoding="utf-8"))["sessions"]
+        sessions: list[dict[str, Any]] = _read_json(self.env_file)["sessions"]
         return sessions
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
@@ -90,12 +90,26 @@ class Run:
         """Every reading of the test split so far, oldest first."""
         if not self.test_readings_file.exists():
             return []
-        return [json.loads(line) for line in self.test_readings_file.read_text(encoding="utf-8").splitlines()]
+        lines = self.test_readings_file.read_text(encoding="utf-8").splitlines()
+        return [_parse_json(line, self.test_readings_file) for line in lines]
 
     def append_test_reading(self, reading: Mapping[str, Any]) -> None:
         """Record that the test split was read, by which command and with what result."""
         stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading}
         append_line(self.test_readings_file, json.dumps(stamped, allow_nan=False))
+
+
+def _read_json(path: Path) -> Any:
+    return _parse_json(path.read_text(encoding="utf-8"), path)
+
+
+def _parse_json(text: str, path: Path) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); expected JSON as this toolkit writes it: restore or remove it"
+        ) from None
 
 
 @contextmanager
@@ -132,24 +146,29 @@ def _without_trace(folder: Path) -> Iterator[None]:
 
 
 def can_resume(run: Run, config: Config, resume: bool) -> bool:
-    """True if there is a checkpoint to go on from; changes nothing but leftovers of killed writers.
+    """True if there is a run to go on from; changes nothing but leftovers of killed writers.
 
-    Raises UserError for an existing run without `resume`, ConfigError when the config differs from the run's in anything but
-    more epochs and `FREE_TO_CHANGE`.
+    Raises UserError for an existing run without `resume` or a folder of other files, ConfigError when the config differs from
+    the run's in anything but more epochs and `FREE_TO_CHANGE`.
     """
-    for leftover in (path for end in ("tmp", "new", "link") for path in run.folder.glob(f".*.{end}")):
+    foreign = [path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")]
+    if foreign and not run.config_file.exists():
+        raise UserError(
+            f"{run.folder} holds other files ({sorted(foreign)[0]}, ...) and no run; choose a new or empty --output"
+        )
+    for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
         leftover.unlink()  # of a process killed while writing; we hold the lock
-    if run.config_file.exists() and not resume:
+    if not any(path.exists() for path in (run.last, run.previous, run.summary_file)):
+        return False  # nothing to lose: no epoch was completed
+    if not resume:
         raise UserError(f"{run.folder} already holds a run; add --resume to continue it, or choose another --output")
-    if not run.config_file.exists():
-        return False
     differences = config_differences(run.config(), config)
     if differences:
         raise ConfigError(
             f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
             "use the run's own settings or another --output"
         )
-    return run.last.exists() or run.previous.exists()
+    return True
 
 
 def config_differences(old: Config, new: Config) -> list[str]:
@@ -184,9 +203,13 @@ def require_space(run: Run, needed: int) -> None:
         raise UserError(f"{run.folder} has {free / 1e6:,.0f} MB free; checkpoints need {needed / 1e6:,.0f} MB; free some space")
 
 
-def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str) -> None:
+def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str, epochs: int) -> None:
     """Write `config.yaml`, and append this session to `env.json`: one entry for each time the run was started or resumed."""
     write_atomic(run.config_file, dump_config(config).encode())
+    run.summary_file.unlink(missing_ok=True)  # of the shorter run that this one makes longer
     sessions = run.sessions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(run.env_file, {"sessions": [*sessions, {"started": started, "command": command, **environment}]})
+    write_json(
+        run.env_file,
+        {"sessions": [*sessions, {"started": started, "command": command, "epochs_planned": epochs, **environment}]},
+    )

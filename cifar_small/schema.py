@@ -190,7 +190,7 @@ class PhaseSettings(Recipe):
 
 
 class Engine(Section):
-    """How the run is computed. Only `precision`, `layout` and `micro_batch_size` touch the result."""
+    """How the run is computed. Precision, layout and micro-batches are part of the recipe; the rest moves last bits."""
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
@@ -203,7 +203,7 @@ class Engine(Section):
 
 
 class Config(Recipe):
-    """A run. Field comments give units; `cifar-small train --help` and README show complete examples."""
+    """A run. Field comments give units; README and configs/ show complete examples."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
     seed: Seed = 0

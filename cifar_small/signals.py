@@ -13,9 +13,8 @@ from cifar_small.errors import Terminated
 
 
 @contextmanager
-def collected_signals() -> Iterator[list[int]]:
-    """Collect SIGINT and SIGTERM in a list instead of dying; a second one interrupts at once."""
-    received: list[int] = []
+def collected_signals(received: list[int]) -> Iterator[None]:
+    """Collect SIGINT and SIGTERM in `received` instead of dying; a second one interrupts at once."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         if received:
@@ -26,10 +25,10 @@ def collected_signals() -> Iterator[list[int]]:
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread, where signals cannot be handled
-        yield received
+        yield
         return
     try:
-        yield received
+        yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

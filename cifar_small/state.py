@@ -37,7 +37,10 @@ class State:
         """Tensors and plain values only."""
         return {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict()["state"],  # the hyper-parameters come from the config
+            # By name: an index would depend on the parameter groups, which a phase may change. Hyper-parameters: the config's.
+            "optimizer": {
+                name: dict(self.optimizer.state[p]) for name, p in self.model.named_parameters() if self.optimizer.state[p]
+            },
             "average": self.average.state_dict() if self.average is not None else None,
             "totals": self.totals,
             **{key: getattr(self, key) for key in COUNTERS},
@@ -46,8 +49,10 @@ class State:
     def restore(self, saved: dict[str, Any]) -> None:
         """The inverse of `saved`."""
         self.model.load_state_dict(saved["model"])
-        optimizer = self.optimizer.state_dict()
-        self.optimizer.load_state_dict({**optimizer, "state": saved["optimizer"]})
+        parameters = dict(self.model.named_parameters())
+        for name, entry in saved["optimizer"].items():
+            assert all(value.shape == parameters[name].shape for value in entry.values() if value.ndim), name
+            self.optimizer.state[parameters[name]] = {key: value.to(parameters[name].device) for key, value in entry.items()}
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.totals.copy_(saved["totals"])

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from cifar_small.budget import check_count
 from cifar_small.environment import commit, package_version
@@ -132,7 +133,12 @@ def _rows(number: int) -> str:
 
 def check_rules(predictions: Predictions) -> Rules:
     """The rules the predictions were made under, if the model keeps them. Raises ConfigError for one that does not."""
-    rules = Rules.model_validate(predictions.meta["rules"])
+    try:
+        rules = Rules.model_validate(predictions.meta["rules"])
+    except ValidationError as error:
+        raise DataError(
+            f"{predictions.meta.get('file')}: its rules cannot be read ({error.error_count()} problems); predict again"
+        ) from None
     name = str(predictions.meta["name"])
     check_count(name, int(predictions.meta["parameters"]), rules)
     members = predictions.meta.get("members") or []
@@ -194,16 +200,16 @@ def submit(
         "predictions": predictions.meta,
         **evidence,
     }
-    if run is not None:
-        copy_pictures(run, output.parent)
-    write_json(record_file, record)  # first, so that a disk that fills up leaves no CSV without its record
+    copied = copy_pictures(run, output.parent, overwrite=overwrite) if run is not None else []
+    write_json(record_file, record)  # before the CSV, so that a disk that fills up leaves no CSV without its record
     try:
         write_atomic(output, content)
         if output.read_bytes() != content:
             raise DataError(f"{output} does not read back as written; check the disk")
     except UserError:
         if not output.exists() or output.read_bytes() != content:
-            record_file.unlink(missing_ok=True)
+            for path in (record_file, *copied):
+                path.unlink(missing_ok=True)
         raise
     return record
 

@@ -6,6 +6,8 @@ needs nothing but weights, optimiser state, averages and counters.
 
 from __future__ import annotations
 
+import math
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -53,19 +55,21 @@ def train(
     if (known := num_classes_of(config)) is not None:
         check_budget(config, known)  # before any data is read
     run = Run(folder)
-    with locked(run), collected_signals() as stop:
+    with locked(run):
         going_on = can_resume(run, config, resume)
         summary = run.summary()
-        if going_on and summary and summary["epochs_planned"] == phases[-1].end:
+        if going_on and summary and summary["epochs_planned"] == phases[-1].end and run.best.exists():
             if not quiet:
                 print(f"{run.folder} is already complete: {summary['epochs']} epochs, val {summary['val_accuracy']:.2%}")
             return summary
+        stop: list[int] = []
         trainer = Trainer(config, phases, run, stop, started, quiet)
         if going_on:
             trainer.restore()
-        write_start(run, config, describe(trainer.device, trainer.precision), command)
-        trainer.fit()
-        return trainer.finish()
+        write_start(run, config, describe(trainer.device, trainer.precision), command, trainer.epochs)
+        with collected_signals(stop):
+            trainer.fit()
+            return trainer.finish()
 
 
 class Trainer:
@@ -108,6 +112,7 @@ class Trainer:
         saved, warning = load_newest(self.run.last, self.run.previous)
         if warning:
             tqdm.write(f"warning: {warning}")
+            os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
         if saved["data"] != self.problem.facts:
             raise CheckpointError(
                 f"{self.run.folder} was trained on other data: {saved['data']} then, {self.problem.facts} now; use that data"
@@ -117,6 +122,9 @@ class Trainer:
             self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, optim)
         self.state.restore(saved)
         self.clock -= self.state.seconds
+        if saved["precision"] != self.precision:
+            tqdm.write(f"warning: begun in {saved['precision']}, so it goes on so; this machine would take {self.precision}")
+            self.precision = saved["precision"]
         self.say(f"resuming {self.run.folder} at epoch {self.state.epoch + 1}, step {self.state.step}")
 
     def fit(self) -> None:
@@ -148,12 +156,15 @@ class Trainer:
                 leave_if_asked(self.stop, self.run.folder)
 
     def _train_epoch(self, phase: Phase, padded: Tensor, bar: Any) -> float:
-        """The steps of one epoch from `state.step` on; returns the last learning rate. No host synchronisation on a GPU."""
+        """The steps of one epoch from `state.step` on; returns the last learning rate.
+
+        On a GPU nothing here waits for the device between looks at `first_bad` (but torch's average looks at its counter).
+        """
         state, settings, seed = self.state, phase.settings, self.config.seed
         order = torch.randperm(len(self.problem.images), generator=torch_generator(seed, ORDER, state.epoch))
         draws = draw(settings.augment, order, torch_generator(seed, AUGMENT, state.epoch), self.parity, state.epoch)
         order, draws = order.to(self.device), draws.to(self.device)
-        bad_steps = torch.zeros((), device=self.device)
+        first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         span = (phase.schedule_end - phase.schedule_start) * self.steps
         lr = 0.0
         state.model.train()
@@ -162,20 +173,21 @@ class Trainer:
             lr = learning_rate(settings.schedule, settings.optim.lr, done, span, self.steps)
             set_learning_rate(state.optimizer, lr)
             rows = slice(step * self.batch, (step + 1) * self.batch)
-            bad_steps += self._step(phase, step, padded, order[rows], draws[rows])
+            bad = self._step(phase, step, padded, order[rows], draws[rows], first_bad >= 0)
+            first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
             state.step = step + 1
             checkpoint = self.config.engine.checkpoint_steps
             save = (self.stop or (checkpoint and state.step % checkpoint == 0)) and state.step < self.steps
             if self.device.type == "cpu" or save or state.step % CHECK_EVERY == 0 or state.step == self.steps:
-                self._stop_if_diverged(bad_steps, lr)
+                self._stop_if_diverged(first_bad, lr)
             bar.update(self.batch)
             if save:
                 self._save()
                 leave_if_asked(self.stop, self.run.folder)
         return lr
 
-    def _step(self, phase: Phase, step: int, padded: Tensor, chosen: Tensor, draws: Draws) -> Tensor:
-        """One optimiser step on the images `chosen` (B,); returns 1 on the device if loss or gradient was not finite."""
+    def _step(self, phase: Phase, step: int, padded: Tensor, chosen: Tensor, draws: Draws, stopped: Tensor) -> Tensor:
+        """One optimiser step on the images `chosen` (B,), without effect once `stopped`; returns whether it was not finite."""
         state, settings, config = self.state, phase.settings, self.config
         torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step))
         pixels = normalise(crop_and_flip(padded, chosen, draws), self.problem.mean, self.problem.std)
@@ -195,22 +207,25 @@ class Trainer:
             total += loss.detach()
             # Accuracy against the mixed targets: the share of the label that the prediction names.
             state.totals[1] += target.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
-        bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm)
+        bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
         state.optimizer.step()
         state.totals[0] += total
         if state.average is not None:
             state.average.update_parameters(state.model)
         return bad
 
-    def _stop_if_diverged(self, bad_steps: Tensor, lr: float) -> None:
-        bad = int(bad_steps.item())  # a device synchronisation, every CHECK_EVERY steps on a GPU
-        if not bad:
-            return
-        place = f"step {self.state.step - bad + 1}" if self.device.type == "cpu" else f"before step {self.state.step}"
-        raise DivergedError(
-            f"loss or gradient is not finite at epoch {self.state.epoch + 1}, {place} of {self.steps} (lr {lr:.4g}); expected "
-            "finite numbers: the weights were not updated and the last checkpoint is whole; lower optim.lr, add warm-up or "
-            "set optim.clip_norm"
+    def _stop_if_diverged(self, first_bad: Tensor, lr: float) -> None:
+        step = int(first_bad.item())  # a device synchronisation, every CHECK_EVERY steps on a GPU
+        if step >= 0:
+            raise self._diverged(
+                f"loss or gradient is not finite at epoch {self.state.epoch + 1}, step {step + 1} of {self.steps}", lr
+            )
+
+    def _diverged(self, what: str, lr: float) -> DivergedError:
+        kept = "the last checkpoint is whole" if self.run.last.exists() else "no epoch was completed, so nothing was kept"
+        return DivergedError(
+            f"{what} (lr {lr:.4g}); expected finite numbers: the weights were not updated, {kept}; lower optim.lr, add warm-up "
+            "or set optim.clip_norm, in a new --output"
         )
 
     def _end_epoch(self, phase: Phase, lr: float, speed: float) -> dict[str, Any]:
@@ -218,6 +233,8 @@ class Trainer:
         state = self.state
         loss, hits = (state.totals / (self.steps * self.batch)).tolist()  # synchronises once an epoch
         val_loss, val_accuracy = self._evaluate()
+        if not math.isfinite(val_loss):
+            raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
         state.epoch, state.step = state.epoch + 1, 0
         state.totals.zero_()
         mixed = bool(phase.settings.mixup_alpha or phase.settings.cutmix_alpha)
@@ -275,7 +292,12 @@ class Trainer:
 
     def _save(self) -> None:
         self.state.seconds = time.monotonic() - self.clock
-        content = {**self.state.saved(), "config_sha256": config_hash(self.config), "data": self.problem.facts}
+        content = {
+            **self.state.saved(),
+            "config_sha256": config_hash(self.config),
+            "data": self.problem.facts,
+            "precision": self.precision,
+        }
         save_checkpoint(self.run.last, content, previous=self.run.previous)
 
     def finish(self) -> dict[str, Any]:

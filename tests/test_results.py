@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from pathlib import Path
@@ -61,6 +62,9 @@ def rows(table: str) -> list[dict[str, str]]:
 
 
 def test_no_records(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="submissions is no folder"):
+        render_results(tmp_path / "submissions")
+    (tmp_path / "submissions").mkdir()
     assert render_results(tmp_path / "submissions") == "No records under submissions/ yet."
 
 
@@ -132,10 +136,16 @@ def test_the_record_of_a_submission_counts_as_well(tmp_path: Path) -> None:
     assert [row["seeds"] for row in rows(render_results(tmp_path))] == ["1 (4)"]
 
 
-def test_submissions_without_a_run_are_left_out(tmp_path: Path) -> None:
-    (tmp_path / "ensemble").mkdir(parents=True)
-    (tmp_path / "ensemble" / "submission.json").write_text(json.dumps({"rows": 3, "predictions": {}}))
-    assert render_results(tmp_path) == f"No records under {tmp_path.name}/ yet."
+def test_submissions_without_a_run_are_listed_wherever_they_lie(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "ensemble"):
+        place.mkdir(exist_ok=True)
+        (place / "submission.json").write_text(
+            json.dumps({"predictions": {"name": "mean of logits: a, b", "parameters": 2500}})
+        )
+    table = render_results(tmp_path)
+    assert "- mean of logits: a, b: 2,500 parameters, submission alone" in table
+    assert f"({tmp_path.name}/ensemble)" in table
+    assert f"({tmp_path.name})" in table
 
 
 @pytest.mark.parametrize("content", ['{"run": ', "[]", '{"run": {"summary": {}}}', b"\xff"])
@@ -153,11 +163,15 @@ def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has not finished \(no summary.json\)"):
         write_record(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    run.summary_file.write_text('{"name": "net"}')
     (run.folder / "curves.png").write_bytes(b"picture")
     (run.folder / "best.pt").write_bytes(b"weights")
+    run.summary_file.write_text('{"name": "net", "weights_sha256": "of an earlier, shorter run"}')
+    with pytest.raises(CheckpointError, match=r"best.pt is not the file that summary.json speaks of"):
+        write_record(run, tmp_path / "out")
+    summary = {"name": "net", "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    run.summary_file.write_text(json.dumps(summary))
     target = write_record(run, tmp_path / "out")
-    assert json.loads(target.read_text()) == {"run": {"summary": {"name": "net"}, "sessions": [], "test_readings": []}}
+    assert json.loads(target.read_text()) == {"run": {"summary": summary, "sessions": [], "test_readings": []}}
     assert sorted(path.name for path in target.parent.iterdir()) == ["config.yaml", "curves.png", "record.json"]
     with pytest.raises(UserError, match="exists already"):
         write_record(run, tmp_path / "out")

@@ -61,7 +61,7 @@ def finished_run(folder: Path, **rules: Any) -> Run:
     )
     run.config_file.write_text(dump_config(config))
     run.metrics_file.write_text("epoch,lr\n1,0.1\n")
-    run.summary_file.write_text(json.dumps({"name": "made", "val_accuracy": 0.5}))
+    run.summary_file.write_text(json.dumps({"name": "made", "val_accuracy": 0.5, "weights_sha256": sha256(run.best)}))
     run.env_file.write_text(json.dumps({"sessions": [{"command": "cifar-small train", "device": "cpu"}]}))
     run.append_test_reading({"accuracy": 0.25})
     return run
@@ -228,6 +228,16 @@ def test_a_disk_that_fills_up_leaves_no_csv_without_its_record(tmp_path: Path, m
         if finished:
             break
     assert successes == 8  # two for each file: its content and its name
+
+
+def test_files_beside_the_csv_are_never_replaced_silently(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"config.yaml exists already"):
+        submit(made(weights_sha256=sha256(run.best)), tmp_path / "a.csv", run=run)
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    assert not (tmp_path / "a.csv").exists()
+    assert not (tmp_path / "a.json").exists()
 
 
 def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> None:

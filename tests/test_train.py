@@ -153,8 +153,13 @@ def test_damaged_last_falls_back_to_previous(
     raw = bytearray((folder / "last.pt").read_bytes())
     raw[len(raw) // 2] ^= 1
     (folder / "last.pt").write_bytes(raw)
-    train(everything(), folder, resume=True, quiet=True)
+    with monkeypatch.context() as patched:  # the next save must not put the damaged file in the place of the good one
+        interrupt_at(patched, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(everything(), folder, resume=True, quiet=True)
     assert "damaged" in capsys.readouterr().out
+    load_checkpoint(folder / "previous.pt")
+    train(everything(), folder, resume=True, quiet=True)
     assert fingerprint(folder) == fingerprint(undisturbed)
 
 
@@ -202,7 +207,7 @@ def test_not_finite_stops_before_the_update_and_names_the_step(
     folder, original, calls = tmp_path / "run", train_module.clip_and_check, 0
     weights: list[torch.Tensor] = []
 
-    def poisoned(optimizer: torch.optim.SGD, loss: torch.Tensor, clip: float | None) -> torch.Tensor:
+    def poisoned(optimizer: torch.optim.SGD, loss: torch.Tensor, *rest: Any) -> torch.Tensor:
         nonlocal calls
         calls += 1
         if calls == 7:  # the third of epoch 2
@@ -212,13 +217,82 @@ def test_not_finite_stops_before_the_update_and_names_the_step(
                 loss.fill_(torch.nan)
             else:
                 parameter.grad[0, 0, 0, 0] = torch.inf
-        return original(optimizer, loss, clip)
+        return original(optimizer, loss, *rest)
 
     monkeypatch.setattr(train_module, "clip_and_check", poisoned)
     with pytest.raises(DivergedError, match=r"not finite at epoch 2, step 3 of 4 \(lr 0.0[0-9]+\)"):
         train(tiny(), folder, quiet=True)
     assert torch.equal(weights[0], weights[1])
     assert load_checkpoint(folder / "last.pt")["epoch"] == 1
+
+
+def test_not_finite_on_val_is_never_selected(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_evaluate", lambda self: (float("nan"), 0.1))
+        with pytest.raises(DivergedError, match=r"loss on val is not finite after epoch 1 .*nothing was kept"):
+            train(tiny(), folder, quiet=True)
+    assert not (folder / "best.pt").exists()
+    # Nothing was completed, so the advice (another learning rate) can be followed in the same folder.
+    assert train(tiny(optim={"lr": 0.05}), folder, quiet=True)["epochs"] == 2
+
+
+def test_once_stopped_no_later_step_has_an_effect() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+    weight.grad = torch.ones(3)
+    bad = train_module.clip_and_check(optimizer, torch.tensor(1.0), None, torch.tensor(True))
+    optimizer.step()
+    assert not bad
+    assert torch.equal(weight, torch.ones(3))
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    files = {".notes.tmp": "mine", ".draft.new": "mine", "metrics.csv": "mine"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"holds other files .* and no run"):
+            train(tiny(), tmp_path, resume=resume, quiet=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != ".lock"} == files
+
+
+def test_a_finished_run_without_its_checkpoints_is_still_complete(tiny: Tiny, tmp_path: Path) -> None:
+    summary = train(tiny(), tmp_path / "run", quiet=True)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / name).unlink()
+    assert train(tiny(), tmp_path / "run", resume=True, quiet=True) == summary
+    with pytest.raises(CheckpointError, match="train first"):
+        train(tiny(phases=[{"epochs": 3}]), tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_longer_run_drops_the_summary_of_the_shorter_and_says_so(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train(tiny(), folder, quiet=True)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
+    assert not (folder / "summary.json").exists()
+    train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
+    assert [session["epochs_planned"] for session in Run(folder).sessions()] == [2, 4, 4]
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a", frozenset({"amx_bf16"})))
+    config = tiny(engine={"device": "cpu", "threads": 1})
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(config, tmp_path / "run", quiet=True)
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a", frozenset({"avx2"})))
+    train(config, tmp_path / "run", resume=True, quiet=True)
+    assert "begun in bf16" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["precision"] == "bf16"
 
 
 def test_over_budget_is_refused_before_data_is_read(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -359,9 +433,9 @@ def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monke
     chosen: list[list[int]] = []
     original = Trainer._step
 
-    def step(self: Trainer, phase: Any, step: int, padded: Any, images: torch.Tensor, draws: Any) -> Any:
+    def step(self: Trainer, phase: Any, step: int, padded: Any, images: torch.Tensor, *rest: Any) -> Any:
         chosen.append(images.tolist())
-        return original(self, phase, step, padded, images, draws)
+        return original(self, phase, step, padded, images, *rest)
 
     monkeypatch.setattr(Trainer, "_step", step)
     train(tiny(batch_size=100), tmp_path / "run", quiet=True)  # 256 images: two batches an epoch, 56 left out

@@ -15,7 +15,7 @@ from PIL import Image
 
 from cifar_small.data import Images, colour_notes, load_test, load_unlabelled, write_unlabelled
 from cifar_small.data.unlabelled import CHW_BELOW, HWC_ABOVE, smoothness
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, UserError
 from cifar_small.schema import Data
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -60,7 +60,7 @@ def test_written_file_reads_back_and_is_the_competition_format(tmp_path: Path) -
 def test_write_refuses_wrong_images_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected uint8"):
         write_unlabelled(tmp_path / "x.pkl", CHW, IDS)
-    with pytest.raises(DataError, match="cannot be written"):
+    with pytest.raises(UserError, match="cannot write"):
         write_unlabelled(tmp_path / "absent" / "x.pkl", IMAGES, IDS)
     assert not list(tmp_path.iterdir())
 
