@@ -60,9 +60,10 @@ def test_written_file_reads_back_and_is_the_competition_format(tmp_path: Path) -
 def test_write_refuses_wrong_images_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="expected uint8"):
         write_unlabelled(tmp_path / "x.pkl", CHW, IDS)
-    with pytest.raises(UserError, match="cannot write"):
-        write_unlabelled(tmp_path / "absent" / "x.pkl", IMAGES, IDS)
-    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"cannot write .* is a file, not a folder"):
+        write_unlabelled(tmp_path / "file" / "x.pkl", IMAGES, IDS)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 @pytest.mark.parametrize(
