@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from cifar_small.compare import compare
-from cifar_small.config import dump_config, parse_config
+from cifar_small.config import dump_config, load_config, parse_config
 from cifar_small.data import load_test, load_unlabelled, write_unlabelled
 from cifar_small.ensemble import mean_logits
 from cifar_small.errors import ConfigError, UserError
@@ -138,8 +138,6 @@ COMMON_DATA = _config("demo_resnet", NETS["demo_resnet"]).data
 
 
 def _show_refusal(path: Path) -> None:
-    from cifar_small.config import load_config
-
     try:
         train(load_config(path), path.parent / "never")
     except ConfigError as error:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from cifar_small.errors import DataError
+from cifar_small.files import sync_folder
 
 TIMEOUT = 8.0  # seconds to connect, and between two pieces
 MAX_BYTES = 2**30
@@ -56,7 +57,7 @@ def download(url: str, md5: str, target: str | Path, *, allow_http: bool = False
                 f"download again, or put the right file at {target}"
             )
         os.replace(part, target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise DataError(
@@ -90,13 +91,3 @@ def _fetch(url: str, part: Path) -> tuple[int, str]:
     if declared and size != declared:
         raise OSError(f"the connection closed after {size:,} of {declared:,} bytes")
     return size, digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the new name survive a power cut, where the system can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
