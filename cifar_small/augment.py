@@ -117,6 +117,13 @@ def cover(pixels: Tensor, settings: Augment, draws: Draws) -> Tensor:
     return pixels.masked_fill(hidden[:, None], 0.0)
 
 
+def resize(pixels: Tensor, side: int) -> Tensor:
+    """Images (B, 3, 32, 32) as (B, 3, side, side): antialiased bilinear, for phases that train at a lower resolution."""
+    if side == pixels.shape[-1]:
+        return pixels
+    return F.interpolate(pixels, size=(side, side), mode="bilinear", antialias=True, align_corners=False)
+
+
 def _box(axis: Tensor, top: Tensor, left: Tensor, height: Tensor | int, width: Tensor | int) -> Tensor:
     rows = (axis >= top[:, None]) & (axis < top[:, None] + height)
     columns = (axis >= left[:, None]) & (axis < left[:, None] + width)

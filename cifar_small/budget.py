@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from cifar_small.errors import ConfigError
 from cifar_small.models import ModelConfig, build_model
-from cifar_small.schema import Config, ResNetModel, Rules, WideResNetModel
+from cifar_small.schema import Config, ResNetModel, Rules, WhitenedResNetModel, WhitenedStage, WideResNetModel
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "cifar100_coarse": 20, "digits": 10}
 IMAGE_SHAPE = (3, 32, 32)
@@ -133,24 +133,40 @@ def _scaling(model: ModelConfig) -> tuple[Callable[[int], ModelConfig], int]:
     """The nets of one shape in order of width, by a step number, and the step of the model itself."""
     if isinstance(model, WideResNetModel):
         return (lambda step: model.model_copy(update={"widen_factor": step})), model.widen_factor
+    widths = _widths(model)
     # A width w rounds up to k at factor (2k - 1) / 2w. In units of 1 / (2 lcm of all widths) each such factor is a whole
     # number, so stepping through whole numbers meets every possible rounding, without floating point.
-    unit = 2 * math.lcm(*model.widths, model.stem_width or 1)
+    unit = 2 * math.lcm(*widths)
 
     def scale(width: int, step: int) -> int:
         return max(1, (2 * width * step + unit) // (2 * unit))
 
-    def scaled(step: int) -> ResNetModel:
+    def scaled(step: int) -> ModelConfig:
+        if isinstance(model, WhitenedResNetModel):
+            return model.model_copy(update={"stages": tuple(_scaled_stage(stage, step) for stage in model.stages)})
         stem = {} if model.stem_width is None else {"stem_width": scale(model.stem_width, step)}
         return model.model_copy(update={"widths": tuple(scale(width, step) for width in model.widths), **stem})
 
+    def _scaled_stage(stage: WhitenedStage, step: int) -> WhitenedStage:
+        branch = tuple((kernel, scale(width, step)) for kernel, width in stage.branch)
+        return stage.model_copy(update={"width": scale(stage.width, step), "branch": branch})
+
     return scaled, unit
+
+
+def _widths(model: ResNetModel | WhitenedResNetModel) -> list[int]:
+    if isinstance(model, ResNetModel):
+        return [*model.widths, model.stem_width or 1]
+    return [width for stage in model.stages for width in (stage.width, *(width for _, width in stage.branch))]
 
 
 def width_text(model: ModelConfig) -> str:
     """The width of a net as its config says it: `widen_factor 3` or `widths 32/64/128/256`."""
     if isinstance(model, WideResNetModel):
         return f"widen_factor {model.widen_factor}"
+    if isinstance(model, WhitenedResNetModel):
+        each = ("-".join(str(width) for width in (stage.width, *(w for _, w in stage.branch))) for stage in model.stages)
+        return f"widths {'/'.join(each)}"
     stem = "" if model.stem_width is None else f" with stem_width {model.stem_width}"
     return f"widths {'/'.join(map(str, model.widths))}{stem}"
 

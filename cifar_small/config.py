@@ -21,6 +21,10 @@ from cifar_small.errors import ConfigError
 from cifar_small.schema import IDLE_MIX_PROB, Config, Cosine, Engine, MultiStep, PhaseSettings, Recipe
 from cifar_small.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
+# Settings that came after the first recorded runs. At their defaults they are left out of a dumped config, so that its hash,
+# which records and predictions carry, stays what it was.
+ADDED_LATER: dict[str, Any] = {"resolution": 32, "freeze": []}
+
 
 @dataclass(frozen=True)
 class Phase:
@@ -94,6 +98,9 @@ def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = Non
     settings = dict(settings)
     if not settings.get("mixup_alpha") and not settings.get("cutmix_alpha") and "mix_prob" not in keep:
         settings.pop("mix_prob", None)
+    for key, default in ADDED_LATER.items():
+        if settings.get(key) == default and key not in keep:
+            settings.pop(key, None)
     if isinstance(settings.get("augment"), Mapping):
         kept = keep.get("augment") or {}
         augment = dict(settings["augment"])

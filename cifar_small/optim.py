@@ -2,40 +2,84 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from cifar_small.schema import Optim
+from cifar_small.muon import Muon
+from cifar_small.schema import SGD, Optim
 
 
-def parameter_groups(model: nn.Module, settings: Optim) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, settings: SGD) -> list[dict[str, object]]:
     """Two groups: weights with decay, and 1-d parameters (biases, BatchNorm) without, unless `decay: all`."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    parameters = _trained(model)
     decayed = [parameter for parameter in parameters if parameter.ndim > 1 or settings.decay == "all"]
     spared = [parameter for parameter in parameters if parameter.ndim <= 1 and settings.decay != "all"]
     groups = [(decayed, settings.weight_decay), (spared, 0.0)]
     return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
 
 
-def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.SGD:
-    """A fused SGD over the parameter groups; its learning rate is set before every step."""
-    return torch.optim.SGD(
-        parameter_groups(model, settings), lr=settings.lr, momentum=settings.momentum, nesterov=settings.nesterov, fused=True
+def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
+    """The optimiser over the parameters that train now: a fused SGD, or Muon. Its learning rates are set before every step."""
+    if isinstance(settings, SGD):
+        return torch.optim.SGD(
+            parameter_groups(model, settings),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            fused=True,
+        )
+    filters = {
+        "lr": settings.lr,
+        "momentum": settings.momentum,
+        "weight_decay": settings.weight_decay,
+        "nesterov": settings.nesterov,
+        "iterations": settings.iterations,
+        "normalise": settings.normalise,
+        "orthogonal": True,
+    }
+    members: dict[str, list[Tensor]] = {"filters": [], "bias": [], "head": []}
+    for parameter in _trained(model):
+        # Filters that see the image itself have 3 channels in: too few directions for an orthogonal update to make sense.
+        filter_bank = parameter.ndim == 4 and parameter.shape[1] > 3
+        members["filters" if filter_bank else "bias" if parameter.ndim <= 1 else "head"].append(parameter)
+    hyper: dict[str, dict[str, Any]] = {
+        "filters": filters,
+        "bias": {**settings.bias.model_dump(), "orthogonal": False},
+        "head": {**settings.head.model_dump(), "orthogonal": False},
+    }
+    return Muon(
+        [
+            {"params": members[kind], **hyper[kind], "lr_factor": hyper[kind]["lr"] / settings.lr}
+            for kind in members
+            if members[kind]
+        ]
     )
 
 
-def update_optimizer(optimizer: torch.optim.SGD, model: nn.Module, settings: Optim) -> torch.optim.SGD:
-    """The optimiser for a phase that changed settings: new hyper-parameters, the momentum buffers kept."""
+def _trained(model: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def update_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
+    """The optimiser for a phase that changed settings or what trains: new hyper-parameters, the momentum buffers kept.
+
+    Another kind of optimiser starts without momentum: its numbers mean something else there.
+    """
     fresh = build_optimizer(model, settings)
-    for parameter, state in optimizer.state.items():
-        fresh.state[parameter] = state
+    if type(fresh) is type(optimizer):
+        trained = {parameter for group in fresh.param_groups for parameter in group["params"]}
+        for parameter, state in optimizer.state.items():
+            if parameter in trained:
+                fresh.state[parameter] = state
     return fresh
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the same learning rate."""
+    """Set the learning rate of the step; groups with a rate of their own (Muon's) keep their ratio to it."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group.get("lr_factor", 1.0)
 
 
 def clip_and_check(

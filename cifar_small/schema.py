@@ -6,9 +6,10 @@ the others is refused. Comments give units and what None means. `config` reads, 
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
@@ -16,8 +17,10 @@ Width = Annotated[int, Field(ge=1, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]  # bounds that keep a slip of the finger from hanging the counting of a net
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Views = Literal["none", "flip", "shift", "flip_shift", "r3"]
+Point = Annotated[tuple[Probability, Annotated[float, Field(ge=0, le=100)]], Field(strict=False)]
 Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Widths = Annotated[tuple[Width, ...], Field(strict=False)]
+Branch = Annotated[tuple[Depth, Width], Field(strict=False)]
 Depths = Annotated[tuple[Depth, ...], Field(strict=False)]
 
 
@@ -88,7 +91,39 @@ class WideResNetModel(Section):
         return self
 
 
-Model = Annotated[ResNetModel | WideResNetModel, Field(discriminator="family")]
+class WhitenedStage(Section):
+    """One stage: convolution, max pooling by 2, BatchNorm, activation, then one residual block."""
+
+    width: Width
+    kernel: Literal[1, 2, 3] = 3  # of the convolution that is pooled; 2 has no padding
+    branch: Annotated[
+        tuple[Branch, ...], Field(strict=False, min_length=1)
+    ]  # the residual: [kernel, channels] of each convolution
+
+    @model_validator(mode="after")
+    def _sum_is_possible(self) -> WhitenedStage:
+        if any(kernel not in (1, 3) for kernel, _ in self.branch):
+            raise ValueError(f"branch {[list(conv) for conv in self.branch]}: kernels must be 1 or 3, which keep the size")
+        if self.branch[-1][1] != self.width:
+            raise ValueError(f"branch ends with {self.branch[-1][1]} channels but is added to {self.width}, the stage's width")
+        return self
+
+
+class WhitenedResNetModel(Section):
+    """A shallow ResNet for short runs: frozen whitening stem, then stages that pool before their BatchNorm."""
+
+    family: Literal["whitened_resnet"]
+    stages: Annotated[tuple[WhitenedStage, ...], Field(strict=False, min_length=1, max_length=4)]
+    stem_bias: bool = False  # train a bias of the stem; phases may freeze it
+    skip: bool = True  # false: the same net without its skip connections, which is no ResNet
+    activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "silu"
+    head_pool: Literal["max", "max_mean"] = "max"  # of the last stage's map; max_mean: their sum
+    logit_scale: Annotated[float, Field(gt=0)] = 1 / 9
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # weight of a (micro-)batch in the running statistics
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+
+
+Model = Annotated[ResNetModel | WideResNetModel | WhitenedResNetModel, Field(discriminator="family")]
 
 
 class Augment(Section):
@@ -131,7 +166,42 @@ class SGD(Section):
         return self
 
 
-Optim = SGD
+class Group(Section):
+    """SGD with Nesterov momentum for one group of parameters beside Muon."""
+
+    lr: Annotated[float, Field(gt=0, le=10_000)]
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class Muon(Section):
+    """Muon for convolution filters: momentum, orthogonalised; SGD for the rest (Jordan 2024)."""
+
+    name: Literal["muon"]
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # of the filters; a schedule scales the groups' rates alike
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    nesterov: bool = True
+    iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
+    normalise: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalise
+    bias: Group = Group(lr=0.1)  # 1-d parameters: biases and BatchNorm
+    head: Group = Group(lr=0.1, weight_decay=5e-4)  # the classifier, and filters that see the image itself
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> Muon:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0: set momentum, or nesterov: false")
+        if self.normalise and self.weight_decay:
+            raise ValueError("weight_decay has no effect on filters of fixed norm: drop it, or set normalise: false")
+        return self
+
+
+def _sgd_by_default(value: Any) -> Any:
+    return {"name": "sgd", **value} if isinstance(value, dict) else value
+
+
+Optim = Annotated[SGD | Muon, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]
 
 
 class Constant(Section):
@@ -158,7 +228,24 @@ class MultiStep(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 
 
-Schedule = Annotated[Constant | Cosine | MultiStep, Field(discriminator="name")]
+class PiecewiseLinear(Section):
+    """The base learning rate times a factor that is linear between points: [[0, 1], [1, 0]] falls linearly to 0."""
+
+    name: Literal["piecewise"]
+    points: Annotated[tuple[Point, ...], Field(strict=False, min_length=2)]  # [share of the schedule, factor]
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _points_span(self) -> PiecewiseLinear:
+        places = [place for place, _ in self.points]
+        if places[0] != 0 or places[-1] != 1 or any(after <= before for before, after in pairwise(places)):
+            raise ValueError(f"points lie at {places}; their shares must increase from 0 to 1")
+        if not any(factor for _, factor in self.points[:-1]):
+            raise ValueError("every factor before the last point is 0, so nothing would be learned")
+        return self
+
+
+Schedule = Annotated[Constant | Cosine | MultiStep | PiecewiseLinear, Field(discriminator="name")]
 
 
 IDLE_MIX_PROB = "mix_prob has no effect while mixup_alpha and cutmix_alpha are 0: set one or drop mix_prob"
@@ -174,6 +261,8 @@ class Recipe(Section):
     cutmix_alpha: Probability = 0.0
     mix_prob: Probability = 1.0  # share of the batches that are mixed; with both alphas on, half of them by each
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    resolution: Annotated[int, Field(ge=8, le=32)] = 32  # pixels a side that the net is trained at
+    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parameters whose names start so do not train
 
 
 class PhaseSettings(Recipe):

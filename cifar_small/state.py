@@ -17,7 +17,7 @@ class State:
     """All that changes during a run; what `last.pt` holds."""
 
     model: nn.Module
-    optimizer: torch.optim.SGD
+    optimizer: torch.optim.Optimizer
     average: AveragedModel | None
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed within the epoch under way

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images
+from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images, resize
 from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
@@ -27,7 +27,7 @@ from cifar_small.errors import CheckpointError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import apply_mix, draw_mix
-from cifar_small.models import build_model, set_dropout
+from cifar_small.models import build_model, fit_stem, set_dropout, set_frozen
 from cifar_small.optim import build_optimizer, clip_and_check, set_learning_rate, update_optimizer
 from cifar_small.plots import draw_confusion, draw_curves
 from cifar_small.predict import compute_logits, load_net, normalise, predict_images
@@ -39,6 +39,7 @@ from cifar_small.schema import Config
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.state import State
 
+STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to
 CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GPU; on a CPU the look is free
 
 
@@ -92,11 +93,16 @@ class Trainer:
         model = build_model(config.model, len(self.classes))
         check_tensors(model)
         model = model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
+        fit_stem(model, normalise(self.problem.images[:STEM_IMAGES], self.problem.mean, self.problem.std))
+        for phase in phases[::-1]:  # all of them now, so that a freeze without effect is no surprise later
+            set_frozen(model, phase.settings.freeze)
         average = None
         if config.ema_decay is not None:
             average_step = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
             average = AveragedModel(model, multi_avg_fn=average_step, use_buffers=True)
-        self.state = State(model, build_optimizer(model, config.optim), average, totals=torch.zeros(2, device=self.device))
+        self.state = State(
+            model, build_optimizer(model, phases[0].settings.optim), average, totals=torch.zeros(2, device=self.device)
+        )
         self.forward = torch.compile(model) if config.engine.compile else model
         self.parity = torch.rand(len(self.problem.images), generator=torch_generator(config.seed, PARITY)) < 0.5
         # last.pt and previous.pt with optimiser and average, best.pt, and one being written: at most 12 times the weights.
@@ -118,8 +124,7 @@ class Trainer:
                 f"{self.run.folder} was trained on other data: {saved['data']} then, {self.problem.facts} now; use that data"
             )
         if saved["epoch"] < self.epochs:
-            optim = self._phase(saved["epoch"]).settings.optim
-            self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, optim)
+            self._enter(self._phase(saved["epoch"]))
         self.state.restore(saved)
         self.clock -= self.state.seconds
         if saved["precision"] != self.precision:
@@ -140,7 +145,7 @@ class Trainer:
                 phase = self._phase(state.epoch)
                 settings = phase.settings
                 if state.epoch == phase.start and state.step == 0 and phase.index > 0:
-                    state.optimizer = update_optimizer(state.optimizer, state.model, settings.optim)
+                    self._enter(phase)
                 set_dropout(state.model, settings.dropout)
                 if padded_for != (settings.augment.crop, settings.augment.pad):
                     padded = pad_images(self.problem.images, settings.augment, self.problem.fill)
@@ -195,7 +200,7 @@ class Trainer:
         targets = F.one_hot(self.problem.labels[chosen], len(self.classes)).float()
         mix = draw_mix(settings, self.batch, numpy_generator(config.seed, MIX, state.epoch, step))
         pixels, targets = apply_mix(mix, pixels, targets)
-        pixels = pixels.contiguous(memory_format=memory_format(config.engine))
+        pixels = resize(pixels, settings.resolution).contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
         size = config.engine.micro_batch_size or self.batch
@@ -347,6 +352,11 @@ class Trainer:
         """Print a line above the progress bar."""
         if not self.quiet:
             tqdm.write(text)
+
+    def _enter(self, phase: Phase) -> None:
+        """Let a phase's parameters train, by its optimiser."""
+        set_frozen(self.state.model, phase.settings.freeze)
+        self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, phase.settings.optim)
 
     def _phase(self, epoch: int) -> Phase:
         return next(phase for phase in self.phases if phase.start <= epoch < phase.end)

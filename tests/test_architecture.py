@@ -21,6 +21,7 @@ LAYERS = """
     config files signals
     schedules augment mixing metrics randomness environment plots
     data models
+    muon
     budget checkpoints predictions optim state runs
     param_table results
     predict compare ensemble

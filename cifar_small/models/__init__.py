@@ -7,13 +7,21 @@ from typing import Any
 
 from torch import nn
 
+from cifar_small.errors import ConfigError
 from cifar_small.models.resnet import ResNet
+from cifar_small.models.whitened import WhitenedResNet, fit_stem
 from cifar_small.models.wideresnet import WideResNet
-from cifar_small.schema import ResNetModel, WideResNetModel
+from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
 
-ModelConfig = ResNetModel | WideResNetModel
+__all__ = ["ModelConfig", "build_model", "fit_stem", "set_dropout", "set_frozen"]
 
-FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {"resnet": ResNet, "wideresnet": WideResNet}
+ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
+
+FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {
+    "resnet": ResNet,
+    "wideresnet": WideResNet,
+    "whitened_resnet": WhitenedResNet,
+}
 
 
 def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
@@ -30,3 +38,20 @@ def set_dropout(model: nn.Module, p: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = p
+
+
+def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Train every parameter but those whose names start with one of `prefixes` and those a net never trains, in place.
+
+    Raises ConfigError for a prefix that freezes nothing.
+    """
+    names = dict(model.named_parameters())
+    never: frozenset[str] = getattr(model, "never_trains", frozenset())
+    for prefix in prefixes:
+        if not any(name.startswith(prefix) for name in names if name not in never):
+            raise ConfigError(
+                f"freeze {prefix!r} matches no parameter of this net; its parameters start with "
+                f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
+            )
+    for name, parameter in names.items():
+        parameter.requires_grad_(name not in never and not name.startswith(prefixes))

@@ -1,0 +1,92 @@
+"""Muon: the momentum of each filter bank, made orthogonal, is its update; every other parameter takes a Nesterov SGD step.
+
+Jordan et al. 2024, kellerjordan.github.io/posts/muon. torch.optim.Muon takes matrices only; here a bank of filters (C_out,
+C_in, k, k) is the matrix (C_out, C_in k k), and banks of one shape share their matrix products.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values to about 1 (0.7..1.2) in few steps
+
+
+def orthogonalise(matrices: Tensor, iterations: int) -> Tensor:
+    """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices: (B, R, C) -> (B, R, C) in bfloat16.
+
+    bfloat16 is enough, since the result only steers a step; zero matrices stay zero.
+    """
+    a, b, c = COEFFICIENTS
+    x = matrices.bfloat16()
+    tall = x.shape[1] > x.shape[2]
+    x = x.mT if tall else x
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values at most 1, where the iteration converges
+    for _ in range(iterations):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Steps groups marked `orthogonal` by Muon and the others by SGD with Nesterov momentum.
+
+    Hyper-parameters stand in the groups: lr, momentum, weight_decay, and for orthogonal ones nesterov, iterations, normalise.
+    A flag tensor set as `found_inf` (as torch's fused optimisers read it) makes the coming step leave everything alone.
+    """
+
+    found_inf: Tensor | None = None
+
+    def __init__(self, groups: list[dict[str, Any]]) -> None:
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One step from the gradients that are there; no host synchronisation."""
+        assert closure is None
+        for group in self.param_groups:
+            members = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonal"]:
+                self._step_filters(group, members)
+            else:
+                self._step_sgd(group, members)
+
+    def _step_filters(self, group: dict[str, Any], members: list[Tensor]) -> None:
+        banks = defaultdict(list)  # by matrix shape: one batched product instead of many small ones
+        for filters in members:
+            assert filters.grad is not None
+            momentum = self._momentum(filters, group["momentum"], filters.grad)
+            update = filters.grad + group["momentum"] * momentum if group["nesterov"] else momentum
+            banks[len(filters), filters[0].numel()].append((filters, update))
+        for (rows, columns), bank in banks.items():
+            stacked = torch.stack([update.reshape(rows, columns) for _, update in bank])
+            for (filters, _), update in zip(bank, orthogonalise(stacked, group["iterations"]), strict=True):
+                if group["normalise"]:
+                    scaled, size = filters * (rows**0.5 / filters.norm()), group["lr"]
+                else:
+                    # A tall matrix of orthonormal columns has smaller rows; this keeps their size that of a wide one's.
+                    scaled = filters * (1 - group["lr"] * group["weight_decay"])
+                    size = group["lr"] * max(1.0, rows / columns) ** 0.5
+                self._write(filters, scaled - size * update.reshape(filters.shape).to(filters.dtype))
+
+    def _step_sgd(self, group: dict[str, Any], members: list[Tensor]) -> None:
+        for parameter in members:
+            assert parameter.grad is not None
+            gradient = parameter.grad + group["weight_decay"] * parameter
+            momentum = self._momentum(parameter, group["momentum"], gradient)
+            self._write(parameter, parameter - group["lr"] * (gradient + group["momentum"] * momentum))
+
+    def _momentum(self, parameter: Tensor, factor: float, gradient: Tensor) -> Tensor:
+        state = self.state[parameter]
+        if "momentum_buffer" not in state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        self._write(state["momentum_buffer"], factor * state["momentum_buffer"] + gradient)
+        buffer: Tensor = state["momentum_buffer"]
+        return buffer
+
+    def _write(self, target: Tensor, value: Tensor) -> None:
+        target.copy_(value if self.found_inf is None else torch.where(self.found_inf.bool(), target, value))
