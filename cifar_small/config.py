@@ -181,6 +181,8 @@ def config_dict(config: Config) -> dict[str, Any]:
     if "mix_prob" not in config.model_fields_set:
         plain.pop("mix_prob")  # with mixing off everywhere it would be refused as having no effect
     plain = _without_idle(plain, keep={key: plain[key] for key in plain if key == "mix_prob"})
+    if not plain["engine"]["sync_batchnorm"]:
+        plain["engine"].pop("sync_batchnorm")
     first = ("name", "seed", "rules", "data", "model", "batch_size")
     return {key: plain[key] for key in first} | {key: value for key, value in plain.items() if key not in first}
 
@@ -196,7 +198,12 @@ def recipe_hash(config: Config) -> str:
         config.model_copy(
             update={
                 "seed": 0,
-                "engine": Engine(**{key: getattr(config.engine, key) for key in ("precision", "layout", "micro_batch_size")}),
+                "engine": Engine(
+                    **{
+                        key: getattr(config.engine, key)
+                        for key in ("precision", "layout", "micro_batch_size", "sync_batchnorm")
+                    }
+                ),
             }
         )
     )

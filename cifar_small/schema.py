@@ -288,6 +288,7 @@ class Engine(Section):
     threads: PositiveInt | None = None  # CPU threads; None: torch's default
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
     eval_batch_size: PositiveInt = 500
+    sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
     checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
 
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import math
 import os
+import signal
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
@@ -22,8 +25,9 @@ from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images, r
 from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
+from cifar_small.distributed import ALONE, World, average_gradients, joined, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, set_threads
-from cifar_small.errors import CheckpointError, DivergedError
+from cifar_small.errors import CheckpointError, ConfigError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import apply_mix, draw_mix
@@ -46,7 +50,7 @@ CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GP
 def train(
     config: Config, folder: str | Path, *, resume: bool = False, command: str = "", quiet: bool = False
 ) -> dict[str, Any]:
-    """Train a config into a run directory and return its summary.
+    """Train a config into a run directory and return its summary; one rank of several when torchrun started us.
 
     Raises ConfigError (over budget, or resumed with other settings), CheckpointError (directory in use or damaged),
     DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
@@ -56,18 +60,21 @@ def train(
     if (known := num_classes_of(config)) is not None:
         check_budget(config, known)  # before any data is read
     run = Run(folder)
-    with locked(run):
-        going_on = can_resume(run, config, resume)
+    with joined(config.engine.device) as world, locked(run) if world.first else nullcontext():
+        quiet = quiet or not world.first
+        going_on = world.first_then_all(lambda: can_resume(run, config, resume))
         summary = run.summary()
         if going_on and summary and summary["epochs_planned"] == phases[-1].end and run.best.exists():
             if not quiet:
                 print(f"{run.folder} is already complete: {summary['epochs']} epochs, val {summary['val_accuracy']:.2%}")
             return summary
         stop: list[int] = []
-        trainer = Trainer(config, phases, run, stop, started, quiet)
+        trainer = Trainer(config, phases, run, stop, started, quiet, world)
         if going_on:
             trainer.restore()
-        write_start(run, config, describe(trainer.device, trainer.precision), command, trainer.epochs)
+        if world.first:
+            environment = {**describe(trainer.device, trainer.precision), "processes": world.size}
+            write_start(run, config, environment, command, trainer.epochs)
         with collected_signals(stop):
             trainer.fit()
             return trainer.finish()
@@ -77,16 +84,25 @@ class Trainer:
     """A run under way: the problem, the state, and the loop over phases, epochs and steps."""
 
     def __init__(
-        self, config: Config, phases: tuple[Phase, ...], run: Run, stop: list[int], started: float, quiet: bool
+        self,
+        config: Config,
+        phases: tuple[Phase, ...],
+        run: Run,
+        stop: list[int],
+        started: float,
+        quiet: bool,
+        world: World = ALONE,
     ) -> None:
         """Read the data and build the net; `stop` fills with signals, `started` is when the clock began."""
         set_threads(config.engine)
+        self.world = world
         self.config, self.phases, self.run, self.stop, self.quiet = config, phases, run, stop, quiet
         self.clock = started  # moved back by the seconds of earlier sessions
         self.problem = load_problem(config)
         self.device, self.precision, self.classes = self.problem.device, self.problem.precision, self.problem.classes
         self.parameters = check_budget(config, len(self.classes))
         self.epochs, self.batch = phases[-1].end, config.batch_size
+        self.micro_batch = _micro_batch(config, world)
         # The remainder, other images every epoch, is left out: every batch has the same shape.
         self.steps = len(self.problem.images) // self.batch
         torch.manual_seed(config.seed)
@@ -103,7 +119,9 @@ class Trainer:
         self.state = State(
             model, build_optimizer(model, phases[0].settings.optim), average, totals=torch.zeros(2, device=self.device)
         )
-        self.forward = torch.compile(model) if config.engine.compile else model
+        if config.engine.sync_batchnorm and world.size > 1:
+            synchronise_batchnorm(model)
+        self.forward = self._wrapped()
         self.parity = torch.rand(len(self.problem.images), generator=torch_generator(config.seed, PARITY)) < 0.5
         # last.pt and previous.pt with optimiser and average, best.pt, and one being written: at most 12 times the weights.
         require_space(run, 12 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
@@ -115,10 +133,8 @@ class Trainer:
 
     def restore(self) -> None:
         """Go on from the newest whole checkpoint. Raises CheckpointError when there is none or the data has changed."""
-        saved, warning = load_newest(self.run.last, self.run.previous)
-        if warning:
-            tqdm.write(f"warning: {warning}")
-            os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
+        self.world.first_then_all(self._mend_checkpoint)
+        saved, _ = load_newest(self.run.last, self.run.previous)
         if saved["data"] != self.problem.facts:
             raise CheckpointError(
                 f"{self.run.folder} was trained on other data: {saved['data']} then, {self.problem.facts} now; use that data"
@@ -126,11 +142,20 @@ class Trainer:
         if saved["epoch"] < self.epochs:
             self._enter(self._phase(saved["epoch"]))
         self.state.restore(saved)
+        self.state.totals *= self.world.first  # as `_gather_totals` leaves them
         self.clock -= self.state.seconds
         if saved["precision"] != self.precision:
-            tqdm.write(f"warning: begun in {saved['precision']}, so it goes on so; this machine would take {self.precision}")
+            self.say(f"warning: begun in {saved['precision']}, so it goes on so; this machine would take {self.precision}")
             self.precision = saved["precision"]
         self.say(f"resuming {self.run.folder} at epoch {self.state.epoch + 1}, step {self.state.step}")
+
+    def _mend_checkpoint(self) -> bool:
+        """Let `last.pt` be whole again by the one before it, if it is not; is it now?"""
+        _, warning = load_newest(self.run.last, self.run.previous)
+        if warning:
+            self.say(f"warning: {warning}")
+            os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
+        return True
 
     def fit(self) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
@@ -158,7 +183,8 @@ class Trainer:
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
                 if bar.disable:
                     self.say(_line(row, self.epochs, state.best_accuracy, time.monotonic() - began))
-                leave_if_asked(self.stop, self.run.folder)
+                if self._asked_to_stop():
+                    leave_if_asked(self.stop, self.run.folder)
 
     def _train_epoch(self, phase: Phase, padded: Tensor, bar: Any) -> float:
         """The steps of one epoch from `state.step` on; returns the last learning rate.
@@ -182,39 +208,60 @@ class Trainer:
             first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
             state.step = step + 1
             checkpoint = self.config.engine.checkpoint_steps
-            save = (self.stop or (checkpoint and state.step % checkpoint == 0)) and state.step < self.steps
-            if self.device.type == "cpu" or save or state.step % CHECK_EVERY == 0 or state.step == self.steps:
+            look = self.device.type == "cpu" or state.step % CHECK_EVERY == 0  # on a GPU, a rank's word is a synchronisation
+            stop = self._asked_to_stop() if self.world.size == 1 or look else False
+            save = (stop or (checkpoint and state.step % checkpoint == 0)) and state.step < self.steps
+            if look or save or state.step == self.steps:
                 self._stop_if_diverged(first_bad, lr)
             bar.update(self.batch)
             if save:
                 self._save()
-                leave_if_asked(self.stop, self.run.folder)
+                if stop:
+                    leave_if_asked(self.stop, self.run.folder)
         return lr
 
+    def _asked_to_stop(self) -> bool:
+        """Has a signal come, to any rank? Then every rank knows of it."""
+        asked = self.world.any(bool(self.stop), self.device)
+        if asked and not self.stop:
+            self.stop.append(signal.SIGTERM)
+        return asked
+
     def _step(self, phase: Phase, step: int, padded: Tensor, chosen: Tensor, draws: Draws, stopped: Tensor) -> Tensor:
-        """One optimiser step on the images `chosen` (B,), without effect once `stopped`; returns whether it was not finite."""
-        state, settings, config = self.state, phase.settings, self.config
-        torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step))
+        """One optimiser step on the global batch `chosen` (B,), of which every rank computes its share.
+
+        Without effect once `stopped`; returns whether it was not finite.
+        """
+        state, settings, config, world = self.state, phase.settings, self.config, self.world
+        ranks = (world.rank,) if world.size > 1 else ()
+        torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step, *ranks))
+        mix = draw_mix(settings, self.batch, numpy_generator(config.seed, MIX, state.epoch, step))
+        ours = world.share(self.batch)
+        if mix.kind == "none":  # mixing needs partners from the whole batch; without it, our share is enough
+            chosen, draws = chosen[ours], draws[ours]
         pixels = normalise(crop_and_flip(padded, chosen, draws), self.problem.mean, self.problem.std)
         pixels = cover(pixels, settings.augment, draws)
         targets = F.one_hot(self.problem.labels[chosen], len(self.classes)).float()
-        mix = draw_mix(settings, self.batch, numpy_generator(config.seed, MIX, state.epoch, step))
-        pixels, targets = apply_mix(mix, pixels, targets)
+        if mix.kind != "none":
+            pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
         pixels = resize(pixels, settings.resolution).contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
         total = torch.zeros((), device=self.device)
-        size = config.engine.micro_batch_size or self.batch
-        for images, target in zip(torch.split(pixels, size), torch.split(targets, size), strict=True):
-            with autocast(self.device, self.precision):
-                logits = self.forward(images).float()
-            loss = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="sum")
-            torch.autograd.backward(loss / self.batch)
+        slices = list(zip(torch.split(pixels, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
+        for index, (images, target) in enumerate(slices):
+            wrapped, last = self.forward, index + 1 == len(slices)
+            with nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync():
+                with autocast(self.device, self.precision):
+                    logits = wrapped(images).float()
+                loss = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="sum")
+                torch.autograd.backward(loss / len(pixels))  # ranks' gradients are averaged
             total += loss.detach()
             # Accuracy against the mixed targets: the share of the label that the prediction names.
             state.totals[1] += target.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
+        world.sum(total)  # so that all ranks agree on whether it is finite
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
         state.optimizer.step()
-        state.totals[0] += total
+        state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
         if state.average is not None:
             state.average.update_parameters(state.model)
         return bad
@@ -236,6 +283,7 @@ class Trainer:
     def _end_epoch(self, phase: Phase, lr: float, speed: float) -> dict[str, Any]:
         """Evaluate, select and save; returns the epoch's row of `metrics.csv`."""
         state = self.state
+        self._gather_totals()
         loss, hits = (state.totals / (self.steps * self.batch)).tolist()  # synchronises once an epoch
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):
@@ -258,16 +306,19 @@ class Trainer:
         }
         state.rows.append(row)
         self._select(val_accuracy)
-        self.run.write_metrics(state.rows)
+        if self.world.first:
+            self.run.write_metrics(state.rows)
         self._save()
         return row
 
     def _evaluate(self) -> tuple[float, float]:
         """Loss and accuracy on val, without views, of the net that counts."""
-        problem, size = self.problem, self.config.engine.eval_batch_size
-        logits = compute_logits(
-            self.state.evaluated, problem.val_images, problem.mean, problem.std, "none", self.precision, size
-        )
+        problem, size, count = self.problem, self.config.engine.eval_batch_size, len(self.problem.val)
+        net = self.state.evaluated
+        self.world.broadcast(*net.buffers())  # each rank has BatchNorm statistics of its own; rank 0's count
+        images = problem.val_images[self.world.share(count)]
+        part = compute_logits(net, images, problem.mean, problem.std, "none", self.precision, size)
+        logits = self.world.gather(part, count)
         labels = torch.from_numpy(problem.val.labels).to(self.device)
         return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
 
@@ -278,7 +329,7 @@ class Trainer:
         state.stale = 0 if better else state.stale + 1
         if better:
             state.best_accuracy, state.best_epoch = val_accuracy, state.epoch
-        if not better and self.config.selection == "best":
+        if (not better and self.config.selection == "best") or not self.world.first:
             return
         content = {
             "weights": state.evaluated.state_dict(),
@@ -296,6 +347,9 @@ class Trainer:
         save_checkpoint(self.run.best, content)
 
     def _save(self) -> None:
+        self._gather_totals()
+        if not self.world.first:
+            return
         self.state.seconds = time.monotonic() - self.clock
         content = {
             **self.state.saved(),
@@ -305,8 +359,16 @@ class Trainer:
         }
         save_checkpoint(self.run.last, content, previous=self.run.previous)
 
+    def _gather_totals(self) -> None:
+        """Let rank 0 hold the sums of all ranks, the others nothing."""
+        if self.world.size > 1:
+            self.world.sum(self.state.totals)
+            self.state.totals *= self.world.first
+
     def finish(self) -> dict[str, Any]:
-        """Predict val with the selected weights, draw the pictures, write the summary."""
+        """Predict val with the selected weights, draw the pictures, write the summary; rank 0 alone."""
+        if not self.world.first:
+            return {}
         config, state, val = self.config, self.state, self.problem.val
         net = load_net(self.run)
         predictions = predict_images(net, val, config.views)
@@ -357,9 +419,30 @@ class Trainer:
         """Let a phase's parameters train, by its optimiser."""
         set_frozen(self.state.model, phase.settings.freeze)
         self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, phase.settings.optim)
+        self.forward = self._wrapped()
+
+    def _wrapped(self) -> nn.Module:
+        """The net as the loop calls it: compiled and, among ranks, with averaged gradients of what trains now."""
+        model = self.state.model
+        if self.world.size > 1:
+            model = average_gradients(model, self.device)
+        return torch.compile(model) if self.config.engine.compile else model  # type: ignore[return-value]
 
     def _phase(self, epoch: int) -> Phase:
         return next(phase for phase in self.phases if phase.start <= epoch < phase.end)
+
+
+def _micro_batch(config: Config, world: World) -> int:
+    """Images of a rank that go through the net at once. Raises ConfigError when ranks or slices do not divide the batch."""
+    share, rest = divmod(config.batch_size, world.size)
+    size = config.engine.micro_batch_size or share
+    if rest or share % size:
+        what = f" in slices of engine.micro_batch_size {size}" if config.engine.micro_batch_size else ""
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be shared by {world.size} processes{what}; use a batch_size that is a "
+            f"multiple of {world.size * size if config.engine.micro_batch_size else world.size}"
+        )
+    return size
 
 
 def _line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: float) -> str:

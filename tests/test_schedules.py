@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
 
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import Constant, Cosine, MultiStep
+from cifar_small.schema import Constant, Cosine, MultiStep, PiecewiseLinear
 
 
 def rates(schedule: Any, base: float, steps: int, steps_per_epoch: int) -> list[float]:
@@ -30,7 +30,14 @@ def multistep(milestones: list[int], gamma: float = 0.1, warmup: float = 0.0) ->
     return MultiStep(name="multistep", milestones=milestones, gamma=gamma, warmup_epochs=warmup)
 
 
+def piecewise(*points: tuple[float, float], warmup: float = 0.0) -> PiecewiseLinear:
+    return PiecewiseLinear(name="piecewise", points=points, warmup_epochs=warmup)
+
+
 LITERAL = {
+    "linear to 0": (piecewise((0, 1), (1, 0)), 0.4, 2, [0.4, 0.3, 0.2, 0.1]),
+    "triangle": (piecewise((0, 0.2), (0.4, 1), (1, 0.1)), 2.0, 5, [0.4, 1.2, 2.0, 1.4, 0.8]),
+    "piecewise, warm-up": (piecewise((0, 1), (0.5, 1), (1, 0), warmup=1), 1.0, 2, [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]),
     "constant": (constant(), 0.4, 2, [0.4] * 6),
     "constant, warm-up": (constant(2), 0.4, 2, [0.1, 0.2, 0.3, 0.4, 0.4, 0.4]),
     "constant, half an epoch of warm-up": (constant(0.5), 0.4, 4, [0.2, 0.4, 0.4, 0.4]),

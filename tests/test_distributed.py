@@ -1,0 +1,173 @@
+"""One run over two gloo ranks: the pixels, losses and statistics of one process; killed runs go on with other ranks."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from two_ranks import CONFIG
+
+from cifar_small.checkpoints import load_checkpoint
+from cifar_small.config import dump_config, parse_config
+from cifar_small.distributed import ALONE, World
+from cifar_small.errors import ConfigError
+from cifar_small.runs import Run
+from cifar_small.train import _micro_batch, train
+
+SCRIPT = Path(__file__).with_name("two_ranks.py")
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
+
+
+def launch(*command: str | Path) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(part) for part in command], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process and what two ranks saw and made of the same config."""
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    processes = [launch(sys.executable, SCRIPT, alone), launch(*TORCHRUN, SCRIPT, together)]
+    for process in processes:
+        finish(process)
+    return {
+        "alone": torch.load(alone / "rank0.pt", weights_only=True),
+        "ranks": [torch.load(together / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)],
+        "runs": (Run(alone / "run"), Run(together / "run")),
+    }
+
+
+def rows(run: Run) -> list[dict[str, str]]:
+    return list(csv.DictReader(run.metrics_file.read_text().splitlines()))
+
+
+def test_two_ranks_see_the_pixels_of_one_process(seen: dict[str, Any]) -> None:
+    assert [rank["size"] for rank in seen["ranks"]] == [2, 2]
+    assert len(seen["alone"]["pixels"]) == 9  # 3 epochs of 180 / 60 steps
+    for whole, *parts in zip(seen["alone"]["pixels"], *(rank["pixels"] for rank in seen["ranks"]), strict=True):
+        assert [len(part) for part in parts] == [30, 30]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_two_ranks_have_the_losses_of_one_process(seen: dict[str, Any]) -> None:
+    """Sums are taken in another order, so the first losses agree to float32's rounding (some 1e-7 of 2.3); 9 updates amplify
+    that a little. A wrong share, scale or statistic is off by more than 1e-3 after one step."""
+    one, two = (rows(run) for run in seen["runs"])
+    assert len(one) == len(two) == 3
+    for mine, theirs in zip(one, two, strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+        assert float(mine["val_loss"]) == pytest.approx(float(theirs["val_loss"]), abs=1e-4)
+        assert mine["lr"] == theirs["lr"]
+        assert float(mine["val_accuracy"]) == pytest.approx(float(theirs["val_accuracy"]), abs=2.5 / 203)
+
+
+def test_synchronised_batchnorm_is_batchnorm_of_all_images(seen: dict[str, Any]) -> None:
+    """Shares of 3 and 4 images; images with a mean four times their deviation, where careless sums of squares would cancel."""
+    whole = seen["alone"]["norms"]
+    for rank in seen["ranks"]:
+        for key in ("output", "buffers"):
+            torch.testing.assert_close(rank["norms"][key], whole[key], atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(rank["norms"]["gradients"], whole["gradients"], atol=2e-4, rtol=2e-5)
+
+
+def test_ranks_agree(seen: dict[str, Any]) -> None:
+    assert [rank["answers"] for rank in seen["ranks"]] == [[True, False], [True, False]]
+
+
+def test_only_rank_0_writes(seen: dict[str, Any]) -> None:
+    one, two = seen["runs"]
+    names = [sorted(path.name for path in run.folder.iterdir()) for run in (one, two)]
+    assert names[0] == names[1]
+    assert [session["processes"] for session in two.sessions()] == [2]
+    assert load_checkpoint(two.last)["epoch"] == 3
+
+
+def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: dict[str, Any]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    folder = tmp_path / "run"
+    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder]
+    started = launch(*TORCHRUN, *command)
+    try:
+        while not (folder / "last.pt").exists():
+            assert started.poll() is None, started.communicate()[0]
+            time.sleep(0.02)
+        victim = min(_children(started.pid))
+        os.kill(victim, signal.SIGKILL)
+        output, _ = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    assert "SIGKILL" in output
+    assert not (folder / "summary.json").exists()
+    finish(launch(sys.executable, *command, "--resume"))
+    resumed, whole = rows(Run(folder)), rows(seen["runs"][0])
+    assert [session["processes"] for session in Run(folder).sessions()] == [2, 1]
+    assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
+    for mine, theirs in zip(resumed, whole, strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:  # a process that ended while we looked
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(status.parent.name))
+    return found
+
+
+def test_a_refusal_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("kept")
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert output.count("holds other files (mine.txt, ...)") == 1
+    assert 'Traceback (most recent call last):\n  File "' + str(SCRIPT.parent.parent / "cifar_small") not in output
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (2, 4), (60, 2), (7, 1)])
+def test_shares_are_whole_and_nearly_equal(count: int, size: int) -> None:
+    shares = [range(count)[World(rank, size).share(count)] for rank in range(size)]
+    assert [index for share in shares for index in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    config = parse_config({**CONFIG, "engine": {"micro_batch_size": 20}})
+    assert _micro_batch(config, ALONE) == 20
+    assert _micro_batch(config, World(0, 3, 0, 3)) == 20
+    with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 2 processes in slices .* multiple of 40"):
+        _micro_batch(config, World(0, 2, 0, 2))
+    with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 7 processes; .* multiple of 7"):
+        _micro_batch(parse_config(CONFIG), World(0, 7, 0, 7))
+
+
+def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
+    tensor = torch.ones(3)
+    assert ALONE.sum(tensor) is tensor
+    assert ALONE.gather(tensor, 3) is tensor
+    assert ALONE.any(True, torch.device("cpu"))
+    assert train(parse_config({**CONFIG, "phases": [{"epochs": 1}]}), tmp_path / "run", quiet=True)["epochs"] == 1
