@@ -258,8 +258,9 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bits(saves: int, tmp_path: Pa
         if len(done) == saves:
             raise KeyboardInterrupt
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save", killed)
-        train(settings, tmp_path / "killed", quiet=True)
+        with pytest.raises(KeyboardInterrupt):
+            train(settings, tmp_path / "killed", quiet=True)
     train(settings, tmp_path / "killed", resume=True, quiet=True)
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
