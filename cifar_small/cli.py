@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(given)
     options.overrides = rest
-    if rest and options.run is not _train:
+    if rest and options.run not in (_train, _slurm):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.command = shlex.join(["cifar-small", *given])
     try:
@@ -86,12 +86,28 @@ def _parser() -> argparse.ArgumentParser:
         """\
 Any setting of the config can be overridden by its dotted name:
   cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
-A run that was killed goes on with --resume, to the same weights bit for bit.""",
+A run that was killed goes on with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) share one run:
+  torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml""",
     )
     sub.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
     sub.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
     sub.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
     sub.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
+    sub = verb(
+        "slurm",
+        _slurm,
+        "print the SLURM batch file of a training over several processes or machines",
+        """\
+Settings are overridden as in train; what is printed is yours to change:
+  cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch""",
+    )
+    sub.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
+    sub.add_argument("--output", type=Path, help="run directory on the shared file system (default: runs/<name>-seed<seed>)")
+    sub.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
+    sub.add_argument("--processes-per-node", type=int, default=1, help="ranks, and GPUs, of each machine (default: 1)")
+    sub.add_argument("--cpus", type=int, default=4, help="processor cores for each rank (default: 4)")
+    sub.add_argument("--cpu-only", action="store_true", help="ask for no GPUs")
+    sub.add_argument("--hours", type=float, default=1.0, help="time limit (default: 1)")
     sub = verb(
         "predict",
         _predict,
@@ -172,6 +188,27 @@ def _train(options: argparse.Namespace) -> int:
         resume=options.resume,
         command=options.command,
     )
+    return 0
+
+
+def _slurm(options: argparse.Namespace) -> int:
+    from cifar_small.config import load_config, split_overrides
+    from cifar_small.distributed import share_batch
+    from cifar_small.slurm import batch_file
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    share_batch(config, options.nodes * options.processes_per_node)  # better refused now than after a night in the queue
+    arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
+    text = batch_file(
+        config.name,
+        [*arguments, *options.overrides],
+        nodes=options.nodes,
+        processes=options.processes_per_node,
+        gpus=not options.cpu_only,
+        hours=options.hours,
+        cpus=options.cpus,
+    )
+    print(text, end="")
     return 0
 
 

@@ -18,7 +18,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cifar_small.errors import UserError
+from cifar_small.errors import ConfigError, UserError
+from cifar_small.schema import Config
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,22 @@ class World:
 
 
 ALONE = World()
+
+
+def share_batch(config: Config, size: int) -> int:
+    """Images that go through the net at once in each of `size` processes.
+
+    Raises ConfigError when the processes, or the micro-batches of each, do not divide the batch.
+    """
+    share, rest = divmod(config.batch_size, max(1, size))
+    micro = config.engine.micro_batch_size or share
+    if rest or not micro or share % micro:
+        what = f" in slices of engine.micro_batch_size {micro}" if config.engine.micro_batch_size else ""
+        raise ConfigError(
+            f"batch_size {config.batch_size} cannot be shared by {size} processes{what}; use a batch_size that is a multiple "
+            f"of {size * (config.engine.micro_batch_size or 1)}"
+        )
+    return micro
 
 
 @contextmanager

@@ -25,9 +25,9 @@ from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images, r
 from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
-from cifar_small.distributed import ALONE, World, average_gradients, joined, synchronise_batchnorm
+from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, set_threads
-from cifar_small.errors import CheckpointError, ConfigError, DivergedError
+from cifar_small.errors import CheckpointError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import apply_mix, draw_mix
@@ -102,7 +102,7 @@ class Trainer:
         self.device, self.precision, self.classes = self.problem.device, self.problem.precision, self.problem.classes
         self.parameters = check_budget(config, len(self.classes))
         self.epochs, self.batch = phases[-1].end, config.batch_size
-        self.micro_batch = _micro_batch(config, world)
+        self.micro_batch = share_batch(config, world.size)
         # The remainder, other images every epoch, is left out: every batch has the same shape.
         self.steps = len(self.problem.images) // self.batch
         torch.manual_seed(config.seed)
@@ -430,19 +430,6 @@ class Trainer:
 
     def _phase(self, epoch: int) -> Phase:
         return next(phase for phase in self.phases if phase.start <= epoch < phase.end)
-
-
-def _micro_batch(config: Config, world: World) -> int:
-    """Images of a rank that go through the net at once. Raises ConfigError when ranks or slices do not divide the batch."""
-    share, rest = divmod(config.batch_size, world.size)
-    size = config.engine.micro_batch_size or share
-    if rest or share % size:
-        what = f" in slices of engine.micro_batch_size {size}" if config.engine.micro_batch_size else ""
-        raise ConfigError(
-            f"batch_size {config.batch_size} cannot be shared by {world.size} processes{what}; use a batch_size that is a "
-            f"multiple of {world.size * size if config.engine.micro_batch_size else world.size}"
-        )
-    return size
 
 
 def _line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: float) -> str:

@@ -19,7 +19,7 @@ LAYERS = """
     __init__ _torchvision errors
     schema strict_yaml config_errors
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed
+    schedules augment mixing metrics randomness environment plots distributed slurm
     data models
     muon
     budget checkpoints predictions optim state runs

@@ -17,10 +17,10 @@ from two_ranks import CONFIG
 
 from cifar_small.checkpoints import load_checkpoint
 from cifar_small.config import dump_config, parse_config
-from cifar_small.distributed import ALONE, World
+from cifar_small.distributed import ALONE, World, share_batch
 from cifar_small.errors import ConfigError
 from cifar_small.runs import Run
-from cifar_small.train import _micro_batch, train
+from cifar_small.train import train
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -157,12 +157,12 @@ def test_shares_are_whole_and_nearly_equal(count: int, size: int) -> None:
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:
     config = parse_config({**CONFIG, "engine": {"micro_batch_size": 20}})
-    assert _micro_batch(config, ALONE) == 20
-    assert _micro_batch(config, World(0, 3, 0, 3)) == 20
+    assert share_batch(config, 1) == 20
+    assert share_batch(config, 3) == 20
     with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 2 processes in slices .* multiple of 40"):
-        _micro_batch(config, World(0, 2, 0, 2))
+        share_batch(config, 2)
     with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 7 processes; .* multiple of 7"):
-        _micro_batch(parse_config(CONFIG), World(0, 7, 0, 7))
+        share_batch(parse_config(CONFIG), 7)
 
 
 def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:

@@ -1,0 +1,54 @@
+"""The SLURM batch file of a run over several machines, as text to read, change and submit."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+
+from cifar_small.errors import UserError
+
+
+def batch_file(
+    name: str,
+    train_arguments: Sequence[str],
+    *,
+    nodes: int,
+    processes: int,
+    gpus: bool,
+    hours: float,
+    cpus: int,
+) -> str:
+    """An sbatch script that starts `processes` ranks of one training on each of `nodes` machines.
+
+    train_arguments: what follows `cifar-small train`; --resume is added, so that a requeued job goes on. Raises UserError.
+    """
+    for flag, number in (("--nodes", nodes), ("--processes-per-node", processes), ("--cpus", cpus)):
+        if number < 1:
+            raise UserError(f"{flag} {number}: expected at least 1")
+    if not hours > 0:
+        raise UserError(f"--hours {hours:g}: expected more than 0")
+    minutes = max(1, round(hours * 60))
+    resources = [f"#SBATCH --gpus-per-node={processes}"] if gpus else []
+    train = shlex.join([*train_arguments, *([] if "--resume" in train_arguments else ["--resume"])])
+    return "\n".join(
+        [
+            "#!/bin/bash",
+            f"#SBATCH --job-name={shlex.quote(name)}",
+            f"#SBATCH --nodes={nodes}",
+            "#SBATCH --ntasks-per-node=1          # torchrun starts the ranks of its machine",
+            f"#SBATCH --cpus-per-task={cpus * processes}",
+            *resources,
+            f"#SBATCH --time={minutes // 60:02d}:{minutes % 60:02d}:00",
+            "#SBATCH --signal=TERM@120            # two minutes before the end: every rank finishes its step, rank 0 saves",
+            "#SBATCH --requeue",
+            "",
+            "# Submit it from the folder that holds the config, on a file system all machines share.",
+            "set -euo pipefail",
+            'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+            "srun torchrun \\",
+            f'  --nnodes={nodes} --nproc-per-node={processes} --rdzv-id="$SLURM_JOB_ID" \\',
+            '  --rdzv-backend=c10d --rdzv-endpoint="$head:29500" \\',
+            f"  -m cifar_small train {train}",
+            "",
+        ]
+    )
