@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from cifar_small.config_errors import describe_problems
 from cifar_small.errors import ConfigError
-from cifar_small.schema import IDLE_MIX_PROB, Config, Cosine, Engine, MultiStep, PhaseSettings, Recipe
+from cifar_small.schema import IDLE_MIX_PROB, Config, Cosine, CosineRestarts, Engine, MultiStep, PhaseSettings, Recipe
 from cifar_small.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
 # Settings that came after the first recorded runs. At their defaults they are left out of a dumped config, so that its hash,
@@ -115,8 +115,9 @@ def _schedule_problems(phase: Phase) -> list[str]:
     schedule, span = phase.settings.schedule, phase.schedule_end - phase.schedule_start
     where = f"phases.{phase.index}.schedule"
     problems = []
-    if schedule.warmup_epochs >= span:
-        problems.append(f"{where}.warmup_epochs is {schedule.warmup_epochs:g} but the schedule spans {span} epochs; shorten it")
+    warmup = getattr(schedule, "warmup_epochs", 0.0)
+    if warmup >= span:
+        problems.append(f"{where}.warmup_epochs is {warmup:g} but the schedule spans {span} epochs; shorten it")
     if isinstance(schedule, MultiStep):
         milestones = schedule.milestones
         if list(milestones) != sorted(set(milestones)) or (milestones and milestones[-1] >= span):
@@ -124,7 +125,12 @@ def _schedule_problems(phase: Phase) -> list[str]:
                 f"{where}.milestones {list(milestones)} must increase and lie before the schedule's end, epoch {span}, "
                 "to have an effect"
             )
-    if isinstance(schedule, Cosine) and schedule.min_lr > phase.settings.optim.lr:
+    if isinstance(schedule, CosineRestarts) and warmup + schedule.period >= span:
+        problems.append(
+            f"{where}.period {schedule.period:g} after {warmup:g} epochs of warm-up never restarts within {span} epochs; "
+            "shorten it, or use the cosine schedule"
+        )
+    if isinstance(schedule, Cosine | CosineRestarts) and schedule.min_lr > phase.settings.optim.lr:
         problems.append(f"{where}.min_lr {schedule.min_lr:g} is above optim.lr {phase.settings.optim.lr:g}")
     return problems
 

@@ -9,30 +9,50 @@ from __future__ import annotations
 import bisect
 import math
 
-from cifar_small.schema import Constant, Cosine, MultiStep, PiecewiseLinear
+from cifar_small.schema import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
+
+AnySchedule = Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear
 
 
-def learning_rate(
-    schedule: Constant | Cosine | MultiStep | PiecewiseLinear, base_lr: float, step: int, steps: int, steps_per_epoch: int
-) -> float:
+def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, steps_per_epoch: int) -> float:
     """The learning rate of one step.
 
     Warm-up rises linearly so that its last step uses `base_lr`: (step + 1) / warm-up steps. After it, cosine spans the
-    remaining steps and would reach `min_lr` at step `steps`, as torch's CosineAnnealingLR does; milestones count epochs from
-    the start of the schedule, warm-up included; piecewise points are shares of the steps after the warm-up.
+    remaining steps and would reach `min_lr` at step `steps`, as torch's CosineAnnealingLR does; restarts follow torch's
+    CosineAnnealingWarmRestarts; milestones count epochs from the start of the schedule, warm-up included; piecewise points are
+    shares of the steps after the warm-up. one_cycle has its own rise and is torch's OneCycleLR.
     """
+    if isinstance(schedule, OneCycle):
+        return _one_cycle(schedule, base_lr, step, steps)
     warmup = round(schedule.warmup_epochs * steps_per_epoch)
     if step < warmup:
         return base_lr * ((step + 1) / warmup)
-    if isinstance(schedule, Cosine):
-        progress = (step - warmup) / (steps - warmup)
-        return schedule.min_lr + (base_lr - schedule.min_lr) * 0.5 * (1 + math.cos(math.pi * progress))
-    if isinstance(schedule, MultiStep):
-        passed = sum(step >= milestone * steps_per_epoch for milestone in schedule.milestones)
-        return float(base_lr * schedule.gamma**passed)
-    if isinstance(schedule, PiecewiseLinear):
-        return base_lr * _interpolate(schedule.points, (step - warmup) / (steps - warmup))
+    step, steps = step - warmup, steps - warmup  # from here on, of the part after the warm-up
+    match schedule:
+        case Cosine():
+            return _half_cosine(base_lr, schedule.min_lr, step / steps)
+        case CosineRestarts():
+            length, place = schedule.period * steps_per_epoch, float(step)
+            while place >= length:
+                place, length = place - length, length * schedule.multiplier
+            return _half_cosine(base_lr, schedule.min_lr, place / length)
+        case MultiStep():
+            passed = sum(step + warmup >= milestone * steps_per_epoch for milestone in schedule.milestones)
+            return float(base_lr * schedule.gamma**passed)
+        case PiecewiseLinear():
+            return base_lr * _interpolate(schedule.points, step / steps)
     return base_lr
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _one_cycle(schedule: OneCycle, base_lr: float, step: int, steps: int) -> float:
+    first, top = base_lr / schedule.start_divisor, schedule.rise * steps - 1
+    if step < top:
+        return _half_cosine(first, base_lr, step / top)
+    return _half_cosine(base_lr, first / schedule.end_divisor, (step - top) / (steps - 1 - top))
 
 
 def _interpolate(points: tuple[tuple[float, float], ...], place: float) -> float:

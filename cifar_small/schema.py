@@ -228,6 +228,25 @@ class MultiStep(Section):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 
 
+class CosineRestarts(Section):
+    """Half a cosine down to `min_lr`, again and again from the base learning rate (SGDR, Loshchilov & Hutter 2017)."""
+
+    name: Literal["cosine_restarts"]
+    period: Annotated[float, Field(gt=0)]  # epochs of the first descent, after the warm-up
+    multiplier: Annotated[int, Field(ge=1, le=100)] = 1  # each descent is this many times as long as the one before
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+
+
+class OneCycle(Section):
+    """Up to the base learning rate and down to almost nothing, each along half a cosine (Smith & Topin 2018)."""
+
+    name: Literal["one_cycle"]
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # share of the steps on which it rises
+    start_divisor: Annotated[float, Field(gt=1)] = 25.0  # it starts at the base rate divided by this
+    end_divisor: Annotated[float, Field(ge=1)] = 1e4  # and ends at the starting rate divided by this
+
+
 class PiecewiseLinear(Section):
     """The base learning rate times a factor that is linear between points: [[0, 1], [1, 0]] falls linearly to 0."""
 
@@ -245,7 +264,7 @@ class PiecewiseLinear(Section):
         return self
 
 
-Schedule = Annotated[Constant | Cosine | MultiStep | PiecewiseLinear, Field(discriminator="name")]
+Schedule = Annotated[Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear, Field(discriminator="name")]
 
 
 IDLE_MIX_PROB = "mix_prob has no effect while mixup_alpha and cutmix_alpha are 0: set one or drop mix_prob"

@@ -203,7 +203,7 @@ OUT_OF_RANGE = [
     ("augment", {"crop": 0, "pad": "zero"}, "augment: ", "pad has no effect while crop is 0"),
     ("augment", {"erasing_scale": [0.1, 0.2]}, "augment: ", "erasing_scale has no effect while erasing is 0"),
     ("mix_prob", 0.5, "", "mix_prob has no effect while mixup_alpha and cutmix_alpha are 0"),
-    ("schedule", {"name": "cosin"}, "schedule.name: ", 'expected one of constant, cosine, multistep, piecewise, got "cosin"'),
+    ("schedule", {"name": "cosin"}, "schedule.name: ", 'cosine_restarts, one_cycle, piecewise, got "cosin"'),
     ("schedule", {"name": "cosine", "min_lr": 0.2}, "phases.0.schedule.min_lr ", "0.2 is above optim.lr 0.1"),
     ("schedule", {"name": "cosine", "warmup_epochs": 4}, "phases.0.schedule.warmup_epochs ", "is 4 but the schedule spans 4"),
     ("schedule", {"name": "constant", "warmup_epochs": -1}, "schedule.warmup_epochs: ", "got -1"),

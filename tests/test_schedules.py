@@ -8,10 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, MultiStepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LinearLR, MultiStepLR, OneCycleLR
 
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import Constant, Cosine, MultiStep, PiecewiseLinear
+from cifar_small.schema import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
 
 
 def rates(schedule: Any, base: float, steps: int, steps_per_epoch: int) -> list[float]:
@@ -34,7 +34,15 @@ def piecewise(*points: tuple[float, float], warmup: float = 0.0) -> PiecewiseLin
     return PiecewiseLinear(name="piecewise", points=points, warmup_epochs=warmup)
 
 
+def restarts(period: float, multiplier: int = 1, warmup: float = 0.0, min_lr: float = 0.0) -> CosineRestarts:
+    return CosineRestarts(name="cosine_restarts", period=period, multiplier=multiplier, warmup_epochs=warmup, min_lr=min_lr)
+
+
 LITERAL = {
+    "restarts": (restarts(1), 2.0, 2, [2.0, 1.0, 2.0, 1.0, 2.0]),
+    "restarts, longer each time": (restarts(1, 2), 1.0, 1, [1.0, 1.0, 0.5, 1.0, 0.8535533905932737, 0.5, 0.14644660940672627]),
+    "restarts, warm-up, to min_lr": (restarts(2, 1, 1, 0.2), 1.0, 1, [1.0, 1.0, 0.6, 1.0, 0.6]),
+    "one cycle": (OneCycle(name="one_cycle", rise=0.5, start_divisor=2, end_divisor=2), 1.0, 1, [0.5, 1.0, 0.625, 0.25]),
     "linear to 0": (piecewise((0, 1), (1, 0)), 0.4, 2, [0.4, 0.3, 0.2, 0.1]),
     "triangle": (piecewise((0, 0.2), (0.4, 1), (1, 0.1)), 2.0, 5, [0.4, 1.2, 2.0, 1.4, 0.8]),
     "piecewise, warm-up": (piecewise((0, 1), (0.5, 1), (1, 0), warmup=1), 1.0, 2, [0.5, 1.0, 1.0, 1.0, 1.0, 0.5]),
@@ -109,3 +117,29 @@ def test_rates_lie_between_zero_and_base(schedule: Any, base: float, per_epoch: 
         assert found[0] == pytest.approx(base / warmup, rel=1e-12)
     floor = schedule.min_lr if isinstance(schedule, Cosine) else 0.0
     assert min(found[warmup:]) >= floor * (1 - 1e-12)
+
+
+@given(period=st.integers(1, 9), multiplier=st.integers(1, 3), steps=st.integers(1, 40), min_lr=st.floats(0, 0.1))
+@settings(max_examples=40, deadline=None)
+def test_restarts_are_torchs(period: int, multiplier: int, steps: int, min_lr: float) -> None:
+    expected = torch_rates(lambda o: CosineAnnealingWarmRestarts(o, period, multiplier, min_lr), 0.3, steps)
+    assert rates(restarts(period, multiplier, 0, min_lr), 0.3, steps, 1) == pytest.approx(expected, rel=1e-9)
+
+
+@given(rise=st.floats(0.1, 0.9), steps=st.integers(12, 60), start=st.floats(1.5, 50), end=st.floats(1, 1e5))
+@settings(max_examples=40, deadline=None)
+def test_one_cycle_is_torchs(rise: float, steps: int, start: float, end: float) -> None:
+    def make(optimizer: torch.optim.Optimizer) -> OneCycleLR:
+        return OneCycleLR(
+            optimizer, 0.3, total_steps=steps, pct_start=rise, cycle_momentum=False, div_factor=start, final_div_factor=end
+        )
+
+    schedule = OneCycle(name="one_cycle", rise=rise, start_divisor=start, end_divisor=end)
+    assert rates(schedule, 0.3, steps, 1) == pytest.approx(torch_rates(make, 0.3, steps), rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 4])
+def test_one_cycle_of_few_steps_is_finite_and_ends_below_the_base(steps: int) -> None:
+    found = rates(OneCycle(name="one_cycle"), 1.0, steps, 1)
+    assert all(0 < rate <= 1 for rate in found)
+    assert steps < 3 or found[-1] == pytest.approx(1 / 25e4)
