@@ -23,7 +23,7 @@ from cifar_small.strict_yaml import dump_yaml, parse_yaml, read_yaml
 
 # Settings that came after the first recorded runs. At their defaults they are left out of a dumped config, so that its hash,
 # which records and predictions carry, stays what it was.
-ADDED_LATER: dict[str, Any] = {"resolution": 32, "freeze": []}
+ADDED_LATER: dict[str, Any] = {"resolution": 32, "freeze": [], "lookahead": None, "sam": None}
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
         if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             key = item["ctx"]["discriminator"].strip("'")
             where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
-            message = f"expected one of {', '.join(str(_tag(option)) for option in options)}"
+            message = f"expected one of {', '.join(tag for option in options for tag in _tags(option))}"
         shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
         message = message[0].lower() + message[1:]
         lines.append(f"{where}: {message}{shown}" if where else message)
@@ -41,7 +41,7 @@ def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], t
     options: list[type[BaseModel]] = [root]
     owner: type[BaseModel] | None = root
     for part in loc:
-        tagged = [option for option in options if _tag(option) == part]
+        tagged = [option for option in options if part in _tags(option)]
         if len(options) > 1 and tagged:
             options = tagged
             owner = tagged[0]
@@ -59,9 +59,9 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
     return [section for argument in get_args(annotation) for section in _sections(argument)]
 
 
-def _tag(section: type[BaseModel]) -> str | None:
+def _tags(section: type[BaseModel]) -> list[str]:
     for key in ("family", "name"):
         field = section.model_fields.get(key)
         if field and get_args(field.annotation):
-            return str(get_args(field.annotation)[0])
-    return None
+            return [str(tag) for tag in get_args(field.annotation)]
+    return []

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from cifar_small.muon import Muon
-from cifar_small.schema import SGD, Optim
+from cifar_small.schema import SAM, SGD, Adam, Lookahead, Optim
 
 
-def parameter_groups(model: nn.Module, settings: SGD) -> list[dict[str, object]]:
+def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, object]]:
     """Two groups: weights with decay, and 1-d parameters (biases, BatchNorm) without, unless `decay: all`."""
     parameters = _trained(model)
     decayed = [parameter for parameter in parameters if parameter.ndim > 1 or settings.decay == "all"]
@@ -21,7 +21,7 @@ def parameter_groups(model: nn.Module, settings: SGD) -> list[dict[str, object]]
 
 
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that train now: a fused SGD, or Muon. Its learning rates are set before every step."""
+    """The optimiser over the parameters that train now, fused where torch has it; learning rates are set before every step."""
     if isinstance(settings, SGD):
         return torch.optim.SGD(
             parameter_groups(model, settings),
@@ -30,6 +30,12 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
             nesterov=settings.nesterov,
             fused=True,
         )
+    if isinstance(settings, Adam):
+        groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
+        if settings.name == "radam":
+            return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
+        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        return kind(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
     filters = {
         "lr": settings.lr,
         "momentum": settings.momentum,
@@ -56,6 +62,17 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
             if members[kind]
         ]
     )
+
+
+class GuardedRAdam(torch.optim.RAdam):
+    """RAdam that heeds `found_inf`, which torch's own does not; reading the flag waits for the device."""
+
+    found_inf: Tensor | None = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step, or none if the gradient was not finite."""
+        if self.found_inf is None or not self.found_inf.item():
+            super().step(closure)
 
 
 def _trained(model: nn.Module) -> list[Tensor]:
@@ -97,3 +114,36 @@ def clip_and_check(
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_((p for group in optimizer.param_groups for p in group["params"]), clip_norm, norm)
     return bad
+
+
+@torch.no_grad()
+def climb(optimizer: torch.optim.Optimizer, settings: SAM) -> list[tuple[Tensor, Tensor]]:
+    """Move the weights to where SAM takes its gradient, in place; returns each parameter with its former value.
+
+    Plain: w + rho g / |g|. Adaptive: w + rho w^2 g / |w g|, the same in coordinates scaled by each weight.
+    """
+    members = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    scaled = [p.abs() * p.grad if settings.adaptive else p.grad for p in members]
+    factor = settings.rho / (nn.utils.get_total_norm(scaled) + 1e-12)
+    former = [(parameter, parameter.clone()) for parameter in members]
+    for parameter, direction in zip(members, scaled, strict=True):
+        parameter.add_(factor * (parameter.abs() * direction if settings.adaptive else direction))
+    return former
+
+
+@torch.no_grad()
+def descend(former: list[tuple[Tensor, Tensor]]) -> None:
+    """Give the weights the values they had before `climb`; the gradients stay."""
+    for parameter, value in former:
+        parameter.copy_(value)
+
+
+@torch.no_grad()
+def look_ahead(model: nn.Module, slow: dict[str, Tensor], settings: Lookahead, step: int) -> None:
+    """After optimiser step number `step` (from 1): every few steps move the slow weights, and the model's to them, in place."""
+    if step % settings.steps:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            slow[name].lerp_(parameter, settings.alpha)
+            parameter.copy_(slow[name])

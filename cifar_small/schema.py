@@ -166,6 +166,19 @@ class SGD(Section):
         return self
 
 
+class Adam(Section):
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or RAdam (Liu et al. 2020), as torch computes them."""
+
+    name: Literal["adam", "adamw", "radam"]
+    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # added to the gradient; decoupled with adamw
+    decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+
+
 class Group(Section):
     """SGD with Nesterov momentum for one group of parameters beside Muon."""
 
@@ -201,7 +214,21 @@ def _sgd_by_default(value: Any) -> Any:
     return {"name": "sgd", **value} if isinstance(value, dict) else value
 
 
-Optim = Annotated[SGD | Muon, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]
+Optim = Annotated[SGD | Adam | Muon, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]
+
+
+class Lookahead(Section):
+    """Slow weights that follow the optimiser's every few steps (Zhang et al. 2019, arXiv 1907.08610)."""
+
+    steps: Annotated[int, Field(ge=2)] = 5
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the way to the fast weights
+
+
+class SAM(Section):
+    """Sharpness-aware minimisation: the gradient is taken where the loss near the weights is highest; a step costs two."""
+
+    rho: Annotated[float, Field(gt=0)] = 0.05  # radius (Foret et al. 2021, arXiv 2010.01412)
+    adaptive: bool = False  # ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2
 
 
 class Constant(Section):
@@ -281,6 +308,8 @@ class Recipe(Section):
     mix_prob: Probability = 1.0  # share of the batches that are mixed; with both alphas on, half of them by each
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     resolution: Annotated[int, Field(ge=8, le=32)] = 32  # pixels a side that the net is trained at
+    lookahead: Lookahead | None = None
+    sam: SAM | None = None
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parameters whose names start so do not train
 
 

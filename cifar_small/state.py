@@ -19,6 +19,7 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    slow: dict[str, Tensor] = field(default_factory=dict)  # Lookahead's weights by parameter name, while a phase has them
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed within the epoch under way
     totals: Tensor = field(default_factory=lambda: torch.zeros(2))  # loss and hits summed over the epoch's images so far
@@ -42,6 +43,7 @@ class State:
                 name: dict(self.optimizer.state[p]) for name, p in self.model.named_parameters() if self.optimizer.state[p]
             },
             "average": self.average.state_dict() if self.average is not None else None,
+            "slow": self.slow,
             "totals": self.totals,
             **{key: getattr(self, key) for key in COUNTERS},
         }
@@ -55,6 +57,7 @@ class State:
             self.optimizer.state[parameters[name]] = {key: value.to(parameters[name].device) for key, value in entry.items()}
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
+        self.slow = {name: value.to(parameters[name].device) for name, value in saved.get("slow", {}).items()}
         self.totals.copy_(saved["totals"])
         for key in COUNTERS:
             setattr(self, key, saved[key])

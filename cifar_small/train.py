@@ -31,8 +31,16 @@ from cifar_small.errors import CheckpointError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import apply_mix, draw_mix
-from cifar_small.models import build_model, fit_stem, set_dropout, set_frozen
-from cifar_small.optim import build_optimizer, clip_and_check, set_learning_rate, update_optimizer
+from cifar_small.models import build_model, fit_stem, set_dropout, set_frozen, statistics_kept
+from cifar_small.optim import (
+    build_optimizer,
+    climb,
+    clip_and_check,
+    descend,
+    look_ahead,
+    set_learning_rate,
+    update_optimizer,
+)
 from cifar_small.plots import draw_confusion, draw_curves
 from cifar_small.predict import compute_logits, load_net, normalise, predict_images
 from cifar_small.problem import load_problem
@@ -110,8 +118,9 @@ class Trainer:
         check_tensors(model)
         model = model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
         fit_stem(model, normalise(self.problem.images[:STEM_IMAGES], self.problem.mean, self.problem.std))
-        for phase in phases[::-1]:  # all of them now, so that a freeze without effect is no surprise later
+        for phase in phases:  # all of them now, so that a freeze without effect is no surprise later
             set_frozen(model, phase.settings.freeze)
+        set_frozen(model, ())
         average = None
         if config.ema_decay is not None:
             average_step = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
@@ -121,10 +130,10 @@ class Trainer:
         )
         if config.engine.sync_batchnorm and world.size > 1:
             synchronise_batchnorm(model)
-        self.forward = self._wrapped()
+        self._enter(phases[0])
         self.parity = torch.rand(len(self.problem.images), generator=torch_generator(config.seed, PARITY)) < 0.5
-        # last.pt and previous.pt with optimiser and average, best.pt, and one being written: at most 12 times the weights.
-        require_space(run, 12 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
+        # last.pt and previous.pt with two moments, average and slow weights, best.pt, and one being written.
+        require_space(run, 16 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
         self.say(
             f"{config.name}: {self.parameters:,} trainable parameters, {config.rules.max_params - self.parameters:,} below "
             f"the budget of {config.rules.max_params:,}; {len(self.problem.images):,} training and {len(self.problem.val):,} "
@@ -246,6 +255,25 @@ class Trainer:
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
         pixels = resize(pixels, settings.resolution).contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
+        total = self._backward(pixels, targets, settings.label_smoothing)
+        if settings.sam is not None:
+            former = climb(state.optimizer, settings.sam)
+            state.optimizer.zero_grad(set_to_none=True)
+            with statistics_kept(state.model):
+                self._backward(pixels, targets, settings.label_smoothing, count=False)
+            descend(former)
+        world.sum(total)  # so that all ranks agree on whether it is finite
+        bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
+        state.optimizer.step()
+        if settings.lookahead is not None:
+            look_ahead(state.model, state.slow, settings.lookahead, state.epoch * self.steps + step + 1)
+        state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
+        if state.average is not None:
+            state.average.update_parameters(state.model)
+        return bad
+
+    def _backward(self, pixels: Tensor, targets: Tensor, label_smoothing: float, count: bool = True) -> Tensor:
+        """Gradients of the mean loss of our images, micro-batch by micro-batch; returns the summed loss, counts the hits."""
         total = torch.zeros((), device=self.device)
         slices = list(zip(torch.split(pixels, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
         for index, (images, target) in enumerate(slices):
@@ -253,18 +281,12 @@ class Trainer:
             with nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync():
                 with autocast(self.device, self.precision):
                     logits = wrapped(images).float()
-                loss = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="sum")
+                loss = F.cross_entropy(logits, target, label_smoothing=label_smoothing, reduction="sum")
                 torch.autograd.backward(loss / len(pixels))  # ranks' gradients are averaged
             total += loss.detach()
-            # Accuracy against the mixed targets: the share of the label that the prediction names.
-            state.totals[1] += target.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
-        world.sum(total)  # so that all ranks agree on whether it is finite
-        bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
-        state.optimizer.step()
-        state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
-        if state.average is not None:
-            state.average.update_parameters(state.model)
-        return bad
+            if count:  # against mixed targets: the share of the label that the prediction names
+                self.state.totals[1] += target.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
+        return total
 
     def _stop_if_diverged(self, first_bad: Tensor, lr: float) -> None:
         step = int(first_bad.item())  # a device synchronisation, every CHECK_EVERY steps on a GPU
@@ -420,6 +442,10 @@ class Trainer:
         set_frozen(self.state.model, phase.settings.freeze)
         self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, phase.settings.optim)
         self.forward = self._wrapped()
+        if phase.settings.lookahead is None:
+            self.state.slow = {}
+        elif not self.state.slow:
+            self.state.slow = {name: value.detach().clone() for name, value in self.state.model.named_parameters()}
 
     def _wrapped(self) -> nn.Module:
         """The net as the loop calls it: compiled and, among ranks, with averaged gradients of what trains now."""

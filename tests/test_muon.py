@@ -178,5 +178,5 @@ def test_settings_without_effect_are_refused() -> None:
     with pytest.raises(ValueError, match="nesterov needs momentum above 0"):
         Settings(name="muon", momentum=0.0)
     model = {"family": "wideresnet", "depth": 10, "widen_factor": 1}
-    with pytest.raises(ConfigError, match=r"optim.name: expected one of sgd, muon, got \"adam\""):
-        parse_config({"name": "x", "model": model, "phases": [{"epochs": 1}], "optim": {"name": "adam"}})
+    with pytest.raises(ConfigError, match=r"optim.name: expected one of sgd, adam, adamw, radam, muon, got \"lamb\""):
+        parse_config({"name": "x", "model": model, "phases": [{"epochs": 1}], "optim": {"name": "lamb"}})

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_small.errors import ConfigError
 from cifar_small.models.resnet import ResNet
@@ -13,7 +15,7 @@ from cifar_small.models.whitened import WhitenedResNet, fit_stem
 from cifar_small.models.wideresnet import WideResNet
 from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
 
-__all__ = ["ModelConfig", "build_model", "fit_stem", "set_dropout", "set_frozen"]
+__all__ = ["ModelConfig", "build_model", "fit_stem", "set_dropout", "set_frozen", "statistics_kept"]
 
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
 
@@ -55,3 +57,20 @@ def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
             )
     for name, parameter in names.items():
         parameter.requires_grad_(name not in never and not name.startswith(prefixes))
+
+
+@contextmanager
+def statistics_kept(model: nn.Module) -> Iterator[None]:
+    """Within, training passes use their own BatchNorm statistics but leave the running ones alone."""
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
+            norm.momentum = momentum
+            if norm.num_batches_tracked is not None and count is not None:
+                norm.num_batches_tracked.copy_(count)
