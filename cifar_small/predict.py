@@ -27,7 +27,14 @@ from cifar_small.data import (
     stratified_split,
     stratified_subset,
 )
-from cifar_small.environment import autocast, memory_format, package_versions, resolve_device, resolve_precision, set_threads
+from cifar_small.environment import (
+    autocast,
+    memory_format,
+    package_versions,
+    resolve_device,
+    resolve_precision,
+    prepare_process,
+)
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.models import build_model
@@ -193,7 +200,7 @@ def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
 def predict_images(net: Net, images: Images, views: str, *, progress: bool = False) -> Predictions:
     """Predict any images with a net; `meta` says what made it."""
     engine = net.config.engine
-    set_threads(engine)
+    prepare_process(engine)
     device = resolve_device(engine.device)
     precision = resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]

@@ -26,7 +26,7 @@ from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
 from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
-from cifar_small.environment import autocast, describe, memory_format, set_threads
+from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
@@ -102,7 +102,7 @@ class Trainer:
         world: World = ALONE,
     ) -> None:
         """Read the data and build the net; `stop` fills with signals, `started` is when the clock began."""
-        set_threads(config.engine)
+        prepare_process(config.engine)
         self.world = world
         self.config, self.phases, self.run, self.stop, self.quiet = config, phases, run, stop, quiet
         self.clock = started  # moved back by the seconds of earlier sessions
