@@ -31,9 +31,9 @@ from cifar_small.environment import (
     autocast,
     memory_format,
     package_versions,
+    prepare_process,
     resolve_device,
     resolve_precision,
-    prepare_process,
 )
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
