@@ -36,6 +36,7 @@ check: lint types test  ## everything CI runs
 
 results: setup   ## write the README's results table from the records under submissions/
 	$(BIN)/cifar-small results --write README.md
+	$(BIN)/cifar-small results --picture submissions/accuracy_over_time.png
 
 constraints: setup  ## write constraints.txt from the versions installed in .venv
 	@{ echo '# Exact versions every command of the README installs; tested together on Python 3.11. Update by: make constraints'; \

@@ -163,6 +163,8 @@ The record, curves and config are put beside the CSV, so give each submission a 
     sub = verb("results", _results, "print the results table made from the records under submissions/")
     sub.add_argument("--records", type=Path, default=Path("submissions"))
     sub.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
+    sub.add_argument("--picture", type=Path, metavar="PNG", help="draw accuracy against time of the recorded runs instead")
+    sub.add_argument("--source", default="cifar10", help="data set of the picture (default: cifar10)")
     return parser
 
 
@@ -316,8 +318,14 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    from cifar_small.results import render_results, replace_section
+    from cifar_small.results import draw_records, render_results, replace_section
 
+    if options.picture is not None:
+        if options.write is not None:
+            raise UserError("--picture and --write make different things; give one of them")
+        lines = draw_records(options.records, options.source, options.picture)
+        print(f"{lines} recipe{'s' if lines > 1 else ''} -> {options.picture}")
+        return 0
     table = render_results(options.records)
     if options.write is None:
         print(table)

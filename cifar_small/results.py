@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
 from collections import defaultdict
@@ -11,6 +12,7 @@ from typing import Any
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_json
 from cifar_small.metrics import wilson_interval
+from cifar_small.plots import draw_accuracy_over_time
 from cifar_small.runs import Run
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -146,3 +148,28 @@ def replace_section(text: str, table: str, name: str) -> str:
         raise DataError(f"{name} needs the lines {BEGIN} and {END} once, in this order, to hold the table")
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
+
+
+def draw_records(folder: Path, source: str, path: Path) -> int:
+    """Draw accuracy over time of every record of a data set trained on all its images; returns how many lines there are.
+
+    One line for each recipe: its first seed. Raises DataError when there is none.
+    """
+    lines: dict[str, tuple[str, list[float], list[float]]] = {}
+    for record_file in sorted(folder.rglob("*.json")):
+        run = json.loads(record_file.read_text(encoding="utf-8")).get("run")
+        metrics = record_file.with_name("metrics.csv")
+        if run is None or not metrics.exists():
+            continue
+        summary = run["summary"]
+        if summary["data"]["source"] != source or "train_limit" in summary["data"] or summary["recipe_sha256"] in lines:
+            continue
+        rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
+        label = f"{summary['name']}: {summary['parameters']:,} parameters"
+        seconds, accuracies = ([float(row[key]) for row in rows] for key in ("seconds", "val_accuracy"))
+        lines[summary["recipe_sha256"]] = (label, seconds, accuracies)
+    if not lines:
+        raise DataError(f"no record under {folder} is of a run on all of {source}; record one with cifar-small record")
+    ordered = sorted(lines.values(), key=lambda line: line[1][-1])
+    draw_accuracy_over_time(ordered, f"{source}: accuracy against time, one run a recipe", path)
+    return len(ordered)

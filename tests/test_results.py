@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from cifar_small import results
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.metrics import wilson_interval
 from cifar_small.results import BEGIN, END, render_results, replace_section, write_record
@@ -196,3 +197,32 @@ def test_replace_section_needs_both_markers_once_in_order(text: str) -> None:
 def test_readme_agrees_with_records() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert replace_section(readme, render_results(ROOT / "submissions"), "README.md") == readme, "run: make results"
+
+
+def with_metrics(folder: Path, name: str, accuracies: list[float], **changes: Any) -> None:
+    record(folder, name=name, **changes)
+    lines = ["seconds,val_accuracy", *(f"{60 * (index + 1)},{accuracy}" for index, accuracy in enumerate(accuracies))]
+    (folder / f"{name}-{changes.get('seed', 0)}" / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_metrics(tmp_path, "slow", [0.5, 0.7, 0.9], recipe="b" * 64)
+    with_metrics(tmp_path, "fast", [0.8, 0.94])
+    with_metrics(tmp_path, "fast", [0.7, 0.93], seed=1)  # another seed of the recipe
+    with_metrics(tmp_path, "part", [0.4], recipe="c" * 64, train_limit=1000)
+    with_metrics(tmp_path, "hundred", [0.4], recipe="d" * 64, source="cifar100")
+    drawn: list[Any] = []
+    monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title, path: drawn.extend(lines))
+    assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png") == 2
+    assert drawn == [
+        ("fast: 4,999,999 parameters", [60.0, 120.0], [0.8, 0.94]),
+        ("slow: 4,999,999 parameters", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9]),
+    ]
+    with pytest.raises(DataError, match=r"no record under .* is of a run on all of digits; record one with cifar-small record"):
+        results.draw_records(tmp_path, "digits", tmp_path / "picture.png")
+
+
+def test_the_picture_is_a_png_with_percentages_of_accuracy(tmp_path: Path) -> None:
+    with_metrics(tmp_path, "one", [0.5, 0.7, 0.9, 0.949])
+    results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
