@@ -452,7 +452,10 @@ class Trainer:
         model = self.state.model
         if self.world.size > 1:
             model = average_gradients(model, self.device)
-        return torch.compile(model) if self.config.engine.compile else model  # type: ignore[return-value]
+        if not self.config.engine.compile:
+            return model
+        mode = None if self.config.engine.compile is True else self.config.engine.compile
+        return torch.compile(model, mode=mode)  # type: ignore[return-value]
 
     def _phase(self, epoch: int) -> Phase:
         return next(phase for phase in self.phases if phase.start <= epoch < phase.end)
