@@ -129,6 +129,12 @@ def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConf
     return scaled(low), counts[scaled(low)]
 
 
+def widened(model: ModelConfig, factor: int) -> ModelConfig:
+    """The net of the same shape with every width multiplied by a whole number."""
+    scaled, unscaled = _scaling(model)
+    return scaled(factor * unscaled)
+
+
 def _scaling(model: ModelConfig) -> tuple[Callable[[int], ModelConfig], int]:
     """The nets of one shape in order of width, by a step number, and the step of the model itself."""
     if isinstance(model, WideResNetModel):

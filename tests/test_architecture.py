@@ -27,7 +27,7 @@ LAYERS = """
     predict compare ensemble
     problem submission
     train
-    demo kill_resume
+    demo kill_resume bench
     cli
     __main__
 """
