@@ -20,7 +20,6 @@ from cifar_small.models import ModelConfig, build_model
 from cifar_small.schema import Config, ResNetModel, Rules, WhitenedResNetModel, WhitenedStage, WideResNetModel
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "cifar100_coarse": 20, "digits": 10}
-IMAGE_SHAPE = (3, 32, 32)
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Footprint:
     trainable: int  # what the budget limits
     total: int  # all parameters
     buffers: int  # numbers in BatchNorm's running statistics
-    macs: int  # multiply-adds of convolutions and linear layers for one 3x32x32 image
+    macs: int  # multiply-adds of convolutions and linear layers for one image
     fp32_bytes: int  # of the parameters
 
     @property
@@ -54,15 +53,18 @@ def skeleton(model: ModelConfig, num_classes: int) -> nn.Module:
         return build_model(model, num_classes)
 
 
-def footprint(model: ModelConfig, num_classes: int) -> Footprint:
-    """Measure the net of a config without allocating it. Raises ConfigError for a shape that cannot be built."""
+def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint:
+    """Measure the net of a config without allocating it, its work on images of `side` pixels.
+
+    Raises ConfigError for a shape that cannot be built.
+    """
     net = skeleton(model, num_classes).eval()
     total = sum(p.numel() for p in net.parameters())
     buffers = sum(buffer.numel() for buffer in net.buffers() if buffer.is_floating_point())
-    return Footprint(count_parameters(net), total, buffers, fp32_bytes=4 * total, macs=_macs(net))
+    return Footprint(count_parameters(net), total, buffers, fp32_bytes=4 * total, macs=_macs(net, side))
 
 
-def _macs(net: nn.Module) -> int:
+def _macs(net: nn.Module, side: int) -> int:
     """Multiply-adds for one image; the net is used up.
 
     Each layer with weights is made to return zeros of its output's shape, so the net's own code runs in memory and in no time.
@@ -92,7 +94,7 @@ def _macs(net: nn.Module) -> int:
         elif isinstance(module, _BatchNorm):
             module.forward = nn.Identity().forward  # type: ignore[method-assign]
     with torch.no_grad():
-        net(torch.zeros(1, *IMAGE_SHAPE))
+        net(torch.zeros(1, 3, side, side))
     return macs
 
 

@@ -26,10 +26,10 @@ from cifar_small._torchvision import import_torchvision
 from cifar_small.augment import pad_images
 from cifar_small.budget import num_classes_of
 from cifar_small.config import config_dict, parse_config, resolve_phases
-from cifar_small.environment import autocast, memory_format
+from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
 from cifar_small.models import build_model, set_dropout
-from cifar_small.optim import set_learning_rate, update_optimizer
+from cifar_small.optim import set_learning_rate
 from cifar_small.problem import Problem
 from cifar_small.runs import Run
 from cifar_small.schema import Config
@@ -103,8 +103,7 @@ class Ours:
         self.phase, state = phases[phase], self.trainer.state
         settings = self.phase.settings
         state.epoch = self.phase.start
-        if phase > 0:
-            state.optimizer = update_optimizer(state.optimizer, state.model, settings.optim)
+        self.trainer._enter(self.phase)
         set_dropout(state.model, settings.dropout)
         self.padded = pad_images(self.trainer.problem.images, settings.augment, self.trainer.problem.fill)
         self.device, self.precision = self.trainer.device, self.trainer.precision
@@ -131,7 +130,8 @@ class Ceiling:
         self.device, self.precision, self.layout = ours.device, ours.precision, ours.layout
         generator, batch = torch.Generator().manual_seed(0), self.trainer.batch
         classes = len(self.trainer.classes)
-        pixels = torch.randn(batch, 3, 32, 32, generator=generator)
+        side = ours.phase.settings.resolution
+        pixels = torch.randn(batch, 3, side, side, generator=generator)
         self.pixels = pixels.to(self.device).contiguous(memory_format=memory_format(self.trainer.config.engine))
         labels = torch.randint(classes, (batch,), generator=generator)
         self.targets = F.one_hot(labels, classes).float().to(self.device)
@@ -143,15 +143,10 @@ class Ceiling:
         """Forward, backward and update: no data path, no checks, no schedule."""
         trainer, state = self.trainer, self.trainer.state
         smoothing = self.phase.settings.label_smoothing
-        size = trainer.config.engine.micro_batch_size or trainer.batch
         state.model.train()
         for _ in range(watch.steps + 1):
             state.optimizer.zero_grad(set_to_none=True)
-            for images, target in zip(torch.split(self.pixels, size), torch.split(self.targets, size), strict=True):
-                with autocast(self.device, self.precision):
-                    logits = trainer.forward(images).float()
-                loss = F.cross_entropy(logits, target, label_smoothing=smoothing, reduction="sum")
-                torch.autograd.backward(loss / trainer.batch)
+            trainer._backward(self.pixels, self.targets, smoothing, count=False)
             state.optimizer.step()
             if state.average is not None:
                 state.average.update_parameters(state.model)

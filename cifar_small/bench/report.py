@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_small.config import config_dict, config_hash
-from cifar_small.environment import describe, resolve_device, resolve_precision, set_threads
+from cifar_small.environment import describe, prepare_process, resolve_device, resolve_precision
 from cifar_small.files import write_json
 from cifar_small.schema import Config
 
@@ -117,7 +117,7 @@ def begin(bench: str, config: Config, command: str) -> Report:
 
     Raises UserError for a device that is not there.
     """
-    set_threads(config.engine)
+    prepare_process(config.engine)
     device = resolve_device(config.engine.device)
     return Report(bench, config, command, describe(device, resolve_precision(config.engine.precision, device)))
 

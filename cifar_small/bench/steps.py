@@ -60,11 +60,14 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         print(
             f"{size.trainable:,} parameters, {size.macs / 1e6:,.1f} million multiply-adds; {len(problem.images):,} "
             f"{options.data} images, batches of {config.batch_size}, phase {options.phase}\n"
-            f"{options.rounds} rounds of {options.steps} steps; GFLOP/s is nominal: 6 x multiply-adds x images/s",
+            f"{options.rounds} rounds of {options.steps} steps; GFLOP/s is nominal: 6 x multiply-adds (at the resolution trained at) x images/s",
             flush=True,
         )
         seconds = alternate(loops, options.steps, options.rounds)
-        results = step_results(seconds, config.batch_size, size.macs)
+        side = ours.phase.settings.resolution
+        small = footprint(config.model, len(problem.classes), side).macs
+        macs = {name: size.macs if name == "plain" else small for name in seconds}
+        results = step_results(seconds, config.batch_size, macs)
         for name, loop in loops.items():
             results["loops"][name] |= {"precision": loop.precision, "layout": loop.layout}
         results |= {
@@ -75,22 +78,22 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             "workers": options.workers,
             "steps": options.steps,
             "rounds": options.rounds,
-            "macs": size.macs,
+            "macs": macs,
             "parameters": size.trainable,
         }
     print(render_steps(results))
     return results
 
 
-def step_results(seconds: dict[str, list[float]], batch: int, macs: int) -> dict[str, Any]:
-    """Rates and ratios from seconds a step (per loop, per round)."""
+def step_results(seconds: dict[str, list[float]], batch: int, macs: dict[str, int]) -> dict[str, Any]:
+    """Rates and ratios from seconds a step (per loop, per round) and the multiply-adds an image of each loop takes."""
     loops = {
         name: {
             "seconds_a_step": values,
             "milliseconds_a_step": spread([1000 * value for value in values]).plain(),
             "steps_per_second": spread([1 / value for value in values]).plain(),
             "images_per_second": spread([batch / value for value in values]).plain(),
-            "gflops": spread([6 * macs * batch / value / 1e9 for value in values]).plain(),
+            "gflops": spread([6 * macs[name] * batch / value / 1e9 for value in values]).plain(),
         }
         for name, values in seconds.items()
     }
