@@ -60,7 +60,8 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         print(
             f"{size.trainable:,} parameters, {size.macs / 1e6:,.1f} million multiply-adds; {len(problem.images):,} "
             f"{options.data} images, batches of {config.batch_size}, phase {options.phase}\n"
-            f"{options.rounds} rounds of {options.steps} steps; GFLOP/s is nominal: 6 x multiply-adds (at the resolution trained at) x images/s",
+            f"{options.rounds} rounds of {options.steps} steps; GFLOP/s is nominal: 6 x multiply-adds "
+            "(at the resolution trained at) x images/s",
             flush=True,
         )
         seconds = alternate(loops, options.steps, options.rounds)
