@@ -60,7 +60,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tag(section: type[BaseModel]) -> str | None:
-    for key in ("family", "name"):
+    for key in ("family", "name", "engine"):
         field = section.model_fields.get(key)
         if field and get_args(field.annotation):
             return str(get_args(field.annotation)[0])

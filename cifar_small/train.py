@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images
+from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
@@ -29,13 +30,14 @@ from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import apply_mix, draw_mix
 from cifar_small.models import build_model, set_dropout
 from cifar_small.optim import build_optimizer, clip_and_check, set_learning_rate, update_optimizer
+from cifar_small.per_image import build_transform
 from cifar_small.plots import draw_confusion, draw_curves
-from cifar_small.predict import compute_logits, load_net, normalise, predict_images
+from cifar_small.predict import compute_logits, load_net, predict_images
 from cifar_small.problem import load_problem
-from cifar_small.randomness import AUGMENT, DROPOUT, MIX, ORDER, PARITY, numpy_generator, stream_seed, torch_generator
+from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
 from cifar_small.runs import Run, can_resume, locked, require_space, write_start
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import Config
+from cifar_small.schema import Augment, Config
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.state import State
 
@@ -54,6 +56,9 @@ def train(
     phases = resolve_phases(config)
     if (known := num_classes_of(config)) is not None:
         check_budget(config, known)  # before any data is read
+    for phase in phases:
+        if not isinstance(phase.settings.augment, Augment):
+            build_transform(phase.settings.augment)  # so that a pipeline of a later phase fails now
     run = Run(folder)
     with locked(run):
         going_on = can_resume(run, config, resume)
@@ -98,7 +103,7 @@ class Trainer:
             average = AveragedModel(model, multi_avg_fn=average_step, use_buffers=True)
         self.state = State(model, build_optimizer(model, config.optim), average, totals=torch.zeros(2, device=self.device))
         self.forward = torch.compile(model) if config.engine.compile else model
-        self.parity = torch.rand(len(self.problem.images), generator=torch_generator(config.seed, PARITY)) < 0.5
+        self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers)
         # last.pt and previous.pt with optimiser and average, best.pt, and one being written: at most 12 times the weights.
         require_space(run, 12 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
         self.say(
@@ -130,24 +135,27 @@ class Trainer:
     def fit(self) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
         state, config = self.state, self.config
-        padded, padded_for = self.problem.images, None
         per_epoch = self.steps * self.batch
         done = state.epoch * per_epoch + state.step * self.batch
-        with tqdm(
-            total=self.epochs * per_epoch, initial=done, unit="img", disable=True if self.quiet else None, dynamic_ncols=True
-        ) as bar:
+        with (
+            closing(self.augmenter),
+            tqdm(
+                total=self.epochs * per_epoch,
+                initial=done,
+                unit="img",
+                disable=True if self.quiet else None,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
             while state.epoch < self.epochs and not (config.patience and state.stale >= config.patience):
                 phase = self._phase(state.epoch)
                 settings = phase.settings
                 if state.epoch == phase.start and state.step == 0 and phase.index > 0:
                     state.optimizer = update_optimizer(state.optimizer, state.model, settings.optim)
                 set_dropout(state.model, settings.dropout)
-                if padded_for != (settings.augment.crop, settings.augment.pad):
-                    padded = pad_images(self.problem.images, settings.augment, self.problem.fill)
-                    padded_for = (settings.augment.crop, settings.augment.pad)
                 bar.set_description(f"epoch {state.epoch + 1}/{self.epochs}")
                 began, first_step = time.monotonic(), state.step
-                lr = self._train_epoch(phase, padded, bar)
+                lr = self._train_epoch(phase, bar)
                 speed = (self.steps - first_step) * self.batch / (time.monotonic() - began)
                 row = self._end_epoch(phase, lr, speed)
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
@@ -155,25 +163,25 @@ class Trainer:
                     self.say(_line(row, self.epochs, state.best_accuracy, time.monotonic() - began))
                 leave_if_asked(self.stop, self.run.folder)
 
-    def _train_epoch(self, phase: Phase, padded: Tensor, bar: Any) -> float:
+    def _train_epoch(self, phase: Phase, bar: Any) -> float:
         """The steps of one epoch from `state.step` on; returns the last learning rate.
 
         On a GPU nothing here waits for the device between looks at `first_bad` (but torch's average looks at its counter).
         """
-        state, settings, seed = self.state, phase.settings, self.config.seed
-        order = torch.randperm(len(self.problem.images), generator=torch_generator(seed, ORDER, state.epoch))
-        draws = draw(settings.augment, order, torch_generator(seed, AUGMENT, state.epoch), self.parity, state.epoch)
-        order, draws = order.to(self.device), draws.to(self.device)
+        state, settings = self.state, phase.settings
+        order = epoch_order(len(self.problem.images), self.config.seed, state.epoch)
+        parts = [slice(step * self.batch, (step + 1) * self.batch) for step in range(state.step, self.steps)]
+        batches = self.augmenter.epoch(settings.augment, order, state.epoch, parts)
+        order = order.to(self.device)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         span = (phase.schedule_end - phase.schedule_start) * self.steps
         lr = 0.0
         state.model.train()
-        for step in range(state.step, self.steps):
+        for step, rows, pixels in zip(range(state.step, self.steps), parts, batches, strict=True):
             done = (state.epoch - phase.schedule_start) * self.steps + step
             lr = learning_rate(settings.schedule, settings.optim.lr, done, span, self.steps)
             set_learning_rate(state.optimizer, lr)
-            rows = slice(step * self.batch, (step + 1) * self.batch)
-            bad = self._step(phase, step, padded, order[rows], draws[rows], first_bad >= 0)
+            bad = self._step(phase, step, pixels, order[rows], first_bad >= 0)
             first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
             state.step = step + 1
             checkpoint = self.config.engine.checkpoint_steps
@@ -186,12 +194,13 @@ class Trainer:
                 leave_if_asked(self.stop, self.run.folder)
         return lr
 
-    def _step(self, phase: Phase, step: int, padded: Tensor, chosen: Tensor, draws: Draws, stopped: Tensor) -> Tensor:
-        """One optimiser step on the images `chosen` (B,), without effect once `stopped`; returns whether it was not finite."""
+    def _step(self, phase: Phase, step: int, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
+        """One optimiser step on augmented images (B, 3, 32, 32), without effect once `stopped`; was it not finite?
+
+        chosen: int64 (B,), which images of the dataset they are.
+        """
         state, settings, config = self.state, phase.settings, self.config
         torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step))
-        pixels = normalise(crop_and_flip(padded, chosen, draws), self.problem.mean, self.problem.std)
-        pixels = cover(pixels, settings.augment, draws)
         targets = F.one_hot(self.problem.labels[chosen], len(self.classes)).float()
         mix = draw_mix(settings, self.batch, numpy_generator(config.seed, MIX, state.epoch, step))
         pixels, targets = apply_mix(mix, pixels, targets)
@@ -237,7 +246,6 @@ class Trainer:
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
         state.epoch, state.step = state.epoch + 1, 0
         state.totals.zero_()
-        mixed = bool(phase.settings.mixup_alpha or phase.settings.cutmix_alpha)
         row = {
             "epoch": state.epoch,
             "phase": phase.index,
@@ -245,7 +253,7 @@ class Trainer:
             "lr": lr,
             "train_loss": loss,
             "train_accuracy": hits,
-            "train_targets": "mixed" if mixed else "hard",
+            "train_targets": "mixed" if phase.settings.mixes else "hard",
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "images_per_second": round(speed, 1),

@@ -17,14 +17,15 @@ PACKAGE = ROOT / "cifar_small"
 # From the bottom to the top. A module may import from lower layers, and within its own layer only inside one subpackage.
 LAYERS = """
     __init__ _torchvision errors
-    schema strict_yaml config_errors
+    schema strict_yaml config_errors image_ops
     config files signals
-    schedules augment mixing metrics randomness environment plots
+    schedules augment mixing metrics randomness environment plots per_image
     data models
     budget checkpoints predictions optim state runs
     param_table results
     predict compare ensemble
     problem submission
+    augmenter
     train
     demo kill_resume
     cli

@@ -202,7 +202,7 @@ OUT_OF_RANGE = [
     ("augment", {"erasing": 0.5, "erasing_scale": [0.3, 0.2]}, "augment: ", "0 < low <= high"),
     ("augment", {"crop": 0, "pad": "zero"}, "augment: ", "pad has no effect while crop is 0"),
     ("augment", {"erasing_scale": [0.1, 0.2]}, "augment: ", "erasing_scale has no effect while erasing is 0"),
-    ("mix_prob", 0.5, "", "mix_prob has no effect while mixup_alpha and cutmix_alpha are 0"),
+    ("mix_prob", 0.5, "", "mix_prob has no effect while mixup_alpha, cutmix_alpha and ricap_beta are 0"),
     ("schedule", {"name": "cosin"}, "schedule.name: ", 'expected one of constant, cosine, multistep, got "cosin"'),
     ("schedule", {"name": "cosine", "min_lr": 0.2}, "phases.0.schedule.min_lr ", "0.2 is above optim.lr 0.1"),
     ("schedule", {"name": "cosine", "warmup_epochs": 4}, "phases.0.schedule.warmup_epochs ", "is 4 but the schedule spans 4"),
