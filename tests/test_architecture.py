@@ -22,12 +22,12 @@ LAYERS = """
     schedules augment mixing metrics randomness environment plots per_image
     data models
     budget checkpoints predictions optim state runs
-    param_table results
+    param_table results timeline
     predict compare ensemble
     problem submission
     augmenter
     train
-    demo kill_resume
+    demo kill_resume preview
     cli
     __main__
 """
