@@ -1,8 +1,8 @@
 """Batched augmentation on the device: randomness is drawn in one place and applied in another.
 
 `draw` makes every random number of an epoch at once on the CPU from an explicit generator: a few bytes an image, the same on
-every device, independent of batch size and of where a run was interrupted. `crop_and_flip` and `cover` are pure functions of
-images and draws.
+every device, independent of batch size and of where a run was interrupted. `crop_and_flip`, `distort` and `cover`, used in
+this order, are pure functions of images and draws.
 """
 
 from __future__ import annotations
@@ -13,28 +13,47 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_small.schema import Augment
+from cifar_small.image_ops import (
+    LEVELS,
+    OPERATIONS,
+    affine_matrices,
+    apply_operations,
+    blur,
+    blur_radius,
+    brightness,
+    contrast,
+    hue,
+    saturation,
+    warp,
+)
+from cifar_small.schema import Augment, BasicAugment
 
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of N augmented images; every tensor has length N."""
+    """The random numbers of N augmented images; every tensor has length N, and those of what is off have no second axis."""
 
     offset: Tensor  # int64 (N, 2): row and column of the crop in the padded image, 0..2*crop
     flip: Tensor  # bool (N,): mirrored left-right
     vertical_flip: Tensor  # bool (N,)
     cutout: Tensor  # int64 (N, 2): centre of the cutout square, 0..31
     erase: Tensor  # int64 (N, 4): top, left, height, width of the erased box; height 0: none
+    affine: Tensor  # float32 (N, 6): the parameters of `affine_matrices`
+    operations: Tensor  # int64 (N, n): the policy's operations, indices into OPERATIONS; always on the CPU, see there
+    strengths: Tensor  # float32 (N, n): of the operations
+    colour: Tensor  # float32 (N, 4): factors of brightness, contrast and saturation, shift of the hue
+    sigma: Tensor  # float32 (N, 1): of the blur, in pixels; 0: none
 
-    def __getitem__(self, rows: slice) -> Draws:
+    def __getitem__(self, rows: slice | Tensor) -> Draws:
         return Draws(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def to(self, device: torch.device) -> Draws:
         """The same draws on a device."""
-        return Draws(**{field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)})
+        moved = {field.name: getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)}
+        return Draws(**{**moved, "operations": self.operations})
 
 
-def draw(settings: Augment, images: Tensor, generator: torch.Generator, parity: Tensor, epoch: int) -> Draws:
+def draw(settings: BasicAugment, images: Tensor, generator: torch.Generator, parity: Tensor, epoch: int) -> Draws:
     """Draw the augmentation of one epoch.
 
     images: int64 (N,), the dataset index at each position of the epoch; parity: bool over the dataset, drawn once a run, in
@@ -56,10 +75,50 @@ def draw(settings: Augment, images: Tensor, generator: torch.Generator, parity: 
         flip = torch.zeros(count, dtype=torch.bool)
     vertical_flip = chance(settings.vertical_flip)
     cutout = integers(32, 2)
-    return Draws(offset, flip, vertical_flip, cutout, _draw_boxes(settings, chance(settings.erasing), generator))
+    boxes = _draw_boxes(settings, chance(settings.erasing), generator)
+    # From here on numbers are drawn only for what is on, so that what a config drew before these settings existed stays.
+    return Draws(offset, flip, vertical_flip, cutout, boxes, **_draw_distortions(settings, count, generator))
 
 
-def _draw_boxes(settings: Augment, erased: Tensor, generator: torch.Generator) -> Tensor:
+def _draw_distortions(settings: BasicAugment, count: int, generator: torch.Generator) -> dict[str, Tensor]:
+    nothing = torch.empty(count, 0)
+    found = {"affine": nothing, "operations": nothing.long(), "strengths": nothing, "colour": nothing, "sigma": nothing}
+    if not isinstance(settings, Augment):
+        return found
+
+    def uniform(*columns: tuple[float, float]) -> Tensor:
+        low, high = torch.tensor(columns).unbind(1)
+        return low + (high - low) * torch.rand(count, len(columns), generator=generator)
+
+    def about(centre: float, *widths: float) -> list[tuple[float, float]]:
+        return [(centre - width, centre + width) for width in widths]
+
+    if moves(settings):
+        angle, shift, shear = about(0, settings.rotation), about(0, 32 * settings.translate), about(0, settings.shear)
+        found["affine"] = uniform(*angle, *shift * 2, settings.scale, *shear * 2)
+    if settings.policy:
+        wide, turns = settings.policy == "trivialaugment", 1 if settings.policy == "trivialaugment" else settings.num_ops
+        found["operations"] = torch.randint(len(OPERATIONS), (count, turns), generator=generator)
+        level = torch.randint(LEVELS + 1, (count, turns), generator=generator) if wide else torch.tensor(settings.magnitude)
+        sign = 2 * torch.randint(2, (count, turns), generator=generator) - 1
+        largest = torch.tensor([entry[1 if wide else 2] for entry in OPERATIONS.values()])[found["operations"]]
+        signed = torch.tensor([entry[3] for entry in OPERATIONS.values()])[found["operations"]]
+        found["strengths"] = largest * level / LEVELS * torch.where(signed, sign, 1)
+    if settings.brightness or settings.contrast or settings.saturation or settings.hue:
+        factors = about(1, settings.brightness, settings.contrast, settings.saturation)
+        found["colour"] = uniform(*factors, *about(0, settings.hue))
+    if settings.blur:
+        blurred = torch.rand(count, 1, generator=generator) < settings.blur
+        found["sigma"] = torch.where(blurred, uniform(settings.blur_sigma), 0.0)
+    return found
+
+
+def moves(settings: Augment) -> bool:
+    """Whether an affine map is on."""
+    return bool(settings.rotation or settings.translate or settings.shear or settings.scale != (1.0, 1.0))
+
+
+def _draw_boxes(settings: BasicAugment, erased: Tensor, generator: torch.Generator) -> Tensor:
     """Boxes of random area and aspect ratio 0.3..3.3 inside the image (Zhong et al. 2017, arXiv 1708.04896)."""
     count = len(erased)
     low, high = settings.erasing_scale
@@ -74,7 +133,7 @@ def _draw_boxes(settings: Augment, erased: Tensor, generator: torch.Generator) -
     return torch.where(erased[:, None], boxes, torch.zeros_like(boxes))
 
 
-def pad_images(images: Tensor, settings: Augment, fill: Tensor) -> Tensor:
+def pad_images(images: Tensor, settings: BasicAugment, fill: Tensor) -> Tensor:
     """Pad a dataset once so that a crop is a window of it: uint8 (N, 3, 32, 32) -> (N, 3, 32+2p, 32+2p).
 
     fill: uint8 (3,), the channel means, which become about 0 after normalisation as zero padding intends.
@@ -99,7 +158,31 @@ def crop_and_flip(padded: Tensor, images: Tensor, draws: Draws) -> Tensor:
     return torch.where(draws.vertical_flip.view(-1, 1, 1, 1), crops.flip(2), crops)
 
 
-def cover(pixels: Tensor, settings: Augment, draws: Draws) -> Tensor:
+def distort(pixels: Tensor, settings: Augment, draws: Draws, fill: Tensor) -> Tensor:
+    """Affine map, policy, colours and blur: uint8 (B, 3, 32, 32) -> float32 in 0..255, or the same images with all that off.
+
+    fill: uint8 (3,), the colour beyond the edge where `border` is zero.
+    """
+    level = fill.float()
+    if draws.affine.shape[1]:
+        pixels = warp(pixels.float(), affine_matrices(draws.affine), settings.border, level)
+    if draws.operations.shape[1]:
+        pixels = apply_operations(pixels.float(), draws.operations, draws.strengths, settings.border, level)
+    if draws.colour.shape[1]:
+        pixels = pixels.float()
+        for amount, change, strength in zip(
+            (settings.brightness, settings.contrast, settings.saturation, settings.hue),
+            (brightness, contrast, saturation, hue),
+            draws.colour.unbind(1),
+            strict=True,
+        ):
+            pixels = change(pixels, strength) if amount else pixels
+    if draws.sigma.shape[1]:
+        pixels = blur(pixels.float(), draws.sigma[:, 0], blur_radius(settings.blur_sigma[1]))
+    return pixels
+
+
+def cover(pixels: Tensor, settings: BasicAugment, draws: Draws) -> Tensor:
     """Set cutout squares and erased boxes of normalised images (B, 3, 32, 32) to 0, the training mean.
 
     Cutout squares are centred anywhere and clipped at the border (DeVries & Taylor 2017, arXiv 1708.04552).

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from cifar_small import __version__
 from cifar_small.errors import DataError, Terminated, UserError
-from cifar_small.files import refuse_existing, write_atomic
+from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.schema import Views
 
 DESCRIPTION = """\
@@ -36,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(given)
     options.overrides = rest
-    if rest and options.run not in (_train, _slurm):
+    if rest and options.run not in (_train, _slurm, _preview, _schedule):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.command = shlex.join(["cifar-small", *given])
     try:
@@ -108,6 +108,30 @@ Settings are overridden as in train; what is printed is yours to change:
     sub.add_argument("--cpus", type=int, default=4, help="processor cores for each rank (default: 4)")
     sub.add_argument("--cpu-only", action="store_true", help="ask for no GPUs")
     sub.add_argument("--hours", type=float, default=1.0, help="time limit (default: 1)")
+    sub = verb(
+        "preview",
+        _preview,
+        "draw training images as each phase of a config augments and mixes them",
+        """\
+The very draws of a training run, a row per image. Settings are overridden as for train, after CONFIG.""",
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG")
+    sub.add_argument("--epoch", type=int, metavar="E", help="only the phase of this epoch, from it on (default: every phase)")
+    sub.add_argument("--images", type=int, default=8, metavar="N", help="rows (default: 8)")
+    sub.add_argument("--columns", type=int, default=4, metavar="N", help="epochs of each phase (default: 4)")
+    sub.add_argument("--output", type=Path, help="PNG to write (default: <name>-preview.png)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    sub = verb(
+        "schedule",
+        _schedule,
+        "draw the learning rate of every step and the settings of every phase of a config",
+        """\
+Reads no data. Settings are overridden as for train, after CONFIG.""",
+    )
+    sub.add_argument("config", type=Path, metavar="CONFIG")
+    sub.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed where the source's size is not known")
+    sub.add_argument("--output", type=Path, help="PNG to write (default: <name>-schedule.png)")
+    sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
     sub = verb(
         "predict",
         _predict,
@@ -211,6 +235,33 @@ def _slurm(options: argparse.Namespace) -> int:
         cpus=options.cpus,
     )
     print(text, end="")
+    return 0
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from cifar_small.config import load_config, split_overrides
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    target = options.output or Path(f"{config.name}-preview.png")
+    refuse_existing(target, options.overwrite)
+    probe_writable(target)
+    from cifar_small.preview import draw_preview
+
+    print(draw_preview(config, target, epoch=options.epoch, images=options.images, columns=options.columns))
+    return 0
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    from cifar_small.config import load_config, split_overrides
+    from cifar_small.timeline import draw_config, steps_per_epoch
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    if options.steps_per_epoch is not None and options.steps_per_epoch < 1:
+        raise UserError(f"--steps-per-epoch {options.steps_per_epoch} is below 1; expected training images / batch_size")
+    target = options.output or Path(f"{config.name}-schedule.png")
+    refuse_existing(target, options.overwrite)
+    print(draw_config(config, options.steps_per_epoch or steps_per_epoch(config), target))
+    print(f"-> {target}")
     return 0
 
 

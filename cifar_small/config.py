@@ -18,12 +18,21 @@ from pydantic import ValidationError
 
 from cifar_small.config_errors import describe_problems
 from cifar_small.errors import ConfigError
-from cifar_small.schema import IDLE_MIX_PROB, Config, Cosine, CosineRestarts, Engine, MultiStep, PhaseSettings, Recipe
+from cifar_small.schema import (
+    AUGMENTS,
+    IDLE_MIX_PROB,
+    MIXINGS,
+    Augment,
+    BasicAugment,
+    Config,
+    Cosine,
+    CosineRestarts,
+    Engine,
+    MultiStep,
+    PhaseSettings,
+    Recipe,
+)
 from cifar_small.strict_yaml import dump_yaml, parse_yaml, read_yaml
-
-# Settings that came after the first recorded runs. At their defaults they are left out of a dumped config, so that its hash,
-# which records and predictions carry, stays what it was.
-ADDED_LATER: dict[str, Any] = {"resolution": 32, "freeze": [], "lookahead": None, "sam": None}
 
 
 @dataclass(frozen=True)
@@ -67,11 +76,14 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
         epoch += phase.epochs
-    mixes = any(phase.mixup_alpha or phase.cutmix_alpha for phase in resolved)
-    if "mix_prob" in config.model_fields_set and not mixes:
+    if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
         problems.append(IDLE_MIX_PROB)
     if problems:
         return (), problems
+    if config.engine.workers and all(isinstance(phase.augment, Augment) for phase in resolved):
+        problems.append(
+            f"engine.workers {config.engine.workers} has no effect while every phase augments by the tensor engine: drop it"
+        )
     phases: list[Phase] = []
     start = 0
     for index, phase in enumerate(resolved):
@@ -84,10 +96,12 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
 
 
 def _merge(old: Any, new: Any) -> Any:
-    """A mapping without a `name` (or with the same one) changes single keys; anything else replaces the old value."""
+    """A mapping without a `name` or `engine` (or with the same one) changes single keys; all else replaces the old value."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
     if "name" in new and new["name"] != old.get("name"):
+        return new
+    if "engine" in new and new["engine"] != old.get("engine", "tensor"):
         return new
     return {**old, **new}
 
@@ -96,18 +110,14 @@ def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = Non
     """Settings without those inherited or default values that have no effect beside the others, unless `keep` names them."""
     keep = keep or {}
     settings = dict(settings)
-    if not settings.get("mixup_alpha") and not settings.get("cutmix_alpha") and "mix_prob" not in keep:
+    if not any(settings.get(key) for key in MIXINGS) and "mix_prob" not in keep:
         settings.pop("mix_prob", None)
-    for key, default in ADDED_LATER.items():
-        if settings.get(key) == default and key not in keep:
-            settings.pop(key, None)
-    if isinstance(settings.get("augment"), Mapping):
-        kept = keep.get("augment") or {}
-        augment = dict(settings["augment"])
-        for master, idle in (("crop", "pad"), ("erasing", "erasing_scale")):
-            if master in augment and not augment[master] and idle not in kept:
-                augment.pop(idle, None)
-        settings["augment"] = augment
+    augment = settings.get("augment")
+    if isinstance(augment, Mapping):
+        section = AUGMENTS.get(str(augment.get("engine", "tensor")))
+        if section is not None and issubclass(section, BasicAugment):
+            idle = section.idle(augment).keys() - (keep.get("augment") or {})
+            settings["augment"] = {key: value for key, value in augment.items() if key not in idle}
     return settings
 
 
@@ -187,8 +197,6 @@ def config_dict(config: Config) -> dict[str, Any]:
     if "mix_prob" not in config.model_fields_set:
         plain.pop("mix_prob")  # with mixing off everywhere it would be refused as having no effect
     plain = _without_idle(plain, keep={key: plain[key] for key in plain if key == "mix_prob"})
-    if not plain["engine"]["sync_batchnorm"]:
-        plain["engine"].pop("sync_batchnorm")
     first = ("name", "seed", "rules", "data", "model", "batch_size")
     return {key: plain[key] for key in first} | {key: value for key, value in plain.items() if key not in first}
 

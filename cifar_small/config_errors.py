@@ -60,7 +60,7 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(section: type[BaseModel]) -> list[str]:
-    for key in ("family", "name"):
+    for key in ("family", "name", "engine"):
         field = section.model_fields.get(key)
         if field and get_args(field.annotation):
             return [str(tag) for tag in get_args(field.annotation)]

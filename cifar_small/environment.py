@@ -17,7 +17,7 @@ import torch
 from cifar_small.errors import UserError
 from cifar_small.schema import Engine
 
-PACKAGES = ("torch", "torchvision", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
+PACKAGES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 
 
 def resolve_device(name: str) -> torch.device:

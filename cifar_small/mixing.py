@@ -1,6 +1,6 @@
-"""Mixing of a batch into soft targets: mixup and CutMix.
+"""Mixing of a batch into soft targets: mixup, CutMix and RICAP.
 
-Both return (images, targets) with targets (B, K) that sum to 1 per row; nothing downstream knows which mixing it was.
+All return (images, targets) with targets (B, K) that sum to 1 per row; nothing downstream knows which mixing it was.
 """
 
 from __future__ import annotations
@@ -11,31 +11,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.schema import Recipe
+from cifar_small.schema import MIXINGS, Recipe
+
+
+@dataclass(frozen=True)
+class Patch:
+    """One of the four parts of RICAP's images."""
+
+    partner: Tensor  # int64 (B,): a permutation, the image each one takes this part from
+    box: tuple[int, int, int, int]  # top, bottom, left, right: where the part goes
+    corner: tuple[int, int]  # top, left of the part in the image it is taken from
 
 
 @dataclass(frozen=True)
 class Mix:
     """The random numbers of one mixed batch."""
 
-    kind: str  # "none", "mixup" or "cutmix"
+    kind: str  # "none", "mixup", "cutmix" or "ricap"
     weight: float  # share of the image's own label
     partner: Tensor  # int64 (B,): a permutation, the image each one is mixed with
     box: tuple[int, int, int, int]  # top, bottom, left, right of the pasted box (cutmix)
+    patches: tuple[Patch, ...] = ()  # the four parts of the images, of which the first is their own (ricap)
 
 
 def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator) -> Mix:
     """Draw whether and how a batch of B images of 32x32 pixels is mixed.
 
     mixup: Zhang et al. 2017, arXiv 1710.09412; CutMix: Yun et al. 2019, arXiv 1905.04899 (the label weight is the share of
-    pixels actually kept after the box is clipped at the border).
+    pixels actually kept after the box is clipped at the border). RICAP: Takahashi et al. 2018, arXiv 1811.09030.
     """
-    alphas = {"mixup": recipe.mixup_alpha, "cutmix": recipe.cutmix_alpha}
+    alphas = {name.partition("_")[0]: getattr(recipe, name) for name in MIXINGS}
     kinds = [kind for kind, alpha in alphas.items() if alpha]
     identity = torch.arange(batch)
     if not kinds or rng.random() >= recipe.mix_prob:
         return Mix("none", 1.0, identity, (0, 0, 0, 0))
     kind = kinds[int(rng.integers(len(kinds)))]
+    if kind == "ricap":
+        return _draw_ricap(recipe.ricap_beta, batch, rng)
     weight = float(rng.beta(alphas[kind], alphas[kind]))
     partner = torch.from_numpy(rng.permutation(batch))
     if kind == "mixup":
@@ -47,10 +59,25 @@ def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator) -> Mix:
     return Mix(kind, 1 - (bottom - top) * (right - left) / 1024, partner, (top, bottom, left, right))
 
 
+def _draw_ricap(beta: float, batch: int, rng: np.random.Generator) -> Mix:
+    """Four images meet at a point whose coordinates are Beta(beta, beta); each gives a random crop of its part's size."""
+    row, column = (round(32 * float(rng.beta(beta, beta))) for _ in range(2))
+    patches: list[Patch] = []
+    for top, bottom in ((0, row), (row, 32)):
+        for left, right in ((0, column), (column, 32)):
+            corner = (int(rng.integers(33 - (bottom - top))), int(rng.integers(33 - (right - left))))
+            # Which of the four is the image's own makes no difference to a batch in random order.
+            partner = torch.from_numpy(rng.permutation(batch)) if patches else torch.arange(batch)
+            patches.append(Patch(partner, (top, bottom, left, right), corner))
+    return Mix("ricap", row * column / 1024, patches[0].partner, (0, 0, 0, 0), tuple(patches))
+
+
 def apply_mix(mix: Mix, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """Mix images (B, 3, 32, 32) and targets (B, K) as drawn."""
     if mix.kind == "none":
         return images, targets
+    if mix.kind == "ricap":
+        return _apply_ricap(mix, images, targets)
     partner = mix.partner.to(images.device, non_blocking=True)
     mixed_targets = mix.weight * targets + (1 - mix.weight) * targets[partner]
     if mix.kind == "mixup":
@@ -58,4 +85,15 @@ def apply_mix(mix: Mix, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     top, bottom, left, right = mix.box
     mixed = images.clone(memory_format=torch.preserve_format)
     mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]
+    return mixed, mixed_targets
+
+
+def _apply_ricap(mix: Mix, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    mixed, mixed_targets = torch.empty_like(images), torch.zeros_like(targets)
+    for patch in mix.patches:
+        (top, bottom, left, right), (row, column) = patch.box, patch.corner
+        partner = patch.partner.to(images.device, non_blocking=True)
+        source = images[partner, :, row : row + bottom - top, column : column + right - left]
+        mixed[:, :, top:bottom, left:right] = source
+        mixed_targets = mixed_targets + (bottom - top) * (right - left) / 1024 * targets[partner]
     return mixed, mixed_targets

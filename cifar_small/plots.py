@@ -1,9 +1,10 @@
-"""Pictures of a run: curves over epochs and the confusion matrix."""
+"""Pictures of a run and of what it will do: curves, confusion matrix, augmented images, learning rate over phases."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -122,3 +123,95 @@ def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[
 
 def _within(value: float, limits: tuple[float, float]) -> bool:
     return min(limits) <= value <= max(limits)
+
+
+Tile = tuple[npt.NDArray[np.uint8], str]  # pixels (32, 32, 3) and the words below them
+
+
+def draw_contact_sheet(
+    originals: Sequence[Tile],
+    blocks: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Tile | None]]]],
+    title: str,
+    path: Path,
+) -> None:
+    """Images down, originals first; each block has a title, column titles and rows of tiles (None: left out that epoch)."""
+    side, gap, words = 0.95, 0.12, 0.5  # inches
+    columns = [1, *(len(names) for _, names, _ in blocks)]
+    titles = [textwrap.fill(text, max(24, 15 * len(names))) for text, names, _ in blocks]
+    head = 0.65 + 0.16 * max(text.count("\n") + 1 for text in titles)
+    width = sum(columns) * (side + gap) + 3 * gap * (len(columns) + 1)
+    height = head + len(originals) * (side + words) + gap
+    figure = _figure(width, height)
+    figure.set_layout_engine("none")
+
+    def place(tile: Tile | None, row: int, left: float) -> None:
+        bottom = height - head - row * (side + words) - side
+        axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if tile is None:
+            axes.set_facecolor("#eeeeee")
+            axes.text(0.5, 0.5, "not in\nthis epoch", ha="center", va="center", fontsize=7, color=GREY)
+            return
+        axes.imshow(tile[0], interpolation="nearest")
+        axes.text(0.5, -0.03, tile[1], ha="center", va="top", fontsize=6, transform=axes.transAxes, linespacing=1.1)
+
+    def write(text: str, left: float, below_top: float, size: float, colour: str = "black") -> None:
+        figure.text(left / width, 1 - below_top / height, text, ha="left", va="top", fontsize=size, color=colour)
+
+    write(title, 3 * gap, 0.08, 10)
+    left = 3 * gap
+    write("original", left, head - 0.16, 7, GREY)
+    for row, tile in enumerate(originals):
+        place(tile, row, left)
+    left += side + 4 * gap
+    for text, (_, names, rows) in zip(titles, blocks, strict=True):
+        write(text, left, 0.34, 7.5, BLUE)
+        for column, name in enumerate(names):
+            write(name, left + column * (side + gap), head - 0.16, 7, GREY)
+            for row, cells in enumerate(rows):
+                place(cells[column], row, left + column * (side + gap))
+        left += len(names) * (side + gap) + 3 * gap
+    _save(figure, path)
+
+
+def draw_timeline(
+    rates: Sequence[float], steps: int, bounds: Sequence[int], rows: dict[str, list[str]], title: str, path: Path
+) -> None:
+    """The learning rate of every step, and below it a line per setting with its value in each phase.
+
+    steps: of an epoch; bounds: the epochs at which phases begin, and the last one's end.
+    """
+    heights = [3.2, *(1.2 if name == "augment" else 0.35 for name in rows)]
+    figure = _figure(11, sum(heights) + 0.9)
+    axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
+    axes[0].plot(np.arange(1, len(rates) + 1) / steps, rates, color=BLUE, linewidth=1.4)
+    axes[0].set_ylabel("learning rate")
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_title(title, fontsize=11)
+    _plain(axes[0])
+    for one, (name, values) in zip(axes[1:], rows.items(), strict=True):
+        one.set_yticks([])
+        one.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=9)
+        one.spines[["top", "right", "left"]].set_visible(False)
+        numbers = [0.0 if value == "-" or name == "augment" else float(value) for value in values]
+        start = 0
+        for index, value in enumerate(values):
+            if index + 1 < len(values) and values[index + 1] == value:
+                continue  # one bar for phases that do not differ in this
+            left, right = bounds[start], bounds[index + 1]
+            strength = 0.3 if name == "augment" else 0.1 + 0.5 * numbers[index] / (max(numbers) or 1)
+            if value != "-":
+                one.axvspan(left, right, facecolor=ORANGE, alpha=strength, edgecolor="white", linewidth=3)
+            text = textwrap.fill(value, max(10, round(150 * (right - left) / bounds[-1])))
+            under = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}  # keeps boundaries out of the words
+            middle, of_axes = (left + right) / 2, one.get_xaxis_transform()
+            one.text(middle, 0.5, text, ha="center", va="center", fontsize=7, transform=of_axes, bbox=under)
+            start = index + 1
+    for one in axes:
+        for boundary in bounds[1:-1]:
+            one.axvline(boundary, color=GREY, linestyle="--", linewidth=0.8)
+    axes[-1].set_xlabel("epoch")
+    axes[-1].set_xlim(0, bounds[-1])
+    axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    _save(figure, path)

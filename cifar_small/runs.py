@@ -35,6 +35,7 @@ FREE_TO_CHANGE = (
     "engine.compile",
     "engine.eval_batch_size",
     "engine.checkpoint_steps",
+    "engine.workers",
 )
 
 

@@ -6,16 +6,29 @@ the others is refused. Comments give units and what None means. `config` reads, 
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]  # bounds that keep a slip of the finger from hanging the counting of a net
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Range = Annotated[tuple[Probability, Probability], Field(strict=False)]
+Zoom = Annotated[float, Field(ge=0.1, le=10)]
+Sigma = Annotated[float, Field(gt=0, le=5)]
 Views = Literal["none", "flip", "shift", "flip_shift", "r3"]
 Point = Annotated[tuple[Probability, Annotated[float, Field(ge=0, le=100)]], Field(strict=False)]
 Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
@@ -28,6 +41,15 @@ class Section(BaseModel):
     """A strict, frozen part of the schema."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+    # Settings younger than the first recorded runs. A dump leaves them out while they are at their default, so that the
+    # hashes of recorded configs stand.
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {key: plain[key] for key in plain if key not in self.LATER or getattr(self, key) != fields[key].default}
 
 
 class Rules(Section):
@@ -126,8 +148,8 @@ class WhitenedResNetModel(Section):
 Model = Annotated[ResNetModel | WideResNetModel | WhitenedResNetModel, Field(discriminator="family")]
 
 
-class Augment(Section):
-    """Per-sample random augmentation of training images, batched on the device."""
+class BasicAugment(Section):
+    """What the tensor and the torchvision engine share: the crop and flips before, the covered squares after."""
 
     crop: Annotated[int, Field(ge=0, le=16)] = 4  # pixels of padding before a random 32x32 crop
     pad: Literal["zero", "reflect"] = "zero"
@@ -135,17 +157,152 @@ class Augment(Section):
     vertical_flip: Probability = 0.0
     cutout: Annotated[int, Field(ge=0, le=32)] = 0  # side of a square set to the mean
     erasing: Probability = 0.0  # random erasing with the mean
-    erasing_scale: Annotated[tuple[Probability, Probability], Field(strict=False)] = (0.02, 0.2)  # share of the image
+    erasing_scale: Range = (0.02, 0.2)  # share of the image
+
+    # What has an effect only while one of others is on, and what only with certain policies.
+    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]] = {"pad": ("crop",), "erasing_scale": ("erasing",)}
+    ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def idle(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """The settings that have no effect beside `values` (those not given have their default), each with the reason."""
+
+        def value(key: str) -> Any:
+            return values.get(key, cls.model_fields[key].default)
+
+        def off(key: str) -> bool:
+            return value(key) in (0, None, (1.0, 1.0), [1.0, 1.0])
+
+        reasons = {}
+        for key, masters in cls.NEEDS.items():
+            if all(off(master) for master in masters):
+                one = masters[0] if len(masters) == 1 else "one"
+                state = f"{one} is 0" if len(masters) == 1 else f"{', '.join(masters)} are off"
+                reasons[key] = f"{key} has no effect while {state}: set {one} or drop {key}"
+        for key, policies in cls.ARGUMENTS.items():
+            if value("policy") not in policies:
+                given = f"with policy {value('policy')}" if value("policy") else "without a policy"
+                reasons[key] = f"{key} has no effect {given}: set policy to {' or '.join(policies)}, or drop {key}"
+        return reasons
 
     @model_validator(mode="after")
-    def _values_have_effect(self) -> Augment:
-        if "pad" in self.model_fields_set and not self.crop:
-            raise ValueError("pad has no effect while crop is 0: set crop or drop pad")
-        if "erasing_scale" in self.model_fields_set and not self.erasing:
-            raise ValueError("erasing_scale has no effect while erasing is 0: set erasing or drop erasing_scale")
-        if not 0 < self.erasing_scale[0] <= self.erasing_scale[1]:
-            raise ValueError(f"erasing_scale {list(self.erasing_scale)} must be [low, high] with 0 < low <= high")
+    def _values_have_effect(self) -> BasicAugment:
+        for key, reason in self.idle(dict(self)).items():
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise ValueError(reason)
+        for key in ("erasing_scale", "scale", "blur_sigma"):
+            low, high = getattr(self, key, (1.0, 1.0))
+            if not 0 < low <= high:
+                raise ValueError(f"{key} {[low, high]} must be [low, high] with 0 < low <= high")
         return self
+
+
+class Augment(BasicAugment):
+    """Per-sample random augmentation of training images, batched on the device.
+
+    In this order: crop, flips, one affine map, the policy, brightness, contrast, saturation, hue, blur, normalisation, cutout
+    and erasing. Pixels are floats in 0..255 from the affine map on, clamped but not rounded.
+    """
+
+    engine: Literal["tensor"] = "tensor"
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees to either side
+    translate: Probability = 0.0  # share of the side, up to which an image moves along each axis
+    scale: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.0, 1.0)  # of the content; above 1 it grows
+    shear: Annotated[float, Field(ge=0, le=80)] = 0.0  # degrees to either side, along each axis
+    border: Literal["zero", "reflect"] = "zero"  # what lies beyond the edge of a moved image; zero: the mean colour
+    policy: Literal["trivialaugment", "randaugment"] | None = None
+    num_ops: Annotated[int, Field(ge=1, le=10)] = 2  # operations of randaugment on each image
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # their strength, of 30
+    brightness: Probability = 0.0  # the factor is drawn from 1-x to 1+x, as for contrast and saturation
+    contrast: Probability = 0.0
+    saturation: Probability = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the colour circle, to either side
+    blur: Probability = 0.0  # share of the images that a Gaussian blurs
+    blur_sigma: Annotated[tuple[Sigma, Sigma], Field(strict=False)] = (0.1, 2.0)  # pixels
+
+    LATER = frozenset({
+        "engine", "rotation", "translate", "scale", "shear", "border", "policy", "num_ops", "magnitude", "brightness",
+        "contrast", "saturation", "hue", "blur", "blur_sigma",
+    })  # fmt: skip
+    NEEDS = {
+        **BasicAugment.NEEDS,
+        "border": ("rotation", "translate", "scale", "shear", "policy"),
+        "blur_sigma": ("blur",),
+    }
+    ARGUMENTS = {"num_ops": ("randaugment",), "magnitude": ("randaugment",)}
+
+
+class AlbumentationsAugment(Section):
+    """A pipeline of Albumentations, image by image: nothing but what is written here happens to an image."""
+
+    engine: Literal["albumentations"]
+    # Each entry {name: HorizontalFlip, p: 0.5, ...} with the transform's own arguments; OneOf and the like take `transforms`.
+    pipeline: Annotated[tuple[Any, ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _entries_are_transforms(self) -> AlbumentationsAugment:
+        _check_pipeline(self.pipeline, "pipeline")
+        try:
+            json.dumps(self.pipeline, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"pipeline must hold text, finite numbers, lists and mappings only: {error}") from None
+        return self
+
+
+def _check_pipeline(pipeline: Any, where: str) -> None:
+    """What can be said without Albumentations, which takes seconds to import; `per_image` checks names and arguments."""
+    if not isinstance(pipeline, list | tuple) or not pipeline:
+        raise ValueError(f"{where} must be a list of transforms such as {{name: HorizontalFlip, p: 0.5}}, got {pipeline!r}")
+    for index, entry in enumerate(pipeline):
+        here = f"{where}.{index}"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise ValueError(f"{here} must be a transform such as {{name: HorizontalFlip, p: 0.5}}, got {entry!r}")
+        p = entry.get("p", 1)
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise ValueError(f"{here}.p must be a probability from 0 to 1, got {p!r}")
+        if "transforms" in entry:
+            _check_pipeline(entry["transforms"], f"{here}.transforms")
+
+
+class TorchvisionAugment(BasicAugment):
+    """A policy of torchvision, image by image, between crop and flips (before it) and cutout and erasing (after it)."""
+
+    engine: Literal["torchvision"]
+    policy: Literal["autoaugment_cifar10", "randaugment", "trivialaugment_wide", "augmix"]
+    interpolation: Literal["nearest", "bilinear"] | None = None  # None, here and below: as torchvision has it
+    num_ops: Annotated[int, Field(ge=1, le=10)] | None = None
+    magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
+    severity: Annotated[int, Field(ge=1, le=10)] | None = None
+    mixture_width: Annotated[int, Field(ge=1, le=10)] | None = None
+    chain_depth: Annotated[int, Field(ge=1, le=10)] | None = None
+    alpha: Annotated[float, Field(gt=0, le=100)] | None = None
+    all_ops: bool | None = None
+
+    ARGUMENTS = {
+        "num_ops": ("randaugment",),
+        "magnitude": ("randaugment",),
+        "severity": ("augmix",),
+        "mixture_width": ("augmix",),
+        "chain_depth": ("augmix",),
+        "alpha": ("augmix",),
+        "all_ops": ("augmix",),
+    }
+
+
+def _with_engine(value: Any) -> Any:
+    return {"engine": "tensor", **value} if isinstance(value, Mapping) else value
+
+
+PerImageAugment = AlbumentationsAugment | TorchvisionAugment
+AnyAugment = Annotated[
+    Annotated[Augment | AlbumentationsAugment | TorchvisionAugment, Field(discriminator="engine")],
+    BeforeValidator(_with_engine),
+]
+AUGMENTS: Mapping[str, type[Section]] = {
+    "tensor": Augment,
+    "albumentations": AlbumentationsAugment,
+    "torchvision": TorchvisionAugment,
+}
 
 
 class SGD(Section):
@@ -294,7 +451,8 @@ class PiecewiseLinear(Section):
 Schedule = Annotated[Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear, Field(discriminator="name")]
 
 
-IDLE_MIX_PROB = "mix_prob has no effect while mixup_alpha and cutmix_alpha are 0: set one or drop mix_prob"
+MIXINGS = ("mixup_alpha", "cutmix_alpha", "ricap_beta")  # each is 0 while off
+IDLE_MIX_PROB = f"mix_prob has no effect while {', '.join(MIXINGS[:-1])} and {MIXINGS[-1]} are 0: set one or drop mix_prob"
 
 
 class Recipe(Section):
@@ -302,15 +460,23 @@ class Recipe(Section):
 
     optim: Optim = SGD()
     schedule: Schedule = Cosine()
-    augment: Augment = Augment()
+    augment: AnyAugment = Augment()
     mixup_alpha: Probability = 0.0  # of the Beta(alpha, alpha) distribution; 0: off
     cutmix_alpha: Probability = 0.0
-    mix_prob: Probability = 1.0  # share of the batches that are mixed; with both alphas on, half of them by each
+    ricap_beta: Probability = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet; 0: off
+    mix_prob: Probability = 1.0  # share of the batches that are mixed; with several of the above on, equally many by each
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     resolution: Annotated[int, Field(ge=8, le=32)] = 32  # pixels a side that the net is trained at
     lookahead: Lookahead | None = None
     sam: SAM | None = None
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parameters whose names start so do not train
+
+    LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam"})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any mixing of images is on."""
+        return any(getattr(self, key) for key in MIXINGS)
 
 
 class PhaseSettings(Recipe):
@@ -321,7 +487,7 @@ class PhaseSettings(Recipe):
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> PhaseSettings:
-        if "mix_prob" in self.model_fields_set and not (self.mixup_alpha or self.cutmix_alpha):
+        if "mix_prob" in self.model_fields_set and not self.mixes:
             raise ValueError(IDLE_MIX_PROB)
         return self
 
@@ -339,6 +505,9 @@ class Engine(Section):
     eval_batch_size: PositiveInt = 500
     sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
     checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
+    workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; never moves a pixel
+
+    LATER = frozenset({"workers", "sync_batchnorm"})
 
 
 class Config(Recipe):

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,8 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images, resize
+from cifar_small.augment import resize
+from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.budget import check_budget, check_tensors, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
@@ -30,7 +31,7 @@ from cifar_small.environment import autocast, describe, memory_format, prepare_p
 from cifar_small.errors import CheckpointError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
-from cifar_small.mixing import apply_mix, draw_mix
+from cifar_small.mixing import Mix, apply_mix, draw_mix
 from cifar_small.models import build_model, fit_stem, set_dropout, set_frozen, statistics_kept
 from cifar_small.optim import (
     build_optimizer,
@@ -41,13 +42,14 @@ from cifar_small.optim import (
     set_learning_rate,
     update_optimizer,
 )
+from cifar_small.per_image import build_transform
 from cifar_small.plots import draw_confusion, draw_curves
 from cifar_small.predict import compute_logits, load_net, normalise, predict_images
 from cifar_small.problem import load_problem
-from cifar_small.randomness import AUGMENT, DROPOUT, MIX, ORDER, PARITY, numpy_generator, stream_seed, torch_generator
+from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
 from cifar_small.runs import Run, can_resume, locked, require_space, write_start
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import Config
+from cifar_small.schema import Augment, Config
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.state import State
 
@@ -67,6 +69,9 @@ def train(
     phases = resolve_phases(config)
     if (known := num_classes_of(config)) is not None:
         check_budget(config, known)  # before any data is read
+    for phase in phases:
+        if not isinstance(phase.settings.augment, Augment):
+            build_transform(phase.settings.augment)  # so that a pipeline of a later phase fails now
     run = Run(folder)
     with joined(config.engine.device) as world, locked(run) if world.first else nullcontext():
         quiet = quiet or not world.first
@@ -131,7 +136,7 @@ class Trainer:
         if config.engine.sync_batchnorm and world.size > 1:
             synchronise_batchnorm(model)
         self._enter(phases[0])
-        self.parity = torch.rand(len(self.problem.images), generator=torch_generator(config.seed, PARITY)) < 0.5
+        self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers)
         # last.pt and previous.pt with two moments, average and slow weights, best.pt, and one being written.
         require_space(run, 16 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
         self.say(
@@ -154,7 +159,10 @@ class Trainer:
         self.state.totals *= self.world.first  # as `_gather_totals` leaves them
         self.clock -= self.state.seconds
         if saved["precision"] != self.precision:
-            self.say(f"warning: begun in {saved['precision']}, so it goes on so; this machine would take {self.precision}")
+            if self.world.first:
+                tqdm.write(
+                    f"warning: begun in {saved['precision']}, so it goes on so; this machine would take {self.precision}"
+                )
             self.precision = saved["precision"]
         self.say(f"resuming {self.run.folder} at epoch {self.state.epoch + 1}, step {self.state.step}")
 
@@ -162,31 +170,34 @@ class Trainer:
         """Let `last.pt` be whole again by the one before it, if it is not; is it now?"""
         _, warning = load_newest(self.run.last, self.run.previous)
         if warning:
-            self.say(f"warning: {warning}")
+            tqdm.write(f"warning: {warning}")
             os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
         return True
 
     def fit(self) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
         state, config = self.state, self.config
-        padded, padded_for = self.problem.images, None
         per_epoch = self.steps * self.batch
         done = state.epoch * per_epoch + state.step * self.batch
-        with tqdm(
-            total=self.epochs * per_epoch, initial=done, unit="img", disable=True if self.quiet else None, dynamic_ncols=True
-        ) as bar:
+        with (
+            closing(self.augmenter),
+            tqdm(
+                total=self.epochs * per_epoch,
+                initial=done,
+                unit="img",
+                disable=True if self.quiet else None,
+                dynamic_ncols=True,
+            ) as bar,
+        ):
             while state.epoch < self.epochs and not (config.patience and state.stale >= config.patience):
                 phase = self._phase(state.epoch)
                 settings = phase.settings
                 if state.epoch == phase.start and state.step == 0 and phase.index > 0:
                     self._enter(phase)
                 set_dropout(state.model, settings.dropout)
-                if padded_for != (settings.augment.crop, settings.augment.pad):
-                    padded = pad_images(self.problem.images, settings.augment, self.problem.fill)
-                    padded_for = (settings.augment.crop, settings.augment.pad)
                 bar.set_description(f"epoch {state.epoch + 1}/{self.epochs}")
                 began, first_step = time.monotonic(), state.step
-                lr = self._train_epoch(phase, padded, bar)
+                lr = self._train_epoch(phase, bar)
                 speed = (self.steps - first_step) * self.batch / (time.monotonic() - began)
                 row = self._end_epoch(phase, lr, speed)
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
@@ -195,25 +206,27 @@ class Trainer:
                 if self._asked_to_stop():
                     leave_if_asked(self.stop, self.run.folder)
 
-    def _train_epoch(self, phase: Phase, padded: Tensor, bar: Any) -> float:
+    def _train_epoch(self, phase: Phase, bar: Any) -> float:
         """The steps of one epoch from `state.step` on; returns the last learning rate.
 
         On a GPU nothing here waits for the device between looks at `first_bad` (but torch's average looks at its counter).
         """
-        state, settings, seed = self.state, phase.settings, self.config.seed
-        order = torch.randperm(len(self.problem.images), generator=torch_generator(seed, ORDER, state.epoch))
-        draws = draw(settings.augment, order, torch_generator(seed, AUGMENT, state.epoch), self.parity, state.epoch)
-        order, draws = order.to(self.device), draws.to(self.device)
+        state, settings = self.state, phase.settings
+        order = epoch_order(len(self.problem.images), self.config.seed, state.epoch)
+        steps = range(state.step, self.steps)
+        mixes = [draw_mix(settings, self.batch, numpy_generator(self.config.seed, MIX, state.epoch, step)) for step in steps]
+        parts = [self._rows(step, mix) for step, mix in zip(steps, mixes, strict=True)]
+        batches = self.augmenter.epoch(settings.augment, order, state.epoch, parts)
+        order = order.to(self.device)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         span = (phase.schedule_end - phase.schedule_start) * self.steps
         lr = 0.0
         state.model.train()
-        for step in range(state.step, self.steps):
+        for step, mix, rows, pixels in zip(steps, mixes, parts, batches, strict=True):
             done = (state.epoch - phase.schedule_start) * self.steps + step
             lr = learning_rate(settings.schedule, settings.optim.lr, done, span, self.steps)
             set_learning_rate(state.optimizer, lr)
-            rows = slice(step * self.batch, (step + 1) * self.batch)
-            bad = self._step(phase, step, padded, order[rows], draws[rows], first_bad >= 0)
+            bad = self._step(phase, step, mix, pixels, order[rows], first_bad >= 0)
             first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
             state.step = step + 1
             checkpoint = self.config.engine.checkpoint_steps
@@ -236,22 +249,22 @@ class Trainer:
             self.stop.append(signal.SIGTERM)
         return asked
 
-    def _step(self, phase: Phase, step: int, padded: Tensor, chosen: Tensor, draws: Draws, stopped: Tensor) -> Tensor:
-        """One optimiser step on the global batch `chosen` (B,), of which every rank computes its share.
+    def _rows(self, step: int, mix: Mix) -> slice:
+        """The places of the epoch whose pixels we need in a step: our share, or, to mix it, the whole batch."""
+        share = self.world.share(self.batch) if mix.kind == "none" else slice(0, self.batch)
+        return slice(step * self.batch + share.start, step * self.batch + share.stop)
 
-        Without effect once `stopped`; returns whether it was not finite.
+    def _step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
+        """One optimiser step on augmented images (B, 3, 32, 32), without effect once `stopped`; was it not finite?
+
+        chosen: int64 (B,), which images of the dataset they are; B as `_rows` has it, of which each rank uses its share.
         """
         state, settings, config, world = self.state, phase.settings, self.config, self.world
         ranks = (world.rank,) if world.size > 1 else ()
         torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step, *ranks))
-        mix = draw_mix(settings, self.batch, numpy_generator(config.seed, MIX, state.epoch, step))
-        ours = world.share(self.batch)
-        if mix.kind == "none":  # mixing needs partners from the whole batch; without it, our share is enough
-            chosen, draws = chosen[ours], draws[ours]
-        pixels = normalise(crop_and_flip(padded, chosen, draws), self.problem.mean, self.problem.std)
-        pixels = cover(pixels, settings.augment, draws)
         targets = F.one_hot(self.problem.labels[chosen], len(self.classes)).float()
         if mix.kind != "none":
+            ours = world.share(self.batch)
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
         pixels = resize(pixels, settings.resolution).contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
@@ -312,7 +325,6 @@ class Trainer:
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
         state.epoch, state.step = state.epoch + 1, 0
         state.totals.zero_()
-        mixed = bool(phase.settings.mixup_alpha or phase.settings.cutmix_alpha)
         row = {
             "epoch": state.epoch,
             "phase": phase.index,
@@ -320,7 +332,7 @@ class Trainer:
             "lr": lr,
             "train_loss": loss,
             "train_accuracy": hits,
-            "train_targets": "mixed" if mixed else "hard",
+            "train_targets": "mixed" if phase.settings.mixes else "hard",
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "images_per_second": round(speed, 1),

@@ -17,17 +17,18 @@ PACKAGE = ROOT / "cifar_small"
 # From the bottom to the top. A module may import from lower layers, and within its own layer only inside one subpackage.
 LAYERS = """
     __init__ _torchvision errors
-    schema strict_yaml config_errors
+    schema strict_yaml config_errors image_ops
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm
+    schedules augment mixing metrics randomness environment plots distributed slurm per_image
     data models
     muon
     budget checkpoints predictions optim state runs
-    param_table results
+    param_table results timeline
     predict compare ensemble
     problem submission
+    augmenter
     train
-    demo kill_resume bench
+    demo kill_resume bench preview
     cli
     __main__
 """

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+import hashlib
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from cifar_small.augment import Draws, cover, crop_and_flip, draw, pad_images
+from cifar_small.augment import Draws, cover, crop_and_flip, distort, draw, pad_images
+from cifar_small.image_ops import OPERATIONS
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, torch_generator
 from cifar_small.schema import Augment
 
@@ -133,7 +136,7 @@ def test_cutout_and_erasing_against_loops(cutout: int, erasing: float, scale: tu
 def test_cutout_is_clipped_at_the_borders() -> None:
     draws = draws_of(Augment(), 5)
     centres = torch.tensor([[0, 0], [31, 31], [16, 16], [0, 31], [3, 16]])
-    draws = Draws(draws.offset, draws.flip, draws.vertical_flip, centres, draws.erase)
+    draws = replace(draws, cutout=centres)
     hidden = (cover(torch.ones(5, 3, 32, 32), Augment(cutout=8), draws)[:, 0] == 0).sum((1, 2))
     assert hidden.tolist() == [4 * 4, 5 * 5, 8 * 8, 4 * 5, 7 * 8]
 
@@ -250,3 +253,183 @@ def test_draws_move_together() -> None:
     draws = draws_of(EVERYTHING, 10)
     assert equal(draws.to(torch.device("cpu")), draws)
     assert [len(getattr(draws[2:5], field.name)) for field in fields(Draws)] == [3] * len(fields(Draws))
+
+
+# SHA-256 (first half of the first 32 digits) of draws and pixels as they were before there was any setting but these.
+RECORDED = {
+    "default": ({}, "2739b77cca65c3bd", "3be329f95642177f"),
+    "everything": (
+        {"crop": 4, "flip": "random", "vertical_flip": 0.3, "cutout": 8, "erasing": 0.5, "erasing_scale": (0.05, 0.2)},
+        "0d1d3f3fe67bcd76",
+        "d235f53f5409c752",
+    ),
+    "resnet_hour": (
+        {"crop": 4, "pad": "reflect", "flip": "alternating", "cutout": 8},
+        "5dadd381f50bb1d7",
+        "298fc8c339e274f8",
+    ),
+    "none": ({"crop": 0, "flip": "none"}, "e4c4791665b304af", "22f8025f9e1534e4"),
+}
+OLD_DRAWS = ("offset", "flip", "vertical_flip", "cutout", "erase")
+
+
+def digest(*tensors: torch.Tensor) -> str:
+    whole = hashlib.sha256()
+    for tensor in tensors:
+        whole.update(tensor.contiguous().numpy().tobytes())
+    return whole.hexdigest()[:16]
+
+
+def recorded_draws(augment: Augment) -> tuple[torch.Tensor, Draws]:
+    parity = torch.rand(64, generator=torch_generator(3, PARITY)) < 0.5
+    order = torch.randperm(64, generator=torch_generator(3, ORDER, 5))
+    return order, draw(augment, order, torch_generator(3, AUGMENT, 5), parity, 5)
+
+
+@pytest.mark.parametrize("case", RECORDED)
+def test_older_configs_keep_their_very_draws_and_pixels(case: str) -> None:
+    changes, draws_digest, pixels_digest = RECORDED[case]
+    augment = Augment(**changes)
+    order, draws = recorded_draws(augment)
+    assert digest(*(getattr(draws, name) for name in OLD_DRAWS)) == draws_digest
+    pixels = distort(crop_and_flip(pad_images(pixels_of(64), augment, FILL), order, draws), augment, draws, FILL)
+    assert pixels.dtype == torch.uint8  # nothing was done to them
+    assert digest(cover(pixels.float() + 1, augment, draws)) == pixels_digest
+
+
+DISTORTIONS: dict[str, Any] = {
+    "rotation": 20, "translate": 0.2, "scale": (0.8, 1.3), "shear": 10, "border": "reflect", "policy": "randaugment",
+    "num_ops": 3, "brightness": 0.3, "contrast": 0.4, "saturation": 0.5, "hue": 0.1, "blur": 0.5, "blur_sigma": (0.5, 1.5),
+}  # fmt: skip
+
+
+def test_new_draws_come_after_the_old_ones() -> None:
+    changes, draws_digest, _ = RECORDED["everything"]
+    _, draws = recorded_draws(Augment(**changes, **DISTORTIONS))
+    assert digest(*(getattr(draws, name) for name in OLD_DRAWS)) == draws_digest
+    assert all(getattr(draws, field.name).shape[1] for field in fields(Draws) if field.name not in ("flip", "vertical_flip"))
+
+
+def test_drawn_strengths_fill_their_ranges_and_differ_per_image() -> None:
+    augment = Augment(**DISTORTIONS, magnitude=15)
+    draws = draws_of(augment, MANY)
+    ranges = [(-20, 20), (-6.4, 6.4), (-6.4, 6.4), (0.8, 1.3), (-10, 10), (-10, 10)]
+    columns = [*draws.affine.unbind(1), *draws.colour.unbind(1), draws.sigma[draws.sigma > 0]]
+    ranges += [(0.7, 1.3), (0.6, 1.4), (0.5, 1.5), (-0.1, 0.1), (0.5, 1.5)]
+    for column, (low, high) in zip(columns, ranges, strict=True):
+        width = high - low
+        assert low <= column.min().item() + 1e-6
+        assert column.max().item() <= high + 1e-6
+        assert column.min().item() < low + 0.01 * width
+        assert column.max().item() > high - 0.01 * width
+        assert column.mean().item() == pytest.approx((low + high) / 2, abs=0.02 * width)
+        assert len(column.unique()) > 0.9 * len(column)
+    correlations = torch.corrcoef(torch.cat((draws.affine, draws.colour), 1).T) - torch.eye(10)
+    assert correlations.abs().max().item() < 0.04  # independent of each other
+    assert (draws.sigma > 0).float().mean().item() == pytest.approx(0.5, abs=0.015)
+
+
+@pytest.mark.parametrize(("policy", "turns"), [("trivialaugment", 1), ("randaugment", 3)])
+def test_operations_are_drawn_equally_often(policy: str, turns: int) -> None:
+    extra = {"num_ops": 3, "magnitude": 10} if policy == "randaugment" else {}
+    draws = draws_of(Augment(policy=policy, **extra), MANY)
+    assert draws.operations.shape == draws.strengths.shape == (MANY, turns)
+    counts = torch.bincount(draws.operations.flatten(), minlength=len(OPERATIONS)).double() / (MANY * turns)
+    assert len(counts) == 14
+    assert (counts - 1 / 14).abs().max().item() < 0.008
+    for number, (_, wide, narrow, signed) in enumerate(OPERATIONS.values()):
+        strengths = draws.strengths[draws.operations == number].double()
+        if policy == "randaugment":
+            assert strengths.abs().unique().tolist() == pytest.approx([narrow / 3])
+        else:
+            levels = torch.arange(31).double() * wide / 30
+            assert strengths.abs().unique().tolist() == pytest.approx(levels.unique().tolist(), abs=1e-5)
+        assert ((strengths < 0).any().item(), (strengths > 0).any().item()) == (signed, bool(wide))
+        if signed:
+            assert (strengths > 0).double().mean().item() == pytest.approx(0.5, abs=0.06)
+
+
+def distorted(augment: Augment, images: torch.Tensor, draws: Draws) -> torch.Tensor:
+    return distort(images, augment, draws, FILL)
+
+
+TINY = {
+    "affine": {"rotation": 1e-5, "translate": 1e-7, "scale": (1.0, 1.0000001), "shear": 1e-5, "border": "reflect"},
+    "affine, zero": {"rotation": 1e-5},
+    "colour": {"brightness": 1e-6, "contrast": 1e-6, "saturation": 1e-6, "hue": 1e-7},
+    "blur": {"blur": 1, "blur_sigma": (0.01, 0.02)},
+    "blur of none": {"blur": 1e-9, "blur_sigma": (1, 3)},
+    "policy": {"policy": "randaugment", "magnitude": 0},
+}
+
+
+@pytest.mark.parametrize("case", TINY)
+def test_strength_zero_is_the_identity(case: str) -> None:
+    augment = Augment(**TINY[case])
+    images = pixels_of(200).clamp(0, 254)  # solarize inverts 255 at any strength, as torchvision's does
+    draws = draws_of(augment, 200)
+    if case == "policy":  # two of its operations have no strength
+        kept = (draws.operations < list(OPERATIONS).index("autocontrast")).all(1)
+        images, draws = images[kept], draws[kept]
+        assert len(images) > 100
+    found = distorted(augment, images, draws)
+    assert found.dtype == torch.float32
+    assert (found - images).abs().max().item() < 0.01
+    if "blur" in case:
+        assert torch.equal(found, images.float())
+
+
+def test_strengths_differ_per_image() -> None:
+    images = pixels_of(1).expand(12, 3, 32, 32)
+    single: list[dict[str, Any]] = [
+        {"rotation": 20}, {"translate": 0.2}, {"scale": (0.7, 1.4)}, {"shear": 20}, {"brightness": 0.5}, {"contrast": 0.5},
+        {"saturation": 0.5}, {"hue": 0.3}, {"blur": 1}, {"policy": "trivialaugment"},
+    ]  # fmt: skip
+    for changes in single:
+        augment = Augment(**changes)
+        found = distorted(augment, images, draws_of(augment, 12)).flatten(1)
+        assert len({tuple(row) for row in found.tolist()}) > 10, changes
+
+
+@pytest.mark.parametrize("border", ["zero", "reflect"])
+def test_pixels_do_not_depend_on_the_rest_of_the_batch(border: str) -> None:
+    changes = {**DISTORTIONS, "border": border}
+    images = pixels_of(24)
+    for augment in (Augment(**changes), Augment(policy="trivialaugment", border=border, hue=0.2)):
+        draws = draws_of(augment, 24)
+        whole = distorted(augment, images, draws)
+        assert 0 <= whole.min().item() <= whole.max().item() <= 255 + 1e-3
+        for size in (1, 5, 7):
+            parts = [distorted(augment, images[s : s + size], draws[s : s + size]) for s in range(0, 24, size)]
+            assert torch.equal(torch.cat(parts), whole)
+        rows = torch.tensor([5, 3, 17])
+        assert torch.equal(distorted(augment, images[rows], draws[rows]), whole[rows])
+
+
+def test_beyond_the_edge_lies_the_mean_colour() -> None:
+    augment = Augment(translate=1.0)
+    draws = draws_of(augment, 1)
+    draws = replace(draws, affine=torch.tensor([[0.0, 8.0, -3.0, 1.0, 0.0, 0.0]]))
+    images = pixels_of(1)
+    found = distorted(augment, images, draws)[0]
+    assert found[:, :29, 8:].sub(images[0, :, 3:, :24]).abs().max().item() == 0  # 8 to the right, 3 up
+    assert found[:, :, :8].flatten(1).unique(dim=1).flatten().tolist() == FILL.tolist()
+    assert found[:, 29:].flatten(1).unique(dim=1).flatten().tolist() == FILL.tolist()
+    reflected = distorted(Augment(translate=1.0, border="reflect"), images, draws)[0]
+    assert torch.equal(reflected[:, :29, :8], images[0, :, 3:, :8].flip(2).float())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"border": "zero"}, "border has no effect while rotation, translate, scale, shear, policy are off"),
+        ({"blur_sigma": (1, 2)}, "blur_sigma has no effect while blur is 0: set blur or drop blur_sigma"),
+        ({"num_ops": 2}, "num_ops has no effect without a policy: set policy to randaugment"),
+        ({"policy": "trivialaugment", "magnitude": 9}, "magnitude has no effect with policy trivialaugment"),
+        ({"scale": (1.2, 0.8)}, "scale .* must be .low, high. with 0 < low <= high"),
+        ({"blur": 0.5, "blur_sigma": (2, 1)}, "blur_sigma .* must be .low, high."),
+    ],
+)
+def test_values_without_effect_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Augment(**changes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -182,4 +183,78 @@ def test_memory_order_is_kept() -> None:
     images, targets = batch_of(4)
     images = images.contiguous(memory_format=torch.channels_last)
     mix = Mix("cutmix", 0.75, torch.tensor([3, 2, 1, 0]), (8, 24, 8, 24))
+    assert apply_mix(mix, images, targets)[0].is_contiguous(memory_format=torch.channels_last)
+
+
+# What was drawn before there was RICAP.
+RECORDED = [
+    ({"mixup_alpha": 0.2}, "a2fd54e9ddb3ec65"),
+    ({"cutmix_alpha": 1.0}, "526a00df4d679a14"),
+    ({"mixup_alpha": 0.2, "cutmix_alpha": 1.0, "mix_prob": 0.7}, "5a6474a1e35085dd"),
+]
+
+
+@pytest.mark.parametrize(("changes", "digest"), RECORDED)
+def test_older_configs_keep_their_very_draws(changes: dict[str, float], digest: str) -> None:
+    mixes = [draw_mix(Recipe(**changes), 8, numpy_generator(3, MIX, 1, step)) for step in range(50)]
+    text = repr([(mix.kind, mix.weight, mix.partner.tolist(), mix.box) for mix in mixes])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+
+
+@settings(deadline=None, max_examples=15)
+@given(beta=st.floats(0.01, 1), batch=st.integers(1, 6), seed=st.integers(0, 2**63 - 1))
+def test_ricap_pixel_by_pixel(beta: float, batch: int, seed: int) -> None:
+    mix = draw_mix(Recipe(ricap_beta=beta), batch, np.random.default_rng(seed))
+    images, targets = batch_of(batch, classes=6)
+    before = images.clone()
+    mixed, mixed_targets = apply_mix(mix, images, targets)
+    assert (mix.kind, len(mix.patches)) == ("ricap", 4)
+    row, column = mix.patches[0].box[1], mix.patches[0].box[3]
+    expected, shares = np.empty(images.shape, np.float32), np.zeros(targets.shape)
+    for image in range(batch):
+        for y in range(32):
+            for x in range(32):
+                patch = mix.patches[2 * (y >= row) + (x >= column)]
+                top, _, left, _ = patch.box
+                source = int(patch.partner[image])
+                expected[image, :, y, x] = before[source, :, patch.corner[0] + y - top, patch.corner[1] + x - left]
+                shares[image] += targets[source].numpy() / 1024
+    assert np.array_equal(mixed.numpy(), expected)
+    assert np.allclose(mixed_targets.numpy(), shares, atol=1e-6)
+    assert mixed_targets.sum(1).tolist() == pytest.approx([1.0] * batch, abs=1e-6)
+    assert torch.equal(images, before)
+    assert mix.patches[0].partner.tolist() == list(range(batch))
+    assert mix.weight == row * column / 1024
+    assert all(sorted(patch.partner.tolist()) == list(range(batch)) for patch in mix.patches)
+
+
+def test_ricap_meets_where_its_beta_says_and_crops_anywhere() -> None:
+    drawn_mixes = drawn(Recipe(ricap_beta=0.3), 3000)
+    for axis in (1, 3):
+        places = np.array([mix.patches[0].box[axis] for mix in drawn_mixes])
+        assert (places.min(), places.max()) == (0, 32)
+        for limit in (4, 10, 16, 24):  # rounded to whole pixels: P(place <= limit) = P(Beta < (limit + 0.5) / 32)
+            assert (places <= limit).mean() == pytest.approx(beta(0.3, 0.3).cdf((limit + 0.5) / 32), abs=0.04)
+    for mix in drawn_mixes:
+        for patch in mix.patches:
+            top, bottom, left, right = patch.box
+            assert 0 <= patch.corner[0] <= 32 - (bottom - top)
+            assert 0 <= patch.corner[1] <= 32 - (right - left)
+    free = [(patch.corner[0], 32 - patch.box[1] + patch.box[0]) for mix in drawn_mixes for patch in mix.patches]
+    ends = [corner / room for corner, room in free if room > 10]
+    assert np.mean(ends) == pytest.approx(0.5, abs=0.02)
+    assert (min(ends), max(ends)) == (0, 1)
+    assert len({tuple(mix.patches[1].partner.tolist()) for mix in drawn_mixes}) == 6  # every order of three
+
+
+def test_three_kinds_are_drawn_a_third_each() -> None:
+    kinds = [mix.kind for mix in drawn(Recipe(mixup_alpha=0.2, cutmix_alpha=1.0, ricap_beta=0.3), 3000)]
+    for kind in ("mixup", "cutmix", "ricap"):
+        assert kinds.count(kind) / 3000 == pytest.approx(1 / 3, abs=0.035)
+
+
+def test_ricap_keeps_the_memory_order() -> None:
+    images, targets = batch_of(4)
+    images = images.contiguous(memory_format=torch.channels_last)
+    mix = draw_mix(Recipe(ricap_beta=0.5), 4, np.random.default_rng(0))
     assert apply_mix(mix, images, targets)[0].is_contiguous(memory_format=torch.channels_last)

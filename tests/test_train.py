@@ -433,9 +433,9 @@ def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monke
     chosen: list[list[int]] = []
     original = Trainer._step
 
-    def step(self: Trainer, phase: Any, step: int, padded: Any, images: torch.Tensor, *rest: Any) -> Any:
+    def step(self: Trainer, phase: Any, step: int, mix: Any, pixels: Any, images: torch.Tensor, *rest: Any) -> Any:
         chosen.append(images.tolist())
-        return original(self, phase, step, padded, images, *rest)
+        return original(self, phase, step, mix, pixels, images, *rest)
 
     monkeypatch.setattr(Trainer, "_step", step)
     train(tiny(batch_size=100), tmp_path / "run", quiet=True)  # 256 images: two batches an epoch, 56 left out

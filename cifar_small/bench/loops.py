@@ -23,7 +23,6 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from cifar_small._torchvision import import_torchvision
-from cifar_small.augment import pad_images
 from cifar_small.budget import num_classes_of
 from cifar_small.config import config_dict, parse_config, resolve_phases
 from cifar_small.environment import memory_format
@@ -105,7 +104,6 @@ class Ours:
         state.epoch = self.phase.start
         self.trainer._enter(self.phase)
         set_dropout(state.model, settings.dropout)
-        self.padded = pad_images(self.trainer.problem.images, settings.augment, self.trainer.problem.fill)
         self.device, self.precision = self.trainer.device, self.trainer.precision
         self.layout: str = config.engine.layout
         self.start_up_share = 1 / self.trainer.steps
@@ -114,7 +112,7 @@ class Ours:
         """The last `watch.steps + 1` steps of an epoch, and of the phase's next epoch the next time."""
         state, epochs = self.trainer.state, self.phase.end - self.phase.start
         state.step = self.trainer.steps - watch.steps - 1
-        self.trainer._train_epoch(self.phase, self.padded, watch)
+        self.trainer._train_epoch(self.phase, watch)
         state.epoch = self.phase.start + (state.epoch - self.phase.start + 1) % epochs
         state.totals.zero_()
 

@@ -1,0 +1,150 @@
+"""Where training takes its pixels from: one interface over the engines of `augment:`.
+
+The pixels of an image in an epoch depend on (seed, epoch, its place in the epoch's order, its index in the dataset) and on
+nothing else: not on the batch it stands in, the number of workers, or where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_small.augment import cover, crop_and_flip, distort, draw, pad_images
+from cifar_small.errors import UserError
+from cifar_small.per_image import Pixels, Seeds, Transform, build_transform, start_worker, work
+from cifar_small.predict import normalise
+from cifar_small.problem import Problem
+from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
+from cifar_small.schema import AnyAugment, Augment, BasicAugment, PerImageAugment
+
+Rows = slice | Tensor  # which of an epoch's places: a slice, or int64 on the CPU
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch: int64 (N,), the dataset index at each place."""
+    return torch.randperm(count, generator=torch_generator(seed, ORDER, epoch))
+
+
+class Augmenter:
+    """Augments the training images of a problem, epoch by epoch; close it to end its worker processes."""
+
+    def __init__(self, problem: Problem, seed: int, workers: int = 0) -> None:
+        """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same."""
+        self.problem, self.seed, self.workers = problem, seed, workers
+        self.fill = problem.fill
+        # In which direction each image starts where flips alternate.
+        self.parity = torch.rand(len(problem.images), generator=torch_generator(seed, PARITY)) < 0.5
+        self._padded: tuple[tuple[int, str, torch.device], Tensor] | None = None
+        self._transform: tuple[PerImageAugment, Transform] | None = None
+        self._pool: tuple[PerImageAugment, ProcessPoolExecutor] | None = None
+
+    def epoch(self, settings: AnyAugment, order: Tensor, epoch: int, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        """The pixels of each of `parts` in turn: normalised float32 (B, 3, 32, 32) on the problem's device.
+
+        order: as `epoch_order` gives it, on the CPU; epoch: 0-based; parts: the places wanted, known ahead so that workers can
+        run ahead of the caller. Raises ConfigError for a pipeline that cannot run.
+        """
+        if isinstance(settings, Augment):
+            yield from self._batched(settings, order, epoch, parts)
+        else:
+            yield from self._image_by_image(settings, order, epoch, parts)
+
+    def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        problem = self.problem
+        padded = self._pad(settings, problem.images)
+        draws = draw(settings, order, torch_generator(self.seed, AUGMENT, epoch), self.parity, epoch).to(problem.device)
+        order = order.to(problem.device)
+        for rows in parts:
+            chosen = draws[rows]
+            pixels = distort(crop_and_flip(padded, order[rows], chosen), settings, chosen, self.fill)
+            yield cover(normalise(pixels, problem.mean, problem.std), settings, chosen)
+
+    def _image_by_image(self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows]) -> Iterator[Tensor]:
+        problem, basic = self.problem, settings if isinstance(settings, BasicAugment) else None
+        images = problem.images.cpu()  # no copy on a CPU
+        seeds = numpy_generator(self.seed, SAMPLE, epoch).integers(2**63, size=len(images))
+        draws = None
+        if basic is not None:
+            images = self._pad(basic, images)
+            draws = draw(basic, order, torch_generator(self.seed, AUGMENT, epoch), self.parity, epoch)
+
+        def tasks() -> Iterator[tuple[Pixels, Seeds]]:
+            for rows in parts:
+                chosen = order[rows]
+                batch = images[chosen] if draws is None else crop_and_flip(images, chosen, draws[rows])
+                yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy()), seeds[chosen.numpy()]
+
+        results = self._by_workers(settings, tasks()) if self.workers else self._here(settings, tasks())
+        for rows, result in zip(parts, results, strict=True):
+            pixels = torch.from_numpy(result)
+            if problem.device.type == "cuda":
+                pixels = pixels.pin_memory()
+            pixels = pixels.to(problem.device, non_blocking=True).permute(0, 3, 1, 2)
+            pixels = normalise(pixels, problem.mean, problem.std)
+            yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(problem.device))
+
+    def _pad(self, settings: BasicAugment, images: Tensor) -> Tensor:
+        """The padded dataset, kept from epoch to epoch."""
+        key = (settings.crop, settings.pad, images.device)
+        if self._padded is None or self._padded[0] != key:
+            self._padded = None  # before another copy is made
+            self._padded = key, pad_images(images, settings, self.fill.to(images.device))
+        return self._padded[1]
+
+    def _here(self, settings: PerImageAugment, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
+        if self._transform is None or self._transform[0] != settings:
+            self._transform = settings, build_transform(settings)
+        for pixels, seeds in tasks:
+            yield self._transform[1](pixels, seeds)
+
+    def _by_workers(self, settings: PerImageAugment, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
+        """Results in order, with up to two batches a worker under way."""
+        if self._pool is None or self._pool[0] != settings:
+            self.close()
+            self._pool = settings, _start_pool(settings, self.workers)
+        waiting: deque[Future[Pixels]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._pool[1].submit(work, *task))
+                if len(waiting) > 2 * self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of the {self.workers} processes of engine.workers has ended ({error}), for want of memory perhaps; "
+                "resume with fewer of them, or with engine.workers 0"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool[1].shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _start_pool(settings: PerImageAugment, workers: int) -> ProcessPoolExecutor:
+    """Processes that inherit nothing of this one: not the run directory's lock, nor a GPU, nor handlers of signals."""
+    import multiprocessing
+    from multiprocessing import forkserver, resource_tracker
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cifar_small.per_image", "albumentations"])
+    # Ctrl-C and SIGTERM may reach the whole process group; the trainer answers them, and its workers must live to see it save.
+    resource_tracker.ensure_running()  # which the fork server would do otherwise, unblocking what we block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings,))
