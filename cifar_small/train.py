@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,17 @@ CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GP
 
 
 def train(
-    config: Config, folder: str | Path, *, resume: bool = False, command: str = "", quiet: bool = False
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    quiet: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train a config into a run directory and return its summary.
+
+    `on_epoch` is given each epoch's row of `metrics.csv` once all is saved; what it raises ends the run, which can be resumed.
 
     Raises ConfigError (over budget, or resumed with other settings), CheckpointError (directory in use or damaged),
     DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
@@ -68,7 +77,7 @@ def train(
             trainer.restore()
         write_start(run, config, describe(trainer.device, trainer.precision), command, trainer.epochs)
         with collected_signals(stop):
-            trainer.fit()
+            trainer.fit(on_epoch)
             return trainer.finish()
 
 
@@ -127,7 +136,7 @@ class Trainer:
             self.precision = saved["precision"]
         self.say(f"resuming {self.run.folder} at epoch {self.state.epoch + 1}, step {self.state.step}")
 
-    def fit(self) -> None:
+    def fit(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
         state, config = self.state, self.config
         padded, padded_for = self.problem.images, None
@@ -153,6 +162,8 @@ class Trainer:
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
                 if bar.disable:
                     self.say(_line(row, self.epochs, state.best_accuracy, time.monotonic() - began))
+                if on_epoch is not None:
+                    on_epoch(row)
                 leave_if_asked(self.stop, self.run.folder)
 
     def _train_epoch(self, phase: Phase, padded: Tensor, bar: Any) -> float:

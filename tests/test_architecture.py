@@ -26,7 +26,7 @@ LAYERS = """
     predict compare ensemble
     problem submission
     train
-    demo kill_resume
+    demo kill_resume sweep
     cli
     __main__
 """
