@@ -180,6 +180,29 @@ The record, curves and config are put beside the CSV, so give each submission a 
     sub.add_argument("--config", type=Path, required=True)
     sub.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
     sub.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    sub = verb(
+        "sweep",
+        _sweep,
+        "train every cell of a sweep with every seed, and say which is best on val",
+        """\
+A sweep file names a base config, what varies, and the seeds; see configs/sweeps/:
+  cifar-small sweep configs/sweeps/ablation_augment.yaml --list   cells, parameters, states; trains nothing
+  cifar-small sweep configs/sweeps/ablation_augment.yaml          train until nothing is left, then table and picture
+Start it as often as you like, on as many machines as share the folder: each run is trained once, a killed one goes on, and
+what is done stays. Or send workers: --submit local --jobs 2, --submit slurm --jobs 8 --slurm partition=gpu time=600.
+Cells over the parameter budget are refused before anything trains. The test split is never read.""",
+    )
+    sub.add_argument("file", type=Path, metavar="SWEEP", help="YAML file; see configs/sweeps/")
+    sub.add_argument("--output", type=Path, help="folder of the sweep (default: runs/<name>)")
+    mode = sub.add_mutually_exclusive_group()
+    mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
+    mode.add_argument("--table", action="store_true", help="write table and picture of what is done so far and stop")
+    mode.add_argument("--submit", choices=["slurm", "local"], help="send workers as jobs through submitit")
+    mode.add_argument("--retry-failed", action="store_true", help="forget recorded failures and try these runs again")
+    sub.add_argument("--jobs", type=int, metavar="N", help="workers to send (with --submit)")
+    sub.add_argument(
+        "--slurm", nargs="+", metavar="KEY=VALUE", help="settings of the jobs, such as partition=gpu time=600 gpus_per_node=1"
+    )
     sub = verb("record", _record, "put the record of a run (summary, config, curves, test readings) into a folder for git")
     sub.add_argument("directory", type=Path, metavar="RUN")
     sub.add_argument("--output", type=Path, required=True, help="folder, such as submissions/2026-11-20_mine")
@@ -358,6 +381,30 @@ def _unlabelled(options: argparse.Namespace) -> int:
     write_unlabelled(options.output, images.images, images.ids)
     print(f"{len(images):,} images of {images.source}, without labels -> {options.output}")
     return 0
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if options.submit is None and (options.jobs is not None or options.slurm):
+        raise UserError("--jobs and --slurm have no effect without --submit; add --submit slurm or --submit local")
+    if options.submit:
+        from cifar_small.sweep.cluster import parse_settings, submit_workers
+
+        if options.jobs is None or options.jobs < 1:
+            raise UserError(f"--submit needs --jobs N, a number of workers from 1 up; got {options.jobs}")
+        if options.slurm and options.submit != "slurm":
+            raise UserError("--slurm has no effect with --submit local; drop it")
+        settings = parse_settings(options.slurm or [])
+        return submit_workers(
+            options.file, options.output, cluster=options.submit, jobs=options.jobs, settings=settings, command=options.command
+        )
+    from cifar_small.sweep.run import finish, prepare, run_sweep, show
+
+    if options.list:
+        print(show(options.file, options.output))
+        return 0
+    if options.table:
+        return finish(*prepare(options.file, options.output))
+    return run_sweep(options.file, options.output, command=options.command, retry_failed=options.retry_failed)
 
 
 def _record(options: argparse.Namespace) -> int:

@@ -29,6 +29,10 @@ class CheckpointError(UserError):
     exit_code = 4
 
 
+class InUseError(CheckpointError):
+    """A run directory that another process holds. Exit code 4."""
+
+
 class DivergedError(UserError):
     """Training produced a loss or gradient that is not finite. Exit code 5."""
 

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ def write_atomic(path: Path, content: bytes) -> None:
     The content goes to a temporary name in the same folder (a rename is atomic only within a file system), reaches the disk,
     and takes the final name; then the folder's entry reaches the disk too. Raises UserError naming the path.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Not by process id alone: workers of a sweep write the same table from machines whose ids may be equal.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -14,13 +14,13 @@ from cifar_small.budget import Footprint, check_budget, footprint, num_classes_o
 from cifar_small.config import load_config
 from cifar_small.errors import ConfigError
 from cifar_small.schema import Config
-from cifar_small.strict_yaml import dump_yaml
+from cifar_small.strict_yaml import dump_yaml, read_yaml
 
 ASSUMED_CLASSES = 10  # where only the data would tell
 HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headroom")
 EPILOG = """\
 examples:
-  tools/param_count                                    every configs/**/*.yaml
+  tools/param_count                                    every configs/**/*.yaml but sweeps
   tools/param_count configs/prior                      every config in a folder
   tools/param_count my.yaml --budget 1_000_000         against another budget than the config's rules.max_params
   tools/param_count my.yaml --fit                      the widest net of that shape within the budget, ready to paste
@@ -109,10 +109,19 @@ def _budget(text: str) -> int:
 def _paths(arguments: Sequence[Path]) -> Iterator[Path]:
     for argument in arguments:
         if argument.is_dir():
-            found = sorted(argument.glob("**/*.yaml"))
+            found = [path for path in sorted(argument.glob("**/*.yaml")) if not _is_sweep(path)]
             yield from found or [argument]  # an empty folder is then reported as unreadable
         else:
             yield argument
+
+
+def _is_sweep(path: Path) -> bool:
+    """Is this a sweep file, whose cells `cifar-small sweep --list` counts? Told by its keys; an unreadable file is none."""
+    try:
+        raw = read_yaml(path)
+    except ConfigError:  # reported when it is read as a config
+        return False
+    return isinstance(raw, dict) and "config" in raw and ("parameters" in raw or "cells" in raw)
 
 
 def _row(path: Path, budget: int | None) -> Row:
@@ -120,6 +129,8 @@ def _row(path: Path, budget: int | None) -> Row:
     shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else path
     if path.is_dir():
         raise ConfigError(f"{shown} holds no .yaml file; give a config or a folder with configs")
+    if _is_sweep(path):
+        raise ConfigError(f"{shown} is a sweep, not a config; count its cells with: cifar-small sweep {shown} --list")
     config = load_config(path)
     if budget is not None:
         config = config.model_copy(update={"rules": config.rules.model_copy(update={"max_params": budget})})

@@ -6,6 +6,7 @@ import io
 import itertools
 import textwrap
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -215,3 +216,91 @@ def draw_timeline(
     axes[-1].set_xlim(0, bounds[-1])
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
     _save(figure, path)
+
+
+def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, path: Path) -> None:
+    """A line per cell of a sweep, the best on top: its seeds as dots, their mean, whiskers of one sd; accuracies in %."""
+    figure = _figure(9, 1.5 + 0.32 * len(cells))
+    axes = figure.subplots()
+    several = max(len(values) for _, values in cells) > 1
+    label = "mean, sd between seeds" if several else "the one seed"
+    for row, (_, values) in enumerate(cells):
+        spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+        axes.errorbar(np.mean(values), row, xerr=spread, fmt="D", color=BLUE, markersize=6, capsize=4, label=label)
+        if several:  # a little below the mean, which would hide them
+            axes.plot(
+                values, [row + 0.25] * len(values), "o", color=ORANGE, markersize=4, alpha=0.8, label="_" if row else "a seed"
+            )
+        label = "_"  # matplotlib leaves out of the legend what begins so
+    axes.set_yticks(range(len(cells)), [name for name, _ in cells])
+    axes.set_ylim(len(cells) - 0.5, -0.5)
+    axes.set_xlabel("val accuracy, %")
+    _plain(axes)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+@dataclass(frozen=True)
+class Dots:
+    """A parameter of a sweep: where each cell stands on it, and how high."""
+
+    name: str
+    values: Sequence[float]  # of each cell: the number itself, or the index among `labels`
+    heights: Sequence[float]  # accuracies in %
+    labels: Sequence[str] = ()  # of the values to choose from; none: the values are numbers on a scale
+    log: bool = False
+
+
+def draw_marginals(panels: Sequence[Dots], title: str, path: Path) -> None:
+    """A panel per parameter: the cells as dots, and the mean of all cells at each value (of numbers: in each fifth of them)."""
+    columns = min(len(panels), 4)
+    lines = -(-len(panels) // columns)
+    figure = _figure(max(6.0, 3.4 * columns), 0.9 + 3.2 * lines)
+    grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
+    scales = [panel for panel in panels if not panel.labels]
+    mean_label = "mean of the cells" + (" (along a scale: of each fifth of them)" if scales else "")
+    for place, axes in enumerate(grid.flat):
+        if place >= len(panels):
+            axes.set_visible(False)
+            continue
+        panel = panels[place]
+        values, heights = np.asarray(panel.values, float), np.asarray(panel.heights, float)
+        groups = [values == index for index in range(len(panel.labels))] if panel.labels else _fifths(values)
+        # Dots of one value stand side by side, by steps of the golden ratio, so that they hardly hide one another.
+        shift = 0.36 * (np.arange(len(values)) * 0.618034 % 1 - 0.5) if panel.labels else 0.0
+        axes.plot(values + shift, heights, "o", color=GREY, markersize=4, alpha=0.45, label="_" if place else "a cell")
+        means = [(values[group].mean(), heights[group].mean()) for group in groups if group.any()]
+        axes.plot(
+            *zip(*means, strict=True),
+            "D-",
+            color=BLUE,
+            markersize=7,
+            linewidth=1.6,
+            label="_" if place else mean_label,
+        )
+        if panel.labels:
+            long = max(map(len, panel.labels)) > 6
+            axes.set_xticks(
+                range(len(panel.labels)), panel.labels, rotation=30 if long else 0, ha="right" if long else "center", fontsize=9
+            )
+            axes.set_xlim(-0.5, len(panel.labels) - 0.5)
+        elif panel.log:
+            axes.set_xscale("log")
+        elif all(isinstance(value, int) for value in panel.values):
+            axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.set_xlabel(panel.name)
+        if place % columns == 0:
+            axes.set_ylabel("val accuracy, %")
+        _plain(axes)
+    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _fifths(values: npt.NDArray[np.float64]) -> list[npt.NDArray[np.bool_]]:
+    """Masks of the cells in each fifth of the values, from low to high; fewer than ten cells are one group."""
+    if len(values) < 10:
+        return [np.ones(len(values), bool)]
+    ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
+    return [ranks * 5 // len(values) == part for part in range(5)]

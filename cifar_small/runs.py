@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_small.config import config_dict, dump_config, load_config
-from cifar_small.errors import CheckpointError, ConfigError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, InUseError, UserError
 from cifar_small.files import append_line, write_atomic, write_json
 from cifar_small.schema import Config
 
@@ -69,14 +69,14 @@ class Run:
         """What the run ended with, or None while it has not ended."""
         if not self.summary_file.exists():
             return None
-        summary: dict[str, Any] = _read_json(self.summary_file)
+        summary: dict[str, Any] = read_json(self.summary_file)
         return summary
 
     def sessions(self) -> list[dict[str, Any]]:
         """Each time the run was started or resumed: command, machine, versions, commit."""
         if not self.env_file.exists():
             return []
-        sessions: list[dict[str, Any]] = _read_json(self.env_file)["sessions"]
+        sessions: list[dict[str, Any]] = read_json(self.env_file)["sessions"]
         return sessions
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
@@ -100,7 +100,8 @@ class Run:
         append_line(self.test_readings_file, json.dumps(stamped, allow_nan=False))
 
 
-def _read_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of ours. Raises CheckpointError if it is damaged."""
     return _parse_json(path.read_text(encoding="utf-8"), path)
 
 
@@ -115,7 +116,7 @@ def _parse_json(text: str, path: Path) -> Any:
 
 @contextmanager
 def locked(run: Run) -> Iterator[None]:
-    """Hold the run directory alone; the lock goes with the process, however it ends. Raises CheckpointError if it is held."""
+    """Hold the run directory alone; the lock goes with the process, however it ends. Raises InUseError if it is held."""
     try:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
@@ -127,7 +128,7 @@ def locked(run: Run) -> Iterator[None]:
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise CheckpointError(f"{run.folder} is in use by {holder}; wait for it, or choose another --output") from None
+            raise InUseError(f"{run.folder} is in use by {holder}; wait for it, or choose another --output") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -58,9 +59,17 @@ CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GP
 
 
 def train(
-    config: Config, folder: str | Path, *, resume: bool = False, command: str = "", quiet: bool = False
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    quiet: bool = False,
+    on_epoch: Callable[[dict[str, Any]], None] | None = None,
 ) -> dict[str, Any]:
     """Train a config into a run directory and return its summary; one rank of several when torchrun started us.
+
+    `on_epoch` is given each epoch's row of `metrics.csv` once all is saved; what it raises ends the run, which can be resumed.
 
     Raises ConfigError (over budget, or resumed with other settings), CheckpointError (directory in use or damaged),
     DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
@@ -89,7 +98,7 @@ def train(
             environment = {**describe(trainer.device, trainer.precision), "processes": world.size}
             write_start(run, config, environment, command, trainer.epochs)
         with collected_signals(stop):
-            trainer.fit()
+            trainer.fit(on_epoch)
             return trainer.finish()
 
 
@@ -174,7 +183,7 @@ class Trainer:
             os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
         return True
 
-    def fit(self) -> None:
+    def fit(self, on_epoch: Callable[[dict[str, Any]], None] | None = None) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
         state, config = self.state, self.config
         per_epoch = self.steps * self.batch
@@ -203,6 +212,8 @@ class Trainer:
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
                 if bar.disable:
                     self.say(_line(row, self.epochs, state.best_accuracy, time.monotonic() - began))
+                if on_epoch is not None:
+                    on_epoch(row)
                 if self._asked_to_stop():
                     leave_if_asked(self.stop, self.run.folder)
 

@@ -28,7 +28,7 @@ LAYERS = """
     problem submission
     augmenter
     train
-    demo kill_resume bench preview
+    demo kill_resume bench preview sweep
     cli
     __main__
 """

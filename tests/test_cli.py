@@ -25,7 +25,10 @@ from cifar_small.results import BEGIN, END
 from cifar_small.runs import Run
 
 ROOT = Path(__file__).resolve().parents[1]
-VERBS = ("demo", "train", "preview", "schedule", "predict", "ensemble", "submit", "check", "unlabelled", "record", "results")
+VERBS = (
+    *("demo", "train", "slurm", "preview", "schedule", "predict", "ensemble", "submit", "check", "unlabelled", "record"),
+    *("results", "sweep"),
+)
 RAW = tiny_raw(phases=[{"epochs": 1}])
 
 

@@ -85,6 +85,17 @@ def test_unreadable_is_2_after_all_rows(three, four, tmp_path):
     assert errors[3] == "empty holds no .yaml file; give a config or a folder with configs"
 
 
+def test_sweeps_are_no_configs(three, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    sweep = write(tmp_path, "sweep", "name: s\nconfig: three.yaml\nparameters: {batch_size: [32, 64]}\n")
+    assert main([str(tmp_path)]) == 0  # in a folder they are passed over
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert main([sweep]) == 2
+    assert "sweep.yaml is a sweep, not a config; count its cells with: cifar-small sweep" in capsys.readouterr().err
+    assert main([str(ROOT / "configs/sweeps")]) == 0
+    assert cells(capsys.readouterr().out, "configs/sweeps/ablation_base.yaml")[0] == "174,274"
+
+
 def test_an_impossible_net_is_2(tmp_path, capsys):
     text = "name: x\nmodel: {family: resnet, widths: [8, 4, 4], blocks: [1, 1, 1], shortcut: pad}\nphases: [{epochs: 1}]\n"
     assert main([write(tmp_path, "shrinks", text)]) == 2

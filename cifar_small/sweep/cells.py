@@ -1,0 +1,212 @@
+"""From a sweep to its cells: what each sets, its name, its whole config, and whether the budget allows it."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cifar_small.budget import count_parameters, num_classes_of, skeleton
+from cifar_small.config import config_dict, load_config, resolve_phases
+from cifar_small.errors import ConfigError
+from cifar_small.randomness import numpy_generator
+from cifar_small.schema import Config, Model, Recipe
+from cifar_small.sweep.spec import Range, Space, Sweep, canonical
+
+SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
+NAME_LENGTH = 64  # with a sweep's name within the 100 characters of a config's
+PLAIN = re.compile(r"[A-Za-z0-9._]+(e-[0-9]+)?")  # text that a name can hold as it is, told apart from a list's dashes
+LISTED = 5  # cells named in a message
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One point of a sweep: what it sets, and the config that makes."""
+
+    name: str  # of its run directories, before the seed
+    settings: Mapping[str, Any]  # by dotted key
+    config: Config  # with the sweep's first seed
+    parameters: int | None  # trainable; None where only the data knows how many classes there are
+
+    @property
+    def excess(self) -> int:
+        """Trainable parameters over the budget; 0 when legal."""
+        return max(0, (self.parameters or 0) - self.config.rules.max_params)
+
+    def seeded(self, seed: int) -> Config:
+        """The config of the cell's run with this seed."""
+        return self.config.model_copy(update={"seed": seed})
+
+
+def plan(sweep: Sweep) -> list[Cell]:
+    """Every cell of a grid, a random draw or a list by hand, resolved and counted; of tpe, which finds its own, none.
+
+    Raises ConfigError for cells that cannot run, that train the same as another, or (without `skip_illegal`) that are over the
+    budget. The ends and choices of each tpe parameter are tried too, one at a time, so that most mistakes show at once.
+    """
+    if sweep.method == "tpe":
+        probes = [(f"probe{number}", settings) for number, settings in enumerate(_probes(sweep.spaces))]
+        _refuse_illegal(sweep, _resolve_all(sweep, probes))
+        return []
+    cells = _resolve_all(sweep, _named(sweep))
+    _refuse_twins(cells)
+    _refuse_illegal(sweep, cells)
+    return cells
+
+
+def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any], counts: dict[tuple[Model, int], int] | None = None) -> Cell:
+    """A cell from what it sets; `counts` keeps the nets counted so far. Raises ConfigError when the config cannot take it."""
+    overrides = {"name": f"{sweep.name}-{name}", **settings}
+    # JSON is YAML too, so the values go through the same strict reader as those of a command line.
+    config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
+    config = config.model_copy(update={"seed": sweep.seeds[0]})
+    return Cell(name, dict(settings), config, _count(config, {} if counts is None else counts))
+
+
+def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, dict[str, Any]]]) -> list[Cell]:
+    cells: list[Cell] = []
+    counts: dict[tuple[Model, int], int] = {}  # most sweeps vary the training of one net, which is then counted once
+    problems: dict[str, list[str]] = defaultdict(list)  # the cells of each, because hundreds may share one mistake
+    for name, settings in named:
+        try:
+            cells.append(resolve(sweep, name, settings, counts))
+        except ConfigError as error:
+            problems[str(error)].append(name)
+    if problems:
+        raise ConfigError("; ".join(f"{text} (in {_some(names)})" for text, names in problems.items()))
+    return cells
+
+
+def _count(config: Config, counts: dict[tuple[Model, int], int]) -> int | None:
+    classes = num_classes_of(config)
+    if classes is None:
+        return None
+    if (config.model, classes) not in counts:
+        counts[config.model, classes] = count_parameters(skeleton(config.model, classes))
+    return counts[config.model, classes]
+
+
+def _refuse_illegal(sweep: Sweep, cells: Sequence[Cell]) -> None:
+    over = [cell for cell in cells if cell.excess]
+    if over and (len(over) == len(cells) or not sweep.skip_illegal):
+        budget = cells[0].config.rules.max_params
+        listed = [f"{cell.name} {cell.parameters:,}" for cell in over[:LISTED]]
+        more = f" and {len(over) - LISTED} more" if len(over) > LISTED else ""
+        advice = "narrow the parameters" if sweep.skip_illegal else "narrow the parameters or set skip_illegal: true"
+        raise ConfigError(
+            f"{sweep.name}: {len(over)} of {len(cells)} cells are over the budget of {budget:,} trainable parameters: "
+            f"{', '.join(listed)}{more}; {advice}"
+        )
+
+
+def _refuse_twins(cells: Sequence[Cell]) -> None:
+    """Cells that would train the same: a setting of the top level, for instance, that every phase sets again."""
+    seen: dict[str, str] = {}
+    for cell in cells:
+        rest = {
+            key: value for key, value in config_dict(cell.config).items() if key not in {*Recipe.model_fields, "phases", "name"}
+        }
+        phases = [
+            [phase.start, phase.end, phase.schedule_start, phase.schedule_end, phase.settings.model_dump(mode="json")]
+            for phase in resolve_phases(cell.config)
+        ]
+        effect = json.dumps([rest, phases], sort_keys=True)
+        if effect in seen:
+            raise ConfigError(
+                f"the cells {seen[effect]} and {cell.name} train the same, so what they set has no effect beside the "
+                "rest of the config: drop one, or set what the phases set by phases.0.key"
+            )
+        seen[effect] = cell.name
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
+
+
+# ------------------------------------------------------------------------------------------------------------- what each sets
+
+
+def _named(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
+    if sweep.cells is not None:
+        return [(cell.label, cell.settings) for cell in sweep.cells]
+    if sweep.method == "random":
+        assert sweep.trials is not None
+        drawn = _draw(sweep.spaces, sweep.trials, sweep.search_seed)
+    else:
+        spaces = [space for space in sweep.spaces.values() if not isinstance(space, Range)]
+        drawn = [dict(zip(sweep.spaces, values, strict=True)) for values in itertools.product(*spaces)]
+    return [(cell_name(settings), settings) for settings in drawn]
+
+
+def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[dict[str, Any]]:
+    """Different cells in the order drawn, so that more trials only add cells. Raises ConfigError when there are not so many."""
+    possible = math.prod(_size(space) for space in spaces.values())
+    if trials > possible:
+        raise ConfigError(f"trials is {trials}, but the parameters have only {possible:.0f} combinations: use method grid")
+    rng = numpy_generator(seed, SWEEP)
+    found: dict[str, dict[str, Any]] = {}
+    while len(found) < trials:
+        settings = {key: _draw_one(space, rng) for key, space in spaces.items()}
+        found.setdefault(canonical(settings), settings)
+    return list(found.values())
+
+
+def _size(space: Space) -> float:
+    if not isinstance(space, Range):
+        return len(space)
+    return space.high - space.low + 1 if space.type == "int" else math.inf
+
+
+def _draw_one(space: Space, rng: np.random.Generator) -> Any:
+    if not isinstance(space, Range):
+        return space[rng.integers(len(space))]
+    share = rng.random()
+    # An integer stands for the interval of length 1 around it, so that both ends are as likely as the rest.
+    low, high = (space.low - 0.5, space.high + 0.5) if space.type == "int" else (space.low, space.high)
+    value = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if space.log else low + share * (high - low)
+    if space.type == "int":
+        return int(min(max(round(value), space.low), space.high))
+    return min(max(float(f"{value:.6g}"), space.low), space.high)  # six digits say it, and fit into a name
+
+
+def _probes(spaces: Mapping[str, Space]) -> Iterator[dict[str, Any]]:
+    """The first value of every parameter, and each other end or choice with the rest at their first."""
+    extremes = {key: _extremes(space) for key, space in spaces.items()}
+    first = {key: values[0] for key, values in extremes.items()}
+    yield first
+    for key, values in extremes.items():
+        yield from ({**first, key: value} for value in values[1:])
+
+
+def _extremes(space: Space) -> Sequence[Any]:
+    if not isinstance(space, Range):
+        return space
+    return [int(end) if space.type == "int" else end for end in (space.low, space.high)]
+
+
+def cell_name(settings: Mapping[str, Any]) -> str:
+    """A name that depends on nothing but what the cell sets, so it stays when a sweep grows: `lr-0.1_widths-16-32-64`.
+
+    Fit for a folder and for a config's name. Settings that are too long or not plain end in eight digits of their SHA-256.
+    """
+    parts = []
+    exact = True
+    for key, value in settings.items():
+        plain = json.loads(canonical(value))
+        items = plain if isinstance(plain, list) else [plain]
+        texts = [item if isinstance(item, str) else json.dumps(item) for item in items]
+        exact &= all(PLAIN.fullmatch(text) is not None for text in texts)
+        parts.append(f"{key.split('.')[-1]}-{'-'.join(texts)}")
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", "_".join(parts))
+    if exact and len(name) <= NAME_LENGTH:
+        return name
+    digest = hashlib.sha256(canonical(settings).encode()).hexdigest()[:8]
+    return f"{name[: NAME_LENGTH - 9].rstrip('-_.')}-{digest}"

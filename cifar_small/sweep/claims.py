@@ -1,0 +1,145 @@
+"""Who works on what, among processes and machines that share nothing but a folder.
+
+A claim is a file `<job>.<generation>`, made with O_EXCL: the one file operation that every file system, NFS included, grants to
+exactly one of many. It is never removed or renamed. A job whose newest claim has fallen silent is taken over by making the next
+generation, which again only one can do; removing or renaming the old claim instead could hit the new one of a faster worker.
+
+A holder shows that it lives by setting its claim's modification time, a thread doing so while the main one trains. The age is
+taken against a file written into the same folder at that moment, so that both times come from one clock, the file server's,
+whatever the machines' own clocks say. On the holder's own machine a missing process tells at once. Releasing sets the time
+to 0.
+
+The locks of the run directories (`runs.locked`) stand behind this where flock holds: on one machine, and on many NFS mounts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cifar_small.errors import UserError
+
+LONGEST_BEAT = 30.0  # seconds between two signs of life, or a tenth of the stale time if that is shorter
+
+
+class ClaimLost(Exception):  # noqa: N818  (not an error: another worker goes on with the run)
+    """This process was silent for so long that another one has taken its job over."""
+
+
+class Claim:
+    """A job that is ours while the context lasts."""
+
+    def __init__(self, folder: Path, job: str, generation: int, stale_minutes: float) -> None:
+        self.path, self._next = _path(folder, job, generation), _path(folder, job, generation + 1)
+        self._beat = min(LONGEST_BEAT, 60 * stale_minutes / 10)
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._live, name=f"claim of {job}", daemon=True)
+
+    def __enter__(self) -> Claim:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._over.set()
+        self._thread.join()
+        os.utime(self.path, (0, 0))
+
+    def check(self) -> None:
+        """Raise ClaimLost if another worker has taken the job over."""
+        if self._next.exists():
+            raise ClaimLost(f"{self.path.name} was silent for too long and was taken over by another worker")
+
+    def _live(self) -> None:
+        while not self._over.wait(self._beat) and not self._next.exists():
+            try:
+                os.utime(self.path)
+            except OSError:
+                continue  # a server that is away for a moment; if it stays away, another worker takes over and `check` tells
+
+
+def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
+    """The claim on a job, to be entered at once, or None while another worker has it. Raises UserError naming the folder."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        newest = _newest(folder, job)
+        if newest is not None and _silence(newest, stale_minutes) is None:
+            return None
+        generation = 0 if newest is None else _generation(newest) + 1
+        try:
+            descriptor = os.open(_path(folder, job, generation), os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+        except FileExistsError:  # another worker was faster
+            return None
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+    except OSError as error:
+        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from None
+    return Claim(folder, job, generation, stale_minutes)
+
+
+def holder(folder: Path, job: str, stale_minutes: float) -> str | None:
+    """Who works on a job now, such as `process 12 on host`; None if nobody does."""
+    newest = _newest(folder, job)
+    if newest is None or _silence(newest, stale_minutes) is not None:
+        return None
+    facts = _facts(newest)
+    return f"process {facts['process']} on {facts['host']}" if facts else "another process"
+
+
+def _path(folder: Path, job: str, generation: int) -> Path:
+    return folder / f"{job}.{generation}"
+
+
+def _newest(folder: Path, job: str) -> Path | None:
+    pattern = re.compile(re.escape(job) + r"\.[0-9]+")
+    found = [path for path in folder.glob(f"{job}.*") if pattern.fullmatch(path.name)]
+    return max(found, key=_generation, default=None)
+
+
+def _generation(path: Path) -> int:
+    return int(path.suffix[1:])
+
+
+def _facts(path: Path) -> dict[str, Any] | None:
+    """What a claim says of its holder, or None between its making and its writing."""
+    text = path.read_text(encoding="utf-8")
+    facts: dict[str, Any] | None = json.loads(text) if text.endswith("}") else None
+    return facts
+
+
+def _silence(path: Path, stale_minutes: float) -> str | None:
+    """Why a claim holds no longer, or None while it does."""
+    beat = path.stat().st_mtime
+    if beat == 0:
+        return "released"
+    facts = _facts(path)
+    if facts and facts["host"] == socket.gethostname() and not _lives(facts["process"]):
+        return "its process is gone"
+    age = _now(path.parent) - beat
+    return f"silent for {age / 60:.0f} minutes" if age > 60 * stale_minutes else None
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # signal 0 is only a question
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _now(folder: Path) -> float:
+    """The time by the clock that stamps the folder's files."""
+    probe = folder / f".clock.{secrets.token_hex(8)}"
+    probe.touch()
+    try:
+        return probe.stat().st_mtime
+    finally:
+        probe.unlink()

@@ -1,0 +1,105 @@
+"""Workers as jobs, through submitit: on SLURM, or as processes of this machine."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cifar_small.errors import ConfigError, UserError
+from cifar_small.strict_yaml import parse_yaml
+from cifar_small.sweep.run import finish, prepare, run_sweep
+from cifar_small.sweep.states import Place
+
+
+@dataclass(frozen=True)
+class Job:
+    """The work of one job: an ordinary worker, to be started again where it was cut off."""
+
+    path: Path
+    folder: Path
+    command: str
+
+    def __call__(self) -> int:
+        """Run the worker; returns its exit code."""
+        return run_sweep(self.path, self.folder, command=self.command)
+
+    def checkpoint(self) -> Any:
+        """What submitit queues again when a job's time is up: the same worker, which goes on from the saved runs."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+def submit_workers(
+    path: Path, folder: Path | None, *, cluster: str, jobs: int, settings: Mapping[str, Any], command: str
+) -> int:
+    """Send `jobs` workers; `slurm` returns when they are queued, `local` when all have ended, with their exit code.
+
+    Raises ConfigError before anything is sent if a cell cannot run, UserError off-cluster or without submitit.
+    """
+    sweep, place, _ = prepare(path, folder)
+    executor = _executor(place, cluster, jobs)
+    _configure(executor, cluster, settings, sweep.name)
+    # Absolute, as a job may start in another folder; what the command recorded in each run says is the user's own line.
+    job = Job(path.resolve(), place.folder.resolve(), command)
+    with executor.batch():
+        sent = [executor.submit(job) for _ in range(jobs)]
+    print(
+        f"{jobs} workers sent to {cluster}: {', '.join(one.job_id for one in sent)}; logs in {place.folder / 'jobs'}",
+        flush=True,
+    )
+    if cluster == "slurm":
+        where = "" if folder is None else f" --output {folder}"
+        print(f"see how far they are: cifar-small sweep {path}{where} --list; the table at any time: --table")
+        return 0
+    for one in sent:
+        one.wait()
+    failed = [one for one in sent if one.exception() is not None]
+    if failed:
+        reason = str(failed[0].exception()).strip().splitlines()[-1]
+        raise UserError(f"{len(failed)} of {jobs} workers ended early ({reason}); their logs are in {place.folder / 'jobs'}")
+    sweep, place, cells = prepare(path, folder)
+    return finish(sweep, place, cells)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ["partition=gpu", "time=600"] into {"partition": "gpu", "time": 600}. Raises ConfigError."""
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not (key and equals and value):
+            raise ConfigError(f"--slurm: expected key=value such as partition=gpu, got {pair!r}")
+        if key in settings:
+            raise ConfigError(f"--slurm: {key} is given twice; remove one")
+        settings[key] = parse_yaml(value, f"--slurm {key}")
+    return settings
+
+
+def _executor(place: Place, cluster: str, jobs: int) -> Any:
+    try:
+        import submitit
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"--submit needs submitit ({error}): pip install 'cifar_small[sweep]', or start cifar-small sweep on each machine"
+        ) from None
+    if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
+        raise UserError(
+            "--submit slurm: this machine has no sbatch and srun; run it on a login node of the cluster, or use --submit local"
+        )
+    return submitit.AutoExecutor(folder=str(place.folder / "jobs"), cluster=cluster)
+
+
+def _configure(executor: Any, cluster: str, settings: Mapping[str, Any], name: str) -> None:
+    if cluster != "slurm":
+        # submitit wants a limit; here it is only there to end what hangs, and a week is longer than a sweep on one machine.
+        executor.update_parameters(timeout_min=7 * 24 * 60, name=name)
+        return
+    if "time" not in settings:
+        raise UserError("--submit slurm needs --slurm time=MINUTES: submitit's own limit of 5 minutes would end every job")
+    try:
+        executor.update_parameters(name=name, **{f"slurm_{key}": value for key, value in settings.items()})
+    except (ValueError, NameError, TypeError, AssertionError) as error:
+        raise UserError(f"--slurm: submitit refuses {dict(settings)}: {' '.join(str(error).split())[:400]}") from None

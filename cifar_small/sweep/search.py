@@ -1,0 +1,189 @@
+"""Trials proposed by Optuna's TPE from those that are done; all workers share one journal in the sweep's folder.
+
+We number the trials ourselves, by claims, so that there are as many as the sweep asks for however many workers there are, and
+a trial's draw depends on its number alone, not on which worker makes it. What a trial sets stands in its own file before
+anything trains, so that a killed trial goes on as the same one.
+"""
+
+from __future__ import annotations
+
+import json
+from statistics import mean
+from typing import Any
+
+from cifar_small.config import resolve_phases
+from cifar_small.errors import ConfigError, UserError
+from cifar_small.files import write_json
+from cifar_small.randomness import stream_seed
+from cifar_small.runs import read_json
+from cifar_small.sweep.cells import SWEEP, Cell, resolve
+from cifar_small.sweep.spec import Range, Space, canonical
+from cifar_small.sweep.states import PRUNED, job_name, trial_name
+from cifar_small.sweep.worker import OnEpoch, Worker
+
+
+class Pruned(Exception):  # noqa: N818  (not an error: the pruner's decision)
+    """The trial is below the median of the others at this epoch."""
+
+
+def work_through_trials(worker: Worker) -> None:
+    """All trials that are free, until a whole round finds nothing."""
+    optuna = _import_optuna()
+    sweep, place = worker.sweep, worker.place
+    assert sweep.trials is not None
+    place.trials.mkdir(parents=True, exist_ok=True)
+    _refuse_other_space(worker)
+    while True:
+        worker.busy.clear()
+        ended = 0
+        for number in range(sweep.trials):
+            if _is_told(worker, number):
+                continue
+            claim = worker.claim(trial_name(number))
+            if claim is None:
+                continue
+            with claim:
+                if not _is_told(worker, number):  # looked at again, now that nobody else can
+                    ended += _Trial(worker, optuna, number).finish(claim)
+        if not ended:
+            return
+
+
+def _import_optuna() -> Any:
+    try:
+        import optuna
+    except ModuleNotFoundError as error:
+        raise UserError(f"method tpe needs Optuna ({error}): pip install 'cifar_small[sweep]', or use method random") from None
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines on every trial say what ours say
+    return optuna
+
+
+def _refuse_other_space(worker: Worker) -> None:
+    """Trials are told apart by number alone, so all of a folder must be drawn from one space."""
+    path, sweep = worker.place.trials / "space.json", worker.sweep
+    space = json.loads(canonical({"parameters": sweep.parameters, "seeds": list(sweep.seeds)}))
+    if not path.exists():
+        write_json(path, space)
+    elif (old := read_json(path)) != space:
+        raise ConfigError(
+            f"{worker.place.folder} holds trials of other parameters or seeds, {json.dumps(old)[:200]}; go back to them, or "
+            "give the changed sweep another name"
+        )
+
+
+def _is_told(worker: Worker, number: int) -> bool:
+    path = worker.place.trial_file(number)
+    return path.exists() and read_json(path)["told"] is not None
+
+
+class _Trial:
+    """A claimed trial: what it sets, its runs, and what Optuna is told."""
+
+    def __init__(self, worker: Worker, optuna: Any, number: int) -> None:
+        self.worker, self.optuna, self.name = worker, optuna, trial_name(number)
+        self.file = worker.place.trial_file(number)
+        sweep = worker.sweep
+        pruner = optuna.pruners.NopPruner()
+        if sweep.prune is not None:
+            pruner = optuna.pruners.MedianPruner(
+                n_startup_trials=sweep.prune.startup_trials, n_warmup_steps=sweep.prune.warmup_epochs
+            )
+        backend = optuna.storages.journal.JournalFileBackend(str(worker.place.journal))
+        self.study = optuna.create_study(
+            study_name=sweep.name,
+            direction="maximize",
+            storage=optuna.storages.JournalStorage(backend),
+            load_if_exists=True,
+            # A sampler made for each trial, so that its random numbers depend on the trial's number and on nothing before.
+            sampler=optuna.samplers.TPESampler(seed=stream_seed(sweep.search_seed, SWEEP, number) % 2**32),
+            pruner=pruner,
+        )
+        self.content = read_json(self.file) if self.file.exists() else self._ask()
+        found = [one for one in self.study.get_trials(deepcopy=False) if one.number == self.content["optuna_number"]]
+        if not found:
+            raise UserError(f"{self.file} is of a trial that {worker.place.journal} lacks; restore both, or remove both")
+        self.state = found[0].state
+        self.trial = optuna.trial.Trial(self.study, found[0]._trial_id)  # also for one that another process asked for
+
+    def _ask(self) -> dict[str, Any]:
+        states = self.optuna.trial.TrialState
+        for orphan in self.study.get_trials(deepcopy=False, states=[states.RUNNING]):
+            if orphan.user_attrs.get("cell") == self.name:  # its worker was killed before it could write the trial's file
+                self.study.tell(orphan.number, state=states.FAIL)
+        trial = self.study.ask()
+        trial.set_user_attr("cell", self.name)
+        settings = {key: _suggest(trial, key, space) for key, space in self.worker.sweep.spaces.items()}
+        content = {"optuna_number": trial.number, "settings": settings, "told": None}
+        write_json(self.file, content)
+        return content
+
+    def finish(self, claim: Any) -> bool:
+        """Train what is left of the trial and tell Optuna; False if another process is in the way. Raises ConfigError."""
+        worker, states = self.worker, self.optuna.trial.TrialState
+        cell = resolve(worker.sweep, self.name, self.content["settings"])
+        if self.state.is_finished():  # told, but killed before it was written down
+            return self._written(self.state.name)
+        if cell.excess:
+            if not worker.sweep.skip_illegal:
+                raise ConfigError(
+                    f"{self.name} ({_shown(cell)}) has {cell.parameters:,} trainable parameters, {cell.excess:,} over the "
+                    f"budget of {cell.config.rules.max_params:,}; narrow the parameters or set skip_illegal: true"
+                )
+            return self._tell(states.PRUNED)  # as bad as can be, so that TPE learns to stay within the budget
+        worker.say(f"{worker.sweep.name}: {self.name} of {worker.sweep.trials}: {_shown(cell)}")
+        accuracies = []
+        for index, seed in enumerate(worker.sweep.seeds):
+            state = worker.place.state(cell, seed)
+            if state.kind == "open":
+                state = self._train(cell, index, seed, claim)
+            if state.kind == "open":
+                return False
+            if state.kind != "done":
+                return self._tell(states.PRUNED if state.kind == "pruned" else states.FAIL)
+            accuracies.append(state.facts["val_accuracy"])
+        return self._tell(states.COMPLETE, mean(accuracies))
+
+    def _train(self, cell: Cell, index: int, seed: int, claim: Any) -> Any:
+        worker = self.worker
+        try:
+            return worker.run(cell, seed, claim, self._reporter(cell, index) if worker.sweep.prune else None)
+        except Pruned as pruned:
+            worker.place.record(cell, seed, PRUNED, pruned.args[0])
+            worker.say(f"{job_name(cell.name, seed)}: pruned after epoch {pruned.args[0]['epoch']}, below the median")
+            worker.trained += 1
+            worker.after_each()
+            return worker.place.state(cell, seed)
+
+    def _reporter(self, cell: Cell, index: int) -> OnEpoch:
+        """Reports each epoch's val accuracy to Optuna; the seeds' epochs follow one another as steps of the trial."""
+        epochs = resolve_phases(cell.config)[-1].end
+
+        def report(row: dict[str, Any]) -> None:
+            self.trial.report(row["val_accuracy"], index * epochs + row["epoch"])
+            if row["epoch"] < epochs and self.trial.should_prune():  # after the last epoch there is nothing to save
+                raise Pruned({"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]})
+
+        return report
+
+    def _tell(self, state: Any, value: float | None = None) -> bool:
+        self.study.tell(self.content["optuna_number"], value, state=state)
+        return self._written(state.name)
+
+    def _written(self, state: str) -> bool:
+        write_json(self.file, {**self.content, "told": state})
+        return True
+
+
+def _suggest(trial: Any, key: str, space: Space) -> Any:
+    if not isinstance(space, Range):
+        # As text, because Optuna takes no lists for choices.
+        return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in space]))
+    if space.type == "int":
+        return trial.suggest_int(key, int(space.low), int(space.high), log=space.log)
+    return trial.suggest_float(key, space.low, space.high, log=space.log)
+
+
+def _shown(cell: Cell) -> str:
+    return ", ".join(
+        f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in cell.settings.items()
+    )

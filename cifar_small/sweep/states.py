@@ -1,0 +1,102 @@
+"""What is where in a sweep's folder, and how far each of its runs has come.
+
+sweep folder: <cell>-seed<n>/   a run directory; failed.json or pruned.json in it says why it ended early
+              claims/           who works on what (see `claims`)
+              trials/           tpe only: what each trial sets, and Optuna's journal
+              table.csv table.md best.yaml sweep.png
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from cifar_small.config import resolve_phases
+from cifar_small.errors import ConfigError
+from cifar_small.files import write_json
+from cifar_small.runs import Run, config_differences, read_json
+from cifar_small.schema import Config
+from cifar_small.sweep.cells import Cell, resolve
+from cifar_small.sweep.spec import Sweep
+
+FAILED, PRUNED = "failed.json", "pruned.json"
+
+
+@dataclass(frozen=True)
+class State:
+    """How far a run has come: `open` is still to do, or under way."""
+
+    kind: Literal["done", "failed", "pruned", "open"]
+    facts: dict[str, Any] = field(default_factory=dict)  # the run's summary, or what was recorded of its end
+
+
+class Place:
+    """The folder of a sweep."""
+
+    def __init__(self, sweep: Sweep, folder: str | Path | None = None) -> None:
+        self.folder = Path(folder) if folder is not None else Path("runs") / sweep.name
+        self.claims = self.folder / "claims"
+        self.trials = self.folder / "trials"
+        self.journal = self.trials / "journal.log"
+
+    def run(self, cell: Cell, seed: int) -> Run:
+        """The run directory of a cell with a seed."""
+        return Run(self.folder / job_name(cell.name, seed))
+
+    def state(self, cell: Cell, seed: int) -> State:
+        """How far a run has come."""
+        run = self.run(cell, seed)
+        summary = run.summary()
+        if summary is not None and run.best.exists():
+            return State("done", summary)
+        for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
+            if (run.folder / name).exists():
+                return State(kind, read_json(run.folder / name))  # type: ignore[arg-type]
+        return State("open")
+
+    def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:
+        """Put down in the run directory why the run ended early."""
+        write_json(self.run(cell, seed).folder / name, facts)
+
+    def trial_file(self, number: int) -> Path:
+        """What a tpe trial sets, and Optuna's number for it."""
+        return self.trials / f"{trial_name(number)}.json"
+
+    def trial_cells(self, sweep: Sweep) -> list[Cell]:
+        """The trials begun so far, as cells."""
+        files = [(number, self.trial_file(number)) for number in range(sweep.trials or 0)]
+        return [resolve(sweep, trial_name(number), read_json(path)["settings"]) for number, path in files if path.exists()]
+
+
+def job_name(cell: str, seed: int) -> str:
+    """The name of a run directory within the sweep's folder."""
+    return f"{cell}-seed{seed}"
+
+
+def trial_name(number: int) -> str:
+    """The cell's name of a tpe trial."""
+    return f"trial{number:04}"
+
+
+def refuse_changed(place: Place, sweep: Sweep, cells: Sequence[Cell]) -> None:
+    """Raise ConfigError if a run of the folder was trained with other settings than its cell has now."""
+    for cell in cells:
+        for seed in sweep.seeds:
+            run = place.run(cell, seed)
+            if run.config_file.exists():
+                _refuse_changed_run(run, cell.seeded(seed))
+
+
+def _refuse_changed_run(run: Run, config: Config) -> None:
+    before = run.config()
+    differences = config_differences(before, config)
+    was, now = (resolve_phases(one)[-1].end for one in (before, config))
+    if was != now and not differences:  # a longer run may be resumed, but its schedule is bent: it is no member of the sweep
+        differences = [f"epochs: {was} -> {now}"]
+    if differences:
+        raise ConfigError(
+            f"{run.folder} was trained with other settings than the sweep has now: {'; '.join(differences)}; go back to them, "
+            "or give the changed sweep another name"
+        )

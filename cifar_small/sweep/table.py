@@ -1,0 +1,227 @@
+"""What came out of a sweep: a row per cell, the winner's config, a picture. Chosen on val; the test split is never read."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_small.config import dump_config
+from cifar_small.files import write_atomic
+from cifar_small.plots import Dots, draw_cells, draw_marginals
+from cifar_small.sweep.cells import Cell
+from cifar_small.sweep.claims import holder
+from cifar_small.sweep.spec import Range, Sweep
+from cifar_small.sweep.states import Place, State, job_name
+
+SHOWN = 20  # rows on the terminal; the table file has them all
+MOST_DRAWN = 40  # cells that a picture with a line for each can hold
+NOTE = (
+    "Sorted by val: the mean over seeds of the accuracy of the weights each run selected. The winner was chosen on val only, "
+    "so its own figure flatters it; the test split was not read. sd: between seeds. minutes: all seeds together."
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of a cell so far."""
+
+    cell: Cell
+    states: tuple[State, ...]  # by seed
+    running: int  # seeds that a worker has now
+
+    @property
+    def accuracies(self) -> list[float]:
+        """Val accuracy of each seed that is done, as shares."""
+        return [state.facts["val_accuracy"] for state in self.states if state.kind == "done"]
+
+    @property
+    def complete(self) -> bool:
+        """Are all seeds done? Only such a cell can win: means over different seeds are no fair comparison."""
+        return len(self.accuracies) == len(self.states)
+
+    @property
+    def mean(self) -> float | None:
+        """Mean val accuracy of the seeds done."""
+        return statistics.mean(self.accuracies) if self.accuracies else None
+
+    @property
+    def sd(self) -> float | None:
+        """Standard deviation between seeds, from two on."""
+        return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
+
+    @property
+    def minutes(self) -> float:
+        """Of all seeds done together."""
+        return sum(float(state.facts["seconds"]) for state in self.states if state.kind == "done") / 60
+
+    @property
+    def state(self) -> str:
+        """In words: done, skipped, failed with the reason, pruned, running or open."""
+        if self.cell.excess:
+            return f"skipped: {self.cell.excess:,} parameters over the budget"
+        for state in self.states:
+            if state.kind == "failed":
+                return f"failed: {state.facts['reason']}"
+            if state.kind == "pruned":
+                return f"pruned after epoch {state.facts['epoch']} at val {state.facts['val_accuracy']:.2%}"
+        if self.complete:
+            return "done"
+        done = f", {len(self.accuracies)} of {len(self.states)} seeds done" if self.accuracies else ""
+        return ("running" if self.running else "open") + done
+
+
+def collect(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> list[Row]:
+    """A row per cell: whole cells first, by mean val accuracy; of equal ones the smaller net, then the sweep's order."""
+    rows = []
+    for cell in cells:
+        states = tuple(place.state(cell, seed) for seed in sweep.seeds)
+        jobs = {cell.name, *(job_name(cell.name, seed) for seed in sweep.seeds)}  # a tpe trial is claimed as a whole
+        running = 0
+        if any(state.kind == "open" for state in states) and not cell.excess:
+            running = sum(holder(place.claims, job, sweep.stale_minutes) is not None for job in jobs)
+        rows.append(Row(cell, states, running))
+    return sorted(
+        rows, key=lambda row: (not row.complete, -(row.mean if row.mean is not None else -1.0), row.cell.parameters or 0)
+    )
+
+
+def write_results(sweep: Sweep, place: Place, cells: Sequence[Cell], *, picture: bool = True) -> list[Row]:
+    """Write `table.csv`, `table.md`, `best.yaml` once a cell is complete, and `sweep.png`; returns the rows."""
+    rows = collect(sweep, place, cells)
+    write_atomic(place.folder / "table.csv", _csv(rows).encode())
+    write_atomic(place.folder / "table.md", _markdown(sweep, rows).encode())
+    if rows and rows[0].complete:
+        write_atomic(place.folder / "best.yaml", (_best_header(sweep, rows[0]) + dump_config(rows[0].cell.config)).encode())
+    if picture and any(row.accuracies for row in rows):
+        _draw(sweep, place, rows)
+    return rows
+
+
+def list_cells(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> str:
+    """Every cell in the sweep's order with its trainable parameters and its state."""
+    by_name = {row.cell.name: row for row in collect(sweep, place, cells)}
+    lines = [("cell", "parameters", "state")]
+    lines += [(cell.name, _count(cell), by_name[cell.name].state) for cell in cells]
+    return _aligned(lines)
+
+
+def report(sweep: Sweep, place: Place, rows: Sequence[Row]) -> str:
+    """What a terminal shows at the end: the first rows, what is wrong or open, and the winner."""
+    lines = [("cell", "parameters", "seeds", "val %", "sd", "minutes", "state")]
+    lines += [
+        (row.cell.name, _count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), f"{row.minutes:.1f}", row.state)
+        for row in rows[:SHOWN]
+    ]
+    text = _aligned(lines)
+    if len(rows) > SHOWN:
+        text += f"\n... and {len(rows) - SHOWN} more"
+    text += f"\nall of it: {place.folder / 'table.md'}"
+    if rows and rows[0].complete:
+        best = rows[0]
+        spread = "" if best.sd is None else f" ± {100 * best.sd:.2f} sd"
+        seeds = "1 seed" if len(best.states) == 1 else f"{len(best.states)} seeds"
+        text += (
+            f"\nbest on val: {best.cell.name}, {_percent(best.mean)} %{spread}, {seeds}, {_count(best.cell)} parameters "
+            f"(the test split was not read) -> {place.folder / 'best.yaml'}"
+        )
+    return text
+
+
+def _columns(rows: Sequence[Row]) -> list[str]:
+    return list(dict.fromkeys(key for row in rows for key in row.cell.settings))
+
+
+def _csv(rows: Sequence[Row]) -> str:
+    """Values as JSON where they are lists or mappings, accuracies as shares; unknown: empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = _columns(rows)
+    writer.writerow(["cell", *keys, "parameters", "seeds", "val_mean", "val_sd", "minutes", "state"])
+    for row in rows:
+        values = [_value(row.cell.settings, key) for key in keys]
+        shares = [None if share is None else round(share, 6) for share in (row.mean, row.sd)]
+        numbers = [row.cell.parameters, len(row.accuracies), *shares, round(row.minutes, 2)]
+        writer.writerow([row.cell.name, *values, *("" if number is None else number for number in numbers), row.state])
+    return text.getvalue()
+
+
+def _markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
+    keys = _columns(rows)
+    header = ["cell", *keys, "parameters", "seeds", "val %", "sd", "minutes", "state"]
+    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+    for row in rows:
+        values = [_value(row.cell.settings, key) for key in keys]
+        numbers = [_count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), f"{row.minutes:.1f}"]
+        lines.append("| " + " | ".join(_escaped(text) for text in (row.cell.name, *values, *numbers, row.state)) + " |")
+    return "\n".join([f"# {sweep.name}", "", *lines, "", NOTE, ""])
+
+
+def _best_header(sweep: Sweep, row: Row) -> str:
+    spread = "" if row.sd is None else f", sd {100 * row.sd:.2f}"
+    return (
+        f"# The best cell of the sweep {sweep.name} on val: {row.cell.name}, mean {_percent(row.mean)} %{spread}, "
+        f"{len(row.states)} seed(s). Chosen on val only.\n"
+    )
+
+
+def _value(settings: Mapping[str, Any], key: str) -> str:
+    if key not in settings:
+        return ""
+    value = settings[key]
+    return f"{value:.6g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
+
+
+def _count(cell: Cell) -> str:
+    return "?" if cell.parameters is None else f"{cell.parameters:,}"
+
+
+def _seeds(row: Row) -> str:
+    return str(len(row.states)) if row.complete else f"{len(row.accuracies)} of {len(row.states)}"
+
+
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.2f}"
+
+
+def _escaped(text: str) -> str:
+    return " ".join(text.replace("|", "\\|").split())
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    """Columns of text; numbers, all but the first and last column, to the right."""
+    last = len(lines[0]) - 1
+    widths = [max(len(line[column]) for line in lines) for column in range(last)]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0]), *(line[column].rjust(widths[column]) for column in range(1, last)), line[last]]
+        ).rstrip()
+        for line in lines
+    )
+
+
+def _draw(sweep: Sweep, place: Place, rows: Sequence[Row]) -> None:
+    """One line per cell where they fit on a page; of more, or of drawn numbers, the mean of each value of each parameter."""
+    shown = [row for row in rows if row.accuracies]
+    path = place.folder / "sweep.png"
+    seeds = "1 seed" if len(sweep.seeds) == 1 else f"{len(sweep.seeds)} seeds"
+    title = f"{sweep.name}: {len(shown)} of {len(rows)} cells, {seeds}; val accuracy of the selected weights"
+    few = len(sweep.spaces) <= 2 and not any(isinstance(space, Range) for space in sweep.spaces.values())
+    if few and len(shown) <= MOST_DRAWN:
+        draw_cells([(row.cell.name, [100 * one for one in row.accuracies]) for row in shown], title, path)
+        return
+    panels = []
+    for key, space in sweep.spaces.items():
+        values = [row.cell.settings[key] for row in shown]
+        heights = [100 * (row.mean or 0) for row in shown]
+        if isinstance(space, Range):
+            panels.append(Dots(key, values, heights, [], space.log))
+        else:
+            panels.append(
+                Dots(key, [space.index(value) for value in values], heights, [_value({key: one}, key) for one in space])
+            )
+    draw_marginals(panels, title, path)
