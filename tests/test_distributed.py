@@ -34,7 +34,7 @@ def launch(*command: str | Path) -> subprocess.Popen[str]:
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=240)
+    output, _ = process.communicate(timeout=100)
     assert process.returncode == 0, output
     return output
 

@@ -48,9 +48,11 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
         fed.append(apply_mix(mix, images, targets))
         return fed[-1]
 
-    def step(self: Any, phase: Any, number: int, pixels: torch.Tensor, chosen: torch.Tensor, *rest: Any) -> Any:
+    def step(self: Any, phase: Any, number: int, mix: Mix, pixels: torch.Tensor, chosen: torch.Tensor, *rest: Any) -> Any:
         chosen_by_step.append(chosen.tolist())
-        return original(self, phase, number, pixels, chosen, *rest)
+        if mix.kind == "none":  # which training leaves as it is
+            fed.append((pixels, torch.nn.functional.one_hot(self.problem.labels[chosen], len(self.classes)).float()))
+        return original(self, phase, number, mix, pixels, chosen, *rest)
 
     monkeypatch.setattr(cifar_small.train, "apply_mix", recording)
     monkeypatch.setattr(cifar_small.train.Trainer, "_step", step)

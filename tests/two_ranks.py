@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import cifar_small.train as train_module
 from cifar_small.config import parse_config
-from cifar_small.distributed import World, average_gradients, joined, synchronise_batchnorm
+from cifar_small.distributed import World, average_gradients, synchronise_batchnorm
 
 CONFIG: dict[str, Any] = {
     "name": "ranks",
@@ -58,12 +58,19 @@ def main(folder: Path) -> None:
         pixels.append(images.clone())
         return resize(images, side)
 
-    train_module.resize = recorded
-    with joined("cpu") as world:
-        seen = norms(world)
+    fit = train_module.Trainer.fit
+
+    def observed(self: train_module.Trainer, *arguments: Any) -> None:
+        # inside the run, since the processes of torchrun cannot reliably join twice
+        world = self.world
         answers = [world.any(world.rank == 1, torch.device("cpu")), world.any(False, torch.device("cpu"))]
+        seen = {"norms": norms(world), "answers": answers, "size": world.size}
+        fit(self, *arguments)
+        torch.save({"pixels": pixels, **seen}, folder / f"rank{world.rank}.pt")
+
+    train_module.resize = recorded
+    train_module.Trainer.fit = observed  # type: ignore[method-assign]
     train_module.train(parse_config(CONFIG), folder / "run", quiet=True)
-    torch.save({"pixels": pixels, "norms": seen, "answers": answers, "size": world.size}, folder / f"rank{world.rank}.pt")
 
 
 if __name__ == "__main__":
