@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 Any setting of the config can be overridden by its dotted name:
   cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
 A run that was killed goes on with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) share one run:
-  torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml""",
+  .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml""",
     )
     sub.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
     sub.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
@@ -384,6 +384,8 @@ def _unlabelled(options: argparse.Namespace) -> int:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a sweep shares runs among its workers, not a run among processes: start it without torchrun")
     if options.submit is None and (options.jobs is not None or options.slurm):
         raise UserError("--jobs and --slurm have no effect without --submit; add --submit slurm or --submit local")
     if options.submit:

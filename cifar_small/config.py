@@ -103,7 +103,7 @@ def _merge(old: Any, new: Any) -> Any:
         return new
     if "engine" in new and new["engine"] != old.get("engine", "tensor"):
         return new
-    return {**old, **new}
+    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
 
 
 def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ r-th share of every global batch. Rank 0 alone writes, and its BatchNorm statist
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -54,6 +55,14 @@ class World:
         if answer[1]:
             raise UserError("rank 0 refused the run; its message says why")
         return bool(answer[0])
+
+    def require_same(self, words: str) -> None:
+        """Raise UserError on every rank where rank 0 has other words; processes of different runs must not be mixed."""
+        ours = torch.tensor(list(hashlib.sha256(words.encode()).digest()), dtype=torch.int64)
+        theirs = ours.clone()
+        self.broadcast(theirs)
+        if not torch.equal(ours, theirs):
+            raise UserError(f"rank {self.rank} was given another config or run directory than rank 0; start all with the same")
 
     def any(self, here: bool, device: torch.device) -> bool:
         """Is it so on any rank? Every rank must ask; waits for the device."""
@@ -115,7 +124,13 @@ def joined(device_name: str) -> Iterator[World]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    world = World(*(int(os.environ[key]) for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")))
+    keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    if missing := [key for key in keys if key not in os.environ]:
+        raise UserError(
+            f"WORLD_SIZE is {os.environ['WORLD_SIZE']} but {', '.join(missing)} is not set; start the processes by torchrun, "
+            "or unset WORLD_SIZE to train in this one"
+        )
+    world = World(*(int(os.environ[key]) for key in keys[:4]))
     if device_name.startswith("cuda:"):
         raise UserError(f"engine.device {device_name} names one GPU but {world.size} processes need one each; use cuda or auto")
     on_gpu = device_name != "cpu" and torch.cuda.is_available()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cifar_small.augment import resize
 from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.config import Phase, resolve_phases
 from cifar_small.errors import UserError
@@ -82,6 +83,7 @@ def _cells(
         targets = F.one_hot(problem.labels[order[rows].to(problem.device)], len(problem.classes)).float()
         mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step))
         mixed, mixed_targets = apply_mix(mix, pixels, targets)
+        mixed = resize(mixed, settings.resolution)
         for place in places:
             if place // batch == step:
                 row = place - step * batch

@@ -33,6 +33,8 @@ def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, 
             return _half_cosine(base_lr, schedule.min_lr, step / steps)
         case CosineRestarts():
             length, place = schedule.period * steps_per_epoch, float(step)
+            if schedule.multiplier == 1:
+                place %= length
             while place >= length:
                 place, length = place - length, length * schedule.multiplier
             return _half_cosine(base_lr, schedule.min_lr, place / length)

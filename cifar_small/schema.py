@@ -339,9 +339,15 @@ class Adam(Section):
 class Group(Section):
     """SGD with Nesterov momentum for one group of parameters beside Muon."""
 
-    lr: Annotated[float, Field(gt=0, le=10_000)]
+    lr: Annotated[float, Field(gt=0, le=10_000)] = 0.1
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+
+class HeadGroup(Group):
+    """The same with weight decay."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
 
 
 class Muon(Section):
@@ -354,8 +360,8 @@ class Muon(Section):
     iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
     normalise: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalise
-    bias: Group = Group(lr=0.1)  # 1-d parameters: biases and BatchNorm
-    head: Group = Group(lr=0.1, weight_decay=5e-4)  # the classifier, and filters that see the image itself
+    bias: Group = Group()  # 1-d parameters: biases and BatchNorm
+    head: HeadGroup = HeadGroup()  # the classifier, and filters that see the image itself
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Sequence
 
 from cifar_small.errors import UserError
@@ -39,13 +40,14 @@ def batch_file(
             f"#SBATCH --cpus-per-task={cpus * processes}",
             *resources,
             f"#SBATCH --time={minutes // 60:02d}:{minutes % 60:02d}:00",
-            "#SBATCH --signal=TERM@120            # two minutes before the end: every rank finishes its step, rank 0 saves",
-            "#SBATCH --requeue",
+            "#SBATCH --signal=TERM@120            # two minutes before the end: ranks stop after a step, rank 0 saves",
+            "#SBATCH --requeue                    # after a preemption or a failed node; after the time limit, submit it again",
             "",
             "# Submit it from the folder that holds the config, on a file system all machines share.",
             "set -euo pipefail",
             'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-            "srun torchrun \\",
+            "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110  # or torchrun would kill its ranks 30 seconds after the signal",
+            f"srun {shlex.quote(sys.executable)} -m torch.distributed.run \\",
             f'  --nnodes={nodes} --nproc-per-node={processes} --rdzv-id="$SLURM_JOB_ID" \\',
             '  --rdzv-backend=c10d --rdzv-endpoint="$head:29500" \\',
             f"  -m cifar_small train {train}",

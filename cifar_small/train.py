@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,12 @@ from tqdm.auto import tqdm
 
 from cifar_small.augment import resize
 from cifar_small.augmenter import Augmenter, epoch_order
-from cifar_small.budget import check_budget, check_tensors, num_classes_of
+from cifar_small.budget import check_budget, check_tensors, footprint, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
 from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
-from cifar_small.errors import CheckpointError, DivergedError
+from cifar_small.errors import CheckpointError, ConfigError, DivergedError
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import Mix, apply_mix, draw_mix
@@ -82,9 +82,15 @@ def train(
         if not isinstance(phase.settings.augment, Augment):
             build_transform(phase.settings.augment)  # so that a pipeline of a later phase fails now
     run = Run(folder)
-    with joined(config.engine.device) as world, locked(run) if world.first else nullcontext():
+    with joined(config.engine.device) as world, ExitStack() as held:
+
+        def may_go_on() -> bool:
+            held.enter_context(locked(run))
+            return can_resume(run, config, resume)
+
         quiet = quiet or not world.first
-        going_on = world.first_then_all(lambda: can_resume(run, config, resume))
+        world.require_same(f"{config_hash(config)} {run.folder}")
+        going_on = world.first_then_all(may_go_on)
         summary = run.summary()
         if going_on and summary and summary["epochs_planned"] == phases[-1].end and run.best.exists():
             if not quiet:
@@ -132,9 +138,7 @@ class Trainer:
         check_tensors(model)
         model = model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
         fit_stem(model, normalise(self.problem.images[:STEM_IMAGES], self.problem.mean, self.problem.std))
-        for phase in phases:  # all of them now, so that a freeze without effect is no surprise later
-            set_frozen(model, phase.settings.freeze)
-        set_frozen(model, ())
+        self._check_phases(model)
         average = None
         if config.ema_decay is not None:
             average_step = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
@@ -154,6 +158,21 @@ class Trainer:
             f"validation images of {config.data.source}; {self.device}, {self.precision}"
         )
 
+    def _check_phases(self, model: nn.Module) -> None:
+        """Raise ConfigError now for a phase that could not train when its turn comes."""
+        for phase in self.phases:
+            set_frozen(model, phase.settings.freeze)
+            if not any(parameter.requires_grad for parameter in model.parameters()):
+                raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
+            side = phase.settings.resolution
+            try:
+                footprint(self.config.model, len(self.classes), side)
+            except RuntimeError as error:
+                raise ConfigError(
+                    f"phases.{phase.index}.resolution {side} is too small for this net ({error}); use more pixels"
+                ) from None
+        set_frozen(model, ())
+
     def restore(self) -> None:
         """Go on from the newest whole checkpoint. Raises CheckpointError when there is none or the data has changed."""
         self.world.first_then_all(self._mend_checkpoint)
@@ -162,8 +181,8 @@ class Trainer:
             raise CheckpointError(
                 f"{self.run.folder} was trained on other data: {saved['data']} then, {self.problem.facts} now; use that data"
             )
-        if saved["epoch"] < self.epochs:
-            self._enter(self._phase(saved["epoch"]))
+        # Between phases the state is that of the phase before; `fit` makes the change, as in a run that was not interrupted.
+        self._enter(self._phase(saved["epoch"] - (saved["step"] == 0)))
         self.state.restore(saved)
         self.state.totals *= self.world.first  # as `_gather_totals` leaves them
         self.clock -= self.state.seconds
@@ -301,10 +320,10 @@ class Trainer:
         total = torch.zeros((), device=self.device)
         slices = list(zip(torch.split(pixels, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
         for index, (images, target) in enumerate(slices):
-            wrapped, last = self.forward, index + 1 == len(slices)
-            with nullcontext() if last or not isinstance(wrapped, DistributedDataParallel) else wrapped.no_sync():
+            last = index + 1 == len(slices)  # whose backward pass exchanges the gradients of all
+            with nullcontext() if last or self.ranks is None else self.ranks.no_sync():
                 with autocast(self.device, self.precision):
-                    logits = wrapped(images).float()
+                    logits = self.forward(images).float()
                 loss = F.cross_entropy(logits, target, label_smoothing=label_smoothing, reduction="sum")
                 torch.autograd.backward(loss / len(pixels))  # ranks' gradients are averaged
             total += loss.detach()
@@ -473,8 +492,9 @@ class Trainer:
     def _wrapped(self) -> nn.Module:
         """The net as the loop calls it: compiled and, among ranks, with averaged gradients of what trains now."""
         model = self.state.model
+        self.ranks: DistributedDataParallel | None = None
         if self.world.size > 1:
-            model = average_gradients(model, self.device)
+            model = self.ranks = average_gradients(model, self.device)
         if not self.config.engine.compile:
             return model
         mode = None if self.config.engine.compile is True else self.config.engine.compile

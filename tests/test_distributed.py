@@ -18,8 +18,8 @@ from two_ranks import CONFIG
 from cifar_small.checkpoints import load_checkpoint
 from cifar_small.config import dump_config, parse_config
 from cifar_small.distributed import ALONE, World, share_batch
-from cifar_small.errors import ConfigError
-from cifar_small.runs import Run
+from cifar_small.errors import ConfigError, UserError
+from cifar_small.runs import Run, locked
 from cifar_small.train import train
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
@@ -171,3 +171,22 @@ def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
     assert ALONE.gather(tensor, 3) is tensor
     assert ALONE.any(True, torch.device("cpu"))
     assert train(parse_config({**CONFIG, "phases": [{"epochs": 1}]}), tmp_path / "run", quiet=True)["epochs"] == 1
+
+
+def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    with locked(Run(tmp_path / "run")):
+        process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert output.count("is in use by process") == 1
+    assert output.count("rank 0 refused the run") == 1
+
+
+def test_a_world_size_alone_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for key in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 2 but RANK, .* is not set; start the processes by torchrun"):
+        train(parse_config(CONFIG), tmp_path / "run", quiet=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifar_small.config import parse_config
+from cifar_small.config import parse_config, resolve_phases
 from cifar_small.errors import ConfigError
 from cifar_small.muon import COEFFICIENTS, Muon, orthogonalise
 from cifar_small.optim import build_optimizer, clip_and_check, set_learning_rate, update_optimizer
@@ -108,19 +108,23 @@ def test_nesterov_momentum_by_hand() -> None:
 def test_groups_of_a_net() -> None:
     """Filters that see the image, and the classifier, are the head's; biases and BatchNorm the bias group's."""
     model = net()
-    settings = Settings(name="muon", lr=0.2, bias={"lr": 4.0, "weight_decay": 0.01}, head={"lr": 0.5, "momentum": 0.7})
+    settings = Settings(
+        name="muon", lr=0.2, bias={"lr": 4.0, "weight_decay": 0.01}, head={"lr": 0.5, "momentum": 0.7, "weight_decay": 0.003}
+    )
     optimizer = build_optimizer(model, settings)
     names = {parameter: name for name, parameter in model.named_parameters()}
     found = [sorted(names[parameter] for parameter in entry["params"]) for entry in optimizer.param_groups]
     assert found == [["1.weight", "2.weight"], ["0.bias", "2.bias", "3.bias", "3.weight", "5.bias"], ["0.weight", "5.weight"]]
     set_learning_rate(optimizer, 0.1)
     assert [entry["lr"] for entry in optimizer.param_groups] == [0.1, 2.0, 0.25]
-    assert [entry["weight_decay"] for entry in optimizer.param_groups] == [0.0, 0.01, 0.0]
+    assert [entry["weight_decay"] for entry in optimizer.param_groups] == [0.0, 0.01, 0.003]
 
 
 def test_other_parameters_take_torchs_sgd_steps() -> None:
     model, other = net(), net()
-    settings = Settings(name="muon", bias={"lr": 0.3, "momentum": 0.8, "weight_decay": 0.1}, head={"lr": 0.2})
+    settings = Settings(
+        name="muon", bias={"lr": 0.3, "momentum": 0.8, "weight_decay": 0.1}, head={"lr": 0.2, "weight_decay": 0.0}
+    )
     optimizer = build_optimizer(model, settings)
     plain = {name: parameter for name, parameter in other.named_parameters() if name not in ("1.weight", "2.weight")}
     reference = torch.optim.SGD(
@@ -180,3 +184,18 @@ def test_settings_without_effect_are_refused() -> None:
     model = {"family": "wideresnet", "depth": 10, "widen_factor": 1}
     with pytest.raises(ConfigError, match=r"optim.name: expected one of sgd, adam, adamw, radam, muon, got \"lamb\""):
         parse_config({"name": "x", "model": model, "phases": [{"epochs": 1}], "optim": {"name": "lamb"}})
+
+
+def test_a_phase_changes_one_number_of_a_group_and_keeps_the_others() -> None:
+    raw = {
+        "name": "x",
+        "model": {"family": "wideresnet", "depth": 10, "widen_factor": 1},
+        "optim": {"name": "muon", "bias": {"lr": 9.0, "momentum": 0.7, "weight_decay": 0.02}, "head": {"lr": 0.3}},
+        "phases": [{"epochs": 1}, {"epochs": 1, "optim": {"bias": {"lr": 5.0}}}],
+    }
+    first, second = (phase.settings.optim for phase in resolve_phases(parse_config(raw)))
+    assert isinstance(first, Settings)
+    assert isinstance(second, Settings)
+    assert first.bias.model_dump() == {"lr": 9.0, "momentum": 0.7, "weight_decay": 0.02}
+    assert second.bias.model_dump() == {"lr": 5.0, "momentum": 0.7, "weight_decay": 0.02}
+    assert first.head.model_dump() == {"lr": 0.3, "momentum": 0.85, "weight_decay": 5e-4}

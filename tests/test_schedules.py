@@ -143,3 +143,7 @@ def test_one_cycle_of_few_steps_is_finite_and_ends_below_the_base(steps: int) ->
     found = rates(OneCycle(name="one_cycle"), 1.0, steps, 1)
     assert all(0 < rate <= 1 for rate in found)
     assert steps < 3 or found[-1] == pytest.approx(1 / 25e4)
+
+
+def test_very_short_periods_take_no_time() -> None:
+    assert len(rates(restarts(1e-9), 1.0, 1000, 100)) == 1000

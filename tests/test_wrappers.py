@@ -137,9 +137,11 @@ def test_the_second_pass_of_sam_leaves_running_statistics_alone() -> None:
     [
         {"optim": {"name": "adamw", "lr": 0.01, "weight_decay": 0.05}},
         {"optim": {"name": "radam", "lr": 0.01}, "lookahead": {"steps": 3}},
+        {"phases": [{"epochs": 1}, {"epochs": 1, "optim": {"name": "adam", "lr": 0.01}}]},
+        {"phases": [{"epochs": 1}, {"epochs": 1, "optim": {"name": "muon"}}]},
         {"sam": {"rho": 0.1}, "phases": [{"epochs": 1}, {"epochs": 1, "sam": None, "lookahead": {}}]},
     ],
-    ids=["adamw", "radam and lookahead", "sam, then lookahead"],
+    ids=["adamw", "radam and lookahead", "sgd, then adam", "sgd, then muon", "sam, then lookahead"],
 )
 def test_resumed_bit_for_bit(changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = {"threads": 1, "device": "cpu", "checkpoint_steps": 2}

@@ -23,6 +23,7 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from cifar_small._torchvision import import_torchvision
+from cifar_small.augment import resize
 from cifar_small.budget import num_classes_of
 from cifar_small.config import config_dict, parse_config, resolve_phases
 from cifar_small.environment import memory_format
@@ -179,7 +180,8 @@ class Plain:
 
     precision, layout, start_up_share = "fp32", "contiguous", 0.0
 
-    def __init__(self, config: Config, problem: Problem, workers: int) -> None:
+    def __init__(self, config: Config, problem: Problem, workers: int, side: int = 32) -> None:
+        self.side = side  # as our loop has it in that phase, so that the nets have the same work
         self.device, self.losses = problem.device, list[float]()
         torch.manual_seed(config.seed)
         self.model = build_model(config.model, len(problem.classes)).to(self.device)
@@ -195,7 +197,7 @@ class Plain:
         """The first `watch.steps + 1` batches of an epoch."""
         self.model.train()
         for images, labels in self.loader:
-            images, labels = images.to(self.device), labels.to(self.device)
+            images, labels = resize(images.to(self.device), self.side), labels.to(self.device)
             self.optimizer.zero_grad()
             loss = self.criterion(self.model(images), labels)
             loss.backward()

@@ -49,14 +49,19 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         if options.data == "synthetic":
             config = synthetic(config, max(options.images or IMAGES, (options.steps + 1) * config.batch_size), scratch)
         ours = Ours(config, scratch, options.phase)
+        side = ours.phase.settings.resolution
+        if ours.phase.settings.sam is not None:
+            raise UserError(
+                f"phase {options.phase} uses sam, two passes a step, which the bare net does not make: --set sam=null"
+            )
         require_steps(ours, options.steps)
         problem = ours.trainer.problem
         loops: dict[str, Loop] = {
             "ours": ours,
             "ceiling": Ceiling(Ours(config, scratch, options.phase)),
-            "plain": Plain(config, problem, options.workers),
+            "plain": Plain(config, problem, options.workers, side),
         }
-        size = footprint(config.model, len(problem.classes))
+        size = footprint(config.model, len(problem.classes), side)
         print(
             f"{size.trainable:,} parameters, {size.macs / 1e6:,.1f} million multiply-adds; {len(problem.images):,} "
             f"{options.data} images, batches of {config.batch_size}, phase {options.phase}\n"
@@ -65,10 +70,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             flush=True,
         )
         seconds = alternate(loops, options.steps, options.rounds)
-        side = ours.phase.settings.resolution
-        small = footprint(config.model, len(problem.classes), side).macs
-        macs = {name: size.macs if name == "plain" else small for name in seconds}
-        results = step_results(seconds, config.batch_size, macs)
+        results = step_results(seconds, config.batch_size, size.macs)
         for name, loop in loops.items():
             results["loops"][name] |= {"precision": loop.precision, "layout": loop.layout}
         results |= {
@@ -79,22 +81,23 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             "workers": options.workers,
             "steps": options.steps,
             "rounds": options.rounds,
-            "macs": macs,
+            "macs": size.macs,
+            "resolution": side,
             "parameters": size.trainable,
         }
     print(render_steps(results))
     return results
 
 
-def step_results(seconds: dict[str, list[float]], batch: int, macs: dict[str, int]) -> dict[str, Any]:
-    """Rates and ratios from seconds a step (per loop, per round) and the multiply-adds an image of each loop takes."""
+def step_results(seconds: dict[str, list[float]], batch: int, macs: int) -> dict[str, Any]:
+    """Rates and ratios from seconds a step (per loop, per round) and the multiply-adds an image takes."""
     loops = {
         name: {
             "seconds_a_step": values,
             "milliseconds_a_step": spread([1000 * value for value in values]).plain(),
             "steps_per_second": spread([1 / value for value in values]).plain(),
             "images_per_second": spread([batch / value for value in values]).plain(),
-            "gflops": spread([6 * macs[name] * batch / value / 1e9 for value in values]).plain(),
+            "gflops": spread([6 * macs * batch / value / 1e9 for value in values]).plain(),
         }
         for name, values in seconds.items()
     }

@@ -83,7 +83,8 @@ def _executor(place: Place, cluster: str, jobs: int) -> Any:
         import submitit
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--submit needs submitit ({error}): pip install 'cifar_small[sweep]', or start cifar-small sweep on each machine"
+            f"--submit needs submitit ({error}): pip install -e '.[sweep]' in this project's folder, "
+            "or start cifar-small sweep on each machine"
         ) from None
     if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError(
