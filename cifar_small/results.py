@@ -165,11 +165,14 @@ def draw_records(folder: Path, source: str, path: Path) -> int:
         if summary["data"]["source"] != source or "train_limit" in summary["data"] or summary["recipe_sha256"] in lines:
             continue
         rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
-        label = f"{summary['name']}: {summary['parameters']:,} parameters"
+        label = f"{summary['name']}, val of {summary['val_images']:,}"
+        readings = [one["accuracy"] for one in run["test_readings"] if one["views"] == summary["views"]]
+        if readings:
+            label += f"; test {readings[-1]:.2%} (with views)"
         seconds, accuracies = ([float(row[key]) for row in rows] for key in ("seconds", "val_accuracy"))
         lines[summary["recipe_sha256"]] = (label, seconds, accuracies)
     if not lines:
         raise DataError(f"no record under {folder} is of a run on all of {source}; record one with cifar-small record")
     ordered = sorted(lines.values(), key=lambda line: line[1][-1])
-    draw_accuracy_over_time(ordered, f"{source}: accuracy against time, one run a recipe", path)
+    draw_accuracy_over_time(ordered, f"{source}: accuracy on each run's own val against time, one run a recipe", path)
     return len(ordered)

@@ -207,7 +207,7 @@ def with_metrics(folder: Path, name: str, accuracies: list[float], **changes: An
 
 def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_metrics(tmp_path, "slow", [0.5, 0.7, 0.9], recipe="b" * 64)
-    with_metrics(tmp_path, "fast", [0.8, 0.94])
+    with_metrics(tmp_path, "fast", [0.8, 0.94], readings=(reading(0.9428), reading(0.5, "none")))
     with_metrics(tmp_path, "fast", [0.7, 0.93], seed=1)  # another seed of the recipe
     with_metrics(tmp_path, "part", [0.4], recipe="c" * 64, train_limit=1000)
     with_metrics(tmp_path, "hundred", [0.4], recipe="d" * 64, source="cifar100")
@@ -215,8 +215,8 @@ def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, mo
     monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title, path: drawn.extend(lines))
     assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png") == 2
     assert drawn == [
-        ("fast: 4,999,999 parameters", [60.0, 120.0], [0.8, 0.94]),
-        ("slow: 4,999,999 parameters", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9]),
+        ("fast, val of 5,000; test 94.28% (with views)", [60.0, 120.0], [0.8, 0.94]),
+        ("slow, val of 5,000", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9]),
     ]
     with pytest.raises(DataError, match=r"no record under .* is of a run on all of digits; record one with cifar-small record"):
         results.draw_records(tmp_path, "digits", tmp_path / "picture.png")
