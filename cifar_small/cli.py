@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from cifar_small import __version__
-from cifar_small.errors import DataError, Terminated, UserError
+from cifar_small.errors import DataError, UserError
+from cifar_small.exits import exit_code
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.schema import Views
 
@@ -39,23 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and options.run not in (_train, _slurm, _preview, _schedule):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.command = shlex.join(["cifar-small", *given])
-    try:
-        return int(options.run(options))
-    except UserError as error:
-        print(f"cifar-small: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except BrokenPipeError:  # the reader of our output, such as head, has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except OSError as error:  # a path that no module foresaw, such as a name that is too long
-        print(f"cifar-small: error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
-        return 2
-    except Terminated as stopped:
-        print(f"cifar-small: {stopped}", file=sys.stderr)
-        return stopped.exit_code
-    except KeyboardInterrupt:
-        print("cifar-small: interrupted", file=sys.stderr)
-        return 143
+    return exit_code("cifar-small", lambda: int(options.run(options)))
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -126,7 +126,7 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
     return min(limits) <= value <= max(limits)
 
 
-Tile = tuple[npt.NDArray[np.uint8], str]  # pixels (32, 32, 3) and the words below them
+Tile = tuple[npt.NDArray[np.uint8], str]  # pixels (side, side, 3) and the words below them
 
 
 def draw_contact_sheet(

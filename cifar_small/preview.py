@@ -29,7 +29,7 @@ from cifar_small.timeline import phase_rows
 class Cell:
     """One image as the net gets it in one epoch."""
 
-    pixels: npt.NDArray[np.uint8]  # (32, 32, 3), after undoing the normalisation
+    pixels: npt.NDArray[np.uint8]  # (side, side, 3) at the phase's resolution, after undoing the normalisation
     shares: dict[int, float]  # share of each class in the target, largest first, without label smoothing
 
 

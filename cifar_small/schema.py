@@ -504,7 +504,8 @@ class Engine(Section):
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
     layout: Literal["channels_last", "contiguous"] = "channels_last"
-    # torch.compile the training pass; reduce-overhead: with CUDA graphs. On a CPU it has not paid within an hour's run.
+    # torch.compile the training pass; reduce-overhead: with CUDA graphs. It did not pay for
+    # the one net tried on a CPU (configs/speed/NOTES.md).
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
     threads: PositiveInt | None = None  # CPU threads; None: torch's default
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices

@@ -219,10 +219,8 @@ class Trainer:
         ):
             while state.epoch < self.epochs and not (config.patience and state.stale >= config.patience):
                 phase = self._phase(state.epoch)
-                settings = phase.settings
                 if state.epoch == phase.start and state.step == 0 and phase.index > 0:
                     self._enter(phase)
-                set_dropout(state.model, settings.dropout)
                 bar.set_description(f"epoch {state.epoch + 1}/{self.epochs}")
                 began, first_step = time.monotonic(), state.step
                 lr = self._train_epoch(phase, bar)
@@ -480,8 +478,9 @@ class Trainer:
             tqdm.write(text)
 
     def _enter(self, phase: Phase) -> None:
-        """Let a phase's parameters train, by its optimiser."""
+        """Let a phase's parameters train, by its optimiser, with its dropout."""
         set_frozen(self.state.model, phase.settings.freeze)
+        set_dropout(self.state.model, phase.settings.dropout)
         self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, phase.settings.optim)
         self.forward = self._wrapped()
         if phase.settings.lookahead is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from cifar_small.config import parse_config
 from cifar_small.schema import Config
+from cifar_small.train import Trainer, train
 
 torch.set_num_threads(1)
 
@@ -34,3 +36,19 @@ def tiny_raw(**changes: Any) -> dict[str, Any]:
 def tiny() -> Callable[..., Config]:
     """A function that makes a tiny config: `tiny(phases=[{"epochs": 1}])`."""
     return lambda **changes: parse_config(tiny_raw(**changes))
+
+
+def train_until_save(config: Config, folder: Path, saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Train until the checkpoint has been written `saves` times, and die there."""
+    save, done = Trainer._save, []
+
+    def killed(self: Trainer) -> None:
+        save(self)
+        done.append(1)
+        if len(done) == saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folder, quiet=True)

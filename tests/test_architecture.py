@@ -17,7 +17,7 @@ PACKAGE = ROOT / "cifar_small"
 # From the bottom to the top. A module may import from lower layers, and within its own layer only inside one subpackage.
 LAYERS = """
     __init__ _torchvision errors
-    schema strict_yaml config_errors image_ops
+    schema strict_yaml config_errors exits image_ops
     config files signals
     schedules augment mixing metrics randomness environment plots distributed slurm per_image
     data models

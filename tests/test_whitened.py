@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import train_until_save
 from torch import Tensor, nn
 
 from cifar_small.augment import resize
@@ -19,7 +20,7 @@ from cifar_small.kill_resume import fingerprint
 from cifar_small.models import build_model, fit_stem, set_frozen
 from cifar_small.models.whitened import WhiteningStem
 from cifar_small.schema import Config, WhitenedResNetModel
-from cifar_small.train import Trainer, train
+from cifar_small.train import train
 
 
 def whitened(*stages: dict[str, Any], **options: Any) -> WhitenedResNetModel:
@@ -251,18 +252,7 @@ def test_a_run_killed_anywhere_goes_on_to_the_same_bits(saves: int, tmp_path: Pa
     """After the first save, in the middle of a phase, at the boundary of phases, and in the last epoch."""
     settings = config(ema_decay=0.9, engine={"threads": 1, "device": "cpu", "micro_batch_size": 32, "checkpoint_steps": 3})
     train(settings, tmp_path / "whole", quiet=True)
-    save, done = Trainer._save, []
-
-    def killed(self: Trainer) -> None:
-        save(self)
-        done.append(1)
-        if len(done) == saves:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", killed)
-        with pytest.raises(KeyboardInterrupt):
-            train(settings, tmp_path / "killed", quiet=True)
+    train_until_save(settings, tmp_path / "killed", saves, monkeypatch)
     train(settings, tmp_path / "killed", resume=True, quiet=True)
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
 

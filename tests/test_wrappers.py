@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_raw
+from conftest import tiny_raw, train_until_save
 from torch import Tensor, nn
 
 from cifar_small.config import parse_config
@@ -17,7 +17,7 @@ from cifar_small.kill_resume import fingerprint
 from cifar_small.models import statistics_kept
 from cifar_small.optim import build_optimizer, climb, clip_and_check, descend, look_ahead
 from cifar_small.schema import SAM, Adam, Lookahead
-from cifar_small.train import Trainer, train
+from cifar_small.train import train
 
 KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
 
@@ -147,20 +147,8 @@ def test_resumed_bit_for_bit(changes: dict[str, Any], tmp_path: Path, monkeypatc
     engine = {"threads": 1, "device": "cpu", "checkpoint_steps": 2}
     settings = parse_config({**tiny_raw(), "phases": [{"epochs": 2}], **changes, "engine": engine})
     train(settings, tmp_path / "whole", quiet=True)
-    save = Trainer._save
     for kill in (1, 2, 3):  # in an epoch, between phases, in the last epoch
-        saves = []
-
-        def killed(self: Trainer, saves: list[int] = saves, kill: int = kill) -> None:
-            save(self)
-            saves.append(1)
-            if len(saves) == kill:
-                raise KeyboardInterrupt
-
-        with monkeypatch.context() as patch:
-            patch.setattr(Trainer, "_save", killed)
-            with pytest.raises(KeyboardInterrupt):
-                train(settings, tmp_path / f"killed{kill}", quiet=True)
+        train_until_save(settings, tmp_path / f"killed{kill}", kill, monkeypatch)
         train(settings, tmp_path / f"killed{kill}", resume=True, quiet=True)
         assert fingerprint(tmp_path / f"killed{kill}") == fingerprint(tmp_path / "whole")
 

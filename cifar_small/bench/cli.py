@@ -20,6 +20,7 @@ from cifar_small.bench.steps import STEPS
 from cifar_small.bench.timing import TIME
 from cifar_small.config import load_config
 from cifar_small.errors import UserError
+from cifar_small.exits import exit_code
 from cifar_small.files import probe_writable
 
 ALL = (STEPS, TIME, COMMANDS, GROWTH)
@@ -41,23 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark and return its exit code; a user's error is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    try:
-        options.overrides = [_setting(text) for text in options.set]
-        config = load_config(options.config, options.overrides)
-        if options.json:
-            probe_writable(options.json)  # now, not after minutes of work
-        report = begin(options.command.name, config, shlex.join(["tools/bench", *given]))
-        print(report.head(), flush=True)
-        results = options.command.run(options, config)
-        if options.json:
-            report.save(options.json, results)
-        return 0
-    except UserError as error:
-        print(f"bench: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt:
-        print("bench: interrupted", file=sys.stderr)
-        return 143
+    return exit_code("bench", lambda: _run(options, shlex.join(["tools/bench", *given])))
+
+
+def _run(options: argparse.Namespace, command: str) -> int:
+    options.overrides = [_setting(text) for text in options.set]
+    config = load_config(options.config, options.overrides)
+    if options.json:
+        probe_writable(options.json)  # now, not after minutes of work
+    report = begin(options.command.name, config, command)
+    print(report.head(), flush=True)
+    results = options.command.run(options, config)
+    if options.json:
+        report.save(options.json, results)
+    return 0
 
 
 def _parser() -> argparse.ArgumentParser:

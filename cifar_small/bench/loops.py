@@ -28,7 +28,7 @@ from cifar_small.budget import num_classes_of
 from cifar_small.config import config_dict, parse_config, resolve_phases
 from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
-from cifar_small.models import build_model, set_dropout
+from cifar_small.models import build_model
 from cifar_small.optim import set_learning_rate
 from cifar_small.problem import Problem
 from cifar_small.runs import Run
@@ -101,10 +101,8 @@ class Ours:
             raise UserError(f"--phase {phase}: {config.name} has the phases 0 to {len(phases) - 1}; choose one of them")
         self.trainer = Trainer(config, phases, Run(folder), [], time.monotonic(), quiet=True)
         self.phase, state = phases[phase], self.trainer.state
-        settings = self.phase.settings
         state.epoch = self.phase.start
         self.trainer._enter(self.phase)
-        set_dropout(state.model, settings.dropout)
         self.device, self.precision = self.trainer.device, self.trainer.precision
         self.layout: str = config.engine.layout
         self.start_up_share = 1 / self.trainer.steps

@@ -94,7 +94,7 @@ class WhitenedResNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, 3, H, W) to logits (N, K)."""
-        # While the stem is fixed, the first convolution needs no gradient of its input: 4 % of a step.
+        # While the stem is fixed, the first convolution needs no gradient of its input: 4 % of the FLOPs.
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.stem.bias is not None and self.stem.bias.requires_grad):
             x = self.act(self.stem(images))
         for stage in self.stages:
