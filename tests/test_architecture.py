@@ -29,6 +29,7 @@ LAYERS = """
     augmenter
     train
     demo kill_resume bench preview sweep
+    commands
     cli
     __main__
 """
@@ -37,7 +38,7 @@ LAYER_OF = {module: depth for depth, line in enumerate(LAYERS.split("\n")) for m
 # What may be used of pickle: writing the competition's file, and the error that torch.load raises on a refused one.
 PICKLING = {"data/unlabelled.py": {"dump", "dumps"}, "checkpoints.py": {"UnpicklingError"}}
 IMPORTS_BY_NAME = {"_torchvision.py"}
-MAY_READ_TEST = {"predict.py", "demo.py", "cli.py"}
+MAY_READ_TEST = {"predict.py", "demo.py", "commands/predicting.py"}
 
 
 def sources() -> list[Path]:
