@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,14 +176,23 @@ def draw_contact_sheet(
     _save(figure, path)
 
 
+Bar = tuple[int, int, str, float]  # a setting from one epoch to another, its words, how dark the bar is (0: none)
+
+
 def draw_timeline(
-    rates: Sequence[float], steps: int, bounds: Sequence[int], rows: dict[str, list[str]], title: str, path: Path
+    rates: Sequence[float], steps: int, bounds: Sequence[int], rows: Mapping[str, Sequence[Bar]], title: str, path: Path
 ) -> None:
     """The learning rate of every step, and below it a line per setting with its value in each phase.
 
     steps: of an epoch; bounds: the epochs at which phases begin, and the last one's end.
     """
-    heights = [3.2, *(1.2 if name == "augment" else 0.35 for name in rows)]
+    full = 150  # letters across the picture
+    words = {
+        name: [textwrap.fill(text, max(10, round(full * (right - left) / bounds[-1]))) for left, right, text, _ in bars]
+        for name, bars in rows.items()
+    }
+    lines = [max(text.count("\n") + 1 for text in texts) for texts in words.values()]
+    heights = [3.2, *(0.23 + 0.12 * count for count in lines)]
     figure = _figure(11, sum(heights) + 0.9)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     axes[0].plot(np.arange(1, len(rates) + 1) / steps, rates, color=BLUE, linewidth=1.4)
@@ -191,24 +200,16 @@ def draw_timeline(
     axes[0].set_ylim(bottom=0)
     axes[0].set_title(title, fontsize=11)
     _plain(axes[0])
-    for one, (name, values) in zip(axes[1:], rows.items(), strict=True):
+    for one, (name, bars) in zip(axes[1:], rows.items(), strict=True):
         one.set_yticks([])
         one.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=9)
         one.spines[["top", "right", "left"]].set_visible(False)
-        numbers = [0.0 if value == "-" or name == "augment" else float(value) for value in values]
-        start = 0
-        for index, value in enumerate(values):
-            if index + 1 < len(values) and values[index + 1] == value:
-                continue  # one bar for phases that do not differ in this
-            left, right = bounds[start], bounds[index + 1]
-            strength = 0.3 if name == "augment" else 0.1 + 0.5 * numbers[index] / (max(numbers) or 1)
-            if value != "-":
+        for (left, right, _, strength), text in zip(bars, words[name], strict=True):
+            if strength:
                 one.axvspan(left, right, facecolor=ORANGE, alpha=strength, edgecolor="white", linewidth=3)
-            text = textwrap.fill(value, max(10, round(150 * (right - left) / bounds[-1])))
             under = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}  # keeps boundaries out of the words
             middle, of_axes = (left + right) / 2, one.get_xaxis_transform()
             one.text(middle, 0.5, text, ha="center", va="center", fontsize=7, transform=of_axes, bbox=under)
-            start = index + 1
     for one in axes:
         for boundary in bounds[1:-1]:
             one.axvline(boundary, color=GREY, linestyle="--", linewidth=0.8)

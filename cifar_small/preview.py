@@ -22,7 +22,7 @@ from cifar_small.plots import draw_contact_sheet
 from cifar_small.problem import Problem, load_problem
 from cifar_small.randomness import MIX, numpy_generator
 from cifar_small.schema import Config
-from cifar_small.timeline import phase_rows
+from cifar_small.timeline import UPDATES, phase_rows
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     blocks = preview_blocks(config, problem, chosen, None if epoch is None else epoch - 1, columns)
     labels = problem.labels.tolist()
     originals = [(problem.images[index].permute(1, 2, 0).cpu().numpy(), problem.classes[labels[index]]) for index in chosen]
-    rows = phase_rows(phases)
+    rows = {name: values for name, values in phase_rows(phases).items() if name not in UPDATES}
     sheet = []
     for block in blocks:
         number = block.phase.index

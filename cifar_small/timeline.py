@@ -8,13 +8,14 @@ from typing import Any
 
 from cifar_small.config import Phase, resolve_phases
 from cifar_small.errors import UserError
-from cifar_small.plots import draw_timeline
+from cifar_small.plots import Bar, draw_timeline
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import MIXINGS, AlbumentationsAugment, AnyAugment, Config
+from cifar_small.schema import MIXINGS, AlbumentationsAugment, AnyAugment, Config, Optim, PhaseSettings, Section
 
 # Labelled training images of the sources whose size is known without reading them.
 SIZES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_coarse": 50_000, "digits": 1437}
 NUMBERS = (*MIXINGS, "label_smoothing", "dropout")
+UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move, of which images show nothing
 
 
 def steps_per_epoch(config: Config) -> int:
@@ -61,10 +62,41 @@ def _describe_transform(entry: dict[str, Any]) -> str:
     return f"{entry['name']}{inner}" + (f" {entry['p']:g}" if "p" in entry else "")
 
 
+def describe_optim(optim: Optim) -> str:
+    """An optim section in a line: every setting but the learning rate, which has a curve of its own."""
+    return ", ".join([optim.name, *_settings(optim, leave_out=("name", "lr"))])
+
+
+def _settings(section: Section, leave_out: Sequence[str] = ()) -> list[str]:
+    """What is on in a section, by the names of its settings."""
+    parts = []
+    for key, value in section:
+        if key in leave_out or value in (None, 0):
+            continue
+        if isinstance(value, Section):
+            parts.append(f"{key} ({', '.join(_settings(value))})")
+        elif value is True:
+            parts.append(key)
+        else:
+            parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+    return parts
+
+
+def _texts(settings: PhaseSettings) -> dict[str, str]:
+    """What a phase says in words; "-": off."""
+    return {
+        "freeze": ", ".join(settings.freeze) or "-",
+        "lookahead": ", ".join(_settings(settings.lookahead)) if settings.lookahead else "-",
+        "sam": ", ".join(_settings(settings.sam)) if settings.sam else "-",
+        "optim": describe_optim(settings.optim),
+        "augment": describe_augment(settings.augment),
+    }
+
+
 def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
-    """The augmentation, and each number that is on anywhere, with its value in each phase as text; "-": off."""
+    """Each setting that is on anywhere, numbers before texts, with its value in each phase as text; "-": off."""
     settings = [phase.settings for phase in phases]
-    rows = {"augment": [describe_augment(one.augment) for one in settings]}
+    rows: dict[str, list[str]] = {}
     for name in NUMBERS:
         values = [getattr(one, name) for one in settings]
         if any(values):
@@ -73,14 +105,33 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
         rows["resolution"] = [str(one.resolution) for one in settings]
     if any(one.mixes and one.mix_prob < 1 for one in settings):
         rows["mix_prob"] = [f"{one.mix_prob:g}" if one.mixes else "-" for one in settings]
-    return rows
+    texts = [_texts(one) for one in settings]
+    return rows | {name: values for name in texts[0] if set(values := [one[name] for one in texts]) != {"-"}}
+
+
+def phase_bars(values: Sequence[str], bounds: Sequence[int]) -> list[Bar]:
+    """A row of `phase_rows` as bars, one for neighbouring phases that agree: numbers the darker the larger, words all alike.
+
+    bounds: the epochs at which phases begin, and the last one's end.
+    """
+    try:
+        numbers = [0.0 if value == "-" else float(value) for value in values]
+        shades = [0.1 + 0.5 * number / (max(numbers) or 1) for number in numbers]
+    except ValueError:  # words
+        shades = [0.3] * len(values)
+    bars: list[Bar] = []
+    start = 0
+    for index, value in enumerate(values):
+        if index + 1 == len(values) or values[index + 1] != value:
+            bars.append((bounds[start], bounds[index + 1], value, 0.0 if value == "-" else shades[index]))
+            start = index + 1
+    return bars
 
 
 def phase_table(phases: Sequence[Phase], steps: int) -> str:
     """A table with a row per phase: epochs, learning rate at its first and last step (and its peak), and what is on."""
     rates, rows = learning_rates(phases, steps), phase_rows(phases)
-    numbers = {name: values for name, values in rows.items() if name != "augment"}
-    lines = [["phase", "epochs", "lr", *numbers, "augment"]]
+    lines = [["phase", "epochs", "lr", *rows]]
     for phase in phases:
         own = rates[phase.start * steps : phase.end * steps]
         rate = f"{own[0]:.3g} to {own[-1]:.3g}" + (f", at most {max(own):.3g}" if max(own) > max(own[0], own[-1]) else "")
@@ -89,8 +140,7 @@ def phase_table(phases: Sequence[Phase], steps: int) -> str:
                 str(phase.index + 1),
                 f"{phase.start + 1}-{phase.end}",
                 f"{rate} ({phase.settings.schedule.name})",
-                *(values[phase.index] for values in numbers.values()),
-                rows["augment"][phase.index],
+                *(values[phase.index] for values in rows.values()),
             ]
         )
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
@@ -103,5 +153,6 @@ def draw_config(config: Config, steps: int, path: Path) -> str:
     phases = resolve_phases(config)
     title = f"{config.name}: {phases[-1].end} epochs of {steps:,} steps"
     bounds = [phase.start for phase in phases] + [phases[-1].end]
-    draw_timeline(learning_rates(phases, steps), steps, bounds, phase_rows(phases), title, path)
+    rows = {name: phase_bars(values, bounds) for name, values in phase_rows(phases).items()}
+    draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title, path)
     return phase_table(phases, steps)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import runpy
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ from conftest import tiny_raw
 from cifar_small import __version__
 from cifar_small import cli as package_cli
 from cifar_small import predict as predict_module
-from cifar_small.bench import cli, commands, growth, loops, report, steps, timing
+from cifar_small.bench import augment, cli, commands, growth, loops, report, steps, timing
 from cifar_small.bench.loops import Ceiling, Ours, Plain, Stopwatch
 from cifar_small.bench.report import Report, Spread
 from cifar_small.budget import widened
@@ -150,6 +152,36 @@ def test_one_quantity_grows_alone(tiny: Tiny) -> None:
     assert widened(WideResNetModel(family="wideresnet", depth=10, widen_factor=3), 4).widen_factor == 12  # type: ignore[union-attr]
 
 
+def test_every_engine_takes_its_turn_in_every_recipe(tiny: Tiny) -> None:
+    workers = [("albumentations", 0), ("albumentations", 2), ("torchvision", 0), ("torchvision", 2)]
+    of_a_recipe = [("tensor", 0), *workers, ("transforms.v2", 0)]
+    entries = augment.contenders(tiny(), [0, 2])
+    assert [(entry.recipe, entry.engine, entry.workers) for entry in entries] == [
+        *(("crop, flip", *one) for one in of_a_recipe), *(("R5", *one) for one in of_a_recipe), ("own", "tensor", 0),
+    ]  # fmt: skip
+    assert entries[-1].settings == tiny().augment
+    torchvision = {"engine": "torchvision", "policy": "augmix"}
+    own = augment.contenders(tiny(augment=torchvision), [1, 2])[-2:]
+    assert [(entry.recipe, entry.engine, entry.workers) for entry in own] == [
+        ("own", "torchvision", 1),
+        ("own", "torchvision", 2),
+    ]
+
+
+def test_augment_rows_compare_with_the_first_of_their_recipe(tiny: Tiny) -> None:
+    entries = [augment.Contender(recipe, "e", 0, None) for recipe in ("a", "a", "b")]
+    rows = augment.augment_rows(entries, [[1.0, 2.0, 4.0], [2.0, 2.0, 2.0], [5.0, 5.0, 5.0]], images=100)
+    assert rows[0]["images_per_second"] == {"median": 50.0, "low": 25.0, "high": 100.0}
+    assert [row["time_over_first"] for row in rows] == [
+        {"median": 1.0, "low": 1.0, "high": 1.0},
+        {"median": 1.0, "low": 0.5, "high": 2.0},  # of the quotients of the rounds
+        {"median": 1.0, "low": 1.0, "high": 1.0},
+    ]
+    assert augment.render_augment(rows).splitlines()[2].split() == [
+        "a:", "e", "0", "50", "(50", "..", "50)", "1.00", "(0.50", "..", "2.00)",
+    ]  # fmt: skip
+
+
 def test_head_says_where_and_how_busy(tiny: Tiny) -> None:
     environment = report.begin("steps", tiny(), "").environment
     busy, idle = (Report("steps", tiny(), "", environment, load_average=(load, 9.0, 9.0)) for load in (1.84, 0.4))
@@ -235,6 +267,25 @@ def test_plain_reference_learns_and_its_pixels_are_ours(tiny: Tiny) -> None:
     assert not torch.equal(torch.stack([source[index][0] for index in range(8)]), pixels)  # the real one is augmented
 
 
+def test_torchvisions_loop_crops_and_covers_as_the_recipes_say() -> None:
+    image = torch.arange(3 * 32 * 32).view(3, 32, 32).remainder(251).byte() + 1
+    crop = augment.loop_transform("crop, flip", (0.0, 0.0, 0.0), (1 / 255,) * 3)
+    padded = torch.nn.functional.pad(image, (4, 4, 4, 4))
+    windows = padded.unfold(1, 32, 1).unfold(2, 32, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    both = torch.cat((windows, windows.flip(3)))
+    torch.manual_seed(0)
+    places = [(both == crop(image).round().byte()).flatten(1).all(1).nonzero().flatten().tolist() for _ in range(40)]
+    assert all(len(found) == 1 for found in places)
+    assert len({found[0] for found in places}) > 25
+    assert {found[0] >= 81 for found in places} == {True, False}
+    heavy = augment.loop_transform("R5", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    made = torch.stack([heavy(torch.full((3, 32, 32), 200, dtype=torch.uint8)) for _ in range(200)])
+    black = (made == 0).all(1).sum((1, 2))
+    assert (made.dtype, made.shape) == (torch.float32, (200, 3, 32, 32))
+    assert (black == 64).float().mean().item() > 0.1  # a hole, and nothing beyond an edge: a quarter but for changed contrast
+    assert (black == 0).float().mean().item() > 0.1
+
+
 def test_random_images_take_the_place_of_the_data(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny()
     problem = load_problem(loops.synthetic(config, 130, tmp_path))
@@ -317,6 +368,39 @@ def test_growth_takes_every_size(file: Path, tmp_path: Path) -> None:
     assert rows[2]["macs"] > 3 * rows[0]["macs"]
 
 
+def test_augment_measures_every_contender_on_one_thread(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    several = write_config(tmp_path / "tiny.yaml", engine={"device": "cpu", "precision": "fp32", "threads": 3})
+    target = tmp_path / "augment.json"
+    options = ["--workers", "0", "0", "--images", "100", "--rounds", "2", "--json", str(target)]
+    assert cli.main(["augment", str(several), *options]) == 0
+    content = figures(target)
+    assert (content["environment"]["threads"], content["config"]["engine"]["device"]) == (1, "cpu")
+    results = content["results"]
+    assert (results["images"], results["batch_size"], results["rounds"]) == (64, 64, 2)  # whole batches
+    assert len(results["rows"]) == 9
+    assert all(len(row["seconds"]) == 2 and min(row["seconds"]) > 0 for row in results["rows"])
+    for row in results["rows"]:
+        assert row["images_per_second"]["high"] == pytest.approx(64 / min(row["seconds"]))
+    assert results["rows"][1]["settings"]["pipeline"][0] == {"name": "Pad", "padding": 4}
+    text = capsys.readouterr().out
+    assert "R5: tensor: flip random, erasing 0.5" in text
+    assert "own: tensor: crop 2" in text
+    assert "R5: transforms.v2" in text
+
+
+def test_settings_given_win_over_those_a_benchmark_measures_with(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Config] = []
+
+    def keep(options: Any, config: Config) -> dict[str, Any]:
+        found.append(config)
+        return {}
+
+    defaults = (("batch_size", "7"), ("optim.lr", "0.5"))
+    monkeypatch.setattr(cli, "ALL", (report.Command("x", "one", "two", lambda sub: None, keep, defaults),))
+    assert cli.main(["x", str(file), "--set", "optim.lr=0.25"]) == 0
+    assert (found[0].batch_size, found[0].optim.lr) == (7, 0.25)
+
+
 @pytest.mark.parametrize("name", [command.name for command in cli.ALL])
 def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments in (["--help"], [name, "--help"]):
@@ -333,6 +417,7 @@ def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) 
         (["steps", "FILE", "--set", "engine.treads=1"], "did you mean"),
         (["steps", "FILE", "--workers", "-1"], "--workers -1: expected 0 or more"),
         (["steps", "FILE", "--data", "real", "--images", "9"], "--images has no effect on --data real"),
+        (["augment", "FILE", "--workers", "0", "-1"], "--workers -1: expected 0 (this process) or more"),
         (["time", "FILE", "--targets", "90", "0"], "--targets 0 is no test accuracy in per cent"),
         (["time", "FILE", "--targets", "200"], "--targets 200 is no test accuracy"),
         (["time", "FILE", "--targets", "nan"], "--targets nan is no test accuracy"),
@@ -548,6 +633,14 @@ def test_real_processes_are_timed(file: Path, tmp_path: Path) -> None:
     assert run["train_seconds"] > summary["seconds"]  # the process starts before the clock of the training
     assert run["seconds"] == run["train_seconds"] + run["predict_seconds"]
     assert not run["interrupted"]
+
+
+def test_worker_processes_may_import_the_tool(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As multiprocessing does in each of them, under another name than that of a program."""
+    tools = Path(__file__).resolve().parents[1] / "tools"
+    monkeypatch.syspath_prepend(tools)
+    monkeypatch.setattr(sys, "argv", ["bench", "--help"])
+    assert "main" not in runpy.run_path(str(tools / "bench"), run_name="__mp_main__")
 
 
 def test_config_errors_keep_their_class(tmp_path: Path) -> None:

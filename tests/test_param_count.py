@@ -188,12 +188,3 @@ def test_without_an_environment_it_says_what_to_run(tmp_path):
 
 def test_the_script_is_executable():
     assert os.access(ROOT / "tools" / "param_count", os.X_OK)
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "configs/prior").glob("*.yaml")), ids=lambda path: path.stem)
-def test_prior_configs_carry_their_record(path):
-    config, text = load_config(path), path.read_text()
-    assert config.name == path.stem
-    assert f"cifar-small train --config configs/prior/{path.name}" in text
-    for word in ("Source:", "Parameters:", "Claimed by that report:", "Ours:"):
-        assert word in text

@@ -22,7 +22,17 @@ from cifar_small.preview import choose_images, draw_preview, preview_blocks
 from cifar_small.problem import load_problem
 from cifar_small.schema import Config
 from cifar_small.strict_yaml import dump_yaml
-from cifar_small.timeline import SIZES, describe_augment, draw_config, learning_rates, phase_table, steps_per_epoch
+from cifar_small.timeline import (
+    SIZES,
+    describe_augment,
+    describe_optim,
+    draw_config,
+    learning_rates,
+    phase_bars,
+    phase_rows,
+    phase_table,
+    steps_per_epoch,
+)
 from cifar_small.train import train
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -171,12 +181,69 @@ def test_table_of_phases() -> None:
     lines = phase_table(resolve_phases(mixed_config()), 4).splitlines()
     cells = [re.split(r"  +", line) for line in lines]
     assert cells[0] == [
-        "phase", "epochs", "lr", "mixup_alpha", "ricap_beta", "label_smoothing", "dropout", "augment",
+        "phase", "epochs", "lr", "mixup_alpha", "ricap_beta", "label_smoothing", "dropout", "optim", "augment",
     ]  # fmt: skip
     assert [line[:2] for line in cells[1:]] == [["1", "1-2"], ["2", "3-3"], ["3", "4-4"]]
     first = "crop 2, pad zero, rotation 20, border zero, policy trivialaugment"
-    assert cells[1][2:] == ["0.1 to 0.0598 (cosine)", "0.5", "0.5", "-", "-", first]
-    assert cells[3][3:] == ["-", "-", "0.1", "0.2", "albumentations: ShiftScaleRotate 0.8, CoarseDropout 0.5"]
+    sgd = "sgd, momentum 0.9, nesterov, weight_decay 0.0005, decay weights"
+    assert cells[1][2:] == ["0.1 to 0.0598 (cosine)", "0.5", "0.5", "-", "-", sgd, first]
+    assert cells[3][3:] == ["-", "-", "0.1", "0.2", sgd, "albumentations: ShiftScaleRotate 0.8, CoarseDropout 0.5"]
+
+
+def changing_config() -> Config:
+    """What trains, how far a step looks and by which optimiser, each changed by a phase."""
+    phases: list[dict[str, Any]] = [
+        {"epochs": 2, "freeze": ["conv1", "layer1"], "optim": {"lr": 0.01}},
+        {"epochs": 3, "freeze": [], "lookahead": {"steps": 6}},
+        {"epochs": 4, "lookahead": None, "sam": {"rho": 2.0, "adaptive": True}, "optim": {"nesterov": False, "clip_norm": 1.0}},
+        {"epochs": 1, "sam": None, "optim": {"name": "adamw", "lr": 0.001, "weight_decay": 0.05}},
+    ]
+    return parse_config(tiny_raw(phases=phases))
+
+
+def test_what_trains_and_by_which_optimiser_is_told() -> None:
+    rows = phase_rows(resolve_phases(changing_config()))
+    assert list(rows) == ["freeze", "lookahead", "sam", "optim", "augment"]
+    assert rows["freeze"] == ["conv1, layer1", "-", "-", "-"]
+    assert rows["lookahead"] == ["-", "steps 6, alpha 0.5", "-", "-"]
+    assert rows["sam"] == ["-", "-", "rho 2, adaptive", "-"]
+    sgd = "sgd, momentum 0.9, nesterov, weight_decay 0.0005, decay weights"
+    assert rows["optim"] == [
+        sgd,
+        sgd,
+        "sgd, momentum 0.9, weight_decay 0.0005, decay weights, clip_norm 1",
+        "adamw, beta1 0.9, beta2 0.999, eps 1e-08, weight_decay 0.05, decay weights",
+    ]
+    assert list(phase_rows(resolve_phases(parse_config(tiny_raw())))) == ["optim", "augment"]  # what is off has no row
+    lines = phase_table(resolve_phases(changing_config()), 4).splitlines()
+    assert re.split(r"  +", lines[1])[:4] == ["1", "1-2", "0.01 to 0.00926 (cosine)", "conv1, layer1"]
+
+
+def test_muons_groups_stand_in_the_optimisers_line() -> None:
+    optim = {"name": "muon", "lr": 0.2, "bias": {"lr": 53.0}, "head": {"lr": 0.8, "weight_decay": 0.002}}
+    assert describe_optim(parse_config(tiny_raw(optim=optim)).optim) == (
+        "muon, momentum 0.6, nesterov, iterations 3, normalise, bias (lr 53, momentum 0.85), "
+        "head (lr 0.8, momentum 0.85, weight_decay 0.002)"
+    )
+
+
+def test_neighbouring_phases_that_agree_share_a_bar() -> None:
+    bounds = [0, 2, 5, 9, 10]
+    assert phase_bars(["0.2", "0.2", "-", "0.1"], bounds) == [
+        (0, 5, "0.2", pytest.approx(0.6)), (5, 9, "-", 0.0), (9, 10, "0.1", pytest.approx(0.35)),
+    ]  # fmt: skip
+    assert phase_bars(["-", "a", "b", "b"], bounds) == [(0, 2, "-", 0.0), (2, 5, "a", 0.3), (5, 10, "b", 0.3)]
+
+
+def test_the_picture_has_a_bar_for_every_setting(tmp_path: Path) -> None:
+    def bars(config: Config) -> int:
+        draw_config(config, 4, tmp_path / "picture.png")
+        picture = np.asarray(Image.open(tmp_path / "picture.png").convert("RGB")).astype(int)
+        orange = (np.abs(picture - [0xF4, 0xD5, 0xB6]).sum(2) < 30).sum(1) > 20  # ORANGE at 0.3 over white, line by line
+        return int((np.diff(orange.astype(int)) == 1).sum())
+
+    assert bars(parse_config(tiny_raw())) == 2  # optimiser and augmentation
+    assert bars(changing_config()) == 5
 
 
 def test_an_augment_section_in_a_line() -> None:

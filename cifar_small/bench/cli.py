@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cifar_small.bench.augment import AUGMENT
 from cifar_small.bench.commands import COMMANDS
 from cifar_small.bench.growth import GROWTH
 from cifar_small.bench.report import begin
@@ -23,14 +24,15 @@ from cifar_small.errors import UserError
 from cifar_small.exits import exit_code
 from cifar_small.files import probe_writable
 
-ALL = (STEPS, TIME, COMMANDS, GROWTH)
+ALL = (STEPS, TIME, COMMANDS, GROWTH, AUGMENT)
 DESCRIPTION = """\
 Measure what a config costs on this machine.
 
   tools/bench steps configs/resnet_hour.yaml                  training steps against the bare net and a plain loop
   tools/bench time configs/resnet_hour.yaml --targets 93 94   minutes to test accuracy, start-up and evaluation included
   tools/bench commands configs/resnet_hour.yaml               the parameter count and prediction
-  tools/bench growth configs/resnet_hour.yaml                 how the time of an epoch grows with images, width and batch"""
+  tools/bench growth configs/resnet_hour.yaml                 how the time of an epoch grows with images, width and batch
+  tools/bench augment configs/resnet_hour.yaml                images a second of the augmentation engines"""
 EPILOG = """\
 The figures belong to the machine, its threads and its load, which are printed, and kept by --json. On a busy machine the ratios
 are worth more: each is taken between measurements that follow each other, and is given with its lowest and highest round.
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, command: str) -> int:
     options.overrides = [_setting(text) for text in options.set]
-    config = load_config(options.config, options.overrides)
+    config = load_config(options.config, [*options.command.defaults, *options.overrides])
     if options.json:
         probe_writable(options.json)  # now, not after minutes of work
     report = begin(options.command.name, config, command)

@@ -131,6 +131,7 @@ class Command:
     detail: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Config], dict[str, Any]]
+    defaults: tuple[tuple[str, str], ...] = ()  # settings it measures with unless --set says otherwise
 
 
 def positive(text: str) -> int:
