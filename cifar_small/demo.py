@@ -11,17 +11,20 @@ from typing import Any
 import numpy as np
 
 from cifar_small.compare import compare
+from cifar_small.comparison_tables import scores_table
 from cifar_small.config import dump_config, load_config, parse_config
 from cifar_small.data import load_test, load_unlabelled, write_unlabelled
 from cifar_small.ensemble import mean_logits
+from cifar_small.entries import Entry
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import write_atomic
 from cifar_small.param_table import main as param_count
 from cifar_small.predict import predict
-from cifar_small.predictions import Predictions, load_predictions
+from cifar_small.predictions import load_predictions
 from cifar_small.runs import Run
 from cifar_small.schema import Config
 from cifar_small.submission import find_faults, read_csv, score, submit
+from cifar_small.tables import to_text
 from cifar_small.train import train
 
 MARKER = ".cifar_small_demo"
@@ -109,8 +112,9 @@ def run_demo(folder: Path, command: str) -> None:
     print(f"{right} of {total} right: {right / total:.2%}")
 
     _step(8, "Compare (with so few images, most differences are noise: look at the intervals)")
-    entries = [("ensemble", joined), *((run.folder.name, member) for run, member in zip(runs, members, strict=True))]
-    print(compare([(name, _with_labels(one, withheld)) for name, one in entries]).to_string(index=False))
+    named = [("ensemble", joined), *((run.folder.name, member) for run, member in zip(runs, members, strict=True))]
+    entries = [Entry(name, {"test": replace(one, labels=withheld)}) for name, one in named]
+    print(to_text([scores_table(compare(entries, "test"))]))
     _goodbye(folder, runs, time.monotonic() - started)
 
 
@@ -142,10 +146,6 @@ def _show_refusal(path: Path) -> None:
         train(load_config(path), path.parent / "never")
     except ConfigError as error:
         print(f"cifar-small train --config {path} refuses: {error}")
-
-
-def _with_labels(predictions: Predictions, labels: np.ndarray[Any, np.dtype[np.int64]]) -> Predictions:
-    return replace(predictions, labels=labels)
 
 
 def _step(number: int, title: str) -> None:

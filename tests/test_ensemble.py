@@ -12,10 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from synthetic import NAMES, made
 
-from cifar_small.compare import compare
 from cifar_small.ensemble import mean_logits
 from cifar_small.errors import DataError
-from cifar_small.metrics import mcnemar, wilson_interval
 from cifar_small.predictions import Predictions, load_predictions
 
 
@@ -136,25 +134,3 @@ def test_a_member_with_nan_cannot_even_be_loaded(tmp_path: Path) -> None:
         np.savez(tmp_path / "bad.npz", **{**file, "logits": logits})
     with pytest.raises(DataError, match=r"1 of 3 images have NaN or infinite logits, first ids \[2\]"):
         mean_logits([load_predictions(tmp_path / name) for name in ("good.npz", "bad.npz")])
-
-
-def test_compare_gives_intervals_and_a_paired_test() -> None:
-    labels = np.arange(40) % 10
-    worse = labels.copy()
-    worse[:8] = (labels[:8] + 1) % 10
-    first, second = made(labels, labels=labels), made(worse, labels=labels, parameters=2_000_000, views="flip")
-    table = compare([("good", first), ("worse", second)])
-    assert table[""].tolist() == ["good", "worse"]
-    assert table["parameters"].tolist() == ["1,000", "2,000,000"]
-    assert table["views"].tolist() == ["none", "flip"]
-    assert table["accuracy %"].tolist() == ["100.00", "80.00"]
-    low, high = wilson_interval(32, 40)
-    assert table["95 % interval"].tolist()[1] == f"{100 * low:.2f} to {100 * high:.2f}" == "65.24 to 89.50"
-    assert table["p against the first"].tolist() == ["", "0.008"]  # 2 * 0.5 ** 8
-    assert mcnemar(second.correct, first.correct) == (0, 8, 2 * 0.5**8)
-
-
-@pytest.mark.parametrize("other", [made(), made(labels=[1, 1, 1]), made(ids=[0, 1, 5], labels=[3, 1, 4])])
-def test_compare_needs_labels_of_the_same_images(other: Predictions) -> None:
-    with pytest.raises(DataError, match=r"no labels|not of the same images"):
-        compare([("one", made(labels=[3, 1, 4])), ("other", other)])

@@ -46,6 +46,7 @@ def _check(options: argparse.Namespace) -> int:
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.schema import Data, Rules
     from cifar_small.submission import find_faults
+    from cifar_small.submission_diff import read_submission, warnings_of
 
     config = load_config(options.config) if options.config else None
     rules = config.rules if config else Rules()
@@ -64,6 +65,9 @@ def _check(options: argparse.Namespace) -> int:
     for fault in faults:
         print(f"{options.csv}: {fault}")
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    if not faults:
+        for warning in warnings_of(read_submission(options.csv, classes), classes):
+            print(f"warning: {warning}")
     print(f"{options.csv}: {count}" if faults else f"{options.csv}: valid, {len(images):,} rows")
     return 1 if faults else 0
 

@@ -1,7 +1,7 @@
 """Images in memory: labelled sources, unlabelled competition files and stratified splits."""
 
 from cifar_small.data.images import Images
-from cifar_small.data.sources import class_names, load_test, load_train
+from cifar_small.data.sources import class_names, is_available, load_test, load_train
 from cifar_small.data.split import index_hash, stratified_split, stratified_subset
 from cifar_small.data.unlabelled import colour_notes, load_unlabelled, write_unlabelled
 
@@ -10,6 +10,7 @@ __all__ = [
     "class_names",
     "colour_notes",
     "index_hash",
+    "is_available",
     "load_test",
     "load_train",
     "load_unlabelled",

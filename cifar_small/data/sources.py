@@ -79,6 +79,14 @@ def load_test(data: Data) -> Images:
     return _load(data, "test")
 
 
+def is_available(data: Data) -> bool:
+    """Can the source be read without a download? A place that is named counts as there, right or wrong."""
+    if data.root or os.environ.get(VARIABLE) or data.source not in _CIFARS:
+        return True
+    place, what = _CACHE.expanduser(), _CIFARS[data.source]
+    return (place / what.folder / what.meta).is_file() or (place / what.archive).is_file()
+
+
 def class_names(data: Data) -> tuple[str, ...]:
     """The class names of a source, read from its data unless they are CIFAR-10's or the digits. Raises DataError."""
     known = {"cifar10": CIFAR10_CLASSES, "digits": tuple("0123456789")}

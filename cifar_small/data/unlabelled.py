@@ -42,7 +42,7 @@ def load_unlabelled(
     if path.is_dir():
         images, ids = _read_pictures(path, notes)
     else:
-        data, listed = _read_npz(path) if path.suffix.lower() == ".npz" else _read_pickle(path)
+        data, listed = read_raw(path)
         images = _in_rows(data, str(path), layout, notes)
         ids = _as_ids(listed, str(path), notes)
     if len(images) != len(ids):
@@ -62,6 +62,11 @@ def load_unlabelled(
         notes.append(f"ids are not 0..{len(ids) - 1} in order (they span {ids.min()}..{ids.max()}); they are written as given")
     loaded = Images(images, None, ids, classes, str(path))
     return loaded, notes + _content_notes(loaded)
+
+
+def read_raw(path: Path) -> tuple[Any, Any]:
+    """Images and ids as a pickle or .npz file holds them, unchecked. Raises DataError."""
+    return _read_npz(path) if path.suffix.lower() == ".npz" else _read_pickle(path)
 
 
 def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64]) -> None:
