@@ -19,14 +19,14 @@ LAYERS = """
     __init__ _torchvision errors
     schema strict_yaml config_errors exits image_ops
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm per_image
+    schedules augment mixing metrics randomness environment plots distributed slurm per_image views coverage
     data models
-    muon
+    muon calibration
     budget checkpoints predictions optim state runs
-    param_table results timeline
-    predict compare ensemble
-    problem submission
-    augmenter
+    param_table results timeline evaluate
+    predict compare ensemble evaluation_plots
+    problem submission evaluation_files tta uncertainty
+    augmenter uncertainty_files
     train
     demo kill_resume bench preview sweep
     commands
