@@ -1,4 +1,4 @@
-"""Numbers computed from predictions: accuracy with its interval, confusion, paired test."""
+"""Numbers computed from predictions: accuracy with its interval, per-class scores, losses, confusion, paired test."""
 
 from __future__ import annotations
 
@@ -28,11 +28,28 @@ def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> npt.N
     return np.bincount(cells, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
+def log_softmax(logits: Array) -> npt.NDArray[np.float64]:
+    """Log-probabilities in nats of logits, over the last axis."""
+    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
+    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
+
+
 def cross_entropy(logits: Array, labels: Array) -> float:
     """Mean negative log-likelihood in nats of labels (N,) under logits (N, K)."""
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    log_total = np.log(np.exp(shifted).sum(axis=1))
-    return float((log_total - shifted[np.arange(len(labels)), labels]).mean())
+    return float(-log_softmax(logits)[np.arange(len(labels)), labels].mean())
+
+
+def brier_score(probabilities: Array, labels: Array) -> float:
+    """Mean squared distance of probabilities (N, K) from the true class as a one-hot vector: 0 to 2. Source: Brier (1950)."""
+    true = probabilities[np.arange(len(labels)), labels]
+    return float(((probabilities**2).sum(axis=1) - 2 * true + 1).mean())
+
+
+def precision_recall_f1(counts: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.float64], ...]:
+    """Precision, recall and F1 of each class, (K,) each, of a confusion matrix (K, K); NaN where they are 0 of 0."""
+    right, predicted, true = counts.diagonal(), counts.sum(axis=0), counts.sum(axis=1)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is the NaN that is promised
+        return right / predicted, right / true, 2 * right / (predicted + true)
 
 
 def mcnemar(first_correct: Array, second_correct: Array) -> tuple[int, int, float]:

@@ -1,4 +1,4 @@
-"""Pictures of a run and of what it will do: curves, confusion matrix, augmented images, learning rate over phases."""
+"""Pictures of a run and of what it will do: curves, augmented images, learning rate over phases; of a sweep: its cells."""
 
 from __future__ import annotations
 
@@ -63,37 +63,6 @@ def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title
             axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=0.8)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
-
-
-def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path) -> None:
-    """A confusion matrix: rows true, columns predicted, shaded by share of the row, counts written for up to 20 classes."""
-    number = len(classes)
-    side = min(14.0, 2.6 + 0.46 * number)
-    figure = _figure(side + 0.6, side)
-    axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    errors = shares * (1 - np.eye(number))
-    top = max(float(errors.max()), 0.01)
-    shown = np.where(np.eye(number, dtype=bool), np.nan, errors)  # the diagonal would drown the mistakes, so it is left white
-    picture = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top)
-    figure.colorbar(picture, ax=axes, shrink=0.7, label="share of the true class predicted as another", format="{x:.0%}")
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title, fontsize=11)
-    if number > 20:
-        return _save(figure, path)
-    axes.set_xticks(range(number), classes, rotation=45, ha="right")
-    axes.set_yticks(range(number), classes)
-    for row in range(number):
-        for column in range(number):
-            if counts[row, column]:
-                dark = row != column and errors[row, column] > 0.6 * top
-                weight = "bold" if row == column else "normal"
-                colour = "white" if dark else "black"
-                axes.text(
-                    column, row, f"{counts[row, column]:,}", ha="center", va="center", color=colour, weight=weight, fontsize=8
-                )
-    return _save(figure, path)
 
 
 def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[float]]], title: str, path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +10,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from cifar_small.budget import count_parameters
@@ -35,70 +33,13 @@ from cifar_small.environment import (
     resolve_device,
     resolve_precision,
 )
-from cifar_small.errors import CheckpointError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
-from cifar_small.models import build_model
+from cifar_small.models import activate_dropout, build_model
 from cifar_small.predictions import Predictions
 from cifar_small.runs import Run
 from cifar_small.schema import Config, Data
-
-View = Callable[[Tensor], Tensor]
-
-
-def _identity(pixels: Tensor) -> Tensor:
-    return pixels
-
-
-def _mirror(pixels: Tensor) -> Tensor:
-    return pixels.flip(3)
-
-
-def _upside_down(pixels: Tensor) -> Tensor:
-    return pixels.flip(2)
-
-
-def shift(rows: int, columns: int, mode: str = "reflect") -> View:
-    """A view that moves the content down by `rows` and right by `columns` pixels; the border is padded."""
-
-    def view(pixels: Tensor) -> Tensor:
-        pad = max(abs(rows), abs(columns))
-        padded = F.pad(pixels, (pad,) * 4, mode=mode)
-        return padded[:, :, pad - rows : pad - rows + 32, pad - columns : pad - columns + 32]
-
-    return view
-
-
-def _blur(pixels: Tensor) -> Tensor:
-    """Gaussian blur, sigma 1 pixel, within each channel, 5 taps a side, reflected border."""
-    taps = torch.exp(-0.5 * torch.arange(-2.0, 3.0, device=pixels.device) ** 2)
-    taps = (taps / taps.sum()).to(pixels.dtype)
-    padded = F.pad(pixels, (2, 2, 2, 2), mode="reflect")
-    rows = F.conv2d(padded, taps.view(1, 1, 5, 1).expand(3, 1, 5, 1), groups=3)
-    return F.conv2d(rows, taps.view(1, 1, 1, 5).expand(3, 1, 1, 5), groups=3)
-
-
-def _then(first: View, second: View) -> View:
-    return lambda pixels: second(first(pixels))
-
-
-# Each choice is a list of (view, weight of its logits); weights sum to 1. Views act on normalised images (B, 3, 32, 32).
-VIEWS: dict[str, list[tuple[View, float]]] = {
-    "none": [(_identity, 1.0)],
-    "flip": [(_identity, 0.5), (_mirror, 0.5)],
-    # For images that must not be mirrored: the centre counts half, four shifts by one pixel the other half.
-    "shift": [(_identity, 0.5), *((shift(rows, columns), 0.125) for rows, columns in ((1, 0), (-1, 0), (0, 1), (0, -1)))],
-    # Jordan 2024, arXiv 2404.00498: the centre counts half, two diagonal shifts by one pixel the other half, all mirrored too.
-    "flip_shift": [
-        (_identity, 0.25),
-        (_mirror, 0.25),
-        (shift(1, 1), 0.125),
-        (_then(shift(1, 1), _mirror), 0.125),
-        (shift(-1, -1), 0.125),
-        (_then(shift(-1, -1), _mirror), 0.125),
-    ],
-    # The five views of a published 5M-parameter entry, whose "padded centre crop" was the identity: here it is really shifted.
-    "r3": [(view, 0.2) for view in (_identity, _mirror, _upside_down, shift(2, 2, "constant"), _blur)],
-}
+from cifar_small.views import VIEWS, Weighted
 
 
 @dataclass(frozen=True)
@@ -163,26 +104,38 @@ def compute_logits(
     images: Tensor,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    views: str,
+    views: str | Weighted,
     precision: str,
     batch_size: int,
     progress: bool = False,
+    dropout: bool = False,
 ) -> Tensor:
-    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode."""
+    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode.
+
+    views: a choice of `VIEWS`, or views with weights. dropout: let the dropout layers drop, by torch's global generator.
+    """
     was_training = model.training
     model.eval()
-    logits = []
-    with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {views}") as bar:
+    if dropout:
+        activate_dropout(model)
+    weighted, logits = _weighted(views), []
+    with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {_name(views)}") as bar:
         for batch in torch.split(images, batch_size):
             pixels = normalise(batch, mean, std)
             with autocast(images.device, precision):
-                parts = [
-                    model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in VIEWS[views]
-                ]
+                parts = [model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in weighted]
             logits.append(torch.stack(parts).sum(0))
             bar.update(len(batch))
     model.train(was_training)
     return torch.cat(logits)
+
+
+def _weighted(views: str | Weighted) -> Weighted:
+    return VIEWS[views] if isinstance(views, str) else views
+
+
+def _name(views: str | Weighted) -> str:
+    return views if isinstance(views, str) else ", ".join(str(view) for view, _ in views)
 
 
 def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
@@ -197,19 +150,32 @@ def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
     return everything.take(train), everything.take(val), facts | {"train_sha256": index_hash(train)}
 
 
-def predict_images(net: Net, images: Images, views: str, *, progress: bool = False) -> Predictions:
-    """Predict any images with a net; `meta` says what made it."""
+def load_own_splits(net: Net) -> tuple[Images, Images]:
+    """The training and validation images of a net. Raises CheckpointError if its data is not what it was trained on."""
+    train, val, facts = load_splits(net.config.data)
+    if facts != net.facts["data"]:
+        raise CheckpointError(
+            f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
+            "these; restore the data, or name its place with --data-root"
+        )
+    return train, val
+
+
+def predict_images(
+    net: Net, images: Images, views: str | Weighted, *, progress: bool = False, dropout: bool = False
+) -> Predictions:
+    """Predict any images with a net; `meta` says what made it. views, dropout: as in `compute_logits`."""
     engine = net.config.engine
     prepare_process(engine)
     device = resolve_device(engine.device)
     precision = resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
-    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress)
+    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress, dropout)
     meta = {
         "name": net.config.name,
         "seed": net.config.seed,
-        "views": views,
+        "views": _name(views),
         "rules": net.config.rules.model_dump(),
         "config": config_dict(net.config),
         "packages": package_versions(),
@@ -220,6 +186,21 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
         **net.facts,
     }
     return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
+
+
+def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
+    """The images that predictions of val or test were made from. Raises UserError when they cannot be had."""
+    members = predictions.meta.get("members") or [{}]
+    config, split = predictions.meta.get("config") or members[0].get("config"), predictions.meta.get("split")
+    if config is None or split not in ("val", "test"):
+        raise UserError(
+            "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
+        )
+    data = elsewhere(parse_config(config, "the predictions' config"), None, data_root).data
+    images = load_splits(data)[1] if split == "val" else load_test(data)
+    if images.sha256 != predictions.meta["images_sha256"]:
+        raise DataError(f"{images.source} now holds other images than those predicted; restore the data, or use --data-root")
+    return images
 
 
 def predict(
@@ -246,7 +227,7 @@ def predict(
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
     net = load_net(run)
     if device or data_root:
-        net = replace(net, config=_elsewhere(net.config, device, data_root))
+        net = replace(net, config=elsewhere(net.config, device, data_root))
     chosen = views or net.config.views
     name = split if chosen == net.config.views else f"{split}_{chosen}"
     target = output or run.predictions / f"{name}.npz"
@@ -258,12 +239,7 @@ def predict(
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         notes += colour_notes(images, net.mean)
     elif split == "val":
-        _, images, facts = load_splits(net.config.data)
-        if facts != net.facts["data"]:
-            raise CheckpointError(
-                f"{run.folder} was trained on other data than {images.source} now holds, so its val images are not these; "
-                "restore the data, or name its place with --data-root"
-            )
+        _, images = load_own_splits(net)
     else:
         images = load_test(net.config.data)
     if images.classes and images.classes != net.classes:
@@ -289,7 +265,7 @@ def predict(
     return target, predictions, notes
 
 
-def _elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
     """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
     plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]

@@ -29,7 +29,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Range = Annotated[tuple[Probability, Probability], Field(strict=False)]
 Zoom = Annotated[float, Field(ge=0.1, le=10)]
 Sigma = Annotated[float, Field(gt=0, le=5)]
-Views = Literal["none", "flip", "shift", "flip_shift", "r3"]
+Views = Literal["none", "flip", "shift", "flip_shift", "r3", "random_crops"]
 Point = Annotated[tuple[Probability, Annotated[float, Field(ge=0, le=100)]], Field(strict=False)]
 Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Widths = Annotated[tuple[Width, ...], Field(strict=False)]
@@ -530,7 +530,7 @@ class Config(Recipe):
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
-    views: Views = "none"  # test-time augmentation of predictions; see predict.VIEWS
+    views: Views = "none"  # test-time augmentation of predictions; see views.py
     engine: Engine = Engine()
 
     @model_validator(mode="after")

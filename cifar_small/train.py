@@ -30,6 +30,7 @@ from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, res
 from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
+from cifar_small.evaluation_plots import draw_confusion
 from cifar_small.files import write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import Mix, apply_mix, draw_mix
@@ -44,7 +45,7 @@ from cifar_small.optim import (
     update_optimizer,
 )
 from cifar_small.per_image import build_transform
-from cifar_small.plots import draw_confusion, draw_curves
+from cifar_small.plots import draw_curves
 from cifar_small.predict import compute_logits, load_net, normalise, predict_images
 from cifar_small.problem import load_problem
 from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed

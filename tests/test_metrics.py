@@ -9,10 +9,20 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.special import log_softmax as reference_log_softmax
 from scipy.stats import binom, binomtest
+from sklearn.metrics import brier_score_loss, precision_recall_fscore_support
 from sklearn.metrics import confusion_matrix as reference_confusion
 
-from cifar_small.metrics import confusion_matrix, cross_entropy, mcnemar, wilson_interval
+from cifar_small.metrics import (
+    brier_score,
+    confusion_matrix,
+    cross_entropy,
+    log_softmax,
+    mcnemar,
+    precision_recall_f1,
+    wilson_interval,
+)
 
 
 @settings(deadline=None, max_examples=200)
@@ -133,3 +143,38 @@ def test_mcnemar_is_symmetric_and_looks_at_discordant_images_only(a: int, b: int
     total = a + b
     tail = sum(math.comb(total, k) for k in range(min(a, b) + 1)) / 2**total
     assert one[2] == pytest.approx(min(1.0, 2 * tail), rel=1e-9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.integers(1, 6), st.integers(1, 9), st.sampled_from([0.0, 1.0, 50.0, 1e4]), st.integers(0, 2**32 - 1))
+def test_log_softmax_is_scipys(count: int, classes: int, scale: float, seed: int) -> None:
+    logits = (scale * np.random.default_rng(seed).standard_normal((2, count, classes))).astype(np.float32)
+    found = log_softmax(logits)
+    assert found.dtype == np.float64
+    assert np.allclose(found, reference_log_softmax(logits.astype(np.float64), axis=-1), rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.tuples(st.floats(0, 1), st.booleans()), min_size=1, max_size=30))
+def test_brier_of_two_classes_is_twice_scikit_learns(case: list[tuple[float, bool]]) -> None:
+    share, labels = np.array(case).T
+    found = brier_score(np.stack([1 - share, share], axis=1), labels.astype(int))
+    assert found == pytest.approx(2 * brier_score_loss(labels, share, pos_label=1), abs=1e-12)
+
+
+def test_brier_by_hand() -> None:
+    probabilities = np.array([[0.7, 0.2, 0.1], [0.0, 0.0, 1.0], [1.0, 0.0, 0.0]])
+    assert brier_score(probabilities, np.array([0, 2, 1])) == pytest.approx((0.09 + 0.04 + 0.01 + 0 + 2) / 3)
+    assert brier_score(np.full((4, 10), 0.1), np.arange(4)) == pytest.approx(0.9)
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(2, 9).flatmap(lambda k: st.tuples(st.just(k), st.lists(st.tuples(*[st.integers(0, k - 1)] * 2), min_size=1)))
+)
+def test_precision_recall_and_f1_are_scikit_learns(case: tuple[int, list[tuple[int, int]]]) -> None:
+    classes, pairs = case
+    labels, predicted = np.array(pairs).T
+    found = precision_recall_f1(confusion_matrix(labels, predicted, classes))
+    expected = precision_recall_fscore_support(labels, predicted, labels=range(classes), zero_division=np.nan)[:3]
+    assert np.allclose(found, expected, equal_nan=True)

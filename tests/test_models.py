@@ -11,7 +11,7 @@ from torch import nn
 from cifar_small._torchvision import import_torchvision
 from cifar_small.budget import count_parameters, skeleton
 from cifar_small.errors import ConfigError
-from cifar_small.models import build_model, set_dropout
+from cifar_small.models import activate_dropout, build_model, set_dropout
 from cifar_small.models.blocks import (
     ACTIVATIONS,
     BasicBlock,
@@ -269,6 +269,23 @@ def test_set_dropout_reaches_every_layer_of_a_net_built_without(model):
     set_dropout(net, 0.0)
     assert torch.equal(net(x), net(x))
     assert Dropout(0.0)(x) is x
+
+
+@pytest.mark.parametrize("model", [resnet([1, 1, 1], [4, 6, 8], stochastic_depth=0.9), wrn(10, 1)])
+def test_activate_dropout_wakes_dropout_and_nothing_else(model):
+    net = build(model).train()
+    set_dropout(net, 0.5)
+    net(images())  # so that running statistics are no longer the initial ones
+    net.eval()
+    before = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    plain = net(images())
+    activate_dropout(net)
+    awake = {type(module) for module in net.modules() if module.training}
+    assert awake == {Dropout}
+    assert not torch.equal(net(images()), plain)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in net.named_buffers())
+    set_dropout(net, 0.0)
+    assert torch.equal(net(images()), plain)  # neither BatchNorm nor stochastic depth is in training mode
 
 
 def test_unused_options_share_no_modules_between_calls():

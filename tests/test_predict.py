@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,11 +22,12 @@ from cifar_small.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.config import parse_config
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import CheckpointError, DataError, UserError
-from cifar_small.predict import VIEWS, compute_logits, load_net, load_splits, normalise, predict, shift, to_tensor
+from cifar_small.predict import compute_logits, images_of, load_net, load_own_splits, load_splits, normalise, predict, to_tensor
 from cifar_small.predictions import load_predictions
 from cifar_small.runs import Run
 from cifar_small.schema import Views
 from cifar_small.train import train
+from cifar_small.views import CROPS, VIEWS, View
 
 CONFIG = parse_config(tiny_raw(phases=[{"epochs": 1}], views="shift"))
 PIXELS = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 3, 32, 32)).astype(np.float32))
@@ -81,16 +83,16 @@ def test_none_is_the_image_and_flip_adds_exactly_the_mirror() -> None:
     assert [weight for _, weight in VIEWS["flip"]] == [0.5, 0.5]
 
 
-@pytest.mark.parametrize("mode", ["reflect", "constant"])
+@pytest.mark.parametrize("pad", ["reflect", "constant"])
 @pytest.mark.parametrize(("rows", "columns"), [(1, 0), (-1, 0), (0, 1), (0, -1), (2, 2), (-3, 1), (0, 0)])
-def test_shift_moves_the_content_down_and_right(rows: int, columns: int, mode: str) -> None:
-    shifted = shift(rows, columns, mode)(PIXELS).numpy()
+def test_shift_moves_the_content_down_and_right(rows: int, columns: int, pad: Any) -> None:
+    shifted = View(rows, columns, pad)(PIXELS).numpy()
     source = PIXELS.numpy()
     for row in range(32):
         for column in range(32):
             from_row, from_column = row - rows, column - columns
             inside = 0 <= from_row < 32 and 0 <= from_column < 32
-            if mode == "constant" and not inside:
+            if pad == "constant" and not inside:
                 assert (shifted[:, :, row, column] == 0).all()
                 continue
             if not inside:  # reflected: row -1 is row 1, row 32 is row 30
@@ -99,13 +101,13 @@ def test_shift_moves_the_content_down_and_right(rows: int, columns: int, mode: s
 
 
 def test_shift_views_are_the_centre_and_four_neighbours_without_a_mirror() -> None:
-    expected = [PIXELS, *(shift(*by)(PIXELS) for by in ((1, 0), (-1, 0), (0, 1), (0, -1)))]
+    expected = [PIXELS, *(View(*by)(PIXELS) for by in ((1, 0), (-1, 0), (0, 1), (0, -1)))]
     assert all(torch.equal(one, other) for one, other in zip(views_of("shift"), expected, strict=True))
     assert [weight for _, weight in VIEWS["shift"]] == [0.5, 0.125, 0.125, 0.125, 0.125]
 
 
 def test_flip_shift_views_are_three_places_and_their_mirrors() -> None:
-    places = [(PIXELS, 0.25), (shift(1, 1)(PIXELS), 0.125), (shift(-1, -1)(PIXELS), 0.125)]
+    places = [(PIXELS, 0.25), (View(1, 1)(PIXELS), 0.125), (View(-1, -1)(PIXELS), 0.125)]
     expected = [(view, weight) for place, weight in places for view in (place, place.flip(3))]
     assert [weight for _, weight in VIEWS["flip_shift"]] == [weight for _, weight in expected]
     assert all(torch.equal(one, other) for one, (other, _) in zip(views_of("flip_shift"), expected, strict=True))
@@ -124,6 +126,21 @@ def test_fourth_view_of_r3_is_really_shifted() -> None:
         [[gaussian_filter(channel, 1, truncate=2, mode="mirror") for channel in image] for image in PIXELS.numpy()]
     )
     assert np.allclose(blurred.numpy(), expected, atol=1e-6)  # within each channel, unlike a filter over the whole array
+
+
+def test_random_crops_are_ten_different_ones_within_four_pixels() -> None:
+    assert len(set(CROPS)) == len(VIEWS["random_crops"]) == 10
+    assert all(max(abs(view.rows), abs(view.columns)) <= 4 for view in CROPS)
+    assert 0 < sum(view.mirrored for view in CROPS) < 10
+
+
+def test_equal_views_are_one_and_names_tell_them_apart() -> None:
+    every = [view for views in VIEWS.values() for view, _ in views]
+    distinct = set(every)
+    assert (len(every), len(distinct)) == (29, 23)
+    assert len({str(view) for view in distinct}) == 23
+    assert str(View()) == "the image"
+    assert str(View(2, -1, "constant", mirrored=True)) == "moved +2,-1 over zeros mirrored"
 
 
 # ----------------------------------------------------------------------------------------------------------------- logits
@@ -349,3 +366,47 @@ def test_meta_says_what_made_it(trained: Run) -> None:
     assert meta["rules"]["rows"] == 360
     assert meta["lineage"] == []
     assert meta["parameters"] == sum(p.numel() for p in load_net(trained).model.parameters())
+
+
+# ------------------------------------------------------------------------------------- the images of a predictions file
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_images_of_predictions_are_those_that_were_predicted(split: Any, run: Run) -> None:
+    _, predictions, _ = predict(run, split, views="none")
+    images = images_of(predictions)
+    assert images.ids.tolist() == predictions.ids.tolist()
+    expected = load_test(CONFIG.data) if split == "test" else load_splits(CONFIG.data)[1]
+    assert np.array_equal(images.images, expected.images)
+    net = load_net(run)
+    logits = compute_logits(net.model, to_tensor(images, torch.device("cpu")), net.mean, net.std, "none", "fp32", 500)
+    assert logits.numpy().tobytes() == predictions.logits.tobytes()
+
+
+def test_images_of_an_ensemble_are_its_members(run: Run) -> None:
+    predictions = load_predictions(run.predictions / "val.npz")
+    meta = {key: value for key, value in predictions.meta.items() if key != "config"}
+    images = images_of(replace(predictions, meta={**meta, "members": [{"config": predictions.meta["config"]}]}))
+    assert images.ids.tolist() == predictions.ids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"config": None}, "does not say which split of which data"),
+        ({"split": "submit"}, "does not say which split of which data"),
+        ({"images_sha256": "0" * 64}, "digits train now holds other images than those predicted"),
+    ],
+)
+def test_images_that_cannot_be_had_are_an_error_for_the_user(change: dict[str, Any], message: str, run: Run) -> None:
+    predictions = load_predictions(run.predictions / "val.npz")
+    with pytest.raises(UserError, match=message):
+        images_of(replace(predictions, meta={**predictions.meta, **change}))
+
+
+def test_val_of_other_data_is_refused(run: Run) -> None:
+    net = load_net(run)
+    assert load_own_splits(net)[1].ids.tolist() == load_splits(CONFIG.data)[1].ids.tolist()
+    rewrite(run, lambda state: state["data"].update(sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="trained on other data than digits train now holds"):
+        load_own_splits(load_net(run))

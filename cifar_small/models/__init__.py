@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from cifar_small.errors import ConfigError
 from cifar_small.models.resnet import ResNet
@@ -15,7 +16,7 @@ from cifar_small.models.whitened import WhitenedResNet, fit_stem
 from cifar_small.models.wideresnet import WideResNet
 from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
 
-__all__ = ["ModelConfig", "build_model", "fit_stem", "set_dropout", "set_frozen", "statistics_kept"]
+__all__ = ["ModelConfig", "activate_dropout", "build_model", "fit_stem", "set_dropout", "set_frozen", "statistics_kept"]
 
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
 
@@ -40,6 +41,13 @@ def set_dropout(model: nn.Module, p: float) -> None:
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = p
+
+
+def activate_dropout(model: nn.Module) -> None:
+    """Put every dropout layer of the net, and nothing else, into training mode: they drop, BatchNorm keeps its statistics."""
+    for module in model.modules():
+        if isinstance(module, _DropoutNd):
+            module.train()
 
 
 def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:

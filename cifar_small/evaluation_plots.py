@@ -1,0 +1,229 @@
+"""Pictures of predictions: confusions, classes, reliability, mistakes, accuracy over coverage; for 10 classes and for 100."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.calibration import Reliability
+from cifar_small.coverage import CoverageCurve
+from cifar_small.evaluate import ClassScore, Confused, Evaluation, Mistake
+from cifar_small.metrics import wilson_interval
+from cifar_small.plots import BLUE, GREY, LINES, ORANGE, _figure, _plain, _save
+
+FEW = 20  # classes that a matrix has room to write counts for
+
+
+def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path) -> None:
+    """A confusion matrix: rows true, columns predicted, mistakes shaded by their share of the row.
+
+    Up to 20 classes stand in their order, with counts; more stand so that confused ones are neighbours.
+    """
+    number = len(classes)
+    many = number > FEW
+    order = _neighbours(counts) if many else np.arange(number)
+    counts, names = counts[np.ix_(order, order)], [classes[label] for label in order]
+    side = 14.0 if many else 2.6 + 0.46 * number
+    figure = _figure(side + (1.8 if many else 0.6), side)
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    diagonal = np.eye(number, dtype=bool)
+    errors = np.where(diagonal, 0.0, shares)
+    # One strange class, or a class of few images, shall not make all others pale.
+    top = max(float(np.quantile(errors[~diagonal], 0.999)) if many else float(errors.max()), 0.01)
+    shown = np.where(diagonal, np.nan, errors)  # the diagonal would drown the mistakes, so it is left white
+    picture = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top)
+    extend = "max" if errors.max() > top else "neither"
+    label = "share of the true class predicted as another"
+    figure.colorbar(picture, ax=axes, shrink=0.7, label=label, format="{x:.0%}", extend=extend)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true")
+    axes.set_title(title + ("\nconfused classes stand side by side" if many else ""), fontsize=11)
+    axes.set_xticks(range(number), names, rotation=90 if many else 45, ha="center" if many else "right")
+    axes.set_yticks(range(number), names)
+    if many:
+        axes.tick_params(labelsize=7, length=0, pad=2, labelright=True)
+        axes.plot(range(number), range(number), color=GREY, linewidth=0.6, alpha=0.6)
+        axes.set_xticks(np.arange(4.5, number - 1, 5), minor=True)
+        axes.set_yticks(np.arange(4.5, number - 1, 5), minor=True)
+        axes.grid(which="minor", color=GREY, linewidth=0.4, alpha=0.35)
+        axes.tick_params(which="minor", length=0)
+    else:
+        _write_counts(axes, counts, errors, top)
+    _save(figure, path)
+
+
+def _write_counts(axes: Any, counts: npt.NDArray[np.int64], errors: npt.NDArray[np.float64], top: float) -> None:
+    for row, column in np.argwhere(counts):
+        dark = row != column and errors[row, column] > 0.6 * top
+        weight = "bold" if row == column else "normal"
+        text = f"{counts[row, column]:,}"
+        colour = "white" if dark else "black"
+        axes.text(column, row, text, ha="center", va="center", color=colour, weight=weight, fontsize=8)
+
+
+def _neighbours(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """An order of classes in which those that are often confused, either way, are near each other: clusters of mean linkage."""
+    from scipy.cluster.hierarchy import leaves_list, linkage
+
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    above = np.triu_indices(len(counts), 1)  # in the order in which linkage reads distances
+    together = (shares + shares.T)[above]
+    return np.asarray(
+        leaves_list(linkage(1 - together / max(together.max(), 1e-9), "average", optimal_ordering=True)), np.int64
+    )
+
+
+def draw_confused(confused: Sequence[Confused], title: str, path: Path) -> None:
+    """The most confused pairs as bars of their share of the true class, with counts; most images on top."""
+    figure = _figure(8, 1.3 + 0.27 * max(len(confused), 1))
+    axes = figure.subplots()
+    shares = [100 * one.share for one in confused]
+    axes.barh(range(len(confused)), shares, color=BLUE, height=0.7)
+    for row, one in enumerate(confused):
+        axes.text(shares[row], row, f" {one.images:,}", va="center", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(confused)), [f"{one.true} → {one.predicted}" for one in confused], fontsize=9)
+    axes.set_ylim(len(confused) - 0.4, -0.6)
+    axes.set_xlabel("% of the true class's images (number: images)")
+    _plain(axes)
+    axes.grid(visible=False, axis="y")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_per_class(classes: Sequence[ClassScore], title: str, path: Path) -> None:
+    """Recall with its Wilson interval and precision of every class that has images, worst recall on top; 25 to a column."""
+    known = sorted((one for one in classes if one.recall is not None), key=lambda one: (one.recall, one.name))
+    columns = -(-len(known) // 25)
+    rows = -(-len(known) // columns)
+    figure = _figure(max(7.5, 3.9 * columns), 1.4 + 0.27 * rows)
+    panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
+    for place, axes in enumerate(panels):
+        part = known[place * rows : (place + 1) * rows]
+        low, high = (100 * np.array([one.recall_interval[end] for one in part if one.recall_interval]) for end in (0, 1))
+        recall = np.array([100 * one.recall for one in part if one.recall is not None])
+        precise = [(100 * one.precision, row) for row, one in enumerate(part) if one.precision is not None]
+        axes.hlines(range(len(part)), low, high, color=BLUE, linewidth=3, alpha=0.3, label="95 % interval of recall")
+        axes.plot(recall, range(len(part)), "o", color=BLUE, markersize=5, label="recall: found of the class's images")
+        if precise:
+            label = "precision: right of those called so"
+            axes.plot(*zip(*precise, strict=True), "D", color=ORANGE, markersize=4.5, fillstyle="none", label=label)
+        axes.set_yticks(range(len(part)), [one.name for one in part], fontsize=8 if columns > 1 else 9)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.set_xlabel("%")
+        _plain(axes)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_reliability(evaluation: Evaluation, title: str, path: Path) -> None:
+    """Accuracy over confidence in 15 bins with Wilson intervals, and how many images each bin has; before and after scaling."""
+    panels = [("as it is", evaluation.before)]
+    if evaluation.scaling:
+        crossed = ", halves cross-fitted" if evaluation.scaling.of_halves else ""
+        panels.append((f"at temperature {evaluation.scaling.temperature:.2f}{crossed}", evaluation.scaling.after))
+    figure = _figure(0.6 + 4.9 * len(panels), 6.0)
+    grid = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=[3.2, 1], squeeze=False)
+    for column, (name, found) in enumerate(panels):
+        above, below = grid[:, column]
+        _reliability_panel(above, below, found.reliability)
+        ece, chance = 100 * found.reliability.ece, 100 * found.reliability.ece_by_chance
+        above.set_title(f"{name}\nECE {ece:.2f} % (by chance alone {chance:.2f} %), NLL {found.nll:.4f}", fontsize=10)
+        below.set_xlabel("confidence, %")
+    grid[0, 0].set_ylabel("accuracy, %")
+    grid[1, 0].set_ylabel("% of images")
+    grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
+    bins = len(found.counts)
+    filled = found.counts > 0
+    confidence, accuracy = 100 * found.confidences[filled], 100 * found.accuracies[filled]
+    counts = found.counts[filled]
+    right = np.rint(found.accuracies[filled] * counts).astype(int)
+    ends = 100 * np.array([wilson_interval(int(good), int(count)) for good, count in zip(right, counts, strict=True)])
+    above.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="confidence = accuracy")
+    above.vlines(confidence, confidence, accuracy, color=ORANGE, linewidth=5, alpha=0.35, label="gap")
+    spread = np.abs(ends.T - accuracy)  # the interval holds the share itself, up to rounding
+    above.errorbar(
+        confidence,
+        accuracy,
+        yerr=spread,
+        fmt="o-",
+        color=BLUE,
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label="bin, 95 % interval",
+    )
+    above.set_xlim(0, 100)
+    above.set_ylim(0, 100)
+    below.bar((np.arange(bins) + 0.5) * 100 / bins, 100 * found.counts / found.counts.sum(), width=90 / bins, color=BLUE)
+    for axes in (above, below):
+        _plain(axes)
+
+
+def draw_mistakes(mistakes: Sequence[tuple[npt.NDArray[np.uint8], Mistake]], title: str, path: Path) -> None:
+    """Images (32, 32, 3) called what they are not, most confident first, six to a row."""
+    columns = 6
+    rows = -(-len(mistakes) // columns)
+    figure = _figure(1.55 * columns, 0.5 + 2.15 * rows)
+    figure.get_layout_engine().set(h_pad=0.09)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (pixels, mistake) in zip(grid.flat, mistakes, strict=False):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(mistake.true, fontsize=9, pad=3, color=BLUE)
+        said = f"called {mistake.predicted}\n{100 * mistake.confidence:.1f} %"
+        axes.text(0.5, -0.03, said, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=ORANGE, linespacing=1.15)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_coverage(
+    curves: Mapping[str, CoverageCurve],
+    best: CoverageCurve,
+    entropies: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    title: str,
+    path: Path,
+) -> None:
+    """Accuracy against coverage for each score, the best order and no order at all; and where right and wrong images lie.
+
+    entropies: the predictive entropy, nats, of the right images and of the wrong ones.
+    """
+    figure = _figure(11.5, 5.0)
+    axes, spread = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    share = 100 * np.arange(1, len(best.accuracies) + 1) / len(best.accuracies)
+    axes.plot(share, 100 * best.accuracies, color=GREY, linewidth=1.2, linestyle=":", label=f"best order, AURC {best.aurc:.4f}")
+    for (name, curve), colour in zip(curves.items(), LINES, strict=False):
+        axes.plot(share, 100 * curve.accuracies, color=colour, linewidth=1.6, label=f"{name}, AURC {curve.aurc:.4f}")
+    axes.axhline(100 * best.accuracies[-1], color=GREY, linewidth=1, linestyle="--", label="no order")
+    settled = share >= 5  # the first few images are a lottery that would stretch the scale
+    low = min(float(curve.accuracies[settled].min()) for curve in curves.values())
+    low = 100 * min(low, float(best.accuracies[-1]))
+    axes.set_ylim(low - 0.08 * (100 - low) - 0.1, 100 + 0.04 * (100 - low) + 0.05)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("coverage: % of images kept, the surest first")
+    axes.set_ylabel("accuracy on those kept, %")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 8.5}  # hides no line there
+    axes.legend(ncols=3, **above)
+    edges = np.linspace(0, max(float(part.max()) for part in entropies if len(part)) + 1e-9, 31)
+    for part, name, colour in zip(entropies, ("right", "wrong"), (BLUE, ORANGE), strict=True):
+        if len(part):
+            weights = np.full(len(part), 100 / len(part))
+            spread.hist(part, edges, weights=weights, color=colour, alpha=0.55, label=f"{name} ({len(part):,} images)")
+    spread.set_xlabel("predictive entropy, nats")
+    spread.set_ylabel("% of the right, % of the wrong")
+    spread.legend(ncols=2, **above)
+    for one in (axes, spread):
+        _plain(one)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
