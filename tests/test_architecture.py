@@ -25,9 +25,9 @@ LAYERS = """
     budget checkpoints predictions optim state runs
     param_table results timeline
     predict compare ensemble
-    problem submission
-    augmenter
-    train
+    problem submission onnx_files
+    augmenter onnx_export
+    train quantize
     demo kill_resume bench preview sweep
     commands
     cli
