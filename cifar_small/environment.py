@@ -51,6 +51,12 @@ def _cpu_has_bf16() -> bool:
     return bool(_cpu_facts()[1].intersection(BF16_FLAGS))
 
 
+def integer_sums_saturate() -> bool:
+    """Whether this is an x86 processor without VNNI: its sums of two 8-bit products stop at 16 bits, so int8 nets may err."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return x86 and not _cpu_facts()[1].intersection(("avx_vnni", "avx512_vnni"))
+
+
 @cache
 def _cpu_facts() -> tuple[str, frozenset[str]]:
     """The processor's name and instruction sets, from /proc/cpuinfo: torch's own list is missing in older torch."""

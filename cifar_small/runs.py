@@ -5,6 +5,7 @@ env.json      machine, versions, commit            previous.pt  the one before, 
 metrics.csv   a row per epoch                      best.pt      the selected weights
 summary.json  parameters, accuracy, time           predictions/ one file per split
 curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
+fp32.onnx, int8.onnx  the selected weights for use elsewhere, where `cifar-small onnx` and `quantize` were asked for them
 """
 
 from __future__ import annotations

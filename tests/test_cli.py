@@ -28,6 +28,7 @@ ROOT = Path(__file__).resolve().parents[1]
 VERBS = (
     *("demo", "train", "slurm", "preview", "schedule", "predict", "ensemble", "submit", "check", "unlabelled", "record"),
     *("results", "sweep", "evaluate", "tta", "uncertainty"),
+    *("results", "sweep", "onnx", "quantize", "bench"),
 )
 RAW = tiny_raw(phases=[{"epochs": 1}])
 

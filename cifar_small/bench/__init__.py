@@ -1,1 +1,4 @@
-"""Benchmarks of a config on the machine at hand; `tools/bench` runs them. No other module imports from here."""
+"""Benchmarks on the machine at hand: `tools/bench` runs those of a config, `cifar-small bench` that of trained nets.
+
+Nothing but these two command lines imports from here.
+"""

@@ -26,7 +26,7 @@ from cifar_small.files import probe_writable
 
 ALL = (STEPS, TIME, COMMANDS, GROWTH, AUGMENT)
 DESCRIPTION = """\
-Measure what a config costs on this machine.
+Measure what a config costs on this machine, mostly in training. (How fast trained nets answer: cifar-small bench.)
 
   tools/bench steps configs/resnet_hour.yaml                  training steps against the bare net and a plain loop
   tools/bench time configs/resnet_hour.yaml --targets 93 94   minutes to test accuracy, start-up and evaluation included

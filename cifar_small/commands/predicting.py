@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from cifar_small.commands import Command
+from cifar_small.errors import UserError
 from cifar_small.files import refuse_existing
 from cifar_small.schema import Views
 
@@ -25,6 +26,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
     )
     parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="compute by this ONNX file of the run (see onnx, quantize)")
     parser.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
@@ -34,8 +36,15 @@ def _predict(options: argparse.Namespace) -> int:
     from cifar_small.predict import predict
     from cifar_small.runs import Run
 
+    run, net = Run(options.directory), None
+    if options.onnx is not None:
+        from cifar_small.onnx_files import load_onnx
+
+        if options.device not in (None, "cpu"):
+            raise UserError(f"--device {options.device} has no effect with --onnx, which computes on the CPU; drop one of them")
+        net = load_onnx(run, options.onnx)
     target, predictions, notes = predict(
-        Run(options.directory),
+        run,
         options.split,
         file=options.file,
         views=options.views,
@@ -45,6 +54,7 @@ def _predict(options: argparse.Namespace) -> int:
         layout=options.layout,
         device=options.device,
         data_root=options.data_root,
+        net=net,
         command=options.command,
     )
     for note in notes:

@@ -12,11 +12,11 @@ from torch.nn.modules.dropout import _DropoutNd
 
 from cifar_small.errors import ConfigError
 from cifar_small.models.resnet import ResNet
-from cifar_small.models.whitened import WhitenedResNet, fit_stem
+from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_norms
 from cifar_small.models.wideresnet import WideResNet
 from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
 
-__all__ = ["ModelConfig", "activate_dropout", "build_model", "fit_stem", "set_dropout", "set_frozen", "statistics_kept"]
+__all__ = ["ModelConfig", "activate_dropout", "build_model", "fit_stem", "merge_pooled_norms", "set_dropout", "set_frozen", "statistics_kept"]
 
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
 

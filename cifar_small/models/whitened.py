@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from cifar_small.models.blocks import ACTIVATIONS, Dropout
 from cifar_small.schema import WhitenedResNetModel, WhitenedStage
@@ -109,6 +110,20 @@ def fit_stem(net: nn.Module, images: Tensor) -> None:
     """Whiten the stem of a net that has one by normalised training images (N, 3, H, W); other nets are left alone."""
     if isinstance(net, WhitenedResNet):
         net.stem.fit(images)
+
+
+@torch.no_grad()
+def merge_pooled_norms(net: nn.Module) -> None:
+    """For inference, merge each BatchNorm after a pooling into the convolution before it, in place; other nets have none.
+
+    Its scale is positive, as its weight never trains from 1, so it and the maximum may change places. Exporters merge what
+    follows a convolution at once, and would leave these.
+    """
+    for stage in net.modules():
+        if isinstance(stage, Stage):
+            assert (stage.bn.weight > 0).all()
+            stage.conv = fuse_conv_bn_eval(stage.conv, stage.bn)
+            stage.bn = nn.Identity()  # type: ignore[assignment]
 
 
 def _batch_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
