@@ -59,6 +59,9 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
         "lineage",
         "config",
         "packages",
+        "commit",
+        "dirty",
+        "file",
     )
     meta: dict[str, Any] = {
         **{key: first.meta.get(key) for key in ("rules", "images_sha256", "source", "split")},

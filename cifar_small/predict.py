@@ -29,6 +29,7 @@ from cifar_small.data import (
 )
 from cifar_small.environment import (
     autocast,
+    commit,
     memory_format,
     package_versions,
     prepare_process,
@@ -225,6 +226,7 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
         "rules": net.config.rules.model_dump(),
         "config": config_dict(net.config),
         "packages": package_versions(),
+        **commit(),
         "precision": precision,
         "device": device.type,
         "images_sha256": images.sha256,

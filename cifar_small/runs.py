@@ -25,7 +25,7 @@ from typing import Any
 
 from cifar_small.config import config_dict, dump_config, load_config
 from cifar_small.errors import CheckpointError, ConfigError, InUseError, UserError
-from cifar_small.files import append_line, write_atomic, write_json
+from cifar_small.files import append_line, sha256_bytes, write_atomic, write_json
 from cifar_small.schema import Config
 
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
@@ -90,14 +90,22 @@ class Run:
 
     def test_readings(self) -> list[dict[str, Any]]:
         """Every reading of the test split so far, oldest first."""
+        return [_parse_json(line, self.test_readings_file) for line in self.test_reading_lines()]
+
+    def test_reading_lines(self) -> list[str]:
+        """The same as they stand in the file."""
         if not self.test_readings_file.exists():
             return []
-        lines = self.test_readings_file.read_text(encoding="utf-8").splitlines()
-        return [_parse_json(line, self.test_readings_file) for line in lines]
+        return self.test_readings_file.read_text(encoding="utf-8").splitlines()
 
     def append_test_reading(self, reading: Mapping[str, Any]) -> None:
-        """Record that the test split was read, by which command and with what result."""
-        stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading}
+        """Record that the test split was read, by which command and with what result.
+
+        Each line names the hash of the one before it, so that none can be taken away from their midst unnoticed.
+        """
+        lines = self.test_reading_lines()
+        previous = sha256_bytes(lines[-1].encode()) if lines else None
+        stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading, "previous_sha256": previous}
         append_line(self.test_readings_file, json.dumps(stamped, allow_nan=False))
 
 
@@ -176,7 +184,7 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
 
 def config_differences(old: Config, new: Config) -> list[str]:
     """The settings that forbid resuming, each as `key: old -> new`."""
-    before, after = _flatten(config_dict(old)), _flatten(config_dict(new))
+    before, after = flatten(config_dict(old)), flatten(config_dict(new))
     last_epochs = f"phases.{len(old.phases) - 1}.epochs"
     differences = []
     for key in sorted(before.keys() | after.keys()):
@@ -189,14 +197,15 @@ def config_differences(old: Config, new: Config) -> list[str]:
     return differences
 
 
-def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict by dotted keys, such as `phases.0.epochs`; empty ones leave nothing."""
     if isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, list):
         items = list(enumerate(value))
     else:
         return {prefix.rstrip("."): value}
-    return {key: item for name, child in items for key, item in _flatten(child, f"{prefix}{name}.").items()}
+    return {key: item for name, child in items for key, item in flatten(child, f"{prefix}{name}.").items()}
 
 
 def require_space(run: Run, needed: int) -> None:

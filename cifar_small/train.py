@@ -31,7 +31,7 @@ from cifar_small.distributed import ALONE, World, average_gradients, joined, sha
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
 from cifar_small.evaluation_plots import draw_confusion
-from cifar_small.files import write_json
+from cifar_small.files import sha256_file, write_json
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import Mix, apply_mix, draw_mix
 from cifar_small.models import build_model, fit_stem, set_dropout, set_frozen, statistics_kept
@@ -436,7 +436,7 @@ class Trainer:
         net = load_net(self.run)
         predictions = predict_images(net, val, config.views)
         predictions.meta.update(split="val", run=self.run.folder.name, command="")
-        predictions.save(self.run.predictions / "val.npz")
+        val_sha256 = predictions.save(self.run.predictions / "val.npz")
         low, high = wilson_interval(int(predictions.correct.sum()), len(val))
         title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
         draw_curves(state.rows, [phase.end for phase in self.phases[:-1]], title, self.run.folder / "curves.png")
@@ -463,6 +463,8 @@ class Trainer:
             "config_sha256": config_hash(config),
             "recipe_sha256": recipe_hash(config),
             "weights_sha256": net.facts["weights_sha256"],
+            "val_predictions_sha256": val_sha256,
+            "metrics_sha256": sha256_file(self.run.metrics_file),
         }
         write_json(self.run.summary_file, summary)
         rule = "the best epoch on val" if config.selection == "best" else "the last epoch"

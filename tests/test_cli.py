@@ -29,6 +29,7 @@ VERBS = (
     *("demo", "train", "slurm", "preview", "schedule", "predict", "ensemble", "submit", "check", "unlabelled", "record"),
     *("results", "sweep", "evaluate", "tta", "uncertainty"),
     *("results", "sweep", "onnx", "quantize", "bench"),
+    *("results", "sweep", "audit"),
 )
 RAW = tiny_raw(phases=[{"epochs": 1}])
 
