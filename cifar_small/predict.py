@@ -133,7 +133,8 @@ def load_net(run: Run) -> Net:
     if count_parameters(model) != state["parameters"]:
         raise CheckpointError(f"{run.best} says {state['parameters']:,} parameters; its net has {count_parameters(model):,}")
     kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
-    facts = {key: state[key] for key in kept} | {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
+    facts = {key: state[key] for key in kept} | {key: state[key] for key in ("teachers", "soup") if state.get(key)}
+    facts |= {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
     return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
 
 
@@ -224,7 +225,7 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
 
 def predict(
     run: Run,
-    split: Literal["val", "test", "submit"],
+    split: Literal["train", "val", "test", "submit"],
     *,
     file: Path | None = None,
     views: str | None = None,
@@ -246,7 +247,7 @@ def predict(
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
     net = load_net(run)
     if device or data_root:
-        net = replace(net, config=_elsewhere(net.config, device, data_root))
+        net = replace(net, config=elsewhere(net.config, device, data_root))
     chosen = views or net.config.views
     name = split if chosen == net.config.views else f"{split}_{chosen}"
     target = output or run.predictions / f"{name}.npz"
@@ -257,11 +258,12 @@ def predict(
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         notes += colour_notes(images, net.mean)
-    elif split == "val":
-        _, images, facts = load_splits(net.config.data)
+    elif split in ("train", "val"):
+        train, val, facts = load_splits(net.config.data)
+        images = train if split == "train" else val
         if facts != net.facts["data"]:
             raise CheckpointError(
-                f"{run.folder} was trained on other data than {images.source} now holds, so its val images are not these; "
+                f"{run.folder} was trained on other data than {images.source} now holds, so its {split} images are not these; "
                 "restore the data, or name its place with --data-root"
             )
     else:
@@ -289,7 +291,7 @@ def predict(
     return target, predictions, notes
 
 
-def _elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
     """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
     plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]

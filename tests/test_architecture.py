@@ -19,13 +19,13 @@ LAYERS = """
     __init__ _torchvision errors
     schema strict_yaml config_errors exits image_ops
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm per_image
+    schedules augment mixing metrics blending randomness environment plots distributed slurm per_image
     data models
     muon
     budget checkpoints predictions optim state runs
     param_table results timeline
     predict compare ensemble
-    problem submission
+    problem soup submission
     augmenter
     train
     demo kill_resume bench preview sweep

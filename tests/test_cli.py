@@ -27,7 +27,7 @@ from cifar_small.runs import Run
 ROOT = Path(__file__).resolve().parents[1]
 VERBS = (
     *("demo", "train", "slurm", "preview", "schedule", "predict", "ensemble", "submit", "check", "unlabelled", "record"),
-    *("results", "sweep"),
+    *("results", "sweep", "soup"),
 )
 RAW = tiny_raw(phases=[{"epochs": 1}])
 
