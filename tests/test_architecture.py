@@ -26,7 +26,7 @@ LAYERS = """
     param_table results timeline
     predict compare ensemble
     problem soup submission
-    augmenter
+    augmenter distill
     train
     demo kill_resume bench preview sweep
     commands
