@@ -29,7 +29,6 @@ from cifar_small.data import (
 )
 from cifar_small.environment import (
     autocast,
-    commit,
     memory_format,
     package_versions,
     prepare_process,
@@ -112,7 +111,6 @@ class Net:
     mean: tuple[float, ...]  # of the training images, 0..1, per channel
     std: tuple[float, ...]
     facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
-    onnx: dict[str, Any] | None = None  # of the ONNX file that computes in place of the weights, if one does
 
     @property
     def parameters(self) -> int:
@@ -135,13 +133,14 @@ def load_net(run: Run) -> Net:
     if count_parameters(model) != state["parameters"]:
         raise CheckpointError(f"{run.best} says {state['parameters']:,} parameters; its net has {count_parameters(model):,}")
     kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
-    facts = {key: state[key] for key in kept} | {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
+    facts = {key: state[key] for key in kept} | {key: state[key] for key in ("teachers", "soup") if state.get(key)}
+    facts |= {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
     return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
 
 
 @cache
-def scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Constants of `normalise`, (1, 3, 1, 1) each, made once: a fresh tensor on a GPU in every step would wait for the host."""
+def _scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Constants of `normalise`, made once: a fresh tensor on a GPU in every step would wait for the host."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
     offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
     return scale, offset
@@ -149,7 +148,7 @@ def scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: to
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, 3, 32, 32) -> float32 with zero mean and unit variance per channel over the training images."""
-    scale, offset = scale_and_offset(mean, std, images.device)
+    scale, offset = _scale_and_offset(mean, std, images.device)
     return images.float() * scale - offset
 
 
@@ -199,23 +198,12 @@ def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
     return everything.take(train), everything.take(val), facts | {"train_sha256": index_hash(train)}
 
 
-def load_own_splits(net: Net) -> tuple[Images, Images]:
-    """The training and validation images of a net. Raises CheckpointError if its data is not what it was trained on."""
-    train, val, facts = load_splits(net.config.data)
-    if facts != net.facts["data"]:
-        raise CheckpointError(
-            f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
-            "these; restore the data, or name its place with --data-root"
-        )
-    return train, val
-
-
 def predict_images(net: Net, images: Images, views: str, *, progress: bool = False) -> Predictions:
     """Predict any images with a net; `meta` says what made it."""
     engine = net.config.engine
     prepare_process(engine)
-    device = resolve_device("cpu" if net.onnx else engine.device)
-    precision = net.onnx["precision"] if net.onnx else resolve_precision(engine.precision, device)
+    device = resolve_device(engine.device)
+    precision = resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
     logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress)
@@ -226,20 +214,18 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
         "rules": net.config.rules.model_dump(),
         "config": config_dict(net.config),
         "packages": package_versions(),
-        **commit(),
         "precision": precision,
         "device": device.type,
         "images_sha256": images.sha256,
         "source": images.source,
         **net.facts,
-        **({"onnx": net.onnx} if net.onnx else {}),
     }
     return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
 
 
 def predict(
     run: Run,
-    split: Literal["val", "test", "submit"],
+    split: Literal["train", "val", "test", "submit"],
     *,
     file: Path | None = None,
     views: str | None = None,
@@ -249,22 +235,21 @@ def predict(
     layout: Literal["auto", "HWC", "CHW"] = "auto",
     device: str | None = None,
     data_root: str | None = None,
-    net: Net | None = None,
     command: str = "",
 ) -> tuple[Path, Predictions, list[str]]:
     """Predict one split of a run's data, or an unlabelled file, and write the predictions file.
 
-    net: another form of the run's net than its selected weights. Returns the path, the predictions and notes in plain words.
-    Reading `test` is recorded in the run directory.
+    Returns its path, the predictions and notes in plain words. Reading `test` is recorded in the run directory.
     """
     if (split == "submit") != (file is not None):
         raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
-    net = moved(net or load_net(run), device, data_root)
+    net = load_net(run)
+    if device or data_root:
+        net = replace(net, config=elsewhere(net.config, device, data_root))
     chosen = views or net.config.views
     name = split if chosen == net.config.views else f"{split}_{chosen}"
-    name += f"_onnx_{net.onnx['precision']}" if net.onnx else ""
     target = output or run.predictions / f"{name}.npz"
     refuse_existing(target, overwrite)
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
@@ -273,8 +258,14 @@ def predict(
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         notes += colour_notes(images, net.mean)
-    elif split == "val":
-        _, images = load_own_splits(net)
+    elif split in ("train", "val"):
+        train, val, facts = load_splits(net.config.data)
+        images = train if split == "train" else val
+        if facts != net.facts["data"]:
+            raise CheckpointError(
+                f"{run.folder} was trained on other data than {images.source} now holds, so its {split} images are not these; "
+                "restore the data, or name its place with --data-root"
+            )
     else:
         images = load_test(net.config.data)
     if images.classes and images.classes != net.classes:
@@ -294,18 +285,15 @@ def predict(
                 "predictions": target.name,
                 "predictions_sha256": sha256_bytes(content),
                 "weights_sha256": net.facts["weights_sha256"],
-                **({"onnx_sha256": net.onnx["sha256"]} if net.onnx else {}),
             }
         )
     write_atomic(target, content)
     return target, predictions, notes
 
 
-def moved(net: Net, device: str | None, data_root: str | None) -> Net:
-    """The same net on another device or with its data in another place. Raises ConfigError for no device's name."""
-    if not (device or data_root):
-        return net
-    plain = config_dict(net.config)
+def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+    """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
+    plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]
     plain["data"]["root"] = data_root or plain["data"]["root"]
-    return replace(net, config=parse_config(plain, "--device" if device else "--data-root"))
+    return parse_config(plain, "--device" if device else "--data-root")

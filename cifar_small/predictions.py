@@ -113,4 +113,7 @@ def load_predictions(path: str | Path) -> Predictions:
     labels = arrays["labels"].astype(np.int64) if "labels" in arrays else None
     classes = tuple(str(name) for name in arrays["classes"])
     meta |= {"file": path.name, "sha256": sha256_bytes(raw)}
-    return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, meta)
+    try:
+        return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, meta)
+    except DataError as error:
+        raise DataError(f"{path}, of {error}") from None

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -22,6 +23,7 @@ class Problem:
 
     images: Tensor  # uint8 (N, 3, 32, 32), channels-last
     labels: Tensor  # int64 (N,)
+    ids: npt.NDArray[np.int64]  # (N,), of the images
     val: Images
     val_images: Tensor  # the same pixels as `val`, on the device
     classes: tuple[str, ...]
@@ -50,7 +52,17 @@ def load_problem(config: Config) -> Problem:
     mean, std = channel_statistics(images)
     labels = torch.from_numpy(images.labels).to(device)
     return Problem(
-        to_tensor(images, device), labels, val, to_tensor(val, device), images.classes, mean, std, facts, device, precision
+        to_tensor(images, device),
+        labels,
+        images.ids,
+        val,
+        to_tensor(val, device),
+        images.classes,
+        mean,
+        std,
+        facts,
+        device,
+        precision,
     )
 
 

@@ -394,6 +394,28 @@ class SAM(Section):
     adaptive: bool = False  # ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2
 
 
+class Distill(Section):
+    """Learn from trained nets beside the labels: (1 - kd_weight) cross-entropy + kd_weight T^2 KL(teachers || net).
+
+    Both sides of the divergence are softened by the temperature T; several teachers speak by the mean of their probabilities
+    (Hinton et al. 2015, arXiv 1503.02531).
+    """
+
+    teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories; each sees the pixels of the very step
+    predictions: str | None = None  # or a file over the training images, as predict --split train and ensemble write it
+    temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
+    kd_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _one_kind_of_teacher(self) -> Distill:
+        if bool(self.teachers) == (self.predictions is not None):
+            raise ValueError(
+                "give either teachers, a list of run directories, or predictions, a file over the training images; "
+                f"got {'both' if self.teachers else 'neither'}"
+            )
+        return self
+
+
 class Constant(Section):
     """The base learning rate throughout."""
 
@@ -475,9 +497,10 @@ class Recipe(Section):
     resolution: Annotated[int, Field(ge=8, le=32)] = 32  # pixels a side that the net is trained at
     lookahead: Lookahead | None = None
     sam: SAM | None = None
+    distill: Distill | None = None
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parameters whose names start so do not train
 
-    LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam"})
+    LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam", "distill"})
 
     @property
     def mixes(self) -> bool:
@@ -495,6 +518,11 @@ class PhaseSettings(Recipe):
     def _values_have_effect(self) -> PhaseSettings:
         if "mix_prob" in self.model_fields_set and not self.mixes:
             raise ValueError(IDLE_MIX_PROB)
+        if self.distill is not None and self.distill.kd_weight == 1 and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} has no effect while distill.kd_weight is 1, which leaves the labels "
+                "out: set label_smoothing to 0, or lower kd_weight"
+            )
         return self
 
 

@@ -101,6 +101,8 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
         values = [getattr(one, name) for one in settings]
         if any(values):
             rows[name] = [f"{value:g}" if value else "-" for value in values]
+    if any(one.distill for one in settings):
+        rows["kd_weight"] = [f"{one.distill.kd_weight:g}" if one.distill else "-" for one in settings]
     if any(one.resolution != 32 for one in settings):
         rows["resolution"] = [str(one.resolution) for one in settings]
     if any(one.mixes and one.mix_prob < 1 for one in settings):

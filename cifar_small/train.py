@@ -27,6 +27,7 @@ from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.budget import check_budget, check_tensors, footprint, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
+from cifar_small.distill import check_same_teachers, distilled_loss, inherited_lineage, load_lessons
 from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
@@ -51,7 +52,7 @@ from cifar_small.problem import load_problem
 from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
 from cifar_small.runs import Run, can_resume, locked, require_space, write_start
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import Augment, Config
+from cifar_small.schema import Augment, Config, PhaseSettings
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.state import State
 
@@ -132,6 +133,7 @@ class Trainer:
         self.parameters = check_budget(config, len(self.classes))
         self.epochs, self.batch = phases[-1].end, config.batch_size
         self.micro_batch = share_batch(config, world.size)
+        self.lessons, self.teachers = load_lessons(config, phases, self.problem, self.micro_batch)
         # The remainder, other images every epoch, is left out: every batch has the same shape.
         self.steps = len(self.problem.images) // self.batch
         torch.manual_seed(config.seed)
@@ -158,6 +160,9 @@ class Trainer:
             f"the budget of {config.rules.max_params:,}; {len(self.problem.images):,} training and {len(self.problem.val):,} "
             f"validation images of {config.data.source}; {self.device}, {self.precision}"
         )
+        if self.teachers:
+            each = (f"{one.get('run', one['name'])} ({one['parameters']:,} parameters)" for one in self.teachers)
+            self.say(f"learns from {', '.join(each)}, which are not counted")
 
     def _check_phases(self, model: nn.Module) -> None:
         """Raise ConfigError now for a phase that could not train when its turn comes."""
@@ -182,6 +187,7 @@ class Trainer:
             raise CheckpointError(
                 f"{self.run.folder} was trained on other data: {saved['data']} then, {self.problem.facts} now; use that data"
             )
+        check_same_teachers(saved.get("teachers", []), self.teachers, self.run.folder)
         # Between phases the state is that of the phase before; `fit` makes the change, as in a run that was not interrupted.
         self._enter(self._phase(saved["epoch"] - (saved["step"] == 0)))
         self.state.restore(saved)
@@ -292,17 +298,22 @@ class Trainer:
         ranks = (world.rank,) if world.size > 1 else ()
         torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step, *ranks))
         targets = F.one_hot(self.problem.labels[chosen], len(self.classes)).float()
+        lesson = self.lessons.get(phase.index)
+        if lesson is not None:
+            targets = lesson.of_images(targets, chosen)
         if mix.kind != "none":
             ours = world.share(self.batch)
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
+        if lesson is not None:
+            targets = lesson.of_pixels(targets, pixels, self.precision)
         pixels = resize(pixels, settings.resolution).contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
-        total = self._backward(pixels, targets, settings.label_smoothing)
+        total = self._backward(pixels, targets, settings)
         if settings.sam is not None:
             former = climb(state.optimizer, settings.sam)
             state.optimizer.zero_grad(set_to_none=True)
             with statistics_kept(state.model):
-                self._backward(pixels, targets, settings.label_smoothing, count=False)
+                self._backward(pixels, targets, settings, count=False)
             descend(former)
         world.sum(total)  # so that all ranks agree on whether it is finite
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
@@ -314,7 +325,7 @@ class Trainer:
             state.average.update_parameters(state.model)
         return bad
 
-    def _backward(self, pixels: Tensor, targets: Tensor, label_smoothing: float, count: bool = True) -> Tensor:
+    def _backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, count: bool = True) -> Tensor:
         """Gradients of the mean loss of our images, micro-batch by micro-batch; returns the summed loss, counts the hits."""
         total = torch.zeros((), device=self.device)
         slices = list(zip(torch.split(pixels, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
@@ -323,7 +334,10 @@ class Trainer:
             with nullcontext() if last or self.ranks is None else self.ranks.no_sync():
                 with autocast(self.device, self.precision):
                     logits = self.forward(images).float()
-                loss = F.cross_entropy(logits, target, label_smoothing=label_smoothing, reduction="sum")
+                if settings.distill is None:
+                    loss = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="sum")
+                else:
+                    loss = distilled_loss(logits, target, settings.distill, settings.label_smoothing)
                 torch.autograd.backward(loss / len(pixels))  # ranks' gradients are averaged
             total += loss.detach()
             if count:  # against mixed targets: the share of the label that the prediction names
@@ -405,7 +419,8 @@ class Trainer:
             "val_accuracy": val_accuracy,
             "selection": self.config.selection,
             "data": problem.facts,
-            "lineage": [],  # other weights this net started from: none
+            "lineage": inherited_lineage(self.teachers),  # weights from elsewhere that this net knows of; it started from none
+            "teachers": self.teachers,
         }
         save_checkpoint(self.run.best, content)
 
@@ -419,6 +434,7 @@ class Trainer:
             "config_sha256": config_hash(self.config),
             "data": self.problem.facts,
             "precision": self.precision,
+            "teachers": self.teachers,
         }
         save_checkpoint(self.run.last, content, previous=self.run.previous)
 
@@ -465,6 +481,7 @@ class Trainer:
             "weights_sha256": net.facts["weights_sha256"],
             "val_predictions_sha256": val_sha256,
             "metrics_sha256": sha256_file(self.run.metrics_file),
+            "teachers": self.teachers,
         }
         write_json(self.run.summary_file, summary)
         rule = "the best epoch on val" if config.selection == "best" else "the last epoch"

@@ -30,6 +30,7 @@ VERBS = (
     *("results", "sweep", "evaluate", "tta", "uncertainty"),
     *("results", "sweep", "onnx", "quantize", "bench"),
     *("results", "sweep", "audit"),
+    *("results", "sweep", "soup"),
 )
 RAW = tiny_raw(phases=[{"epochs": 1}])
 

@@ -1,4 +1,4 @@
-"""What test_distributed.py runs, alone and under torchrun: python two_ranks.py FOLDER; leaves what each rank saw in FOLDER."""
+"""What test_distributed.py runs, alone and under torchrun: python two_ranks.py FOLDER TEACHER; writes FOLDER/rank<r>.pt."""
 
 from __future__ import annotations
 
@@ -29,6 +29,12 @@ CONFIG: dict[str, Any] = {
 }
 
 
+def taught(teacher: Path) -> dict[str, Any]:
+    """The same run with another epoch, in which it learns from a teacher."""
+    lesson = {"epochs": 1, "schedule": {"name": "constant"}, "distill": {"teachers": [str(teacher)]}}
+    return {**CONFIG, "phases": [*CONFIG["phases"], lesson]}
+
+
 def norms(world: World) -> dict[str, Tensor]:
     """Output, gradients and statistics of a convolution and BatchNorm on our share of a batch of 7 images."""
     torch.manual_seed(0)
@@ -50,7 +56,7 @@ def norms(world: World) -> dict[str, Tensor]:
     }
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, teacher: Path) -> None:
     pixels: list[Tensor] = []
     resize = train_module.resize
 
@@ -70,9 +76,9 @@ def main(folder: Path) -> None:
 
     train_module.resize = recorded
     train_module.Trainer.fit = observed  # type: ignore[method-assign]
-    train_module.train(parse_config(CONFIG), folder / "run", quiet=True)
+    train_module.train(parse_config(taught(teacher)), folder / "run", quiet=True)
 
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

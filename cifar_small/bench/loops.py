@@ -139,11 +139,10 @@ class Ceiling:
     def run(self, watch: Stopwatch) -> None:
         """Forward, backward and update: no data path, no checks, no schedule."""
         trainer, state = self.trainer, self.trainer.state
-        smoothing = self.phase.settings.label_smoothing
         state.model.train()
         for _ in range(watch.steps + 1):
             state.optimizer.zero_grad(set_to_none=True)
-            trainer._backward(self.pixels, self.targets, smoothing, count=False)
+            trainer._backward(self.pixels, self.targets, self.phase.settings, count=False)
             state.optimizer.step()
             if state.average is not None:
                 state.average.update_parameters(state.model)

@@ -10,6 +10,7 @@ from typing import Any
 from cifar_small.bench.loops import Ceiling, Loop, Ours, Plain, alternate, require_steps, synthetic
 from cifar_small.bench.report import Command, Spread, add_data, add_rounds, positive, ratios, spread, table
 from cifar_small.budget import footprint
+from cifar_small.config import resolve_phases
 from cifar_small.errors import UserError
 from cifar_small.schema import Config
 
@@ -43,6 +44,11 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     if options.data == "real" and options.images:
         raise UserError(
             "--images has no effect on --data real, which are all training images: drop it, or set data.train_limit"
+        )
+    if any(phase.settings.distill for phase in resolve_phases(config)):
+        raise UserError(
+            f"{config.name} learns from teachers, who answer in every step, and the bare net has none: --set distill=null, "
+            "or the same of each phase that names them"
         )
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
         scratch = Path(temporary)

@@ -1,4 +1,4 @@
-"""Commands from a run to predictions files: predict, ensemble, unlabelled."""
+"""Commands from a run to predictions files: predict, unlabelled."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cifar_small.schema import Views
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--split", choices=["val", "test", "submit"], required=True)
+    parser.add_argument("--split", choices=["train", "val", "test", "submit"], required=True)
     parser.add_argument(
         "--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs"
     )
@@ -67,26 +67,6 @@ def _predict(options: argparse.Namespace) -> int:
     return 0
 
 
-def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("predictions", type=Path, nargs="+", metavar="PREDICTIONS")
-    parser.add_argument("--output", type=Path, required=True, help="predictions file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
-
-
-def _ensemble(options: argparse.Namespace) -> int:
-    from cifar_small.ensemble import mean_logits
-    from cifar_small.predictions import load_predictions
-
-    refuse_existing(options.output, options.overwrite)
-    joined = mean_logits([load_predictions(path) for path in options.predictions])
-    joined.save(options.output)
-    each = " + ".join(f"{member['parameters']:,}" for member in joined.meta["members"])
-    print(f"{len(options.predictions)} members, parameters {each} = {joined.meta['parameters']:,} -> {options.output}")
-    if joined.labels is not None:
-        print(f"accuracy {joined.accuracy:.2%} of {len(joined.ids):,} images")
-    return 0
-
-
 def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True)
     parser.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
@@ -113,7 +93,6 @@ COMMANDS = (
         detail="""\
 Reading the test split is recorded in the run directory; choose nothing by it.""",
     ),
-    Command("ensemble", "average the logits of several predictions files, joined by id", _ensemble_arguments, _ensemble),
     Command(
         "unlabelled",
         "write the test images of a config as an unlabelled pickle, to practise on",
