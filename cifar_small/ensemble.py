@@ -52,6 +52,7 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
         "parameters",
         "val_accuracy",
         "views",
+        "checkpoint",
         "weights_sha256",
         "config_sha256",
         "sha256",

@@ -23,11 +23,11 @@ LAYERS = """
     data models
     muon
     budget checkpoints predictions optim state runs
-    param_table results timeline
+    param_table results timeline keeping
     predict compare ensemble
-    problem submission
-    augmenter
-    train
+    problem submission model_card
+    augmenter exported
+    train hub
     demo kill_resume bench preview sweep
     commands
     cli
