@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -80,10 +81,13 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         problems.append(IDLE_MIX_PROB)
     if problems:
         return (), problems
+    problems += _swa_problems(config, resolved)
     if config.engine.workers and all(isinstance(phase.augment, Augment) for phase in resolved):
         problems.append(
             f"engine.workers {config.engine.workers} has no effect while every phase augments by the tensor engine: drop it"
         )
+    if config.engine.keep_every is not None and config.engine.keep_every > epoch:
+        problems.append(f"engine.keep_every {config.engine.keep_every} never comes within {epoch} epochs: lower it or drop it")
     phases: list[Phase] = []
     start = 0
     for index, phase in enumerate(resolved):
@@ -119,6 +123,19 @@ def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = Non
             idle = section.idle(augment).keys() - (keep.get("augment") or {})
             settings["augment"] = {key: value for key, value in augment.items() if key not in idle}
     return settings
+
+
+def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
+    """Averages over epochs that would have no effect."""
+    problems = []
+    for averaging, group in groupby(enumerate(phases), key=lambda pair: pair[1].swa is not None):
+        members = list(group)
+        where = f"phases.{members[0][0]}.swa"
+        if averaging and config.ema_decay is not None:
+            problems.append(f"{where} has no effect beside ema_decay, whose average is the one used: drop one of them")
+        elif averaging and sum(phase.epochs // phase.swa.every for _, phase in members if phase.swa is not None) < 2:
+            problems.append(f"{where} averages the weights of a single epoch: lower swa.every or lengthen the phase")
+    return problems
 
 
 def _schedule_problems(phase: Phase) -> list[str]:
@@ -166,7 +183,8 @@ def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
         config = Config.model_validate(dict(raw))
         problems = _resolve(config)[1]
     except ValidationError as error:
-        problems = describe_problems(Config, error, "") + _phase_problems(raw, {str(item["loc"][0]) for item in error.errors()})
+        bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}  # none: of the config as a whole
+        problems = describe_problems(Config, error, "") + _phase_problems(raw, bad)
     if problems:
         head = f"{where}: " if len(problems) == 1 else f"{where}: {len(problems)} problems: "
         raise ConfigError(head + "; ".join(problems))

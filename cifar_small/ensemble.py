@@ -30,6 +30,7 @@ FACTS = (
     "parameters",
     "val_accuracy",
     "views",
+    "checkpoint",
     "weights_sha256",
     "config_sha256",
     "sha256",

@@ -20,7 +20,7 @@ from cifar_small.config import parse_config
 from cifar_small.runs import Run
 from cifar_small.train import train
 
-# Everything that has state, in seconds: two phases, momentum, averages, mixing, dropout, stochastic depth, erasing.
+# Everything that has state, in seconds: two phases, momentum, averages, mixing, dropout, depth, erasing, kept weights.
 CONFIG = {
     "name": "kill_resume",
     "rules": {"max_params": 100_000, "rows": None},
@@ -37,14 +37,14 @@ CONFIG = {
         {"epochs": 5, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
         {"epochs": 3, "dropout": 0.1, "optim": {"lr": 0.05, "decay": "all"}},  # other parameter groups, in another order
     ],
-    "engine": {"device": "cpu", "threads": 1, "checkpoint_steps": 3},
+    "engine": {"device": "cpu", "threads": 1, "checkpoint_steps": 3, "keep_every": 3, "keep_last": 2},
 }  # fmt: skip
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of weights, averages, momentum, selected weights and every epoch's loss and accuracy."""
+    """SHA-256 of weights, averages, momentum, selected and kept weights and every epoch's loss and accuracy."""
     run = Run(folder)
-    last, best = load_checkpoint(run.last), load_checkpoint(run.best)
+    last = load_checkpoint(run.last)
     digest = hashlib.sha256()
 
     def feed(value: object, name: str) -> None:
@@ -60,7 +60,8 @@ def fingerprint(folder: Path) -> str:
         row.pop("seconds"), row.pop("images_per_second")
     for key in ("model", "optimizer", "average", "epoch", "step", "rows", "best_accuracy", "best_epoch"):
         feed(last[key], key)
-    feed(best["weights"], "best")
+    for path in (run.best, *(run.kept_file(epoch) for epoch in run.kept_epochs())):
+        feed(load_checkpoint(path)["weights"], path.stem)
     return digest.hexdigest()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -118,28 +118,43 @@ class Net:
         return int(self.facts["parameters"])
 
 
-def load_net(run: Run) -> Net:
-    """The selected weights of a run (`best.pt`). Raises CheckpointError when they are missing, damaged or of another net."""
-    state = load_checkpoint(run.require().best)
+def load_net(run: Run, checkpoint: str = "best") -> Net:
+    """The weights of a run: the selected ones, or those called `final` or `epoch-0010`.
+
+    Raises CheckpointError when they are missing, damaged or of another net.
+    """
+    path = run.require().checkpoint(checkpoint)
+    state = load_checkpoint(path)
     if "weights" not in state:
-        raise CheckpointError(f"{run.best} holds no selected weights (it looks like a last.pt); expected the run's own best.pt")
-    config = parse_config(state["config"], str(run.best))
-    model = build_model(config.model, len(state["classes"]))
-    try:
-        model.load_state_dict(state["weights"], strict=True)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"{run.best} does not fit the net its own config describes: {reason}") from None
-    if count_parameters(model) != state["parameters"]:
-        raise CheckpointError(f"{run.best} says {state['parameters']:,} parameters; its net has {count_parameters(model):,}")
+        raise CheckpointError(f"{path} holds no selected weights (it looks like a last.pt); expected the run's own {path.name}")
+    config = parse_config(state["config"], str(path))
+    model = with_weights(config, len(state["classes"]), state["weights"], state["parameters"], path)
     kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
-    facts = {key: state[key] for key in kept} | {key: state[key] for key in ("teachers", "soup") if state.get(key)}
-    facts |= {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
+    facts = {
+        **{key: state[key] for key in kept},
+        "checkpoint": checkpoint,
+        "averaged": state.get("averaged"),  # None: written before it was recorded
+        "weights_sha256": sha256_file(path),
+        "config_sha256": config_hash(config),
+    }
     return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
 
 
+def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], parameters: int, path: Path) -> nn.Module:
+    """The net of a config with the weights read from `path`. Raises CheckpointError when they are of another net."""
+    model = build_model(config.model, classes)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not fit the net its own config describes: {reason}") from None
+    if count_parameters(model) != parameters:
+        raise CheckpointError(f"{path} says {parameters:,} parameters; its net has {count_parameters(model):,}")
+    return model
+
+
 @cache
-def _scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+def scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
     """Constants of `normalise`, made once: a fresh tensor on a GPU in every step would wait for the host."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
     offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
@@ -148,7 +163,7 @@ def _scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: t
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 (B, 3, 32, 32) -> float32 with zero mean and unit variance per channel over the training images."""
-    scale, offset = _scale_and_offset(mean, std, images.device)
+    scale, offset = scale_and_offset(mean, std, images.device)
     return images.float() * scale - offset
 
 
@@ -225,9 +240,10 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
 
 def predict(
     run: Run,
-    split: Literal["train", "val", "test", "submit"],
+    split: Literal["val", "test", "submit"],
     *,
     file: Path | None = None,
+    checkpoint: str = "best",
     views: str | None = None,
     output: Path | None = None,
     overwrite: bool = False,
@@ -237,7 +253,7 @@ def predict(
     data_root: str | None = None,
     command: str = "",
 ) -> tuple[Path, Predictions, list[str]]:
-    """Predict one split of a run's data, or an unlabelled file, and write the predictions file.
+    """Predict one split of a run's data, or an unlabelled file, with one of its checkpoints, and write the predictions file.
 
     Returns its path, the predictions and notes in plain words. Reading `test` is recorded in the run directory.
     """
@@ -245,12 +261,12 @@ def predict(
         raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
-    net = load_net(run)
+    net = load_net(run, checkpoint)
     if device or data_root:
-        net = replace(net, config=elsewhere(net.config, device, data_root))
+        net = replace(net, config=_elsewhere(net.config, device, data_root))
     chosen = views or net.config.views
-    name = split if chosen == net.config.views else f"{split}_{chosen}"
-    target = output or run.predictions / f"{name}.npz"
+    name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
+    target = output or run.predictions / f"{'_'.join(name)}.npz"
     refuse_existing(target, overwrite)
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
     notes: list[str] = []
@@ -258,12 +274,11 @@ def predict(
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         notes += colour_notes(images, net.mean)
-    elif split in ("train", "val"):
-        train, val, facts = load_splits(net.config.data)
-        images = train if split == "train" else val
+    elif split == "val":
+        _, images, facts = load_splits(net.config.data)
         if facts != net.facts["data"]:
             raise CheckpointError(
-                f"{run.folder} was trained on other data than {images.source} now holds, so its {split} images are not these; "
+                f"{run.folder} was trained on other data than {images.source} now holds, so its val images are not these; "
                 "restore the data, or name its place with --data-root"
             )
     else:
@@ -284,6 +299,7 @@ def predict(
                 "accuracy": predictions.accuracy,
                 "predictions": target.name,
                 "predictions_sha256": sha256_bytes(content),
+                "checkpoint": checkpoint,
                 "weights_sha256": net.facts["weights_sha256"],
             }
         )
@@ -291,7 +307,7 @@ def predict(
     return target, predictions, notes
 
 
-def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+def _elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
     """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
     plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]

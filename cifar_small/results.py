@@ -127,8 +127,15 @@ def _row(group: list[dict[str, Any]]) -> list[str]:
     ]
 
 
+def _readings(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """The readings of test with the weights and the views that the run's summary speaks of."""
+    views, weights = run["summary"]["views"], run["summary"]["weights_sha256"]
+    readings = run["test_readings"]
+    return [one for one in readings if one["views"] == views and one.get("weights_sha256", weights) == weights]
+
+
 def _test(group: list[dict[str, Any]]) -> str:
-    readings = [[one for one in run["test_readings"] if one["views"] == run["summary"]["views"]] for run in group]
+    readings = [_readings(run) for run in group]
     latest = [one[-1] for one in readings if one]
     if len(latest) < len(group):
         return "not read"
@@ -166,9 +173,8 @@ def draw_records(folder: Path, source: str, path: Path) -> int:
             continue
         rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
         label = f"{summary['name']}, val of {summary['val_images']:,}"
-        readings = [one["accuracy"] for one in run["test_readings"] if one["views"] == summary["views"]]
-        if readings:
-            label += f"; test {readings[-1]:.2%} (with views)"
+        if readings := _readings(run):
+            label += f"; test {readings[-1]['accuracy']:.2%} (with views)"
         seconds, accuracies = ([float(row[key]) for row in rows] for key in ("seconds", "val_accuracy"))
         lines[summary["recipe_sha256"]] = (label, seconds, accuracies)
     if not lines:

@@ -15,6 +15,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
@@ -37,6 +38,9 @@ FREE_TO_CHANGE = (
     "engine.eval_batch_size",
     "engine.checkpoint_steps",
     "engine.workers",
+    "engine.keep_every",
+    "engine.keep_last",
+    "engine.keep_final",
 )
 
 
@@ -52,6 +56,7 @@ class Run:
         self.last = self.folder / "last.pt"
         self.previous = self.folder / "previous.pt"
         self.best = self.folder / "best.pt"
+        self.final = self.folder / "final.pt"
         self.predictions = self.folder / "predictions"
         self.test_readings_file = self.folder / "test_readings.jsonl"
 
@@ -61,6 +66,23 @@ class Run:
             what = "has no config.yaml" if self.folder.is_dir() else "does not exist"
             raise CheckpointError(f"{self.folder} {what}: expected a run directory written by cifar-small train")
         return self
+
+    def kept_file(self, epoch: int) -> Path:
+        """Where the weights of an epoch are kept: `epoch-0010.pt`."""
+        return self.folder / f"epoch-{epoch:04d}.pt"
+
+    def kept_epochs(self) -> list[int]:
+        """The epochs whose weights are there, in order."""
+        found = (re.fullmatch(r"epoch-([0-9]{4}|[1-9][0-9]{4,})\.pt", path.name) for path in self.folder.glob("epoch-*.pt"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def checkpoint(self, name: str) -> Path:
+        """The weights called `best`, `final` or `epoch-0010`. Raises CheckpointError that names those there are."""
+        kept = [self.kept_file(epoch) for epoch in self.kept_epochs()]
+        there = {path.stem: path for path in (self.best, self.final, *kept) if path.exists()}
+        if name != "best" and name not in there:
+            raise CheckpointError(f"{self.folder} has no checkpoint {name}; expected one of {', '.join(there) or 'best'}")
+        return there.get(name, self.best)
 
     def config(self) -> Config:
         """The resolved configuration the run was started with."""
@@ -218,7 +240,8 @@ def require_space(run: Run, needed: int) -> None:
 def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str, epochs: int) -> None:
     """Write `config.yaml`, and append this session to `env.json`: one entry for each time the run was started or resumed."""
     write_atomic(run.config_file, dump_config(config).encode())
-    run.summary_file.unlink(missing_ok=True)  # of the shorter run that this one makes longer
+    for ended in (run.summary_file, run.final):
+        ended.unlink(missing_ok=True)  # of the shorter run that this one makes longer
     sessions = run.sessions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
     write_json(

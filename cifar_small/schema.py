@@ -416,6 +416,15 @@ class Distill(Section):
         return self
 
 
+class SWA(Section):
+    """Stochastic weight averaging: the mean of several epochs' weights is used (Izmailov et al. 2018, arXiv 1803.05407).
+
+    Meant for a learning rate that stays high. The average gets BatchNorm statistics of its own, of training images as they are.
+    """
+
+    every: PositiveInt = 1  # epochs between the weights that are averaged, counted from the phase's start
+
+
 class Constant(Section):
     """The base learning rate throughout."""
 
@@ -498,9 +507,10 @@ class Recipe(Section):
     lookahead: Lookahead | None = None
     sam: SAM | None = None
     distill: Distill | None = None
+    swa: SWA | None = None  # the average is then the one used, and goes on over phases that have it
     freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parameters whose names start so do not train
 
-    LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam", "distill"})
+    LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
 
     @property
     def mixes(self) -> bool:
@@ -523,6 +533,11 @@ class PhaseSettings(Recipe):
                 f"label_smoothing {self.label_smoothing:g} has no effect while distill.kd_weight is 1, which leaves the labels "
                 "out: set label_smoothing to 0, or lower kd_weight"
             )
+        if self.swa is not None and self.swa.every > self.epochs:
+            raise ValueError(
+                f"swa.every {self.swa.every} is above the phase's {self.epochs} epochs, so none would be averaged: lower it, "
+                "or set swa: null"
+            )
         return self
 
 
@@ -540,9 +555,13 @@ class Engine(Section):
     eval_batch_size: PositiveInt = 500
     sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
     checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
+    # Weights kept beside best.pt, each a file that `predict --checkpoint` takes: epoch-0010.pt, ..., final.pt.
+    keep_every: PositiveInt | None = None  # of every so many epochs
+    keep_last: PositiveInt | None = None  # of the last so many epochs; older ones are removed
+    keep_final: bool = False  # of the end of the run
     workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; never moves a pixel
 
-    LATER = frozenset({"workers", "sync_batchnorm"})
+    LATER = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
 
 class Config(Recipe):
@@ -569,4 +588,10 @@ class Config(Recipe):
                 f"engine.micro_batch_size {size} does not divide batch_size {self.batch_size}: BatchNorm would see slices of "
                 "different sizes; use a divisor"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _final_is_another(self) -> Config:
+        if self.engine.keep_final and self.selection == "last":
+            raise ValueError("engine.keep_final has no effect with selection: last, which makes best.pt the end: drop it")
         return self

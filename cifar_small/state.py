@@ -30,9 +30,14 @@ class State:
     rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.csv
 
     @property
+    def averaged(self) -> int:
+        """How many weights the average has taken in: of steps (EMA) or of epochs (SWA); 0 where there is none."""
+        return int(self.average.n_averaged) if self.average is not None else 0
+
+    @property
     def evaluated(self) -> nn.Module:
         """The net whose predictions count: the average where there is one."""
-        return self.average.module if self.average is not None else self.model
+        return self.average.module if self.average is not None and self.averaged else self.model
 
     def saved(self) -> dict[str, Any]:
         """Tensors and plain values only."""

@@ -153,10 +153,12 @@ def check_rules(predictions: Predictions) -> Rules:
 
 def _check_weights(predictions: Predictions, run: Run) -> None:
     """Count the checkpoint itself once more. Raises CheckpointError if it is not the one that made the predictions."""
-    net = load_net(run)
+    checkpoint = str(predictions.meta.get("checkpoint", "best"))
+    net = load_net(run, checkpoint)
     if net.facts["weights_sha256"] != predictions.meta["weights_sha256"]:
         raise CheckpointError(
-            f"{predictions.meta.get('file')} was not made by the weights {run.best} now holds; predict again, with --overwrite"
+            f"{predictions.meta.get('file')} was not made by the weights {run.checkpoint(checkpoint)} now holds; "
+            "predict again, with --overwrite"
         )
     check_count(net.config.name, net.parameters, net.config.rules)
 

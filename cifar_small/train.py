@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,10 @@ from cifar_small.environment import autocast, describe, memory_format, prepare_p
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
 from cifar_small.evaluation_plots import draw_confusion
 from cifar_small.files import sha256_file, write_json
+from cifar_small.keeping import copies_kept, keep_epoch, keep_final
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import Mix, apply_mix, draw_mix
-from cifar_small.models import build_model, fit_stem, set_dropout, set_frozen, statistics_kept
+from cifar_small.models import build_model, fit_stem, refresh_statistics, set_dropout, set_frozen, statistics_kept
 from cifar_small.optim import (
     build_optimizer,
     climb,
@@ -153,8 +154,9 @@ class Trainer:
             synchronise_batchnorm(model)
         self._enter(phases[0])
         self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers)
-        # last.pt and previous.pt with two moments, average and slow weights, best.pt, and one being written.
-        require_space(run, 16 * sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values()))
+        # last.pt and previous.pt with two moments, average and slow weights, best.pt, one being written, and what is kept.
+        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        require_space(run, (16 + copies_kept(config.engine, self.epochs)) * size)
         self.say(
             f"{config.name}: {self.parameters:,} trainable parameters, {config.rules.max_params - self.parameters:,} below "
             f"the budget of {config.rules.max_params:,}; {len(self.problem.images):,} training and {len(self.problem.val):,} "
@@ -321,7 +323,7 @@ class Trainer:
         if settings.lookahead is not None:
             look_ahead(state.model, state.slow, settings.lookahead, state.epoch * self.steps + step + 1)
         state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
-        if state.average is not None:
+        if state.average is not None and settings.swa is None:
             state.average.update_parameters(state.model)
         return bad
 
@@ -363,6 +365,7 @@ class Trainer:
         state = self.state
         self._gather_totals()
         loss, hits = (state.totals / (self.steps * self.batch)).tolist()  # synchronises once an epoch
+        self._average_epoch(phase)
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
@@ -384,9 +387,32 @@ class Trainer:
         state.rows.append(row)
         self._select(val_accuracy)
         if self.world.first:
+            keep_epoch(self.run, self.config.engine, state.epoch, self._weights())
             self.run.write_metrics(state.rows)
         self._save()
         return row
+
+    def _average_epoch(self, phase: Phase) -> None:
+        """Take the epoch's weights into the average where the phase has one of epochs, with BatchNorm statistics of its own."""
+        state, swa = self.state, phase.settings.swa
+        if swa is None or (state.epoch + 1 - phase.start) % swa.every:
+            return
+        assert state.average is not None
+        state.average.update_parameters(state.model)
+        with autocast(self.device, self.precision):
+            refresh_statistics(state.average.module, self._plain_batches())
+
+    def _plain_batches(self) -> Iterator[Tensor]:
+        """The epoch's training images as evaluation would see them, in the slices the net trains on; of each our share.
+
+        Not augmented: the statistics shall be those of images as they are predicted, of their size and without random numbers.
+        """
+        problem, ours = self.problem, self.world.share(self.batch)
+        order = epoch_order(len(problem.images), self.config.seed, self.state.epoch).to(self.device)
+        for batch in torch.split(order[: self.steps * self.batch], self.batch):
+            for rows in torch.split(batch[ours], self.micro_batch):
+                pixels = normalise(problem.images[rows], problem.mean, problem.std)
+                yield pixels.contiguous(memory_format=memory_format(self.config.engine))
 
     def _evaluate(self) -> tuple[float, float]:
         """Loss and accuracy on val, without views, of the net that counts."""
@@ -401,28 +427,33 @@ class Trainer:
 
     def _select(self, val_accuracy: float) -> None:
         """Write `best.pt` when the selection rule takes this epoch. It is on the disk before `last.pt` counts the epoch."""
-        state, problem = self.state, self.problem
+        state = self.state
         better = val_accuracy > state.best_accuracy
         state.stale = 0 if better else state.stale + 1
         if better:
             state.best_accuracy, state.best_epoch = val_accuracy, state.epoch
         if (not better and self.config.selection == "best") or not self.world.first:
             return
-        content = {
+        save_checkpoint(self.run.best, self._weights())
+
+    def _weights(self) -> dict[str, Any]:
+        """The weights that count after the epoch just completed, with all that prediction needs."""
+        state, problem = self.state, self.problem
+        return {
             "weights": state.evaluated.state_dict(),
+            "averaged": state.averaged,
             "config": config_dict(self.config),
             "classes": list(self.classes),
             "mean": list(problem.mean),
             "std": list(problem.std),
             "parameters": self.parameters,
             "epoch": state.epoch,
-            "val_accuracy": val_accuracy,
+            "val_accuracy": state.rows[-1]["val_accuracy"],
             "selection": self.config.selection,
             "data": problem.facts,
             "lineage": inherited_lineage(self.teachers),  # weights from elsewhere that this net knows of; it started from none
             "teachers": self.teachers,
         }
-        save_checkpoint(self.run.best, content)
 
     def _save(self) -> None:
         self._gather_totals()
@@ -449,6 +480,7 @@ class Trainer:
         if not self.world.first:
             return {}
         config, state, val = self.config, self.state, self.problem.val
+        keep_final(self.run, config.engine, self._weights())
         net = load_net(self.run)
         predictions = predict_images(net, val, config.views)
         predictions.meta.update(split="val", run=self.run.folder.name, command="")
@@ -501,12 +533,22 @@ class Trainer:
         """Let a phase's parameters train, by its optimiser, with its dropout."""
         set_frozen(self.state.model, phase.settings.freeze)
         set_dropout(self.state.model, phase.settings.dropout)
+        if self.config.ema_decay is None:
+            self._start_or_end_average(phase)
         self.state.optimizer = update_optimizer(self.state.optimizer, self.state.model, phase.settings.optim)
         self.forward = self._wrapped()
         if phase.settings.lookahead is None:
             self.state.slow = {}
         elif not self.state.slow:
             self.state.slow = {name: value.detach().clone() for name, value in self.state.model.named_parameters()}
+
+    def _start_or_end_average(self, phase: Phase) -> None:
+        """Have an average of epochs' weights in a phase that has one, and none in another."""
+        if phase.settings.swa is None:
+            self.state.average = None
+        elif self.state.average is None:
+            self.state.model.zero_grad()  # or the copy would have the gradients too
+            self.state.average = AveragedModel(self.state.model)
 
     def _wrapped(self) -> nn.Module:
         """The net as the loop calls it: compiled and, among ranks, with averaged gradients of what trains now."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from cifar_small.config import parse_config
+from cifar_small.data import load_train
 from cifar_small.schema import Config
 from cifar_small.train import Trainer, train
 
@@ -36,6 +38,16 @@ def tiny_raw(**changes: Any) -> dict[str, Any]:
 def tiny() -> Callable[..., Config]:
     """A function that makes a tiny config: `tiny(phases=[{"epochs": 1}])`."""
     return lambda **changes: parse_config(tiny_raw(**changes))
+
+
+@pytest.fixture(scope="module")
+def quick_runs() -> Iterator[None]:
+    """Runs draw no pictures and read their data once, which takes most of a tiny run's time otherwise."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("draw_curves", "draw_confusion"):
+            patch.setattr(f"cifar_small.train.{name}", lambda *_: None)
+        patch.setattr("cifar_small.predict.load_train", cache(load_train))
+        yield
 
 
 def train_until_save(config: Config, folder: Path, saves: int, monkeypatch: pytest.MonkeyPatch) -> None:

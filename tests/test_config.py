@@ -223,6 +223,7 @@ OUT_OF_RANGE = [
     ("rules", {"max_params": 0}, "rules.max_params: ", "got 0"),
     ("engine", {"device": "gpu"}, "engine.device: ", "gpu"),
     ("engine", {"micro_batch_size": 0}, "engine.micro_batch_size: ", "got 0"),
+    ("engine", {"micro_batch_size": 7}, "engine.micro_batch_size 7 ", "does not divide batch_size"),
 ]  # fmt: skip
 
 

@@ -144,7 +144,7 @@ class Ceiling:
             state.optimizer.zero_grad(set_to_none=True)
             trainer._backward(self.pixels, self.targets, self.phase.settings, count=False)
             state.optimizer.step()
-            if state.average is not None:
+            if state.average is not None and self.phase.settings.swa is None:  # which averages epochs
                 state.average.update_parameters(state.model)
             watch.update(trainer.batch)
 

@@ -19,6 +19,12 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs"
     )
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        metavar="NAME",
+        help="which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)",
+    )
     parser.add_argument("--views", choices=get_args(Views), help="test-time augmentation (default: the config's)")
     parser.add_argument("--output", type=Path, help="predictions file (default: RUN/predictions/<split>.npz)")
     parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
@@ -47,6 +53,7 @@ def _predict(options: argparse.Namespace) -> int:
         run,
         options.split,
         file=options.file,
+        checkpoint=options.checkpoint,
         views=options.views,
         output=options.output,
         overwrite=options.overwrite,
@@ -63,7 +70,8 @@ def _predict(options: argparse.Namespace) -> int:
         low, high = wilson_interval(int(predictions.correct.sum()), len(predictions.ids))
         interval = f"95 % interval {low:.2%} to {high:.2%}"
         print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, {interval}")
-    print(f"{len(predictions.ids):,} images, views {predictions.meta['views']} -> {target}")
+    weights = "" if options.checkpoint == "best" else f"weights {options.checkpoint}, "
+    print(f"{len(predictions.ids):,} images, {weights}views {predictions.meta['views']} -> {target}")
     return 0
 
 
@@ -87,7 +95,7 @@ def _unlabelled(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "predict",
-        "predict a split or an unlabelled file with a run's selected weights",
+        "predict a split or an unlabelled file with a run's selected weights, or others it kept",
         _predict_arguments,
         _predict,
         detail="""\

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -16,7 +17,7 @@ from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_n
 from cifar_small.models.wideresnet import WideResNet
 from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
 
-__all__ = ["ModelConfig", "activate_dropout", "build_model", "fit_stem", "merge_pooled_norms", "set_dropout", "set_frozen", "statistics_kept"]
+__all__ = ["ModelConfig", "activate_dropout", "build_model", "fit_stem", "merge_pooled_norms", "refresh_statistics", "set_dropout", "set_frozen", "statistics_kept"]
 
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
 
@@ -82,3 +83,26 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
             norm.momentum = momentum
             if norm.num_batches_tracked is not None and count is not None:
                 norm.num_batches_tracked.copy_(count)
+
+
+@torch.no_grad()
+def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set BatchNorm's running statistics to their mean over batches of normalised images (B, 3, H, W), in place.
+
+    All else is as in evaluation. (torch's own `update_bn` leaves dropout and stochastic depth on: they need random numbers, and
+    their noise widens the variances.)
+    """
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = model.training
+    model.eval()
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.train()
+    for number, images in enumerate(batches, start=1):
+        for norm in norms:
+            norm.momentum = 1 / number  # the plain mean of all batches so far
+        model(images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+    model.train(was_training)
