@@ -20,8 +20,8 @@ setup: .venv/ready  ## create .venv from pyproject.toml and constraints.txt
 demo: setup      ## the whole way from a parameter table to a scored submission, under two minutes
 	$(BIN)/cifar-small demo
 
-test: setup      ## the fast test suite
-	$(BIN)/python -m pytest
+test: setup      ## the fast test suite, on two cores
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: setup ## the slow tests and those on real CIFAR under $$CIFAR_SMALL_DATA
 	$(BIN)/python -m pytest -m 'slow or real_data'

@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.metrics import log_softmax
+
 Array = npt.NDArray[Any]
 Method = Literal["logits", "probabilities", "vote", "weighted", "greedy"]
 FITTED = ("weighted", "greedy")  # whose weights need labelled images
@@ -20,12 +22,6 @@ GAP = 1e-6  # nats above the least possible loss at which fitting stops
 UPDATES = 20_000
 SMALLEST = 1e-3  # a fitted weight below this is 0: the member would cost its parameters and say nothing
 ROUNDS = 50
-
-
-def log_probabilities(logits: Array) -> npt.NDArray[np.float64]:
-    """Log-softmax over the last axis."""
-    shifted = logits.astype(np.float64) - logits.max(axis=-1, keepdims=True)
-    return np.asarray(shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True)), np.float64)
 
 
 def blend(method: Method, logits: Array, weights: Array) -> npt.NDArray[np.float32]:
@@ -45,7 +41,7 @@ def blend(method: Method, logits: Array, weights: Array) -> npt.NDArray[np.float
 def mean_of_probabilities(logits: Array, weights: Array) -> npt.NDArray[np.float64]:
     """The log of the weighted mean of the members' probabilities (N, K), without ever leaving logarithms."""
     shares = np.log(np.asarray(weights, np.float64))[:, None, None]
-    return np.asarray(np.logaddexp.reduce(log_probabilities(logits) + shares, axis=0), np.float64)
+    return np.asarray(np.logaddexp.reduce(log_softmax(logits) + shares, axis=0), np.float64)
 
 
 def vote(logits: Array) -> npt.NDArray[np.float64]:
@@ -68,7 +64,7 @@ def fit_weights(logits: Array, labels: Array) -> npt.NDArray[np.float64]:
     By expectation-maximisation of the mixture's weights from equal ones. The loss is convex, so the least is the global one:
     after t updates the loss is at most log(M) / t above it, and by convexity never more than the largest gain below minus 1.
     """
-    own = log_probabilities(logits)[:, np.arange(len(labels)), labels]
+    own = log_softmax(logits)[:, np.arange(len(labels)), labels]
     shares = np.exp(own - own.max(axis=0))  # an image's own factor changes the loss by a constant; so nothing underflows
     weights = np.full(len(logits), 1 / len(logits))
     for _ in range(UPDATES):
@@ -86,7 +82,7 @@ def select_greedily(logits: Array, labels: Array) -> npt.NDArray[np.float64]:
     Best is: most labels right, then least negative log-likelihood, then the earlier member. Of all sizes up to ROUNDS the best
     bag is kept, the smallest of equals; so on these labels it is never worse than the best member. Source: Caruana et al. 2004.
     """
-    probabilities = np.exp(log_probabilities(logits))
+    probabilities = np.exp(log_softmax(logits))
     rows = np.arange(len(labels))
 
     def quality(total: Array, size: int) -> tuple[int, float]:

@@ -8,7 +8,18 @@ import sys
 from collections.abc import Sequence
 
 from cifar_small import __version__
-from cifar_small.commands import comparing, predicting, submitting, training
+from cifar_small.commands import (
+    auditing,
+    combining,
+    comparing,
+    deploying,
+    evaluating,
+    predicting,
+    reporting,
+    sharing,
+    submitting,
+    training,
+)
 from cifar_small.exits import exit_code
 
 DESCRIPTION = """\
@@ -24,7 +35,18 @@ The usual way, each step a file the next one reads:
 EXIT_CODES = """\
 exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
 5 training diverged; 143 stopped by SIGINT or SIGTERM and saved"""
-ALL = (*training.COMMANDS, *predicting.COMMANDS, *submitting.COMMANDS, *comparing.COMMANDS)
+ALL = (
+    *training.COMMANDS,
+    *predicting.COMMANDS,
+    *evaluating.COMMANDS,
+    *combining.COMMANDS,
+    *comparing.COMMANDS,
+    *submitting.COMMANDS,
+    *auditing.COMMANDS,
+    *reporting.COMMANDS,
+    *deploying.COMMANDS,
+    *sharing.COMMANDS,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

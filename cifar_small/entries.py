@@ -167,8 +167,8 @@ def _of_file(path: Path) -> Entry:
             found = _load(sibling, run, summary)
             if found.meta.get("views") == first.meta.get("views"):
                 predictions[other] = found
-    usual = first.meta.get("views") == summary["views"]
-    return Entry(run.folder.name if usual else f"{run.folder.name} {first.meta.get('views')}", predictions, run)
+    unusual = [] if first.meta.get("views") == summary["views"] else [str(first.meta.get("views"))]
+    return Entry(" ".join([run.folder.name, *unusual, *_form(first.meta)]), predictions, run)
 
 
 def _finished(run: Run) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training]) -> Row:
         recipe=f"{recipe} {views}" if single and recipe else None,
         parameters=parameters,
         budget=rules.max_params,
-        faults=_faults(parameters, lineage, rules),
+        faults=_faults([int(part.get("parameters") or 0) for part in parts], parameters, lineage, rules),
         lineage=lineage,
         data=_joined(_data_text(part.get("data") or {}) for part in parts),
         train_sha256=_joined((part.get("data") or {}).get("train_sha256", "") for part in parts),
@@ -250,7 +250,13 @@ def _planned_recipe(meta: Mapping[str, Any]) -> str:
 
 
 def _views(entry: Entry) -> str:
-    return str(entry.meta.get("views") or _joined(str(part.get("views")) for part in entry.parts))
+    """The views, and the form of the net where it is not the weights as they are: views of int8 are not views of fp32."""
+    views = str(entry.meta.get("views") or _joined(str(part.get("views")) for part in entry.parts))
+    return " ".join([views, *_form(entry.meta)])
+
+
+def _form(meta: Mapping[str, Any]) -> list[str]:
+    return [f"onnx {meta['precision']}"] if meta.get("onnx") else []
 
 
 def _rules(entry: Entry) -> Rules:
@@ -260,10 +266,11 @@ def _rules(entry: Entry) -> Rules:
         raise DataError(f"{entry.name}: its rules cannot be read ({error.error_count()} problems); predict again") from None
 
 
-def _faults(parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
+def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
     faults = []
     if parameters > rules.max_params:
-        faults.append(f"{parameters - rules.max_params:,} over")
+        over = f"{parameters - rules.max_params:,} over"
+        faults.append(f"sum {over}, each within" if max(each) <= rules.max_params else over)
     if lineage and not rules.pretrained:
         faults.append("pretrained not allowed")
     return tuple(faults)

@@ -179,6 +179,7 @@ def _net_of(predictions: Predictions) -> dict[str, Any]:
     meta = predictions.meta
     members = [{key: member.get(key) for key in ("weights_sha256", "views")} for member in meta.get("members") or []]
     return {key: meta.get(key) for key in ("name", "weights_sha256", "views")} | {
+        "onnx": (meta.get("onnx") or {}).get("sha256"),
         "classes": predictions.classes,
         "members": members,
     }

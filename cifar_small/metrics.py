@@ -62,16 +62,3 @@ def mcnemar(first_correct: Array, second_correct: Array) -> tuple[int, int, floa
     from scipy.stats import binomtest
 
     return only_first, only_second, float(binomtest(only_first, discordant).pvalue)
-
-
-def paired_difference(first_correct: Array, second_correct: Array, z: float = 1.959963984540054) -> tuple[float, float, float]:
-    """Accuracy of the second minus the first on the same images, and its 95 % interval, all in [-1, 1].
-
-    The interval is that of Bonett & Price (2012), Wald's with one image added to either kind of disagreement: it keeps its
-    coverage where the two hardly ever disagree, and does not shrink to nothing where they never do.
-    """
-    total = len(first_correct)
-    lost, won = int((first_correct & ~second_correct).sum()), int((~first_correct & second_correct).sum())
-    less, more = (lost + 1) / (total + 2), (won + 1) / (total + 2)
-    half = z * math.sqrt((less + more - (more - less) ** 2) / (total + 2))
-    return (won - lost) / total, max(-1.0, more - less - half), min(1.0, more - less + half)

@@ -130,7 +130,7 @@ def _introduction(net: Net) -> str:
 def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
     budget, chosen = net.config.rules.max_params, net.facts["selection"] == "best" and net.facts["checkpoint"] == "best"
     rows = [
-        ("trainable parameters", f"{net.parameters:,}, {budget - net.parameters:,} below the budget of {budget:,}"),
+        ("trainable parameters", f"{net.parameters:,}; {budget - net.parameters:,} below the budget of {budget:,}"),
         ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes)).macs:,}"),
         ("weights", _weights(net)),
     ]

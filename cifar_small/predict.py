@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from cifar_small.budget import count_parameters
@@ -29,76 +28,20 @@ from cifar_small.data import (
 )
 from cifar_small.environment import (
     autocast,
+    commit,
     memory_format,
     package_versions,
     prepare_process,
     resolve_device,
     resolve_precision,
 )
-from cifar_small.errors import CheckpointError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
-from cifar_small.models import build_model
+from cifar_small.models import activate_dropout, build_model
 from cifar_small.predictions import Predictions
 from cifar_small.runs import Run
 from cifar_small.schema import Config, Data
-
-View = Callable[[Tensor], Tensor]
-
-
-def _identity(pixels: Tensor) -> Tensor:
-    return pixels
-
-
-def _mirror(pixels: Tensor) -> Tensor:
-    return pixels.flip(3)
-
-
-def _upside_down(pixels: Tensor) -> Tensor:
-    return pixels.flip(2)
-
-
-def shift(rows: int, columns: int, mode: str = "reflect") -> View:
-    """A view that moves the content down by `rows` and right by `columns` pixels; the border is padded."""
-
-    def view(pixels: Tensor) -> Tensor:
-        pad = max(abs(rows), abs(columns))
-        padded = F.pad(pixels, (pad,) * 4, mode=mode)
-        return padded[:, :, pad - rows : pad - rows + 32, pad - columns : pad - columns + 32]
-
-    return view
-
-
-def _blur(pixels: Tensor) -> Tensor:
-    """Gaussian blur, sigma 1 pixel, within each channel, 5 taps a side, reflected border."""
-    taps = torch.exp(-0.5 * torch.arange(-2.0, 3.0, device=pixels.device) ** 2)
-    taps = (taps / taps.sum()).to(pixels.dtype)
-    padded = F.pad(pixels, (2, 2, 2, 2), mode="reflect")
-    rows = F.conv2d(padded, taps.view(1, 1, 5, 1).expand(3, 1, 5, 1), groups=3)
-    return F.conv2d(rows, taps.view(1, 1, 1, 5).expand(3, 1, 1, 5), groups=3)
-
-
-def _then(first: View, second: View) -> View:
-    return lambda pixels: second(first(pixels))
-
-
-# Each choice is a list of (view, weight of its logits); weights sum to 1. Views act on normalised images (B, 3, 32, 32).
-VIEWS: dict[str, list[tuple[View, float]]] = {
-    "none": [(_identity, 1.0)],
-    "flip": [(_identity, 0.5), (_mirror, 0.5)],
-    # For images that must not be mirrored: the centre counts half, four shifts by one pixel the other half.
-    "shift": [(_identity, 0.5), *((shift(rows, columns), 0.125) for rows, columns in ((1, 0), (-1, 0), (0, 1), (0, -1)))],
-    # Jordan 2024, arXiv 2404.00498: the centre counts half, two diagonal shifts by one pixel the other half, all mirrored too.
-    "flip_shift": [
-        (_identity, 0.25),
-        (_mirror, 0.25),
-        (shift(1, 1), 0.125),
-        (_then(shift(1, 1), _mirror), 0.125),
-        (shift(-1, -1), 0.125),
-        (_then(shift(-1, -1), _mirror), 0.125),
-    ],
-    # The five views of a published 5M-parameter entry, whose "padded centre crop" was the identity: here it is really shifted.
-    "r3": [(view, 0.2) for view in (_identity, _mirror, _upside_down, shift(2, 2, "constant"), _blur)],
-}
+from cifar_small.views import VIEWS, Weighted
 
 
 @dataclass(frozen=True)
@@ -111,6 +54,7 @@ class Net:
     mean: tuple[float, ...]  # of the training images, 0..1, per channel
     std: tuple[float, ...]
     facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
+    onnx: dict[str, Any] | None = None  # of the ONNX file that computes in place of the weights, if one does
 
     @property
     def parameters(self) -> int:
@@ -132,6 +76,7 @@ def load_net(run: Run, checkpoint: str = "best") -> Net:
     kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
     facts = {
         **{key: state[key] for key in kept},
+        **{key: state[key] for key in ("teachers", "soup") if state.get(key)},
         "checkpoint": checkpoint,
         "averaged": state.get("averaged"),  # None: written before it was recorded
         "weights_sha256": sha256_file(path),
@@ -155,7 +100,7 @@ def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], pa
 
 @cache
 def scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Constants of `normalise`, made once: a fresh tensor on a GPU in every step would wait for the host."""
+    """Constants of `normalise`, (1, 3, 1, 1) each, made once: a fresh tensor on a GPU in every step would wait for the host."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
     offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
     return scale, offset
@@ -179,26 +124,38 @@ def compute_logits(
     images: Tensor,
     mean: tuple[float, ...],
     std: tuple[float, ...],
-    views: str,
+    views: str | Weighted,
     precision: str,
     batch_size: int,
     progress: bool = False,
+    dropout: bool = False,
 ) -> Tensor:
-    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode."""
+    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode.
+
+    views: a choice of `VIEWS`, or views with weights. dropout: let the dropout layers drop, by torch's global generator.
+    """
     was_training = model.training
     model.eval()
-    logits = []
-    with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {views}") as bar:
+    if dropout:
+        activate_dropout(model)
+    weighted, logits = _weighted(views), []
+    with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {_name(views)}") as bar:
         for batch in torch.split(images, batch_size):
             pixels = normalise(batch, mean, std)
             with autocast(images.device, precision):
-                parts = [
-                    model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in VIEWS[views]
-                ]
+                parts = [model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in weighted]
             logits.append(torch.stack(parts).sum(0))
             bar.update(len(batch))
     model.train(was_training)
     return torch.cat(logits)
+
+
+def _weighted(views: str | Weighted) -> Weighted:
+    return VIEWS[views] if isinstance(views, str) else views
+
+
+def _name(views: str | Weighted) -> str:
+    return views if isinstance(views, str) else ", ".join(str(view) for view, _ in views)
 
 
 def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
@@ -213,34 +170,64 @@ def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
     return everything.take(train), everything.take(val), facts | {"train_sha256": index_hash(train)}
 
 
-def predict_images(net: Net, images: Images, views: str, *, progress: bool = False) -> Predictions:
-    """Predict any images with a net; `meta` says what made it."""
+def load_own_splits(net: Net) -> tuple[Images, Images]:
+    """The training and validation images of a net. Raises CheckpointError if its data is not what it was trained on."""
+    train, val, facts = load_splits(net.config.data)
+    if facts != net.facts["data"]:
+        raise CheckpointError(
+            f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
+            "these; restore the data, or name its place with --data-root"
+        )
+    return train, val
+
+
+def predict_images(
+    net: Net, images: Images, views: str | Weighted, *, progress: bool = False, dropout: bool = False
+) -> Predictions:
+    """Predict any images with a net; `meta` says what made it. views, dropout: as in `compute_logits`."""
     engine = net.config.engine
     prepare_process(engine)
-    device = resolve_device(engine.device)
-    precision = resolve_precision(engine.precision, device)
+    device = resolve_device("cpu" if net.onnx else engine.device)
+    precision = net.onnx["precision"] if net.onnx else resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
-    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress)
+    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress, dropout)
     meta = {
         "name": net.config.name,
         "seed": net.config.seed,
-        "views": views,
+        "views": _name(views),
         "rules": net.config.rules.model_dump(),
         "config": config_dict(net.config),
         "packages": package_versions(),
+        **commit(),
         "precision": precision,
         "device": device.type,
         "images_sha256": images.sha256,
         "source": images.source,
         **net.facts,
+        **({"onnx": net.onnx} if net.onnx else {}),
     }
     return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
 
 
+def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
+    """The images that predictions of val or test were made from. Raises UserError when they cannot be had."""
+    members = predictions.meta.get("members") or [{}]
+    config, split = predictions.meta.get("config") or members[0].get("config"), predictions.meta.get("split")
+    if config is None or split not in ("val", "test"):
+        raise UserError(
+            "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
+        )
+    data = elsewhere(parse_config(config, "the predictions' config"), None, data_root).data
+    images = load_splits(data)[1] if split == "val" else load_test(data)
+    if images.sha256 != predictions.meta["images_sha256"]:
+        raise DataError(f"{images.source} now holds other images than those predicted; restore the data, or use --data-root")
+    return images
+
+
 def predict(
     run: Run,
-    split: Literal["val", "test", "submit"],
+    split: Literal["train", "val", "test", "submit"],
     *,
     file: Path | None = None,
     checkpoint: str = "best",
@@ -251,21 +238,22 @@ def predict(
     layout: Literal["auto", "HWC", "CHW"] = "auto",
     device: str | None = None,
     data_root: str | None = None,
+    net: Net | None = None,
     command: str = "",
 ) -> tuple[Path, Predictions, list[str]]:
     """Predict one split of a run's data, or an unlabelled file, with one of its checkpoints, and write the predictions file.
 
-    Returns its path, the predictions and notes in plain words. Reading `test` is recorded in the run directory.
+    net: another form of the run's net than its selected weights. Returns the path, the predictions and notes in plain words.
+    Reading `test` is recorded in the run directory.
     """
     if (split == "submit") != (file is not None):
         raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
-    net = load_net(run, checkpoint)
-    if device or data_root:
-        net = replace(net, config=_elsewhere(net.config, device, data_root))
+    net = moved(net or load_net(run, checkpoint), device, data_root)
     chosen = views or net.config.views
     name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
+    name += [f"onnx_{net.onnx['precision']}"] if net.onnx else []
     target = output or run.predictions / f"{'_'.join(name)}.npz"
     refuse_existing(target, overwrite)
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
@@ -274,13 +262,8 @@ def predict(
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         notes += colour_notes(images, net.mean)
-    elif split == "val":
-        _, images, facts = load_splits(net.config.data)
-        if facts != net.facts["data"]:
-            raise CheckpointError(
-                f"{run.folder} was trained on other data than {images.source} now holds, so its val images are not these; "
-                "restore the data, or name its place with --data-root"
-            )
+    elif split in ("train", "val"):
+        images = load_own_splits(net)[split == "val"]
     else:
         images = load_test(net.config.data)
     if images.classes and images.classes != net.classes:
@@ -301,13 +284,19 @@ def predict(
                 "predictions_sha256": sha256_bytes(content),
                 "checkpoint": checkpoint,
                 "weights_sha256": net.facts["weights_sha256"],
+                **({"onnx_sha256": net.onnx["sha256"]} if net.onnx else {}),
             }
         )
     write_atomic(target, content)
     return target, predictions, notes
 
 
-def _elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+def moved(net: Net, device: str | None, data_root: str | None) -> Net:
+    """The same net on another device or with its data in another place; None: as it is."""
+    return replace(net, config=elsewhere(net.config, device, data_root)) if device or data_root else net
+
+
+def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
     """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
     plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]

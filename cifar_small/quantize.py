@@ -27,11 +27,11 @@ from cifar_small.budget import footprint
 from cifar_small.data import Images, index_hash, stratified_subset
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
-from cifar_small.metrics import paired_difference
 from cifar_small.onnx_export import export_onnx, properties_of
 from cifar_small.onnx_files import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, moved, to_tensor
 from cifar_small.runs import Run
+from cifar_small.significance import paired_difference
 
 CALIBRATION_IMAGES = 1000
 CALIBRATION_BATCH = 25  # every activation of a batch is held in memory at once

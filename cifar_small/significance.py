@@ -40,10 +40,11 @@ class Runs(NamedTuple):
 
 
 def paired_difference(first_correct: Correct, second_correct: Correct, z: float = Z) -> Difference:
-    """Accuracy of the second minus the first on the same images (N,), each with its own interval's worth of discordant ones.
+    """Accuracy of the second minus the first on the same images (N,), and its 95 % interval, all in [-1, 1].
 
-    The adjusted Wald interval for paired proportions: half of the images that one classifier alone gets right count, with one
-    more put on either side. Source: Bonett and Price (2012), J. Educational and Behavioral Statistics 37(4).
+    Wald's interval with one image added to either kind of disagreement, which keeps its coverage where the two hardly ever
+    disagree and does not shrink to nothing where they never do. Source: Bonett and Price (2012), J. Educational and Behavioral
+    Statistics 37(4).
     """
     total = len(first_correct)
     if total == 0 or len(second_correct) != total:

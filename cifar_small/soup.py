@@ -22,7 +22,7 @@ from cifar_small.environment import autocast, describe, memory_format, prepare_p
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_json
 from cifar_small.metrics import wilson_interval
-from cifar_small.models.batchnorm import refresh_batchnorm
+from cifar_small.models import refresh_statistics
 from cifar_small.predict import Net, compute_logits, elsewhere, load_net, load_splits, normalise, predict_images, to_tensor
 from cifar_small.predictions import Predictions
 from cifar_small.randomness import ORDER, torch_generator
@@ -110,7 +110,7 @@ class Pot:
         model.load_state_dict(average_weights([one.model.state_dict() for one in nets]))
         pixels = (normalise(batch, net.mean, net.std) for batch in self.batches)
         with autocast(self.device, self.precision):
-            refresh_batchnorm(model, (batch.contiguous(memory_format=torch.channels_last) for batch in pixels))
+            refresh_statistics(model, (batch.contiguous(memory_format=torch.channels_last) for batch in pixels))
         size = net.config.engine.eval_batch_size
         logits = compute_logits(model, self.val_images, net.mean, net.std, "none", self.precision, size)
         assert self.val.labels is not None

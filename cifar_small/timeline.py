@@ -105,6 +105,8 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
         rows["kd_weight"] = [f"{one.distill.kd_weight:g}" if one.distill else "-" for one in settings]
     if any(one.resolution != 32 for one in settings):
         rows["resolution"] = [str(one.resolution) for one in settings]
+    if any(one.swa for one in settings):
+        rows["swa_every"] = [str(one.swa.every) if one.swa else "-" for one in settings]
     if any(one.mixes and one.mix_prob < 1 for one in settings):
         rows["mix_prob"] = [f"{one.mix_prob:g}" if one.mixes else "-" for one in settings]
     texts = [_texts(one) for one in settings]

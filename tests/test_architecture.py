@@ -19,16 +19,16 @@ LAYERS = """
     __init__ _torchvision errors
     schema strict_yaml config_errors exits image_ops significance tables
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm per_image
-    data models
-    muon
+    schedules augment mixing metrics randomness environment plots distributed slurm per_image views coverage
+    data models blending
+    muon calibration
     budget checkpoints predictions optim state runs
-    param_table results timeline entries
-    predict compare ensemble
-    problem submission comparison_tables
+    param_table results timeline entries evaluate keeping
+    predict compare ensemble evaluation_plots
+    problem soup submission evaluation_files tta uncertainty comparison_tables model_card onnx_files
     diagnose submission_diff
-    augmenter
-    train
+    augmenter distill exported onnx_export uncertainty_files audit
+    train hub quantize report
     demo kill_resume bench preview sweep
     commands
     cli
@@ -39,7 +39,7 @@ LAYER_OF = {module: depth for depth, line in enumerate(LAYERS.split("\n")) for m
 # What may be used of pickle: writing the competition's file, and the error that torch.load raises on a refused one.
 PICKLING = {"data/unlabelled.py": {"dump", "dumps"}, "checkpoints.py": {"UnpicklingError"}}
 IMPORTS_BY_NAME = {"_torchvision.py"}
-MAY_READ_TEST = {"predict.py", "demo.py", "diagnose.py", "commands/predicting.py"}
+MAY_READ_TEST = {"predict.py", "demo.py", "diagnose.py", "commands/predicting.py", "audit/rules.py"}  # the last: pixels alone
 
 
 def sources() -> list[Path]:

@@ -164,6 +164,21 @@ def test_what_is_not_like_with_like_is_named() -> None:
     assert [row.legal for row in found.rows] == [True, False, True]
 
 
+def test_where_most_agree_only_the_few_are_listed() -> None:
+    found = compare([entry(name, at, views="flip" if name == "c" else "none") for at, name in enumerate("abcde")])
+    assert found.unlike == ("views: none (the others); flip (c)",)
+
+
+def test_an_ensembles_parameters_are_the_sum() -> None:
+    members = [{"weights_sha256": name, "parameters": 3_000_000, "views": "none"} for name in "xy"]
+    joined = entry("joined", 0, parameters=6_000_000, members=members)
+    large = entry("large", 0, parameters=9_000_000, members=[{**one, "parameters": 7_000_000} for one in members])
+    assert [row.faults for row in compare([joined, large]).rows] == [
+        ("sum 1,000,000 over, each within",),
+        ("4,000,000 over",),
+    ]
+
+
 def test_like_entries_have_nothing_to_say(tmp_path: Path) -> None:
     make_run(tmp_path / "a", slice(0, 20))
     make_run(tmp_path / "b", slice(0, 10), 1)

@@ -23,12 +23,11 @@ from cifar_small import quantize as quantize_module
 from cifar_small.bench import inference
 from cifar_small.bench.inference import HEADER, Measured, Settings, Timing, bench_runs, rows_of, take_turns
 from cifar_small.cli import main
-from cifar_small.compare import compare
 from cifar_small.config import config_hash, parse_config
 from cifar_small.data import load_test, write_unlabelled
+from cifar_small.entries import collect_rows, load_entries
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import sha256_file
-from cifar_small.metrics import paired_difference
 from cifar_small.models import build_model, merge_pooled_norms
 from cifar_small.onnx_export import export_onnx, largest_difference
 from cifar_small.onnx_files import (
@@ -45,6 +44,7 @@ from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, 
 from cifar_small.predictions import load_predictions
 from cifar_small.quantize import Quantized, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
 from cifar_small.runs import Run
+from cifar_small.significance import paired_difference
 from cifar_small.train import train
 
 CPU = torch.device("cpu")
@@ -408,8 +408,9 @@ def test_predictions_by_a_file_name_it_and_its_weights(precision: str, run: Run)
     assert meta["config_sha256"] == plain.meta["config_sha256"]
     apart = np.abs(made.logits - plain.logits).max()
     assert apart < 1e-4 if precision == "fp32" else 1e-3 < apart < 0.2 * np.abs(plain.logits).max()
-    frame = compare([("torch", plain), ("onnx", made)])
-    assert frame["parameters"].nunique() == 1
+    rows = collect_rows(load_entries([str(run.folder), str(run.predictions / f"val_onnx_{precision}.npz")]))
+    assert [row.name for row in rows] == [run.folder.name, f"{run.folder.name} onnx {precision}"]
+    assert rows[0].parameters == rows[1].parameters
 
 
 @pytest.mark.parametrize(("views", "tolerance"), [("shift", 1e-4), ("flip_shift", 1e-4), ("r3", 0.05)])

@@ -347,6 +347,7 @@ def everything(teacher: Run) -> dict[str, Any]:
     phases = [{**EVERYTHING["phases"][0], "epochs": 1}, {**EVERYTHING["phases"][1], "epochs": 1, "distill": {"temperature": 2}}]
     return {
         **EVERYTHING,
+        "engine": {**EVERYTHING["engine"], "keep_every": 1, "keep_last": None},
         "schedule": {"name": "cosine"},
         "phases": phases,
         "distill": {"teachers": [str(teacher.folder)], "kd_weight": 0.5},

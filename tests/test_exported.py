@@ -152,7 +152,7 @@ def test_figures_stand_with_n_interval_and_views(folder: Path, run: Run) -> None
         assert f"| accuracy on test | {line}" in card
     assert "| readings of test in this run | 3, with any of its weights |" in card
     count = sum(parameter.numel() for parameter in build_model(CONFIG.model, 10).parameters())
-    assert f"| trainable parameters | {count:,}, {100_000 - count:,} below the budget of 100,000 |" in card
+    assert f"| trainable parameters | {count:,}; {100_000 - count:,} below the budget of 100,000 |" in card
     assert f"| best.pt of the run, after epoch {summary['selected_epoch']}, the best on val |" in card
     assert "trained from scratch on scikit-learn's handwritten digits" in card
     assert "cifar-small train --config tiny.yaml" in card

@@ -21,8 +21,7 @@ from cifar_small.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.cli import main
 from cifar_small.config import config_dict, parse_config
 from cifar_small.errors import CheckpointError, UserError
-from cifar_small.models import build_model
-from cifar_small.models.batchnorm import refresh_batchnorm
+from cifar_small.models import build_model, refresh_statistics
 from cifar_small.predict import load_net, load_splits, normalise
 from cifar_small.predictions import load_predictions
 from cifar_small.runs import Run
@@ -91,7 +90,7 @@ def test_statistics_are_those_of_torchs_own_update() -> None:
     net = net_with_dropout(0.0)
     reference = deepcopy(net)
     update_bn(BATCHES, reference)
-    refresh_batchnorm(net, BATCHES)
+    refresh_statistics(net, BATCHES)
     for name, buffer in statistics(reference).items():
         torch.testing.assert_close(statistics(net)[name], buffer, msg=name)
 
@@ -99,13 +98,13 @@ def test_statistics_are_those_of_torchs_own_update() -> None:
 def test_statistics_do_not_depend_on_chance_and_nothing_else_changes() -> None:
     net = net_with_dropout()
     before = {name: parameter.clone() for name, parameter in net.named_parameters()}
-    refresh_batchnorm(net.train(), BATCHES)
+    refresh_statistics(net.train(), BATCHES)
     assert net.training
     assert {module.momentum for module in net.modules() if isinstance(module, nn.BatchNorm2d)} == {0.3}
     assert all(torch.equal(parameter, before[name]) for name, parameter in net.named_parameters())
     first = statistics(net)
     torch.manual_seed(99)
-    refresh_batchnorm(net.eval(), iter(BATCHES))
+    refresh_statistics(net.eval(), iter(BATCHES))
     assert not net.training
     assert all(torch.equal(buffer, first[name]) for name, buffer in statistics(net).items())
     assert not any((buffer == 9).any() for name, buffer in first.items() if name.endswith("running_mean"))

@@ -25,12 +25,12 @@ from cifar_small.data import Images
 from cifar_small.environment import autocast, describe, integer_sums_saturate
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_atomic, write_json
-from cifar_small.metrics import paired_difference
 from cifar_small.onnx_export import export_onnx
 from cifar_small.onnx_files import as_onnx_net, open_session, read_onnx, require_extra, run_session
 from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, moved, normalise, to_tensor
 from cifar_small.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
 from cifar_small.runs import Run
+from cifar_small.significance import paired_difference
 
 BATCHES = (1, 64, 512)  # the first for the latency of one image, the others for throughput
 LEAST_CALLS = 3  # counted in each measurement, after one that is not

@@ -39,12 +39,12 @@ def _evaluate(options: argparse.Namespace) -> int:
     predictions = load_predictions(options.predictions)
     evaluation = evaluate(predictions, load_predictions(options.temperature_from) if options.temperature_from else None)
     print(describe(evaluation))
-    images = _images(predictions, options.data_root) if evaluation.mistakes else None
+    images = images_or_note(predictions, options.data_root) if evaluation.mistakes else None
     _say_written(write_evaluation(evaluation, folder, images), folder)
     return 0
 
 
-def _images(predictions: Predictions, data_root: str | None) -> Images | None:
+def images_or_note(predictions: Predictions, data_root: str | None) -> Images | None:
     """The predicted images, or None and a note where they cannot be had."""
     from cifar_small.predict import images_of
 
@@ -63,13 +63,10 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _load(folder: Path, data_root: str | None, device: str | None) -> tuple[Net, Images]:
     """A run's net and its images of val."""
-    from dataclasses import replace
-
-    from cifar_small.predict import elsewhere, load_net, load_own_splits
+    from cifar_small.predict import load_net, load_own_splits, moved
     from cifar_small.runs import Run
 
-    net = load_net(Run(folder))
-    net = replace(net, config=elsewhere(net.config, device, data_root))
+    net = moved(load_net(Run(folder)), device, data_root)
     return net, load_own_splits(net)[1]
 
 

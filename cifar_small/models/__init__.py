@@ -17,7 +17,17 @@ from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_n
 from cifar_small.models.wideresnet import WideResNet
 from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
 
-__all__ = ["ModelConfig", "activate_dropout", "build_model", "fit_stem", "merge_pooled_norms", "refresh_statistics", "set_dropout", "set_frozen", "statistics_kept"]
+__all__ = [
+    "ModelConfig",
+    "activate_dropout",
+    "build_model",
+    "fit_stem",
+    "merge_pooled_norms",
+    "refresh_statistics",
+    "set_dropout",
+    "set_frozen",
+    "statistics_kept",
+]
 
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
 

@@ -1,0 +1,181 @@
+"""The report: what stands first, every number against its source, nothing cut off, and nothing that a name could break."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import tiny_raw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_small.cli import main
+from cifar_small.config import parse_config
+from cifar_small.predict import predict
+from cifar_small.predictions import load_predictions
+from cifar_small.report.charts import Axis, Line, around, confusion_chart, line_chart, reliability_chart
+from cifar_small.runs import Run
+from cifar_small.train import train
+
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two small runs, the first with val and test predicted, the second with val alone, and the report of both."""
+    folder = tmp_path_factory.mktemp("report")
+    for name, seed in (("first", 0), ("second", 1)):
+        config = parse_config(tiny_raw(phases=[{"epochs": 1}, {"epochs": 1, "label_smoothing": 0.1}], seed=seed))
+        train(config, folder / name, quiet=True, command=f"cifar-small train --seed {seed} <&>")  # which predicts val too
+    predict(Run(folder / "first"), "test")
+    arguments = [str(folder / "first"), str(folder / "second"), "--output", str(folder / "report.html"), "--title", "A < B & C"]
+    assert main(["report", *arguments, "--paper", str(folder / "paper")]) == 0
+    return folder
+
+
+def page_of(folder: Path) -> str:
+    return (folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_accuracy_and_parameters_stand_first(folder: Path) -> None:
+    test = load_predictions(folder / "first" / "predictions" / "test.npz")
+    val = load_predictions(folder / "second" / "predictions" / "val.npz")
+    figures = re.findall(r'<div class="figure"><b>(.*?)</b>', page_of(folder))
+    parameters = f"{test.meta['parameters']:,}"
+    assert figures == [f"{test.accuracy:.2%}", parameters, f"{val.accuracy:.2%}", parameters]
+    assert page_of(folder).index('class="figure"') < page_of(folder).index("<h2>")
+
+
+def test_says_where_the_numbers_come_from(folder: Path) -> None:
+    card = page_of(folder).split("Where these numbers come from")[1].split("</section>")[0]
+    for text in ("within its rules", "scratch", "never", "once (2", "epoch 2 of 2", "digits"):
+        assert text in card, text
+
+
+def test_every_text_is_escaped(folder: Path) -> None:
+    page = page_of(folder)
+    assert "A &lt; B &amp; C" in page
+    assert "&lt;&amp;&gt;" in page
+    assert "A < B" not in page
+    assert "<&>" not in page
+
+
+def test_needs_no_other_file_and_no_network(folder: Path) -> None:
+    addresses = re.findall(r"(?:src|href)=\"([^\"]{0,30})|url\(([^)]*)\)", page_of(folder))
+    assert addresses
+    assert all(source.startswith("data:image/png;base64,") and not url for source, url in addresses)
+
+
+def test_tags_are_closed(folder: Path) -> None:
+    open_tags: list[str] = []
+
+    class Checker(HTMLParser):
+        def handle_starttag(self, tag: str, attrs: object) -> None:
+            if tag not in ("meta", "img", "br"):
+                open_tags.append(tag)
+
+        def handle_startendtag(self, tag: str, attrs: object) -> None:
+            pass
+
+        def handle_endtag(self, tag: str) -> None:
+            assert open_tags.pop() == tag
+
+    Checker().feed(page_of(folder))
+    assert open_tags == []
+
+
+def test_curves_have_every_epoch_and_the_phase_boundary(folder: Path) -> None:
+    charts = re.findall(r'<svg class="chart".*?</svg>', page_of(folder), flags=re.S)
+    loss = next(chart for chart in charts if "cross-entropy" in chart)
+    assert len(re.findall(r'<circle class="dot', loss)) == 2 * 2  # two epochs of train and val
+    assert loss.count('class="mark"') == 1
+
+
+def test_paper_has_tables_and_figures_that_aaai_takes(folder: Path) -> None:
+    paper = folder / "paper"
+    assert sorted(path.name for path in paper.iterdir()) == ["classes.tex", "comparison.tex", "confusion.pdf", "curves.pdf"]
+    assert r"\toprule" in (paper / "comparison.tex").read_text(encoding="utf-8")
+    for figure in ("confusion.pdf", "curves.pdf"):
+        content = (paper / figure).read_bytes()
+        assert content.startswith(b"%PDF")
+        assert b"/Type3" not in content
+
+
+def test_refuses_to_replace_and_names_missing_predictions(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(folder / "first"), "--output", str(folder / "report.html")]) == 2
+    assert "report.html" in capsys.readouterr().err
+    bare = shutil.copytree(folder / "second", tmp_path / "bare")
+    shutil.rmtree(bare / "predictions")
+    assert main(["report", str(bare), "--output", str(tmp_path / "r.html")]) == 4
+    assert f"cifar-small predict {bare} --split val" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------------ charts
+
+
+@given(st.floats(-1e6, 1e6), st.floats(1e-6, 1e6))
+def test_ticks_are_few_round_and_within(low: float, span: float) -> None:
+    axis = Axis("x", low, low + span)
+    if axis.high == axis.low or span < 1e-9 * abs(low):
+        return
+    ticks = axis.ticks()
+    assert 2 <= len(ticks) <= 9
+    assert all(axis.low - 1e-6 * span <= tick <= axis.high + 1e-6 * span for tick in ticks)
+
+
+def test_a_line_ends_where_its_values_lie() -> None:
+    chart = line_chart("t", [Line("a", [0, 1], [0, 10], "blue")], Axis("x", 0, 1), Axis("y", 0, 10))
+    assert 'points="52.0,216.0 408.0,14.0"' in chart  # the lower left and the upper right corner of the axes
+
+
+def test_an_axis_holds_constant_values() -> None:
+    axis = around([3.0, 3.0], "y")
+    assert axis.low < 3 < axis.high
+    assert around([0.0], "y").high > 0
+
+
+def test_confusions_show_counts_and_shares() -> None:
+    chart = confusion_chart("t", np.array([[3, 1], [0, 4]]), ["cat", "d&g"])
+    assert "cat taken for d&amp;g: 1 of 4 (25.0%)" in chart
+    assert chart.count("<rect") == 1 + 3  # the ground, and the cells that are not empty
+    assert chart.count('class="wrong"') == 1
+    hundred = confusion_chart("t", np.eye(100, dtype=np.int64), [str(one) for one in range(100)])
+    assert "<text" in hundred
+    assert 'class="count' not in hundred
+
+
+def test_reliability_leaves_empty_bins_out() -> None:
+    chart = reliability_chart("t", [0.25, float("nan"), 0.95], [0.2, float("nan"), 0.9], [10, 0, 30])
+    assert chart.count('class="bubble"') == 2
+    assert "nan" not in chart
+
+
+# ----------------------------------------------------------------------------------------------------------------- browser
+
+
+@pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [390, 1280])
+def test_nothing_is_wider_than_the_window(width: int, folder: Path, tmp_path: Path) -> None:
+    probe = "<script>document.title = 'wide ' + (document.documentElement.scrollWidth - innerWidth)</script></body>"
+    page = tmp_path / "probe.html"
+    page.write_text(page_of(folder).replace("</body>", probe), encoding="utf-8")
+    # The narrowest window of a headless Chromium is wider than a telephone, so the page is put into a frame.
+    frame = tmp_path / "frame.html"
+    frame.write_text(
+        f"<iframe src='{page.name}' width='{width}' height='900' onload=\"document.title = "
+        'this.contentDocument.title"></iframe>',
+        encoding="utf-8",
+    )
+    command = [str(BROWSER), "--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
+    found = subprocess.run([*command, frame.as_uri()], capture_output=True, text=True, timeout=60, check=True).stdout
+    match = re.search(r"<title>wide (-?\d+)</title>", found)
+    assert match, found[:300]
+    assert int(match[1]) <= 0
