@@ -7,7 +7,7 @@ difference. Of two recipes, each trained with several seeds: the difference of m
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -217,13 +217,21 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
             if value := value_of(row):
                 having.setdefault(value, []).append(row.name)
         if len(having) > 1:
-            lines.append(f"{aspect}: " + "; ".join(f"{value} ({', '.join(names)})" for value, names in having.items()))
+            lines.append(f"{aspect}: {_who(having)}")
     for row in rows:
         if row.test_readings is not None and row.test_readings > 1:
             lines.append(
                 f"the test split was read {row.test_readings} times with {row.name}; chosen by it, its accuracy flatters"
             )
     return lines
+
+
+def _who(having: Mapping[str, Sequence[str]]) -> str:
+    """Each value with the entries that have it; where most have one, they are the others."""
+    most = max(having, key=lambda value: len(having[value]))
+    usual = most if len(having[most]) > 3 else None
+    parts = (f"{value} ({'the others' if value == usual else ', '.join(names)})" for value, names in having.items())
+    return "; ".join(parts)
 
 
 def _images(row: Row, split: str) -> str:

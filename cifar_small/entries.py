@@ -226,7 +226,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training]) -> Row:
         recipe=f"{recipe} {views}" if single and recipe else None,
         parameters=parameters,
         budget=rules.max_params,
-        faults=_faults(parameters, lineage, rules),
+        faults=_faults([int(part.get("parameters") or 0) for part in parts], parameters, lineage, rules),
         lineage=lineage,
         data=_joined(_data_text(part.get("data") or {}) for part in parts),
         train_sha256=_joined((part.get("data") or {}).get("train_sha256", "") for part in parts),
@@ -260,10 +260,11 @@ def _rules(entry: Entry) -> Rules:
         raise DataError(f"{entry.name}: its rules cannot be read ({error.error_count()} problems); predict again") from None
 
 
-def _faults(parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
+def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
     faults = []
     if parameters > rules.max_params:
-        faults.append(f"{parameters - rules.max_params:,} over")
+        over = f"{parameters - rules.max_params:,} over"
+        faults.append(f"sum {over}, each within" if max(each) <= rules.max_params else over)
     if lineage and not rules.pretrained:
         faults.append("pretrained not allowed")
     return tuple(faults)

@@ -164,6 +164,21 @@ def test_what_is_not_like_with_like_is_named() -> None:
     assert [row.legal for row in found.rows] == [True, False, True]
 
 
+def test_where_most_agree_only_the_few_are_listed() -> None:
+    found = compare([entry(name, at, views="flip" if name == "c" else "none") for at, name in enumerate("abcde")])
+    assert found.unlike == ("views: none (the others); flip (c)",)
+
+
+def test_an_ensembles_parameters_are_the_sum() -> None:
+    members = [{"weights_sha256": name, "parameters": 3_000_000, "views": "none"} for name in "xy"]
+    joined = entry("joined", 0, parameters=6_000_000, members=members)
+    large = entry("large", 0, parameters=9_000_000, members=[{**one, "parameters": 7_000_000} for one in members])
+    assert [row.faults for row in compare([joined, large]).rows] == [
+        ("sum 1,000,000 over, each within",),
+        ("4,000,000 over",),
+    ]
+
+
 def test_like_entries_have_nothing_to_say(tmp_path: Path) -> None:
     make_run(tmp_path / "a", slice(0, 20))
     make_run(tmp_path / "b", slice(0, 10), 1)
@@ -311,6 +326,26 @@ def test_recipes_with_other_seeds_are_compared_unpaired(tmp_path: Path) -> None:
     paths = [*seeds_of(tmp_path, "slow", [20, 24, 31]), *seeds_of(tmp_path, "fast", [36, 44, 43], 2, batch_size=32)]
     (test,) = compare(load_entries(paths)).group_tests
     assert test.seeds == ()  # one shared seed is no pair of pairs
+
+
+def test_a_mean_needs_every_seed(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"a{seed}", seed, seed, ("val", "test")) for seed in range(2)]
+    make_run(tmp_path / "a2", 2, 2)
+    elsewhere = make_run(tmp_path / "b0", 0, 0, batch_size=32)
+    other = make_run(tmp_path / "b1", 0, 1, batch_size=32, images="0")
+    found = compare(load_entries([*(str(run.folder) for run in runs), str(tmp_path / "a2")]))
+    assert set(found.groups[0].spreads) == {"val"}
+    found = compare(load_entries([*(str(run.folder) for run in (*runs, elsewhere, other))]))
+    assert [set(group.spreads) for group in found.groups] == [{"val", "test"}, set()]
+    assert (
+        found.refused[-1]
+        == "tiny (a0, ...) and tiny (b0, ...) over seeds: no test, not every seed has predictions of the same val images"
+    )
+
+
+def test_right_alone_is_the_entrys_own_first() -> None:
+    (_, row) = comparison_tables(compare([entry("a", slice(0, 5)), entry("b", slice(4, 6))]))[1].rows
+    assert row[3] == "4 / 1"
 
 
 def test_what_is_no_seed_of_a_recipe(tmp_path: Path) -> None:
