@@ -64,7 +64,7 @@ def scores_table(comparison: Comparison) -> Table:
         notes.append(
             f"difference: points above {first} on the same {comparison.split} images, with its 95 % interval; "
             f"right alone: images that only the entry / only {first} gets right; p: exact McNemar, two-sided"
-            + "; Holm: p corrected for all pairs"
+            + "; Holm: p corrected for all tests"
             * (len(tested) > 3)
         )
     notes += comparison.refused

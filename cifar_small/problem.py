@@ -67,11 +67,19 @@ def load_problem(config: Config) -> Problem:
 
 
 def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Per-channel mean and standard deviation of the training pixels in 0..1, from exact histograms."""
+    """Per-channel mean and standard deviation of the training pixels in 0..1. Raises DataError for a constant channel."""
+    mean, std = channel_moments(images)
+    if min(std) < 1e-6:
+        raise DataError(
+            f"{images.source}: a colour channel is constant (means {np.round(mean, 3).tolist()}); expected photographs"
+        )
+    return mean, std
+
+
+def channel_moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Per-channel mean and standard deviation of any pixels in 0..1, from exact histograms."""
     counts = np.stack([np.bincount(images.images[..., channel].ravel(), minlength=256) for channel in range(3)])
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(axis=1)
     variance = counts @ values**2 / counts.sum(axis=1) - mean**2
-    if (variance <= 0).any():
-        raise DataError(f"{images.source}: a colour channel is constant (means {mean.round(3).tolist()}); expected photographs")
-    return tuple(mean.tolist()), tuple(np.sqrt(variance).tolist())
+    return tuple(mean.tolist()), tuple(np.sqrt(np.maximum(variance, 0)).tolist())

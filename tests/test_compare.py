@@ -328,6 +328,26 @@ def test_recipes_with_other_seeds_are_compared_unpaired(tmp_path: Path) -> None:
     assert test.seeds == ()  # one shared seed is no pair of pairs
 
 
+def test_a_mean_needs_every_seed(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / f"a{seed}", seed, seed, ("val", "test")) for seed in range(2)]
+    make_run(tmp_path / "a2", 2, 2)
+    elsewhere = make_run(tmp_path / "b0", 0, 0, batch_size=32)
+    other = make_run(tmp_path / "b1", 0, 1, batch_size=32, images="0")
+    found = compare(load_entries([*(str(run.folder) for run in runs), str(tmp_path / "a2")]))
+    assert set(found.groups[0].spreads) == {"val"}
+    found = compare(load_entries([*(str(run.folder) for run in (*runs, elsewhere, other))]))
+    assert [set(group.spreads) for group in found.groups] == [{"val", "test"}, set()]
+    assert (
+        found.refused[-1]
+        == "tiny (a0, ...) and tiny (b0, ...) over seeds: no test, not every seed has predictions of the same val images"
+    )
+
+
+def test_right_alone_is_the_entrys_own_first() -> None:
+    (_, row) = comparison_tables(compare([entry("a", slice(0, 5)), entry("b", slice(4, 6))]))[1].rows
+    assert row[3] == "4 / 1"
+
+
 def test_what_is_no_seed_of_a_recipe(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", 0)
     again = make_run(tmp_path / "b", 1)  # the same seed

@@ -167,7 +167,10 @@ def test_copies_are_named_with_the_files_ids(tmp_path: Path, source: Data) -> No
     ("change", "subject", "level", "text"),
     [
         (lambda images: images * 0.3, "colours", "fault", "mean red, green, blue are"),
-        (lambda images: images * 0.85 + 24, "colours", "warn", "images of another source"),
+        (lambda images: images * 0.85 + 24, "colours", "warn", "images of another"),
+        (lambda images: 0 * images + 120, "layout", "warn", "all constant"),
+        (lambda images: 0 * images, "colours", "fault", "mean red, green, blue are 0.000"),
+        (lambda images: (images - 115.0) * 0.8 + 115, "colours", "warn", "in contrast: images of another"),
         (lambda images: images // 128, "values", "fault", "0..1, 2 different ones"),
         (lambda images: images // 16 * 16, "values", "warn", "16 different ones"),
         (lambda images: images[:100], "rows", "fault", "100 images; the rules expect 120"),

@@ -202,6 +202,6 @@ def test_check_warns_of_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[
     write_unlabelled(tmp_path / "test.pkl", pixels, np.arange(60))
     path = write(tmp_path / "a.csv", [image // 6 for image in range(60)])
     assert main(["check", str(path), "--file", str(tmp_path / "test.pkl"), "--allow-rows", "60"]) == 0
-    shown = capsys.readouterr().out
-    assert f"warning: {path}: rows of one class stand together, 10 runs" in shown
-    assert f"{path}: valid, 60 rows" in shown
+    shown = capsys.readouterr()
+    assert f"warning: {path}: rows of one class stand together, 10 runs" in shown.err
+    assert shown.out == f"{path}: valid, 60 rows\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from cifar_small.commands import Command
@@ -67,7 +68,7 @@ def _check(options: argparse.Namespace) -> int:
     count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes), classes):
-            print(f"warning: {warning}")
+            print(f"warning: {warning}", file=sys.stderr)
     print(f"{options.csv}: {count}" if faults else f"{options.csv}: valid, {len(images):,} rows")
     return 1 if faults else 0
 
