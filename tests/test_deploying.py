@@ -316,7 +316,7 @@ def test_a_processor_without_vnni_is_told_of_reduce_range(
     assert capsys.readouterr().err == ""
 
 
-def test_calibration_sees_training_images_alone_as_they_are(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_calibration_sees_training_images_alone_as_they_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[np.ndarray[Any, Any]] = []
 
     class Spy(quantize_module._Batches):
@@ -326,10 +326,10 @@ def test_calibration_sees_training_images_alone_as_they_are(trained: Run, monkey
             return batch
 
     monkeypatch.setattr(quantize_module, "_Batches", Spy)
+    monkeypatch.setattr(quantize_module, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
     monkeypatch.setattr("cifar_small.predict.load_test", None)  # whoever reads the test split here, fails
-    net = load_net(trained)
-    images, val = load_own_splits(net)
-    _, facts = static_int8(net, read_onnx(trained.folder / "fp32.onnx"), calibration_images(net, images, 120))
+    facts = quantize(run, run.folder / "spied.onnx", count=120).facts
+    images, val = load_own_splits(load_net(run))
     known = {image.tobytes(): label for image, label in zip(images.images, images.labels, strict=True)}  # type: ignore[arg-type]
     held_out = {image.tobytes() for image in val.images}
     assert len(seen) == 120 == facts["calibration_images"]
