@@ -1,13 +1,13 @@
 """What an unlabelled file is, before anything is predicted on it: a card of findings, from its container to copied images.
 
-The labelled test images are read for one purpose, to look for their pixels in the file; their labels are not used.
+The labelled test images are read for one purpose, to look for their pixels in the file; their labels are dropped at once.
 """
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -60,7 +60,7 @@ def diagnose(path: Path, rules: Rules, data: Data, *, layout: Layout = "auto") -
     copies: list[tuple[int, str, int, float, bool]] = []
     parts: dict[str, Images | None] = {"file": None}
     if is_available(data):
-        parts |= {"train": load_train(data), "test": load_test(data)}
+        parts |= {"train": load_train(data), "test": replace(load_test(data), labels=None)}
         train = parts["train"]
         assert train is not None
         findings += _colours(images, train)
