@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cifar_small import __version__
-from cifar_small.commands import predicting, submitting, training
+from cifar_small.commands import predicting, submitting, training, weights
 from cifar_small.exits import exit_code
 
 DESCRIPTION = """\
@@ -24,7 +24,7 @@ The usual way, each step a file the next one reads:
 EXIT_CODES = """\
 exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
 5 training diverged; 143 stopped by SIGINT or SIGTERM and saved"""
-ALL = (*training.COMMANDS, *predicting.COMMANDS, *submitting.COMMANDS)
+ALL = (*training.COMMANDS, *predicting.COMMANDS, *submitting.COMMANDS, *weights.COMMANDS)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
+from cifar_small.augment import resize
 from cifar_small.budget import count_parameters
 from cifar_small.checkpoints import load_checkpoint
 from cifar_small.config import config_dict, config_hash, parse_config
@@ -108,7 +109,7 @@ class Net:
     model: nn.Module
     config: Config
     classes: tuple[str, ...]
-    mean: tuple[float, ...]  # of the training images, 0..1, per channel
+    mean: tuple[float, ...]  # that its input is normalised by, 0..1, per channel
     std: tuple[float, ...]
     facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
 
@@ -133,7 +134,8 @@ def load_net(run: Run) -> Net:
     if count_parameters(model) != state["parameters"]:
         raise CheckpointError(f"{run.best} says {state['parameters']:,} parameters; its net has {count_parameters(model):,}")
     kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
-    facts = {key: state[key] for key in kept} | {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
+    facts = {key: state[key] for key in kept} | {"ancestors": state.get("ancestors", [])}
+    facts |= {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
     return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
 
 
@@ -146,7 +148,7 @@ def _scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: t
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, 3, 32, 32) -> float32 with zero mean and unit variance per channel over the training images."""
+    """uint8 or float 0..255 (B, 3, H, W) -> float32, less the mean and over the deviation of each channel."""
     scale, offset = _scale_and_offset(mean, std, images.device)
     return images.float() * scale - offset
 
@@ -167,8 +169,13 @@ def compute_logits(
     precision: str,
     batch_size: int,
     progress: bool = False,
+    side: int = 32,
+    interpolation: str = "bilinear",
 ) -> Tensor:
-    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode."""
+    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode.
+
+    side: pixels that each view is resized to by `interpolation`, as the net's config has it.
+    """
     was_training = model.training
     model.eval()
     logits = []
@@ -177,7 +184,8 @@ def compute_logits(
             pixels = normalise(batch, mean, std)
             with autocast(images.device, precision):
                 parts = [
-                    model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in VIEWS[views]
+                    model(resize(view(pixels), side, interpolation).contiguous(memory_format=torch.channels_last)).float() * w
+                    for view, w in VIEWS[views]
                 ]
             logits.append(torch.stack(parts).sum(0))
             bar.update(len(batch))
@@ -205,7 +213,10 @@ def predict_images(net: Net, images: Images, views: str, *, progress: bool = Fal
     precision = resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
-    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress)
+    size, config = engine.eval_batch_size, net.config
+    logits = compute_logits(
+        model, pixels, net.mean, net.std, views, precision, size, progress, config.side, config.interpolation
+    )
     meta = {
         "name": net.config.name,
         "seed": net.config.seed,

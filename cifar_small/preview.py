@@ -57,7 +57,7 @@ def preview_blocks(
 ) -> list[Block]:
     """The cells of every phase from its first epoch on, or of the phase in force at `epoch` (0-based) from there on."""
     blocks = []
-    with closing(Augmenter(problem, config.seed, config.engine.workers)) as augmenter:
+    with closing(Augmenter(problem, config.seed, config.engine.workers, config.interpolation)) as augmenter:
         for phase in resolve_phases(config):
             if epoch is not None and not phase.start <= epoch < phase.end:
                 continue
@@ -79,11 +79,13 @@ def _cells(
     steps = sorted({place // batch for place in places if place < last})
     parts = [slice(step * batch, (step + 1) * batch) for step in steps]
     found: dict[int, Cell] = {}
-    for step, rows, pixels in zip(steps, parts, augmenter.epoch(settings.augment, order, epoch, parts), strict=True):
+    side = config.augmented_at(settings.resolution)
+    batches = augmenter.epoch(settings.augment, order, epoch, parts, side)
+    for step, rows, pixels in zip(steps, parts, batches, strict=True):
         targets = F.one_hot(problem.labels[order[rows].to(problem.device)], len(problem.classes)).float()
-        mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step))
+        mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step), side)
         mixed, mixed_targets = apply_mix(mix, pixels, targets)
-        mixed = resize(mixed, settings.resolution)
+        mixed = resize(mixed, settings.resolution, config.interpolation)
         for place in places:
             if place // batch == step:
                 row = place - step * batch

@@ -35,6 +35,9 @@ Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Widths = Annotated[tuple[Width, ...], Field(strict=False)]
 Branch = Annotated[tuple[Depth, Width], Field(strict=False)]
 Depths = Annotated[tuple[Depth, ...], Field(strict=False)]
+Channels = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]  # red, green, blue
+Side = Annotated[int, Field(ge=8, le=512)]  # pixels; the upper bound keeps a slip of the finger from filling the memory
+LrFactor = Annotated[float, Field(gt=0, le=10)]
 
 
 class Section(BaseModel):
@@ -57,8 +60,12 @@ class Rules(Section):
 
     max_params: PositiveInt = 5_000_000  # trainable parameters of the submitted net
     pretrained: bool = False  # may weights come from anywhere but this run?
+    # May a teacher have started from other weights, or learned from other data? No question where `pretrained` is true.
+    pretrained_teacher: Literal["allowed", "forbidden"] = "forbidden"
     rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number
     submission: Literal["ID,Labels", "id,label"] = "ID,Labels"  # header; the second writes class names
+
+    LATER = frozenset({"pretrained_teacher"})
 
 
 class Data(Section):
@@ -145,7 +152,60 @@ class WhitenedResNetModel(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
 
 
-Model = Annotated[ResNetModel | WideResNetModel | WhitenedResNetModel, Field(discriminator="family")]
+class LibraryModel(Section):
+    """A net of torchvision or timm with a head of its own; `weights` says what it starts from, `input` what it is given."""
+
+    family: Literal[
+        "torchvision/resnet18", "torchvision/resnet50", "torchvision/efficientnet_b0", "torchvision/efficientnet_b2",
+        "torchvision/convnext_tiny", "torchvision/mobilenet_v3_small",
+        "timm/resnet18", "timm/resnet50", "timm/efficientnet_b0", "timm/efficientnet_b2",
+        "timm/convnext_tiny", "timm/mobilenet_v3_small",
+    ]  # fmt: skip
+    # A linear layer; dropout before it; or besides squeeze-and-excitation of the feature map, before it is pooled.
+    head: Literal["plain", "dropout", "se"] = "plain"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier; with head dropout and se 0.2 unless given
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 at full size, no max-pool; torchvision's ResNets have it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dropout_comes_with_the_head(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("head", "plain") != "plain":
+            return {"dropout": 0.2, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> LibraryModel:
+        if self.head == "plain" and self.dropout:
+            raise ValueError(f"dropout {self.dropout:g} has no effect with head plain: set head: dropout, or drop it")
+        if self.stem == "cifar" and not self.family.startswith("torchvision/resnet"):
+            raise ValueError(f"stem cifar is there for torchvision/resnet18 and torchvision/resnet50, not for {self.family}")
+        return self
+
+
+Model = Annotated[ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel, Field(discriminator="family")]
+
+
+class Input(Section):
+    """What the net is given: the 32x32 images, enlarged on the device, and how they are normalised.
+
+    None: as the weights that the run starts from have it; without such weights, what the comment says.
+    """
+
+    size: Annotated[Side, Field(ge=32)] | None = None  # pixels a side, in evaluation and where a phase names no other; 32
+    interpolation: Literal["bilinear", "bicubic"] | None = None  # of resizing, always with antialiasing; bilinear
+    mean: Channels | None = None  # in 0..1; of the training images
+    std: Channels | None = None
+    # Enlarging: training images are augmented and mixed at 32x32, which costs less, or at the size that the phase trains at.
+    # Lengths in `augment` are of the 32x32 image in both cases: a crop of 4 at 224 pixels shifts by up to 28.
+    augment: Literal["before", "after"] = "before"
+
+    @model_validator(mode="after")
+    def _normalisation_is_whole(self) -> Input:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both or neither")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0 in every channel")
+        return self
 
 
 class BasicAugment(Section):
@@ -315,6 +375,9 @@ class SGD(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
     decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+    backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
+
+    LATER = frozenset({"backbone_lr_factor"})
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> SGD:
@@ -334,6 +397,9 @@ class Adam(Section):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # added to the gradient; decoupled with adamw
     decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+    backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
+
+    LATER = frozenset({"backbone_lr_factor"})
 
 
 class Group(Section):
@@ -461,6 +527,13 @@ MIXINGS = ("mixup_alpha", "cutmix_alpha", "ricap_beta")  # each is 0 while off
 IDLE_MIX_PROB = f"mix_prob has no effect while {', '.join(MIXINGS[:-1])} and {MIXINGS[-1]} are 0: set one or drop mix_prob"
 
 
+def _names(value: Any) -> Any:
+    """`freeze: backbone` and `freeze: none`, written without brackets."""
+    if isinstance(value, str):
+        return () if value == "none" else (value,)
+    return value
+
+
 class Recipe(Section):
     """The settings that a phase may change."""
 
@@ -472,10 +545,12 @@ class Recipe(Section):
     ricap_beta: Probability = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet; 0: off
     mix_prob: Probability = 1.0  # share of the batches that are mixed; with several of the above on, equally many by each
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    resolution: Annotated[int, Field(ge=8, le=32)] = 32  # pixels a side that the net is trained at
+    resolution: Side | None = None  # pixels a side that the net is trained at, at most those of evaluation; None: these
     lookahead: Lookahead | None = None
     sam: SAM | None = None
-    freeze: Annotated[tuple[str, ...], Field(strict=False)] = ()  # parameters whose names start so do not train
+    # What does not train: backbone (all but the head), none, or a list of beginnings of parameter names. A BatchNorm frozen
+    # as a whole keeps its statistics too.
+    freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
 
     LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam"})
 
@@ -489,6 +564,7 @@ class PhaseSettings(Recipe):
     """A whole phase: its length and every setting in force during it."""
 
     epochs: PositiveInt
+    resolution: Side = 32  # pixels a side, resolved
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of every dropout layer in the net
 
     @model_validator(mode="after")
@@ -517,6 +593,9 @@ class Engine(Section):
     LATER = frozenset({"workers", "sync_batchnorm"})
 
 
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
+
 class Config(Recipe):
     """A run. Field comments give units; README and configs/ show complete examples."""
 
@@ -525,6 +604,10 @@ class Config(Recipe):
     rules: Rules = Rules()
     data: Data = Data()
     model: Model
+    # Where the run starts from: imagenet (as the net's library publishes it), a file (.safetensors, .pth, .pt, .bin), a run
+    # directory, or None: from scratch. The head starts anew, but for a run on the same classes.
+    weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    input: Input = Input()
     batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
@@ -533,6 +616,27 @@ class Config(Recipe):
     views: Views = "none"  # test-time augmentation of predictions; see predict.VIEWS
     engine: Engine = Engine()
 
+    LATER = Recipe.LATER | {"weights", "input"}
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of the images that the net is evaluated on."""
+        return self.input.size or 32
+
+    @property
+    def interpolation(self) -> str:
+        """How images are resized."""
+        return self.input.interpolation or "bilinear"
+
+    @property
+    def starts_from_run(self) -> bool:
+        """Are the weights those of another run of this toolkit?"""
+        return self.weights not in (None, "imagenet") and not str(self.weights).endswith(WEIGHT_FILES)
+
+    def augmented_at(self, resolution: int) -> int:
+        """Pixels a side that training images are augmented at, in a phase that trains at `resolution`."""
+        return resolution if self.input.augment == "after" else 32
+
     @model_validator(mode="after")
     def _slices_are_equal(self) -> Config:
         size = self.engine.micro_batch_size
@@ -540,5 +644,28 @@ class Config(Recipe):
             raise ValueError(
                 f"engine.micro_batch_size {size} does not divide batch_size {self.batch_size}: BatchNorm would see slices of "
                 "different sizes; use a divisor"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_allowed(self) -> Config:
+        if self.weights is None:
+            return self
+        if not self.rules.pretrained:
+            raise ValueError(
+                f"weights {self.weights} are refused by rules.pretrained: false; train from scratch (weights: null), or set "
+                "rules.pretrained: true where the competition allows it"
+            )
+        if self.weights != "imagenet":
+            return self
+        if not isinstance(self.model, LibraryModel):
+            raise ValueError(
+                f"weights imagenet are published for the nets of torchvision and timm, not for {self.model.family}; choose a "
+                "family such as torchvision/resnet18, or name a file or a run"
+            )
+        if self.model.stem == "cifar":
+            raise ValueError(
+                "weights imagenet belong to a 7x7 stem, which model.stem cifar replaces by 3x3; use stem: imagenet and a "
+                "larger input.size, or weights of a run with that stem"
             )
         return self

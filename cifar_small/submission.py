@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from cifar_small.budget import check_count
 from cifar_small.environment import commit, package_version
-from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
+from cifar_small.lineage import check_lineage
 from cifar_small.predict import load_net
 from cifar_small.predictions import Predictions
 from cifar_small.results import copy_pictures, run_record
@@ -142,23 +143,20 @@ def check_rules(predictions: Predictions) -> Rules:
     name = str(predictions.meta["name"])
     check_count(name, int(predictions.meta["parameters"]), rules)
     members = predictions.meta.get("members") or []
-    lineage = [ancestor for one in (predictions.meta, *members) for ancestor in one.get("lineage") or []]
-    if lineage and not rules.pretrained:
-        raise ConfigError(
-            f"{name} started from other weights ({', '.join(map(str, lineage))}); the rules say pretrained: false; "
-            "submit a run trained from scratch"
-        )
+    for one in (predictions.meta, *members):
+        check_lineage(name, one.get("lineage") or [], rules)
     return rules
 
 
 def _check_weights(predictions: Predictions, run: Run) -> None:
-    """Count the checkpoint itself once more. Raises CheckpointError if it is not the one that made the predictions."""
+    """Count the checkpoint itself and judge its lineage. Raises CheckpointError if it did not make the predictions."""
     net = load_net(run)
     if net.facts["weights_sha256"] != predictions.meta["weights_sha256"]:
         raise CheckpointError(
             f"{predictions.meta.get('file')} was not made by the weights {run.best} now holds; predict again, with --overwrite"
         )
     check_count(net.config.name, net.parameters, net.config.rules)
+    check_lineage(net.config.name, net.facts["lineage"], net.config.rules)
 
 
 def submit(

@@ -71,6 +71,8 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
             rows[name] = [f"{value:g}" if value else "-" for value in values]
     if any(one.resolution != 32 for one in settings):
         rows["resolution"] = [str(one.resolution) for one in settings]
+    if any(one.freeze for one in settings):
+        rows["freeze"] = [", ".join(one.freeze) or "-" for one in settings]
     if any(one.mixes and one.mix_prob < 1 for one in settings):
         rows["mix_prob"] = [f"{one.mix_prob:g}" if one.mixes else "-" for one in settings]
     return rows

@@ -17,15 +17,15 @@ PACKAGE = ROOT / "cifar_small"
 # From the bottom to the top. A module may import from lower layers, and within its own layer only inside one subpackage.
 LAYERS = """
     __init__ _torchvision errors
-    schema strict_yaml config_errors exits image_ops
+    schema strict_yaml config_errors exits image_ops published
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm per_image
+    schedules augment mixing metrics randomness environment plots distributed slurm per_image lineage
     data models
     muon
     budget checkpoints predictions optim state runs
     param_table results timeline
-    predict compare ensemble
-    problem submission
+    predict compare ensemble weights
+    problem submission start
     augmenter
     train
     demo kill_resume bench preview sweep

@@ -87,7 +87,10 @@ def _seconds_of_param_count(file: Path) -> float:
 def predict_seconds(net: nn.Module, images: Tensor, problem: Problem, config: Config, views: str) -> float:
     """Seconds from uint8 images (N, 3, 32, 32) on the device to logits on the host."""
     began = time.perf_counter()
-    compute_logits(net, images, problem.mean, problem.std, views, problem.precision, config.engine.eval_batch_size).cpu()
+    size, side = config.engine.eval_batch_size, config.side
+    compute_logits(
+        net, images, problem.mean, problem.std, views, problem.precision, size, False, side, config.interpolation
+    ).cpu()
     return time.perf_counter() - began
 
 

@@ -28,7 +28,7 @@ from cifar_small.budget import num_classes_of
 from cifar_small.config import config_dict, parse_config, resolve_phases
 from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
-from cifar_small.models import build_model
+from cifar_small.models import build_model, set_training
 from cifar_small.optim import set_learning_rate
 from cifar_small.problem import Problem
 from cifar_small.runs import Run
@@ -140,7 +140,7 @@ class Ceiling:
         """Forward, backward and update: no data path, no checks, no schedule."""
         trainer, state = self.trainer, self.trainer.state
         smoothing = self.phase.settings.label_smoothing
-        state.model.train()
+        set_training(state.model)
         for _ in range(watch.steps + 1):
             state.optimizer.zero_grad(set_to_none=True)
             trainer._backward(self.pixels, self.targets, smoothing, count=False)
