@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.augment import cover, crop_and_flip, distort, draw, pad_images
+from cifar_small.augment import Draws, cover, crop_and_flip, distort, draw, enlarge, pad_images, scaled
 from cifar_small.errors import UserError
 from cifar_small.per_image import Pixels, Seeds, Transform, build_transform, start_worker, work
-from cifar_small.predict import normalise
+from cifar_small.preprocess import normalise
 from cifar_small.problem import Problem
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
 from cifar_small.schema import AnyAugment, Augment, BasicAugment, PerImageAugment
@@ -35,53 +35,61 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 class Augmenter:
     """Augments the training images of a problem, epoch by epoch; close it to end its worker processes."""
 
-    def __init__(self, problem: Problem, seed: int, workers: int = 0) -> None:
-        """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same."""
-        self.problem, self.seed, self.workers = problem, seed, workers
+    def __init__(self, problem: Problem, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
+        """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same.
+
+        interpolation: by which images are enlarged that are augmented at another size than theirs.
+        """
+        self.problem, self.seed, self.workers, self.interpolation = problem, seed, workers, interpolation
         self.fill = problem.fill
         # In which direction each image starts where flips alternate.
         self.parity = torch.rand(len(problem.images), generator=torch_generator(seed, PARITY)) < 0.5
         self._padded: tuple[tuple[int, str, torch.device], Tensor] | None = None
-        self._transform: tuple[PerImageAugment, Transform] | None = None
-        self._pool: tuple[PerImageAugment, ProcessPoolExecutor] | None = None
+        self._transform: tuple[tuple[PerImageAugment, int], Transform] | None = None
+        self._pool: tuple[tuple[PerImageAugment, int], ProcessPoolExecutor] | None = None
 
-    def epoch(self, settings: AnyAugment, order: Tensor, epoch: int, parts: Sequence[Rows]) -> Iterator[Tensor]:
-        """The pixels of each of `parts` in turn: normalised float32 (B, 3, 32, 32) on the problem's device.
+    def epoch(self, settings: AnyAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int = 32) -> Iterator[Tensor]:
+        """The pixels of each of `parts` in turn: normalised float32 (B, 3, side, side) on the problem's device.
 
         order: as `epoch_order` gives it, on the CPU; epoch: 0-based; parts: the places wanted, known ahead so that workers can
-        run ahead of the caller. Raises ConfigError for a pipeline that cannot run.
+        run ahead of the caller; side: pixels that images are enlarged to before they are augmented. Raises ConfigError for a
+        pipeline that cannot run.
         """
         if isinstance(settings, Augment):
-            yield from self._batched(settings, order, epoch, parts)
+            yield from self._batched(scaled(settings, side), order, epoch, parts, side)
         else:
-            yield from self._image_by_image(settings, order, epoch, parts)
+            yield from self._image_by_image(settings, order, epoch, parts, side)
 
-    def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows]) -> Iterator[Tensor]:
+    def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
         problem = self.problem
-        padded = self._pad(settings, problem.images)
-        draws = draw(settings, order, torch_generator(self.seed, AUGMENT, epoch), self.parity, epoch).to(problem.device)
+        generator = torch_generator(self.seed, AUGMENT, epoch)
+        draws = draw(settings, order, generator, self.parity, epoch, side).to(problem.device)
         order = order.to(problem.device)
         for rows in parts:
             chosen = draws[rows]
-            pixels = distort(crop_and_flip(padded, order[rows], chosen), settings, chosen, self.fill)
+            pixels = distort(self._windows(settings, problem.images, order[rows], chosen, side), settings, chosen, self.fill)
             yield cover(normalise(pixels, problem.mean, problem.std), settings, chosen)
 
-    def _image_by_image(self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows]) -> Iterator[Tensor]:
-        problem, basic = self.problem, settings if isinstance(settings, BasicAugment) else None
+    def _image_by_image(
+        self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int
+    ) -> Iterator[Tensor]:
+        problem, basic = self.problem, scaled(settings, side) if isinstance(settings, BasicAugment) else None
         images = problem.images.cpu()  # no copy on a CPU
         seeds = numpy_generator(self.seed, SAMPLE, epoch).integers(2**63, size=len(images))
         draws = None
         if basic is not None:
-            images = self._pad(basic, images)
-            draws = draw(basic, order, torch_generator(self.seed, AUGMENT, epoch), self.parity, epoch)
+            draws = draw(basic, order, torch_generator(self.seed, AUGMENT, epoch), self.parity, epoch, side)
 
         def tasks() -> Iterator[tuple[Pixels, Seeds]]:
             for rows in parts:
                 chosen = order[rows]
-                batch = images[chosen] if draws is None else crop_and_flip(images, chosen, draws[rows])
+                if basic is None or draws is None:
+                    batch = enlarge(images[chosen], side, self.interpolation)
+                else:
+                    batch = self._windows(basic, images, chosen, draws[rows], side)
                 yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy()), seeds[chosen.numpy()]
 
-        results = self._by_workers(settings, tasks()) if self.workers else self._here(settings, tasks())
+        results = self._by_workers(settings, side, tasks()) if self.workers else self._here(settings, side, tasks())
         for rows, result in zip(parts, results, strict=True):
             pixels = torch.from_numpy(result)
             if problem.device.type == "cuda":
@@ -89,6 +97,14 @@ class Augmenter:
             pixels = pixels.to(problem.device, non_blocking=True).permute(0, 3, 1, 2)
             pixels = normalise(pixels, problem.mean, problem.std)
             yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(problem.device))
+
+    def _windows(self, settings: BasicAugment, images: Tensor, chosen: Tensor, draws: Draws, side: int) -> Tensor:
+        """Cropped and flipped images of the dataset, enlarged first: uint8 (B, 3, side, side)."""
+        if side == images.shape[-1]:
+            return crop_and_flip(self._pad(settings, images), chosen, draws)
+        enlarged = enlarge(images[chosen], side, self.interpolation)
+        padded = pad_images(enlarged, settings, self.fill.to(images.device))
+        return crop_and_flip(padded, torch.arange(len(padded), device=images.device), draws, side)
 
     def _pad(self, settings: BasicAugment, images: Tensor) -> Tensor:
         """The padded dataset, kept from epoch to epoch."""
@@ -98,17 +114,17 @@ class Augmenter:
             self._padded = key, pad_images(images, settings, self.fill.to(images.device))
         return self._padded[1]
 
-    def _here(self, settings: PerImageAugment, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
-        if self._transform is None or self._transform[0] != settings:
-            self._transform = settings, build_transform(settings)
+    def _here(self, settings: PerImageAugment, side: int, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
+        if self._transform is None or self._transform[0] != (settings, side):
+            self._transform = (settings, side), build_transform(settings, side)
         for pixels, seeds in tasks:
             yield self._transform[1](pixels, seeds)
 
-    def _by_workers(self, settings: PerImageAugment, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
+    def _by_workers(self, settings: PerImageAugment, side: int, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
         """Results in order, with up to two batches a worker under way."""
-        if self._pool is None or self._pool[0] != settings:
+        if self._pool is None or self._pool[0] != (settings, side):
             self.close()
-            self._pool = settings, _start_pool(settings, self.workers)
+            self._pool = (settings, side), _start_pool(settings, side, self.workers)
         waiting: deque[Future[Pixels]] = deque()
         try:
             for task in tasks:
@@ -133,7 +149,7 @@ class Augmenter:
             self._pool = None
 
 
-def _start_pool(settings: PerImageAugment, workers: int) -> ProcessPoolExecutor:
+def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPoolExecutor:
     """Processes that inherit nothing of this one: not the run directory's lock, nor a GPU, nor handlers of signals."""
     import multiprocessing
     from multiprocessing import forkserver, resource_tracker
@@ -147,4 +163,4 @@ def _start_pool(settings: PerImageAugment, workers: int) -> ProcessPoolExecutor:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings,))
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings, side))

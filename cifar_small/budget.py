@@ -17,7 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from cifar_small.errors import ConfigError
 from cifar_small.models import ModelConfig, build_model
-from cifar_small.schema import Config, ResNetModel, Rules, WhitenedResNetModel, WhitenedStage, WideResNetModel
+from cifar_small.schema import Config, LibraryModel, ResNetModel, Rules, WhitenedResNetModel, WhitenedStage, WideResNetModel
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "cifar100_coarse": 20, "digits": 10}
 
@@ -93,6 +93,9 @@ def _macs(net: nn.Module, side: int) -> int:
             module.forward = partial(shape_only, module)  # type: ignore[method-assign]
         elif isinstance(module, _BatchNorm):
             module.forward = nn.Identity().forward  # type: ignore[method-assign]
+        else:  # LayerNorm and layer scale: few numbers, made real so that the net's own code can use them
+            for name, parameter in module.named_parameters(recurse=False):
+                module.register_parameter(name, nn.Parameter(torch.zeros(parameter.shape)))
     with torch.no_grad():
         net(torch.zeros(1, 3, side, side))
     return macs
@@ -106,10 +109,14 @@ def num_classes_of(config: Config) -> int | None:
 def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConfig, int] | None:
     """The widest net of the same shape with at most `budget` trainable parameters, and its count; None if none fits.
 
-    wideresnet: the largest integer widen_factor. resnet: all widths and an explicit stem_width scaled by one common factor
-    and rounded; every candidate is counted exactly. (An explicit stem of nearly widths[0] can round to it and so lose its
-    projection; the count then steps down once, and the result fits but may not be the last that would.)
+    wideresnet: the largest integer widen_factor. A net of a library: itself. resnet: all widths and an explicit stem_width
+    scaled by one common factor and rounded; every candidate is counted exactly. (An explicit stem of nearly widths[0] can
+    round to it and so lose its projection; the count then steps down once, and the result fits but may not be the last that
+    would.)
     """
+    if isinstance(model, LibraryModel):
+        count = count_parameters(skeleton(model, num_classes))
+        return (model, count) if count <= budget else None
     counts: dict[ModelConfig, int] = {}
     scaled, unscaled = _scaling(model)
 
@@ -139,6 +146,8 @@ def widened(model: ModelConfig, factor: int) -> ModelConfig:
 
 def _scaling(model: ModelConfig) -> tuple[Callable[[int], ModelConfig], int]:
     """The nets of one shape in order of width, by a step number, and the step of the model itself."""
+    if isinstance(model, LibraryModel):
+        raise ConfigError(f"{model.family} has one width; choose another net")
     if isinstance(model, WideResNetModel):
         return (lambda step: model.model_copy(update={"widen_factor": step})), model.widen_factor
     widths = _widths(model)
@@ -170,6 +179,8 @@ def _widths(model: ResNetModel | WhitenedResNetModel) -> list[int]:
 
 def width_text(model: ModelConfig) -> str:
     """The width of a net as its config says it: `widen_factor 3` or `widths 32/64/128/256`."""
+    if isinstance(model, LibraryModel):
+        return model.family
     if isinstance(model, WideResNetModel):
         return f"widen_factor {model.widen_factor}"
     if isinstance(model, WhitenedResNetModel):
@@ -190,8 +201,11 @@ def check_budget(config: Config, num_classes: int) -> int:
     budget = config.rules.max_params
     count = count_parameters(skeleton(config.model, num_classes))
     if count > budget:
-        found = widest(config.model, num_classes, budget)
-        advice = f"widest that fits: {width_text(found[0])} ({found[1]:,})" if found else "no width of this shape fits"
+        if isinstance(config.model, LibraryModel):
+            advice = "it has one width: choose a smaller net, or rules.max_params as the competition has it"
+        else:
+            found = widest(config.model, num_classes, budget)
+            advice = f"widest that fits: {width_text(found[0])} ({found[1]:,})" if found else "no width of this shape fits"
         raise ConfigError(f"{_over(config.name, count, budget)}; {advice}")
     return count
 

@@ -53,7 +53,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     payload, trailer = raw[:-TRAILER], raw[-TRAILER:]
     if not trailer.startswith(MAGIC) or len(trailer) < TRAILER:
         raise CheckpointError(
-            f"{path} ({len(raw):,} bytes, {_kind(raw)}) does not end with a checksum of this toolkit: cut short or not ours; "
+            f"{path} ({len(raw):,} bytes, {kind_of(raw)}) does not end with a checksum of this toolkit: cut short or not ours; "
             "use another checkpoint"
         )
     if hashlib.sha256(payload).digest() != trailer[len(MAGIC) :]:
@@ -80,7 +80,8 @@ def load_newest(path: Path, previous: Path) -> tuple[dict[str, Any], str]:
         return load_checkpoint(previous), f"{error}; falling back to {previous.name}"
 
 
-def _kind(raw: bytes) -> str:
+def kind_of(raw: bytes) -> str:
+    """What a file that starts so seems to be, in words."""
     heads = {
         b"": "empty",
         b"PK\x03\x04": "a zip or torch file",

@@ -14,11 +14,13 @@ from cifar_small.commands import (
     comparing,
     deploying,
     evaluating,
+    levelling,
     predicting,
     reporting,
     sharing,
     submitting,
     training,
+    weights,
 )
 from cifar_small.exits import exit_code
 
@@ -37,6 +39,7 @@ exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4
 5 training diverged; 143 stopped by SIGINT or SIGTERM and saved"""
 ALL = (
     *training.COMMANDS,
+    *weights.COMMANDS,
     *predicting.COMMANDS,
     *evaluating.COMMANDS,
     *combining.COMMANDS,
@@ -44,6 +47,7 @@ ALL = (
     *submitting.COMMANDS,
     *auditing.COMMANDS,
     *reporting.COMMANDS,
+    *levelling.COMMANDS,
     *deploying.COMMANDS,
     *sharing.COMMANDS,
 )
@@ -56,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, rest = parser.parse_known_args(given)
     if rest and not options.chosen.overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    options.overrides, options.command = rest, shlex.join(["cifar-small", *given])
+    options.overrides, options.command, options.call = rest, shlex.join(["cifar-small", *given]), main
     return exit_code("cifar-small", lambda: int(options.chosen.run(options)))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from cifar_small.entries import SPLITS, Entry, Row, collect_rows
 from cifar_small.errors import DataError, UserError
 from cifar_small.metrics import mcnemar
+from cifar_small.schema import Rules
 from cifar_small.significance import holm, paired_difference, seed_difference
 
 
@@ -80,15 +81,16 @@ class Comparison:
     missing: tuple[str, ...]  # predictions that are not there, and what makes them
 
 
-def compare(entries: Sequence[Entry], split: str = "val", *, all_pairs: bool = False) -> Comparison:
+def compare(entries: Sequence[Entry], split: str = "val", *, all_pairs: bool = False, rules: Rules | None = None) -> Comparison:
     """Compare entries; each is tested against the first on the images of `split`, or with `all_pairs` each against each.
 
-    Reads nothing: what an entry has no predictions for is named in `missing`. Raises UserError for a repeated name.
+    rules: those that all entries are judged by; None: each by its own. Reads nothing: what an entry has no predictions for is
+    named in `missing`. Raises UserError for a repeated name.
     """
     names = [entry.name for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two entries are called {twice[0]}; give one another name with NAME=PATH")
-    rows = collect_rows(entries)
+    rows = collect_rows(entries, rules)
     refused: list[str] = []
     pairs = []
     for one, other in combinations(range(len(entries)), 2):
@@ -201,7 +203,7 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
         ("training images", lambda row: f"{row.data} {row.train_sha256[:8]}".strip()),
         ("val images", lambda row: _images(row, "val")),
         ("test images", lambda row: _images(row, "test")),
-        ("starting weights", lambda row: ", ".join(row.lineage) or "from scratch"),
+        ("starting weights and teachers", lambda row: ", ".join(row.lineage) or "from scratch"),
         ("parameter budgets", lambda row: f"{row.budget:,}"),
         ("rules", lambda row: "broken: " + ", ".join(row.faults) if row.faults else "kept"),
         ("views", lambda row: row.views),

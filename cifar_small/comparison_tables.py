@@ -9,6 +9,7 @@ from typing import Any
 
 from cifar_small.compare import Comparison, Group, GroupTest, PairTest, epochs_text
 from cifar_small.entries import SPLITS, Row, Score
+from cifar_small.lineage import start_of
 from cifar_small.tables import Table
 
 
@@ -26,9 +27,10 @@ def entries_table(comparison: Comparison) -> Table:
     """A row per entry: size, budget, start, data, views, members, cost."""
     machines = list(dict.fromkeys(row.hardware for row in comparison.rows if row.hardware))
     letters = {machine: chr(ord("a") + number) for number, machine in enumerate(machines)}
-    header = ("entry", "parameters", "budget", "legal", "start", "data", "views", "members", "epochs", "minutes")
+    header = ("entry", "parameters", "MACs", "budget", "legal", "start", "data", "views", "members", "epochs", "minutes")
     rows = [_entry_cells(row, letters) for row in comparison.rows]
-    notes = [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
+    notes = ["MACs: multiply-adds of one image and one view, at the size the net is given; of an ensemble the sum"]
+    notes += [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
     notes += [f"not like with like: {line}" for line in comparison.unlike]
     return Table("What is compared", header, tuple(rows), tuple(notes), "entries")
 
@@ -38,9 +40,10 @@ def _entry_cells(row: Row, letters: dict[str, str]) -> tuple[str, ...]:
     return (
         row.name,
         f"{row.parameters:,}",
+        "" if row.macs is None else f"{row.macs / 1e6:,.0f}M",
         f"{row.budget:,}",
         "yes" if row.legal else "no: " + ", ".join(row.faults),
-        "pretrained" if row.lineage else "scratch",
+        start_of(row.lineage),
         row.data,
         row.views,
         str(row.members),
@@ -148,7 +151,7 @@ def p_text(p: float) -> str:
 
 
 COLUMNS = (
-    "kind", "name", "against", "split", "parameters", "budget", "legal", "start", "data", "views", "members", "seeds",
+    "kind", "name", "against", "split", "parameters", "macs", "budget", "legal", "start", "data", "views", "members", "seeds",
     "epochs", "minutes", "hardware", "test_readings", "val", "val_low", "val_high", "val_sd", "val_images", "test",
     "test_low", "test_high", "test_sd", "test_images", "difference", "difference_low", "difference_high", "only_name",
     "only_against", "test_kind", "p", "p_holm",
@@ -172,6 +175,7 @@ def _entry_record(row: Row) -> dict[str, Any]:
         "kind": "entry",
         "name": row.name,
         "parameters": row.parameters,
+        "macs": row.macs,
         "budget": row.budget,
         "legal": "yes" if row.legal else "; ".join(row.faults),
         "start": "; ".join(row.lineage) or "scratch",

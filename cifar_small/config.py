@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from cifar_small.config_errors import describe_problems
 from cifar_small.errors import ConfigError
+from cifar_small.published import MEAN, PUBLISHED, STD
 from cifar_small.schema import (
     AUGMENTS,
     IDLE_MIX_PROB,
@@ -29,6 +30,7 @@ from cifar_small.schema import (
     Cosine,
     CosineRestarts,
     Engine,
+    LibraryModel,
     MultiStep,
     PhaseSettings,
     Recipe,
@@ -60,6 +62,7 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     problems: list[str] = []
     settings = config.model_dump(include=set(Recipe.model_fields))
     settings["dropout"] = config.model.dropout
+    settings["resolution"] = config.resolution or config.side
     resolved: list[PhaseSettings] = []
     schedule_starts: list[int] = []
     epoch = 0
@@ -74,11 +77,14 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
             problems += describe_problems(PhaseSettings, error, f"phases.{index}.")
             settings = inherited  # so that a later phase does not report the same problem again
             continue
+        problems += _model_problems(config, phase, f"phases.{index}")
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
         epoch += phase.epochs
     if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
         problems.append(IDLE_MIX_PROB)
+    if config.input.augment == "after" and config.side == 32 and not _size_is_open(config):
+        problems.append("input.augment after has no effect while images are not enlarged: set input.size above 32, or drop it")
     if problems:
         return (), problems
     problems += _swa_problems(config, resolved)
@@ -138,6 +144,24 @@ def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
     return problems
 
 
+def _size_is_open(config: Config) -> bool:
+    """Does the size of evaluation come with another run, which is not read before training starts?"""
+    return config.starts_from_run and config.input.size is None
+
+
+def _model_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:
+    """What a phase asks for that the net, or its evaluation, does not have."""
+    problems = []
+    if phase.dropout and isinstance(config.model, LibraryModel) and config.model.head == "plain":
+        problems.append(f"{where}.dropout {phase.dropout:g} has no effect with model.head plain; use head: dropout or se")
+    if phase.resolution > config.side and not _size_is_open(config):
+        problems.append(
+            f"{where}.resolution {phase.resolution} is above the {config.side} pixels of evaluation; lower it, or raise "
+            "input.size"
+        )
+    return problems
+
+
 def _schedule_problems(phase: Phase) -> list[str]:
     schedule, span = phase.settings.schedule, phase.schedule_end - phase.schedule_start
     where = f"phases.{phase.index}.schedule"
@@ -180,7 +204,7 @@ def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> 
 def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
     """Validate a plain mapping as a Config; `where` names it in messages. Raises ConfigError that lists every problem."""
     try:
-        config = Config.model_validate(dict(raw))
+        config = with_published_input(Config.model_validate(dict(raw)))
         problems = _resolve(config)[1]
     except ValidationError as error:
         bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}  # none: of the config as a whole
@@ -199,6 +223,21 @@ def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
         return _resolve(Config.model_validate({**stand_ins, **rest}))[1]
     except ValidationError:  # the phases themselves are missing or no list; that has been said
         return []
+
+
+def with_published_input(config: Config) -> Config:
+    """The config with the input that published weights, or a file for the same net, expect, where it says nothing else."""
+    model = config.model
+    if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None or config.starts_from_run:
+        return config
+    published = PUBLISHED[model.family]
+    return with_input(config, {"size": published.size, "interpolation": published.interpolation, "mean": MEAN, "std": STD})
+
+
+def with_input(config: Config, brought: Mapping[str, Any]) -> Config:
+    """The config with `brought` for what its `input` leaves open; mean and std come together."""
+    given = {key: value for key, value in dict(config.input).items() if value is not None}
+    return config.model_copy(update={"input": config.input.model_copy(update={**brought, **given})})
 
 
 def dump_config(config: Config) -> str:

@@ -21,8 +21,10 @@ from cifar_small.config import Phase
 from cifar_small.ensemble import label, nets_of
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.lineage import check_lineage, check_unseen, through_teacher
 from cifar_small.predict import Net, load_net
 from cifar_small.predictions import Predictions, load_predictions
+from cifar_small.preprocess import Preprocess
 from cifar_small.problem import Problem
 from cifar_small.runs import Run
 from cifar_small.schema import Config, Distill
@@ -43,15 +45,16 @@ def distilled_loss(logits: Tensor, targets: Tensor, settings: Distill, label_smo
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained net that only answers: evaluated, without gradients, and given pixels in its own normalisation."""
+    """A trained net that only answers: evaluated, without gradients, and given pixels as it wants them."""
 
     model: nn.Module
+    preprocess: Preprocess
     scale: Tensor  # (1, 3, 1, 1): from the pupil's normalised pixels to its own
     offset: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Logits (B, K) float32 of the pupil's pixels (B, 3, 32, 32)."""
-        answer: Tensor = self.model(pixels * self.scale + self.offset)
+        """Logits (B, K) float32 of the pupil's pixels (B, 3, H, H)."""
+        answer: Tensor = self.model(self.preprocess.enlarge(pixels * self.scale + self.offset))
         return answer.float()
 
 
@@ -71,7 +74,7 @@ class Lesson:
 
     @torch.no_grad()
     def of_pixels(self, targets: Tensor, pixels: Tensor, precision: str) -> Tensor:
-        """After mixing: the targets with what nets say of the pixels (B, 3, 32, 32), asked in the pupil's precision."""
+        """After mixing: the targets with what nets say of the pixels (B, 3, H, H), asked in the pupil's precision."""
         if self.said is not None:
             return targets
         parts = []
@@ -120,6 +123,7 @@ def _load_teacher(path: str, config: Config, problem: Problem, where: str) -> tu
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
     _check(path, net.classes, net.facts["data"], net.facts["lineage"], config, problem, where)
+    check_unseen(net.facts["ancestors"], problem.facts)
     model = net.model.to(device=problem.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
     model.eval().requires_grad_(False)
     facts = {
@@ -132,7 +136,7 @@ def _load_teacher(path: str, config: Config, problem: Problem, where: str) -> tu
         "pretrained": bool(net.facts["lineage"]),
         "lineage": net.facts["lineage"],
     }
-    return Teacher(model, *_renormalisation(net, problem)), facts
+    return Teacher(model, net.preprocess, *_renormalisation(net, problem)), facts
 
 
 def _renormalisation(net: Net, problem: Problem) -> tuple[Tensor, Tensor]:
@@ -149,6 +153,7 @@ def _load_file(path: str, config: Config, problem: Problem, where: str) -> tuple
     meta = predictions.meta
     for net in nets_of(meta):
         _check(path, predictions.classes, net.get("data") or {}, net.get("lineage") or [], config, problem, where)
+        check_unseen(net.get("ancestors") or [], problem.facts)
     facts = {
         "name": label(meta),
         "file": Path(path).name,
@@ -204,16 +209,7 @@ def _check(
             f"{where}: {path} held out other images than this config, so it has trained on some of our val and would whisper "
             "their labels; use its data.val_size and data.split_seed, or another teacher"
         )
-    if lineage and not config.rules.pretrained:
-        raise ConfigError(
-            f"{where}: {path} started from other weights ({', '.join(map(str, lineage))}), and what it knows of them would "
-            "pass on; the rules say pretrained: false: take a teacher trained from scratch, or set rules.pretrained"
-        )
-
-
-def inherited_lineage(teachers: Sequence[dict[str, Any]]) -> list[str]:
-    """The foreign weights a pupil has learned from, each with the teacher it came through."""
-    return sorted({f"{one} (through teacher {label(facts)})" for facts in teachers for one in facts["lineage"]})
+    check_lineage(f"{where}: {config.name}", [through_teacher(one, path) for one in lineage], config.rules)
 
 
 def check_same_teachers(saved: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -36,6 +36,7 @@ FACTS = (
     "sha256",
     "data",
     "lineage",
+    "ancestors",
     "teachers",
     "config",
     "packages",

@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cifar_small.budget import footprint
 from cifar_small.config import parse_config, recipe_hash
-from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.lineage import fault_of
 from cifar_small.metrics import wilson_interval
 from cifar_small.predictions import Predictions, load_predictions
 from cifar_small.runs import Run
@@ -68,8 +70,9 @@ class Row:
     seed: int | None
     recipe: str | None  # equal for seeds of one recipe, predicted with the same views
     parameters: int  # of all members together
+    macs: int | None  # multiply-adds of all members for one image and one view, at the size that each is evaluated at
     budget: int
-    faults: tuple[str, ...]  # why its own rules forbid it; empty: legal
+    faults: tuple[str, ...]  # why the rules forbid it; empty: legal
     lineage: tuple[str, ...]  # weights it started from; empty: from scratch
     data: str
     train_sha256: str  # of the indices it was trained on
@@ -84,7 +87,7 @@ class Row:
 
     @property
     def legal(self) -> bool:
-        """Is it within its own rules?"""
+        """Is it within the rules?"""
         return not self.faults
 
 
@@ -122,11 +125,14 @@ def load_entries(arguments: Sequence[str]) -> list[Entry]:
     return [entry if often[entry.name] == 1 else replace(entry, name=paths[key]) for key, entry in entries.items()]
 
 
-def collect_rows(entries: Iterable[Entry]) -> list[Row]:
-    """The row of each entry. What a run directory knows of some weights also serves the ensembles they are members of."""
+def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[Row]:
+    """The row of each entry. What a run directory knows of some weights also serves the ensembles they are members of.
+
+    rules: those that all are judged by; None: each by its own.
+    """
     entries = list(entries)
     trainings = {entry.meta["weights_sha256"]: _training(entry.run) for entry in entries if entry.run is not None}
-    return [_row(entry, trainings) for entry in entries]
+    return [_row(entry, trainings, rules or _rules(entry)) for entry in entries]
 
 
 def _named(argument: str) -> tuple[str, Path]:
@@ -210,14 +216,14 @@ def _training(run: Run) -> _Training:
     return _Training(recipe, int(summary["epochs"]), summary["seconds"] / 60, hardware, len(run.test_readings()))
 
 
-def _row(entry: Entry, trainings: Mapping[str, _Training]) -> Row:
+def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Row:
     meta, parts = entry.meta, entry.parts
     single = len(parts) == 1
     known = [training for part in parts if (training := trainings.get(str(part.get("weights_sha256")))) is not None]
     whole = len(known) == len(parts)
     views = _views(entry)
     lineage = tuple(sorted({str(one) for part in (meta, *parts) for one in part.get("lineage") or []}))
-    parameters, rules = int(meta["parameters"]), _rules(entry)
+    parameters = int(meta["parameters"])
     recipe = known[0].recipe if known else _planned_recipe(meta)
     return Row(
         name=entry.name,
@@ -225,6 +231,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training]) -> Row:
         seed=meta.get("seed") if single else None,
         recipe=f"{recipe} {views}" if single and recipe else None,
         parameters=parameters,
+        macs=_macs(parts, next(iter(entry.predictions.values())).classes),
         budget=rules.max_params,
         faults=_faults([int(part.get("parameters") or 0) for part in parts], parameters, lineage, rules),
         lineage=lineage,
@@ -242,6 +249,17 @@ def _row(entry: Entry, trainings: Mapping[str, _Training]) -> Row:
             for split, one in entry.predictions.items()
         },
     )
+
+
+def _macs(parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> int | None:
+    """Of the nets that the members' configs describe, None where one has none, or one that this installation cannot build."""
+    if not all(part.get("config") for part in parts):
+        return None
+    try:
+        configs = [parse_config(part["config"], f"the config of {part.get('name')}") for part in parts]
+        return sum(footprint(config.model, len(classes), config.side).macs for config in configs)
+    except ConfigError:  # a net of timm without timm, say: all else can still be compared
+        return None
 
 
 def _planned_recipe(meta: Mapping[str, Any]) -> str:
@@ -271,8 +289,8 @@ def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules:
     if parameters > rules.max_params:
         over = f"{parameters - rules.max_params:,} over"
         faults.append(f"sum {over}, each within" if max(each) <= rules.max_params else over)
-    if lineage and not rules.pretrained:
-        faults.append("pretrained not allowed")
+    if (fault := fault_of(lineage, rules)) is not None:
+        faults.append(fault)
     return tuple(faults)
 
 

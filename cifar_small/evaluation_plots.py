@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from cifar_small.calibration import Reliability
 from cifar_small.coverage import CoverageCurve
+from cifar_small.entries import Row
 from cifar_small.evaluate import ClassScore, Confused, Evaluation, Mistake
 from cifar_small.metrics import wilson_interval
 from cifar_small.plots import BLUE, GREY, LINES, ORANGE, _figure, _plain, _save
@@ -227,3 +228,57 @@ def draw_coverage(
         _plain(one)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)
+
+
+def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: Path) -> None:
+    """Accuracy on a split, with Wilson's intervals, against parameters and against multiply-adds, each entry a numbered point.
+
+    Entries without an accuracy on the split are left out.
+    """
+    shown = [(number, row, row.scores[split]) for number, row in enumerate(rows, start=1) if split in row.scores]
+    figure = _figure(12.5, 4.6)
+    panels = figure.subplots(1, 3, width_ratios=[1, 1, 0.62])
+    for axes, name, sizes in (
+        (panels[0], "parameters", [row.parameters for _, row, _ in shown]),
+        (panels[1], "multiply-adds of one image, one view", [row.macs for _, row, _ in shown]),
+    ):
+        for size, (number, row, score) in zip(sizes, shown, strict=True):
+            if size is None:
+                continue
+            colour = ORANGE if row.lineage else BLUE
+            low, high = score.interval
+            errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
+            face = colour if row.legal else "white"
+            axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=colour, mfc=face, ms=15, capsize=3, linewidth=1.2)
+            text = "white" if row.legal else colour
+            axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
+        axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.08)
+        axes.xaxis.set_major_formatter(_short_number)
+        axes.xaxis.set_minor_formatter(_short_number if _decades(sizes) < 1 else "")
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"accuracy on {split}, %")
+        _plain(axes)
+    key = panels[2]
+    key.axis("off")
+    for place, (number, row, score) in enumerate(shown):
+        said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
+        colour = ORANGE if row.lineage else BLUE
+        key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=colour)
+    said = "blue: from scratch; orange: pretrained\nhollow: not legal under its own rules"
+    key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _short_number(value: float, _: int) -> str:
+    """1,200,000 as 1.2M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def _decades(sizes: Sequence[int | None]) -> float:
+    known = [size for size in sizes if size]
+    return float(np.log10(max(known) / min(known))) if known else 0.0

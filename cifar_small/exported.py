@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from cifar_small.config import config_dict, dump_config, load_config, parse_config
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.model_card import model_card
-from cifar_small.predict import Net, load_net, scale_and_offset, with_weights
+from cifar_small.predict import Net, load_net, with_weights
+from cifar_small.preprocess import FromPixels
 from cifar_small.runs import Run, read_json
 from cifar_small.schema import Config
 
@@ -111,31 +112,12 @@ def _import_safetensors() -> Any:
     return safetensors.torch
 
 
-class _FromPixels(nn.Module):
-    """A net with its normalisation."""
-
-    scale: Tensor
-    offset: Tensor
-
-    def __init__(self, net: Net) -> None:
-        super().__init__()
-        self.model = net.model
-        scale, offset = scale_and_offset(net.mean, net.std, torch.device("cpu"))
-        self.register_buffer("scale", scale)
-        self.register_buffer("offset", offset)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images (N, 3, 32, 32), RGB, to logits (N, K)."""
-        return self.model(images.float() * self.scale - self.offset)  # type: ignore[no-any-return]
-
-
 def _program(net: Net) -> bytes:
     """The net as torch.export saves it, for any number of images."""
     example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     with torch.no_grad():
-        program = torch.export.export(
-            _FromPixels(net).eval(), (example,), dynamic_shapes={"images": {0: torch.export.Dim("images", min=1)}}
-        )
+        model = FromPixels(net.model, net.preprocess).eval()
+        program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("images", min=1)}})
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()

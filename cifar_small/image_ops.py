@@ -14,6 +14,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def resize(pixels: Tensor, side: int, interpolation: str = "bilinear") -> Tensor:
+    """Images (B, 3, H, H) as (B, 3, side, side), antialiased where they shrink; bicubic is that of PIL, not torch's other."""
+    if side == pixels.shape[-1]:
+        return pixels
+    return F.interpolate(pixels, size=(side, side), mode=interpolation, antialias=True, align_corners=False)
+
+
 def affine_matrices(parameters: Tensor) -> Tensor:
     """Maps from output to input positions, in pixels from the image's centre: float32 (B, 2, 3).
 

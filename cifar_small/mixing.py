@@ -34,8 +34,8 @@ class Mix:
     patches: tuple[Patch, ...] = ()  # the four parts of the images, of which the first is their own (ricap)
 
 
-def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator) -> Mix:
-    """Draw whether and how a batch of B images of 32x32 pixels is mixed.
+def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator, side: int = 32) -> Mix:
+    """Draw whether and how a batch of B images of `side` pixels a side is mixed.
 
     mixup: Zhang et al. 2017, arXiv 1710.09412; CutMix: Yun et al. 2019, arXiv 1905.04899 (the label weight is the share of
     pixels actually kept after the box is clipped at the border). RICAP: Takahashi et al. 2018, arXiv 1811.09030.
@@ -47,33 +47,33 @@ def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator) -> Mix:
         return Mix("none", 1.0, identity, (0, 0, 0, 0))
     kind = kinds[int(rng.integers(len(kinds)))]
     if kind == "ricap":
-        return _draw_ricap(recipe.ricap_beta, batch, rng)
+        return _draw_ricap(recipe.ricap_beta, batch, rng, side)
     weight = float(rng.beta(alphas[kind], alphas[kind]))
     partner = torch.from_numpy(rng.permutation(batch))
     if kind == "mixup":
         return Mix(kind, weight, partner, (0, 0, 0, 0))
-    side = round(32 * (1 - weight) ** 0.5)
-    row, column = (int(x) for x in rng.integers(32, size=2))
-    top, left = max(0, row - side // 2), max(0, column - side // 2)
-    bottom, right = min(32, row - side // 2 + side), min(32, column - side // 2 + side)
-    return Mix(kind, 1 - (bottom - top) * (right - left) / 1024, partner, (top, bottom, left, right))
+    length = round(side * (1 - weight) ** 0.5)
+    row, column = (int(x) for x in rng.integers(side, size=2))
+    top, left = max(0, row - length // 2), max(0, column - length // 2)
+    bottom, right = min(side, row - length // 2 + length), min(side, column - length // 2 + length)
+    return Mix(kind, 1 - (bottom - top) * (right - left) / side**2, partner, (top, bottom, left, right))
 
 
-def _draw_ricap(beta: float, batch: int, rng: np.random.Generator) -> Mix:
+def _draw_ricap(beta: float, batch: int, rng: np.random.Generator, side: int) -> Mix:
     """Four images meet at a point whose coordinates are Beta(beta, beta); each gives a random crop of its part's size."""
-    row, column = (round(32 * float(rng.beta(beta, beta))) for _ in range(2))
+    row, column = (round(side * float(rng.beta(beta, beta))) for _ in range(2))
     patches: list[Patch] = []
-    for top, bottom in ((0, row), (row, 32)):
-        for left, right in ((0, column), (column, 32)):
-            corner = (int(rng.integers(33 - (bottom - top))), int(rng.integers(33 - (right - left))))
+    for top, bottom in ((0, row), (row, side)):
+        for left, right in ((0, column), (column, side)):
+            corner = (int(rng.integers(side + 1 - (bottom - top))), int(rng.integers(side + 1 - (right - left))))
             # Which of the four is the image's own makes no difference to a batch in random order.
             partner = torch.from_numpy(rng.permutation(batch)) if patches else torch.arange(batch)
             patches.append(Patch(partner, (top, bottom, left, right), corner))
-    return Mix("ricap", row * column / 1024, patches[0].partner, (0, 0, 0, 0), tuple(patches))
+    return Mix("ricap", row * column / side**2, patches[0].partner, (0, 0, 0, 0), tuple(patches))
 
 
 def apply_mix(mix: Mix, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """Mix images (B, 3, 32, 32) and targets (B, K) as drawn."""
+    """Mix images (B, 3, H, H) and targets (B, K) as drawn."""
     if mix.kind == "none":
         return images, targets
     if mix.kind == "ricap":
@@ -95,5 +95,5 @@ def _apply_ricap(mix: Mix, images: Tensor, targets: Tensor) -> tuple[Tensor, Ten
         partner = patch.partner.to(images.device, non_blocking=True)
         source = images[partner, :, row : row + bottom - top, column : column + right - left]
         mixed[:, :, top:bottom, left:right] = source
-        mixed_targets = mixed_targets + (bottom - top) * (right - left) / 1024 * targets[partner]
+        mixed_targets = mixed_targets + (bottom - top) * (right - left) / images.shape[-1] ** 2 * targets[partner]
     return mixed, mixed_targets

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cifar_small.budget import footprint
+from cifar_small.lineage import start_of
 from cifar_small.metrics import wilson_interval
 from cifar_small.predict import Net
 from cifar_small.runs import Run
@@ -120,7 +121,9 @@ def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, Any]:
 def _introduction(net: Net) -> str:
     config = net.config
     title = TITLES.get(config.data.source, f"images of a {config.data.source} source")
-    origin = "trained from scratch" if not net.facts["lineage"] else f"started from {', '.join(map(str, net.facts['lineage']))}"
+    known = ", ".join(map(str, net.facts["lineage"]))
+    words = {"scratch": "trained from scratch", "pretrained": f"started from {known}"}
+    origin = words.get(start_of(net.facts["lineage"]), f"trained from scratch, with what it learned of {known},")
     return (
         f"A {config.model.family} for 32x32 RGB images of {len(net.classes)} classes, {origin} on {title}.\n\n"
         f"Classes, in the order of the logits: {', '.join(net.classes)}."
@@ -131,7 +134,7 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
     budget, chosen = net.config.rules.max_params, net.facts["selection"] == "best" and net.facts["checkpoint"] == "best"
     rows = [
         ("trainable parameters", f"{net.parameters:,}; {budget - net.parameters:,} below the budget of {budget:,}"),
-        ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes)).macs:,}"),
+        ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes), net.config.side).macs:,}"),
         ("weights", _weights(net)),
     ]
     for one in found:

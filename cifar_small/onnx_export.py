@@ -15,36 +15,32 @@ from cifar_small.errors import CheckpointError
 from cifar_small.files import write_atomic
 from cifar_small.models import merge_pooled_norms
 from cifar_small.onnx_files import INPUT, OUTPUT, as_onnx_net, require_extra, seal_model
-from cifar_small.predict import Net, compute_logits, scale_and_offset
+from cifar_small.predict import Net, compute_logits
+from cifar_small.preprocess import FromPixels
 
 CHECKED = 64  # made-up images
 TOLERANCE = 1e-3  # of the largest logit; what was measured lies a hundred times below
 
 
-class _FromPixels(nn.Module):
-    """A net behind its normalisation: uint8 (N, 32, 32, 3) -> logits (N, K)."""
-
-    scale: Tensor
-    offset: Tensor
+class _FromStored(nn.Module):
+    """A net behind its preprocessing: uint8 (N, 32, 32, 3) -> logits (N, K)."""
 
     def __init__(self, net: Net) -> None:
         super().__init__()
-        self.net = copy.deepcopy(net.model).cpu().eval()
-        merge_pooled_norms(self.net)
-        for name, constant in zip(("scale", "offset"), scale_and_offset(net.mean, net.std, torch.device("cpu")), strict=True):
-            self.register_buffer(name, constant.clone())
+        model = copy.deepcopy(net.model).cpu().eval()
+        merge_pooled_norms(model)
+        self.net = FromPixels(model, net.preprocess)
 
     def forward(self, images: Tensor) -> Tensor:
-        """As `predict.normalise` does, then the net."""
+        """From the order of axes that images are stored in."""
         # contiguous: from channels-last tensors torch exports the average pool with a gather over its strides.
-        pixels = images.permute(0, 3, 1, 2).contiguous().float()
-        return self.net(pixels * self.scale - self.offset)  # type: ignore[no-any-return]
+        return self.net(images.permute(0, 3, 1, 2).contiguous())  # type: ignore[no-any-return]
 
 
 def export_onnx(net: Net) -> bytes:
     """The content of the ONNX file of a net, in fp32, with a batch of any size. Raises UserError without the extra."""
     require_extra()
-    model = _FromPixels(net).eval()
+    model = _FromStored(net).eval()
     with torch.no_grad(), warnings.catch_warnings():
         # torch's own exporter copies a class of its own that it has deprecated.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
@@ -85,7 +81,7 @@ def largest_difference(net: Net, content: bytes, file: str) -> tuple[float, floa
     fields = torch.rand(CHECKED, 3, 6, 6, generator=generator)
     images = (255 * F.interpolate(fields, size=(32, 32), mode="bicubic")).round().clamp(0, 255).byte()
     expected, got = (
-        compute_logits(one.model, images, net.mean, net.std, "none", "fp32", CHECKED)
+        compute_logits(one.model, images, one.preprocess, "none", "fp32", CHECKED)
         for one in (net, as_onnx_net(net, content, file))
     )
     difference, largest = float((got - expected).abs().max()), float(expected.abs().max())

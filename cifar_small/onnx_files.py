@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import sha256_bytes
-from cifar_small.predict import Net, load_net, scale_and_offset
+from cifar_small.predict import Net, load_net
+from cifar_small.preprocess import scale_and_offset
 from cifar_small.runs import Run
 
 INPUT, OUTPUT = "images", "logits"

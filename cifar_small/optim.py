@@ -7,17 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cifar_small.models import in_backbone
 from cifar_small.muon import Muon
 from cifar_small.schema import SAM, SGD, Adam, Lookahead, Optim
 
 
 def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, object]]:
-    """Two groups: weights with decay, and 1-d parameters (biases, BatchNorm) without, unless `decay: all`."""
-    parameters = _trained(model)
-    decayed = [parameter for parameter in parameters if parameter.ndim > 1 or settings.decay == "all"]
-    spared = [parameter for parameter in parameters if parameter.ndim <= 1 and settings.decay != "all"]
-    groups = [(decayed, settings.weight_decay), (spared, 0.0)]
-    return [{"params": members, "weight_decay": decay} for members, decay in groups if members]
+    """Parameters in groups: weights with decay, 1-d ones (biases, BatchNorm) without, unless `decay: all`.
+
+    Head and backbone stand apart where the backbone has a learning rate of its own.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim <= 1 and settings.decay != "all"
+            apart = settings.backbone_lr_factor != 1 and in_backbone(name)
+            groups.setdefault((apart, spared), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "weight_decay": 0.0 if spared else settings.weight_decay,
+            "lr_factor": settings.backbone_lr_factor if apart else 1.0,
+        }
+        for (apart, spared), members in sorted(groups.items(), key=lambda item: item[0])
+    ]
 
 
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
@@ -90,11 +103,25 @@ def update_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, setting
         for parameter, state in optimizer.state.items():
             if parameter in trained:
                 fresh.state[parameter] = state
+        if isinstance(fresh, torch.optim.SGD):
+            _complete_momentum(fresh)
     return fresh
 
 
+def _complete_momentum(optimizer: torch.optim.SGD) -> None:
+    """Give parameters that have just begun to train a momentum of 0 beside those that have one.
+
+    That is how each would begin anyway, but torch's fused step takes buffers for all of a group or for none.
+    """
+    if any(state.get("momentum_buffer") is not None for state in optimizer.state.values()):
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                if optimizer.state[parameter].get("momentum_buffer") is None:
+                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Set the learning rate of the step; groups with a rate of their own (Muon's) keep their ratio to it."""
+    """Set the learning rate of the step; groups with a rate of their own (Muon's, the backbone's) keep their ratio to it."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group.get("lr_factor", 1.0)
 

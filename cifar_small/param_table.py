@@ -29,7 +29,7 @@ examples:
 columns:
   trainable   what the budget limits: every parameter that can require a gradient, BatchNorm's weights and biases included
   total       all parameters
-  MMACs       million multiply-adds of convolutions and linear layers for one 3x32x32 image
+  MMACs       million multiply-adds of convolutions and linear layers for one image of input.size (32 by default)
   fp32 MiB    parameters at 4 bytes each, in units of 2**20 bytes
   headroom    budget - trainable; negative and marked OVER when the net is too large
 
@@ -136,7 +136,7 @@ def _row(path: Path, budget: int | None) -> Row:
         config = config.model_copy(update={"rules": config.rules.model_copy(update={"max_params": budget})})
     classes = num_classes_of(config) or ASSUMED_CLASSES
     try:
-        return Row(str(shown), config, classes, footprint(config.model, classes))
+        return Row(str(shown), config, classes, footprint(config.model, classes, config.side))
     except ConfigError as error:
         raise ConfigError(f"{shown}: {error}") from None
 
@@ -174,5 +174,5 @@ def _layers(row: Row) -> str:
 
     net = skeleton(row.config.model, row.classes).eval()
     with torch.random.fork_rng(devices=[]):  # torchinfo draws a random input
-        summary = torchinfo.summary(net, input_size=(1, 3, 32, 32), device="meta", depth=5, verbose=0)
+        summary = torchinfo.summary(net, input_size=(1, 3, row.config.side, row.config.side), device="meta", depth=5, verbose=0)
     return str(summary).replace("(Units.MEGABYTES)", "(M)").replace("(Units.GIGABYTES)", "(G)")  # torchinfo 1.8 on 3.11+

@@ -25,13 +25,13 @@ from cifar_small.schema import AlbumentationsAugment, PerImageAugment
 
 Pixels = npt.NDArray[np.uint8]
 Seeds = npt.NDArray[np.int64]
-Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, 32, 32, 3) and int64 (B,) -> uint8 (B, 32, 32, 3)
+Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B,) -> uint8 (B, H, H, 3)
 
 
-def build_transform(settings: PerImageAugment) -> Transform:
-    """The function that augments a batch. Raises ConfigError for a pipeline that cannot run."""
+def build_transform(settings: PerImageAugment, side: int = 32) -> Transform:
+    """The function that augments a batch of images of `side` pixels. Raises ConfigError for a pipeline that cannot run."""
     if isinstance(settings, AlbumentationsAugment):
-        return _albumentations(settings)
+        return _albumentations(settings, side)
     transforms = import_torchvision("transforms.v2")
     given = settings.model_dump(exclude_none=True, include={*settings.ARGUMENTS, "interpolation"})
     if "interpolation" in given:
@@ -54,7 +54,7 @@ def build_transform(settings: PerImageAugment) -> Transform:
     return transform
 
 
-def _albumentations(settings: AlbumentationsAugment) -> Transform:
+def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
     library = _import_albumentations()
     compose = library.Compose(_build_all(library, settings.pipeline, "augment.pipeline", {}))
 
@@ -63,14 +63,14 @@ def _albumentations(settings: AlbumentationsAugment) -> Transform:
 
     # A pipeline that cannot run is found now, not when its rarest transform is first drawn.
     certain = library.Compose(_build_all(library, settings.pipeline, "augment.pipeline", {"p": 1.0}))
-    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+    image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
     for probe, seed in ((certain, 0), *((compose, seed) for seed in range(8))):
         try:
             once, again = (_run(probe, image.copy(), seed) for _ in range(2))
         except ConfigError:
             raise
         except Exception as error:
-            raise ConfigError(f"augment.pipeline fails on a 32x32 image: {type(error).__name__}: {error}") from error
+            raise ConfigError(f"augment.pipeline fails on a {side}x{side} image: {type(error).__name__}: {error}") from error
         if not np.array_equal(once, again):
             raise ConfigError(
                 "augment.pipeline gives other pixels for the same seed: one of its transforms draws from another generator, so "
@@ -93,11 +93,11 @@ def _run(compose: Any, image: Pixels, seed: int) -> Pixels:
     # or not at all; sharing one generator among them is what a pipeline means.
     compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
     result = compose(image=np.ascontiguousarray(image))["image"]
-    if not isinstance(result, np.ndarray) or result.shape != (32, 32, 3) or result.dtype != np.uint8:
+    if not isinstance(result, np.ndarray) or result.shape != image.shape or result.dtype != np.uint8:
         shape, kind = getattr(result, "shape", "no shape"), getattr(result, "dtype", type(result).__name__)
         raise ConfigError(
-            f"augment.pipeline turned a uint8 image of shape (32, 32, 3) into {kind} of shape {shape}; it must keep both: "
-            "normalisation is done afterwards, and a crop needs a pad or resize to 32"
+            f"augment.pipeline turned a uint8 image of shape {image.shape} into {kind} of shape {shape}; it must keep both: "
+            f"normalisation is done afterwards, and a crop needs a pad or resize to {image.shape[0]}"
         )
     return result
 
@@ -154,12 +154,12 @@ def _tuples(value: Any) -> Any:
 _transform: Transform | None = None  # of a worker process
 
 
-def start_worker(settings: PerImageAugment) -> None:
+def start_worker(settings: PerImageAugment, side: int) -> None:
     """Make this process a worker for one config."""
     global _transform
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
-    _transform = build_transform(settings)
+    _transform = build_transform(settings, side)
 
 
 def _end_with_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,6 +38,7 @@ from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.models import activate_dropout, build_model
 from cifar_small.predictions import Predictions
+from cifar_small.preprocess import STORED, Preprocess
 from cifar_small.runs import Run
 from cifar_small.schema import Config, Data
 from cifar_small.views import VIEWS, Weighted
@@ -51,10 +51,16 @@ class Net:
     model: nn.Module
     config: Config
     classes: tuple[str, ...]
-    mean: tuple[float, ...]  # of the training images, 0..1, per channel
+    mean: tuple[float, ...]  # that its input is normalised by, 0..1, per channel
     std: tuple[float, ...]
     facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
     onnx: dict[str, Any] | None = None  # of the ONNX file that computes in place of the weights, if one does
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From stored pixels to its input. An ONNX file enlarges images itself."""
+        side = STORED if self.onnx else self.config.side
+        return Preprocess(self.mean, self.std, side, self.config.interpolation)
 
     @property
     def parameters(self) -> int:
@@ -77,6 +83,7 @@ def load_net(run: Run, checkpoint: str = "best") -> Net:
     facts = {
         **{key: state[key] for key in kept},
         **{key: state[key] for key in ("teachers", "soup") if state.get(key)},
+        "ancestors": state.get("ancestors", []),
         "checkpoint": checkpoint,
         "averaged": state.get("averaged"),  # None: written before it was recorded
         "weights_sha256": sha256_file(path),
@@ -98,20 +105,6 @@ def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], pa
     return model
 
 
-@cache
-def scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Constants of `normalise`, (1, 3, 1, 1) each, made once: a fresh tensor on a GPU in every step would wait for the host."""
-    scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
-    offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
-    return scale, offset
-
-
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """uint8 (B, 3, 32, 32) -> float32 with zero mean and unit variance per channel over the training images."""
-    scale, offset = scale_and_offset(mean, std, images.device)
-    return images.float() * scale - offset
-
-
 def to_tensor(images: Images, device: torch.device) -> Tensor:
     """uint8 (N, 3, 32, 32) in channels-last memory order on the device; on a CPU a view of the array where it is writable."""
     pixels = images.images if images.images.flags.writeable else images.images.copy()
@@ -122,8 +115,7 @@ def to_tensor(images: Images, device: torch.device) -> Tensor:
 def compute_logits(
     model: nn.Module,
     images: Tensor,
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
+    preprocess: Preprocess,
     views: str | Weighted,
     precision: str,
     batch_size: int,
@@ -132,7 +124,8 @@ def compute_logits(
 ) -> Tensor:
     """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode.
 
-    views: a choice of `VIEWS`, or views with weights. dropout: let the dropout layers drop, by torch's global generator.
+    views: a choice of `VIEWS`, or views with weights, which move the stored pixels, before they are enlarged. dropout: let the
+    dropout layers drop, by torch's global generator.
     """
     was_training = model.training
     model.eval()
@@ -141,9 +134,10 @@ def compute_logits(
     weighted, logits = _weighted(views), []
     with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {_name(views)}") as bar:
         for batch in torch.split(images, batch_size):
-            pixels = normalise(batch, mean, std)
+            pixels = preprocess.normalise(batch)
             with autocast(images.device, precision):
-                parts = [model(view(pixels).contiguous(memory_format=torch.channels_last)).float() * w for view, w in weighted]
+                seen = ((preprocess.enlarge(view(pixels)), weight) for view, weight in weighted)
+                parts = [model(one.contiguous(memory_format=torch.channels_last)).float() * weight for one, weight in seen]
             logits.append(torch.stack(parts).sum(0))
             bar.update(len(batch))
     model.train(was_training)
@@ -191,7 +185,7 @@ def predict_images(
     precision = net.onnx["precision"] if net.onnx else resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
-    logits = compute_logits(model, pixels, net.mean, net.std, views, precision, engine.eval_batch_size, progress, dropout)
+    logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout)
     meta = {
         "name": net.config.name,
         "seed": net.config.seed,

@@ -13,15 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_small.augment import resize
 from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.config import Phase, resolve_phases
 from cifar_small.errors import UserError
+from cifar_small.image_ops import resize
 from cifar_small.mixing import apply_mix, draw_mix
 from cifar_small.plots import draw_contact_sheet
 from cifar_small.problem import Problem, load_problem
 from cifar_small.randomness import MIX, numpy_generator
 from cifar_small.schema import Config
+from cifar_small.start import with_input_of_weights
 from cifar_small.timeline import UPDATES, phase_rows
 
 
@@ -57,7 +58,7 @@ def preview_blocks(
 ) -> list[Block]:
     """The cells of every phase from its first epoch on, or of the phase in force at `epoch` (0-based) from there on."""
     blocks = []
-    with closing(Augmenter(problem, config.seed, config.engine.workers)) as augmenter:
+    with closing(Augmenter(problem, config.seed, config.engine.workers, config.interpolation)) as augmenter:
         for phase in resolve_phases(config):
             if epoch is not None and not phase.start <= epoch < phase.end:
                 continue
@@ -79,11 +80,13 @@ def _cells(
     steps = sorted({place // batch for place in places if place < last})
     parts = [slice(step * batch, (step + 1) * batch) for step in steps]
     found: dict[int, Cell] = {}
-    for step, rows, pixels in zip(steps, parts, augmenter.epoch(settings.augment, order, epoch, parts), strict=True):
+    side = config.augmented_at(settings.resolution)
+    batches = augmenter.epoch(settings.augment, order, epoch, parts, side)
+    for step, rows, pixels in zip(steps, parts, batches, strict=True):
         targets = F.one_hot(problem.labels[order[rows].to(problem.device)], len(problem.classes)).float()
-        mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step))
+        mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step), side)
         mixed, mixed_targets = apply_mix(mix, pixels, targets)
-        mixed = resize(mixed, settings.resolution)
+        mixed = resize(mixed, settings.resolution, config.interpolation)
         for place in places:
             if place // batch == step:
                 row = place - step * batch
@@ -108,6 +111,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     epoch: 1-based as training counts them; None: the first epochs of every phase. Raises UserError for an epoch or a number
     of images that the run does not have.
     """
+    config = with_input_of_weights(config)
     phases = resolve_phases(config)
     if epoch is not None and not 1 <= epoch <= phases[-1].end:
         raise UserError(f"--epoch {epoch} is not in this run, which has {phases[-1].end} epochs; choose one of 1 to that")

@@ -27,7 +27,7 @@ class Problem:
     val: Images
     val_images: Tensor  # the same pixels as `val`, on the device
     classes: tuple[str, ...]
-    mean: tuple[float, ...]
+    mean: tuple[float, ...]  # of the training images, or as the weights that the run starts from want it
     std: tuple[float, ...]
     facts: dict[str, Any]  # hashes of data and split
     device: torch.device
@@ -49,7 +49,8 @@ def load_problem(config: Config) -> Problem:
             f"batch_size {config.batch_size} is above the {len(images):,} training images, so no step would be made; lower it"
         )
     assert images.labels is not None
-    mean, std = channel_statistics(images)
+    given = config.input
+    mean, std = (given.mean, given.std) if given.mean and given.std else channel_statistics(images)
     labels = torch.from_numpy(images.labels).to(device)
     return Problem(
         to_tensor(images, device),

@@ -180,11 +180,12 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
     _, val = load_own_splits(net)
     integer = dynamic_int8(net.model)
     linear = [module for module in net.model.modules() if isinstance(module, nn.Linear)]
+    size = footprint(net.config.model, len(net.classes), net.config.side)
     facts = {
         "method": "dynamic int8 of linear layers (torch.ao.quantization.quantize_dynamic)",
         "layers": len(linear),
         "weights_share": sum(module.weight.numel() for module in linear) / net.parameters,
-        "macs_share": sum(module.weight.numel() for module in linear) / footprint(net.config.model, len(net.classes)).macs,
+        "macs_share": sum(module.weight.numel() for module in linear) / size.macs,
     }
     return Quantized(compare_on(net, replace(net, model=integer), val), facts, bytes_of(integer), bytes_of(net.model))
 
@@ -204,7 +205,7 @@ def compare_on(fp32: Net, int8: Net, val: Images) -> Accuracy:
     assert val.labels is not None
     pixels, size = to_tensor(val, torch.device("cpu")), fp32.config.engine.eval_batch_size
     first, second = (
-        compute_logits(net.model, pixels, net.mean, net.std, "none", "fp32", size).argmax(1).numpy() for net in (fp32, int8)
+        compute_logits(net.model, pixels, net.preprocess, "none", "fp32", size).argmax(1).numpy() for net in (fp32, int8)
     )
     right = [first == val.labels, second == val.labels]
     difference = paired_difference(*right)

@@ -84,6 +84,11 @@ class Run:
             raise CheckpointError(f"{self.folder} has no checkpoint {name}; expected one of {', '.join(there) or 'best'}")
         return there.get(name, self.best)
 
+    @property
+    def begun(self) -> bool:
+        """Is there anything to go on from, or to lose?"""
+        return any(path.exists() for path in (self.last, self.previous, self.summary_file))
+
     def config(self) -> Config:
         """The resolved configuration the run was started with."""
         return load_config(self.require().config_file)
@@ -191,7 +196,7 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
         )
     for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
         leftover.unlink()  # of a process killed while writing; we hold the lock
-    if not any(path.exists() for path in (run.last, run.previous, run.summary_file)):
+    if not run.begun:
         return False  # nothing to lose: no epoch was completed
     if not resume:
         raise UserError(f"{run.folder} already holds a run; add --resume to continue it, or choose another --output")

@@ -7,28 +7,29 @@ run that went in or was tried.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from copy import deepcopy
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
 
 from cifar_small.checkpoints import save_checkpoint
-from cifar_small.config import config_dict, config_hash, recipe_hash
+from cifar_small.config import config_dict, config_hash, recipe_hash, resolve_phases
 from cifar_small.ensemble import Verdict, label
 from cifar_small.environment import autocast, describe, memory_format, prepare_process, resolve_device, resolve_precision
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_json
 from cifar_small.metrics import wilson_interval
-from cifar_small.models import refresh_statistics
-from cifar_small.predict import Net, compute_logits, elsewhere, load_net, load_splits, normalise, predict_images, to_tensor
+from cifar_small.models import refresh_statistics, set_frozen
+from cifar_small.predict import Net, compute_logits, elsewhere, load_net, load_splits, predict_images, to_tensor
 from cifar_small.predictions import Predictions
 from cifar_small.randomness import ORDER, torch_generator
 from cifar_small.runs import Run, write_start
 from cifar_small.schema import Config
 
+T = TypeVar("T")
 REFRESH_IMAGES = 10_000  # training images that BatchNorm statistics are taken from, at most
 REFRESH_BATCH = 500
 
@@ -57,7 +58,7 @@ def make_soup(
     _check(runs, nets)
     config = elsewhere(nets[0].config, device, data_root)
     config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
-    pot = Pot(replace(nets[0], config=config))
+    pot = Pot(replace(nets[0], config=config), _never_trained(nets))
     order = sorted(range(len(nets)), key=lambda index: -float(nets[index].facts["val_accuracy"]))
     taken = order if method == "uniform" else _choose(pot, nets, order)
     if len(taken) == 1:
@@ -84,8 +85,11 @@ def make_soup(
 class Pot:
     """The net that weights are averaged into, with training images to refresh its statistics and val images to judge it."""
 
-    def __init__(self, net: Net) -> None:
-        """Read the data of a net, whose own weights stay as they are. Raises CheckpointError if it is not what it was."""
+    def __init__(self, net: Net, frozen: tuple[str, ...]) -> None:
+        """Read the data of a net, whose own weights stay as they are. Raises CheckpointError if it is not what it was.
+
+        frozen: beginnings of the names of parameters that none of the nets ever trained.
+        """
         prepare_process(net.config.engine)
         self.net, engine = net, net.config.engine
         self.device = resolve_device(engine.device)
@@ -97,8 +101,9 @@ class Pot:
                 "restore the data, or name its place with --data-root"
             )
         self.model = deepcopy(net.model).to(device=self.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
+        set_frozen(self.model, frozen)  # a BatchNorm that never trained keeps its statistics
         self.val_images = to_tensor(self.val, self.device)
-        batch = min(REFRESH_BATCH, len(train))
+        batch = min(REFRESH_BATCH, engine.eval_batch_size, len(train))
         count = min(REFRESH_IMAGES, len(train)) // batch * batch  # batches of one size
         # In random order, since a source may hold its images class by class; the same for every soup of this data.
         chosen = torch.randperm(len(train), generator=torch_generator(0, ORDER))[:count]
@@ -108,14 +113,13 @@ class Pot:
         """Average the weights of nets and refresh the statistics; returns what `best.pt` holds, accuracy on val included."""
         net, model = self.net, self.model
         model.load_state_dict(average_weights([one.model.state_dict() for one in nets]))
-        pixels = (normalise(batch, net.mean, net.std) for batch in self.batches)
+        pixels = (net.preprocess(batch) for batch in self.batches)
         with autocast(self.device, self.precision):
             refresh_statistics(model, (batch.contiguous(memory_format=torch.channels_last) for batch in pixels))
         size = net.config.engine.eval_batch_size
-        logits = compute_logits(model, self.val_images, net.mean, net.std, "none", self.precision, size)
+        logits = compute_logits(model, self.val_images, net.preprocess, "none", self.precision, size)
         assert self.val.labels is not None
         labels = torch.from_numpy(self.val.labels).to(self.device)
-        teachers = [teacher for one in nets for teacher in one.facts.get("teachers", [])]
         return {
             "weights": model.state_dict(),
             "config": config_dict(net.config),
@@ -127,9 +131,19 @@ class Pot:
             "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),
             "selection": net.config.selection,
             "data": net.facts["data"],
-            "lineage": sorted({str(foreign) for one in nets for foreign in one.facts["lineage"]}),
-            "teachers": [one for index, one in enumerate(teachers) if one not in teachers[:index]],
+            "ancestors": _distinct(ancestor for one in nets for ancestor in one.facts["ancestors"]),
+            "lineage": _distinct(line for one in nets for line in one.facts["lineage"]),
+            "teachers": _distinct(teacher for one in nets for teacher in one.facts.get("teachers", [])),
         }
+
+
+def _distinct(values: Iterable[T]) -> list[T]:
+    """Each of these once, in order."""
+    found: list[T] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
 
 
 def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -166,6 +180,7 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
         for what, own, other in (
             ("classes", net.classes, first.classes),
             ("normalisation", (net.mean, net.std), (first.mean, first.std)),
+            ("input size", net.preprocess, first.preprocess),
             ("rules", net.config.rules, first.config.rules),
             ("data", net.facts["data"], first.facts["data"]),
         ):
@@ -176,6 +191,12 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
         for earlier, other_net in zip(runs[:number], nets, strict=False):
             if other_net.facts["weights_sha256"] == net.facts["weights_sha256"]:
                 raise CheckpointError(f"{earlier.folder} and {run.folder} hold the same weights; leave one out")
+
+
+def _never_trained(nets: Sequence[Net]) -> tuple[str, ...]:
+    """What every phase of every net freezes."""
+    frozen = [set(phase.settings.freeze) for net in nets for phase in resolve_phases(net.config)]
+    return tuple(sorted(set.intersection(*frozen)))
 
 
 def _facts(run: Run, net: Net, taken: bool) -> dict[str, Any]:

@@ -19,8 +19,9 @@ from pydantic import ValidationError
 
 from cifar_small.budget import check_count
 from cifar_small.environment import commit, package_version
-from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
+from cifar_small.lineage import check_lineage
 from cifar_small.predict import load_net
 from cifar_small.predictions import Predictions
 from cifar_small.results import copy_pictures, run_record
@@ -131,28 +132,28 @@ def _rows(number: int) -> str:
     return "1 row" if number == 1 else f"{number:,} rows"
 
 
-def check_rules(predictions: Predictions) -> Rules:
-    """The rules the predictions were made under, if the model keeps them. Raises ConfigError for one that does not."""
+def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
+    """The given rules, or those the predictions were made under. Raises ConfigError for a model that does not keep them."""
+    rules = rules or _own_rules(predictions)
+    name = str(predictions.meta["name"])
+    check_count(name, int(predictions.meta["parameters"]), rules)
+    members = predictions.meta.get("members") or []
+    for one in (predictions.meta, *members):
+        check_lineage(name, one.get("lineage") or [], rules)
+    return rules
+
+
+def _own_rules(predictions: Predictions) -> Rules:
     try:
-        rules = Rules.model_validate(predictions.meta["rules"])
+        return Rules.model_validate(predictions.meta["rules"])
     except ValidationError as error:
         raise DataError(
             f"{predictions.meta.get('file')}: its rules cannot be read ({error.error_count()} problems); predict again"
         ) from None
-    name = str(predictions.meta["name"])
-    check_count(name, int(predictions.meta["parameters"]), rules)
-    members = predictions.meta.get("members") or []
-    lineage = [ancestor for one in (predictions.meta, *members) for ancestor in one.get("lineage") or []]
-    if lineage and not rules.pretrained:
-        raise ConfigError(
-            f"{name} started from other weights ({', '.join(map(str, lineage))}); the rules say pretrained: false; "
-            "submit a run trained from scratch"
-        )
-    return rules
 
 
-def _check_weights(predictions: Predictions, run: Run) -> None:
-    """Count the checkpoint itself once more. Raises CheckpointError if it is not the one that made the predictions."""
+def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> None:
+    """Count the checkpoint and judge its lineage. Raises CheckpointError if it is not the one that made the predictions."""
     checkpoint = str(predictions.meta.get("checkpoint", "best"))
     net = load_net(run, checkpoint)
     if net.facts["weights_sha256"] != predictions.meta["weights_sha256"]:
@@ -160,16 +161,24 @@ def _check_weights(predictions: Predictions, run: Run) -> None:
             f"{predictions.meta.get('file')} was not made by the weights {run.checkpoint(checkpoint)} now holds; "
             "predict again, with --overwrite"
         )
-    check_count(net.config.name, net.parameters, net.config.rules)
+    check_count(net.config.name, net.parameters, rules or net.config.rules)
+    check_lineage(net.config.name, net.facts["lineage"], rules or net.config.rules)
 
 
 def submit(
-    predictions: Predictions, output: Path, *, run: Run | None = None, overwrite: bool = False, command: str = ""
+    predictions: Predictions,
+    output: Path,
+    *,
+    run: Run | None = None,
+    rules: Rules | None = None,
+    overwrite: bool = False,
+    command: str = "",
 ) -> dict[str, Any]:
     """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
 
-    run: the run directory, whose summary, environment, curves and readings of the test split join the record. Nothing is
-    left behind when a check fails. Raises ConfigError (rules), DataError (predictions, or a CSV that reads back wrong).
+    run: the run directory, whose summary, environment, curves and readings of the test split join the record. rules: those of
+    the competition; None: of the run's own config. Nothing is left behind when a check fails. Raises ConfigError (rules),
+    DataError (predictions, or a CSV that reads back wrong).
     """
     if output.suffix != ".csv":
         raise DataError(f"--output is {output.name}; expected a name ending in .csv")
@@ -180,9 +189,9 @@ def submit(
     record_file = output.with_suffix(".json")
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)
-    rules = check_rules(predictions)
+    given, rules = rules, check_rules(predictions, rules)
     if run is not None:
-        _check_weights(predictions, run)
+        _check_weights(predictions, run, given)
     evidence = {"run": run_record(run)} if run is not None else {}
     content = render_csv(predictions, rules)
     answers, faults = read_csv(content, predictions.ids, predictions.classes, rules)
@@ -199,6 +208,7 @@ def submit(
         "cifar_small": package_version(),
         **commit(),
         "class_counts": dict(zip(predictions.classes, counts, strict=True)),
+        **({"rules": given.model_dump(mode="json")} if given else {}),
         "predictions": predictions.meta,
         **evidence,
     }

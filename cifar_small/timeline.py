@@ -71,7 +71,8 @@ def _settings(section: Section, leave_out: Sequence[str] = ()) -> list[str]:
     """What is on in a section, by the names of its settings."""
     parts = []
     for key, value in section:
-        if key in leave_out or value in (None, 0):
+        idle = key in section.LATER and value == type(section).model_fields[key].default
+        if key in leave_out or value in (None, 0) or idle:
             continue
         if isinstance(value, Section):
             parts.append(f"{key} ({', '.join(_settings(value))})")

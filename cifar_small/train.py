@@ -22,21 +22,30 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from cifar_small.augment import resize
 from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.budget import check_budget, check_tensors, footprint, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
 from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
-from cifar_small.distill import check_same_teachers, distilled_loss, inherited_lineage, load_lessons
+from cifar_small.distill import check_same_teachers, distilled_loss, load_lessons
 from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
 from cifar_small.evaluation_plots import draw_confusion
 from cifar_small.files import sha256_file, write_json
+from cifar_small.image_ops import resize
 from cifar_small.keeping import copies_kept, keep_epoch, keep_final
+from cifar_small.lineage import Ancestor, check_unseen, lineage_of
 from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import Mix, apply_mix, draw_mix
-from cifar_small.models import build_model, fit_stem, refresh_statistics, set_dropout, set_frozen, statistics_kept
+from cifar_small.models import (
+    build_model,
+    fit_stem,
+    refresh_statistics,
+    set_dropout,
+    set_frozen,
+    set_training,
+    statistics_kept,
+)
 from cifar_small.optim import (
     build_optimizer,
     climb,
@@ -48,13 +57,15 @@ from cifar_small.optim import (
 )
 from cifar_small.per_image import build_transform
 from cifar_small.plots import draw_curves
-from cifar_small.predict import compute_logits, load_net, normalise, predict_images
+from cifar_small.predict import compute_logits, load_net, predict_images
+from cifar_small.preprocess import Preprocess
 from cifar_small.problem import load_problem
 from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
 from cifar_small.runs import Run, can_resume, locked, require_space, write_start
 from cifar_small.schedules import learning_rate
 from cifar_small.schema import Augment, Config, PhaseSettings
 from cifar_small.signals import collected_signals, leave_if_asked
+from cifar_small.start import Start, begin_from, prepare_start
 from cifar_small.state import State
 
 STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to
@@ -78,13 +89,14 @@ def train(
     DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
     """
     started = time.monotonic()
-    phases = resolve_phases(config)
     if (known := num_classes_of(config)) is not None:
         check_budget(config, known)  # before any data is read
-    for phase in phases:
-        if not isinstance(phase.settings.augment, Augment):
-            build_transform(phase.settings.augment)  # so that a pipeline of a later phase fails now
     run = Run(folder)
+    config, start = prepare_start(config, run)
+    phases = resolve_phases(config)
+    for phase in phases:
+        if not isinstance(phase.settings.augment, Augment):  # so that a pipeline of a later phase fails now
+            build_transform(phase.settings.augment, config.augmented_at(phase.settings.resolution))
     with joined(config.engine.device) as world, ExitStack() as held:
 
         def may_go_on() -> bool:
@@ -100,7 +112,7 @@ def train(
                 print(f"{run.folder} is already complete: {summary['epochs']} epochs, val {summary['val_accuracy']:.2%}")
             return summary
         stop: list[int] = []
-        trainer = Trainer(config, phases, run, stop, started, quiet, world)
+        trainer = Trainer(config, phases, run, stop, started, quiet, world, start)
         if going_on:
             trainer.restore()
         if world.first:
@@ -123,8 +135,12 @@ class Trainer:
         started: float,
         quiet: bool,
         world: World = ALONE,
+        start: Start | None = None,
     ) -> None:
-        """Read the data and build the net; `stop` fills with signals, `started` is when the clock began."""
+        """Read the data and build the net; `stop` fills with signals, `started` is when the clock began.
+
+        start: the weights it begins with, where the config names some and the run is not resumed.
+        """
         prepare_process(config.engine)
         self.world = world
         self.config, self.phases, self.run, self.stop, self.quiet = config, phases, run, stop, quiet
@@ -141,7 +157,13 @@ class Trainer:
         model = build_model(config.model, len(self.classes))
         check_tensors(model)
         model = model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
-        fit_stem(model, normalise(self.problem.images[:STEM_IMAGES], self.problem.mean, self.problem.std))
+        self.preprocess = Preprocess(self.problem.mean, self.problem.std, config.side, config.interpolation)
+        fit_stem(model, self.problem.images[:STEM_IMAGES], self.preprocess)
+        self.ancestors: list[Ancestor] = []
+        if start is not None:
+            check_unseen(start.ancestors, self.problem.facts)
+            self.ancestors = start.ancestors
+            self.say(begin_from(model, start, self.classes))
         self._check_phases(model)
         average = None
         if config.ema_decay is not None:
@@ -153,7 +175,7 @@ class Trainer:
         if config.engine.sync_batchnorm and world.size > 1:
             synchronise_batchnorm(model)
         self._enter(phases[0])
-        self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers)
+        self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers, config.interpolation)
         # last.pt and previous.pt with two moments, average and slow weights, best.pt, one being written, and what is kept.
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         require_space(run, (16 + copies_kept(config.engine, self.epochs)) * size)
@@ -168,11 +190,15 @@ class Trainer:
 
     def _check_phases(self, model: nn.Module) -> None:
         """Raise ConfigError now for a phase that could not train when its turn comes."""
+        seen: set[int] = set()
         for phase in self.phases:
             set_frozen(model, phase.settings.freeze)
             if not any(parameter.requires_grad for parameter in model.parameters()):
                 raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
             side = phase.settings.resolution
+            if side in seen:
+                continue
+            seen.add(side)
             try:
                 footprint(self.config.model, len(self.classes), side)
             except RuntimeError as error:
@@ -193,6 +219,7 @@ class Trainer:
         # Between phases the state is that of the phase before; `fit` makes the change, as in a run that was not interrupted.
         self._enter(self._phase(saved["epoch"] - (saved["step"] == 0)))
         self.state.restore(saved)
+        self.ancestors = saved.get("ancestors", [])
         self.state.totals *= self.world.first  # as `_gather_totals` leaves them
         self.clock -= self.state.seconds
         if saved["precision"] != self.precision:
@@ -228,8 +255,10 @@ class Trainer:
         ):
             while state.epoch < self.epochs and not (config.patience and state.stale >= config.patience):
                 phase = self._phase(state.epoch)
-                if state.epoch == phase.start and state.step == 0 and phase.index > 0:
-                    self._enter(phase)
+                if state.epoch == phase.start and state.step == 0:
+                    if phase.index > 0:
+                        self._enter(phase)
+                    self._say_what_trains(phase)
                 bar.set_description(f"epoch {state.epoch + 1}/{self.epochs}")
                 began, first_step = time.monotonic(), state.step
                 lr = self._train_epoch(phase, bar)
@@ -251,14 +280,16 @@ class Trainer:
         state, settings = self.state, phase.settings
         order = epoch_order(len(self.problem.images), self.config.seed, state.epoch)
         steps = range(state.step, self.steps)
-        mixes = [draw_mix(settings, self.batch, numpy_generator(self.config.seed, MIX, state.epoch, step)) for step in steps]
+        side = self.config.augmented_at(settings.resolution)
+        rngs = (numpy_generator(self.config.seed, MIX, state.epoch, step) for step in steps)
+        mixes = [draw_mix(settings, self.batch, rng, side) for rng in rngs]
         parts = [self._rows(step, mix) for step, mix in zip(steps, mixes, strict=True)]
-        batches = self.augmenter.epoch(settings.augment, order, state.epoch, parts)
+        batches = self.augmenter.epoch(settings.augment, order, state.epoch, parts, side)
         order = order.to(self.device)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         span = (phase.schedule_end - phase.schedule_start) * self.steps
         lr = 0.0
-        state.model.train()
+        set_training(state.model)
         for step, mix, rows, pixels in zip(steps, mixes, parts, batches, strict=True):
             done = (state.epoch - phase.schedule_start) * self.steps + step
             lr = learning_rate(settings.schedule, settings.optim.lr, done, span, self.steps)
@@ -292,7 +323,7 @@ class Trainer:
         return slice(step * self.batch + share.start, step * self.batch + share.stop)
 
     def _step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
-        """One optimiser step on augmented images (B, 3, 32, 32), without effect once `stopped`; was it not finite?
+        """One optimiser step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?
 
         chosen: int64 (B,), which images of the dataset they are; B as `_rows` has it, of which each rank uses its share.
         """
@@ -308,7 +339,8 @@ class Trainer:
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
         if lesson is not None:
             targets = lesson.of_pixels(targets, pixels, self.precision)
-        pixels = resize(pixels, settings.resolution).contiguous(memory_format=memory_format(config.engine))
+        pixels = resize(pixels, settings.resolution, config.interpolation)
+        pixels = pixels.contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
         total = self._backward(pixels, targets, settings)
         if settings.sam is not None:
@@ -411,7 +443,7 @@ class Trainer:
         order = epoch_order(len(problem.images), self.config.seed, self.state.epoch).to(self.device)
         for batch in torch.split(order[: self.steps * self.batch], self.batch):
             for rows in torch.split(batch[ours], self.micro_batch):
-                pixels = normalise(problem.images[rows], problem.mean, problem.std)
+                pixels = self.preprocess(problem.images[rows])
                 yield pixels.contiguous(memory_format=memory_format(self.config.engine))
 
     def _evaluate(self) -> tuple[float, float]:
@@ -420,7 +452,7 @@ class Trainer:
         net = self.state.evaluated
         self.world.broadcast(*net.buffers())  # each rank has BatchNorm statistics of its own; rank 0's count
         images = problem.val_images[self.world.share(count)]
-        part = compute_logits(net, images, problem.mean, problem.std, "none", self.precision, size)
+        part = compute_logits(net, images, self.preprocess, "none", self.precision, size)
         logits = self.world.gather(part, count)
         labels = torch.from_numpy(problem.val.labels).to(self.device)
         return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
@@ -451,8 +483,9 @@ class Trainer:
             "val_accuracy": state.rows[-1]["val_accuracy"],
             "selection": self.config.selection,
             "data": problem.facts,
-            "lineage": inherited_lineage(self.teachers),  # weights from elsewhere that this net knows of; it started from none
+            "ancestors": self.ancestors,
             "teachers": self.teachers,
+            "lineage": lineage_of(self.ancestors, self.teachers),
         }
 
     def _save(self) -> None:
@@ -465,6 +498,7 @@ class Trainer:
             "config_sha256": config_hash(self.config),
             "data": self.problem.facts,
             "precision": self.precision,
+            "ancestors": self.ancestors,
             "teachers": self.teachers,
         }
         save_checkpoint(self.run.last, content, previous=self.run.previous)
@@ -513,6 +547,7 @@ class Trainer:
             "weights_sha256": net.facts["weights_sha256"],
             "val_predictions_sha256": val_sha256,
             "metrics_sha256": sha256_file(self.run.metrics_file),
+            "lineage": net.facts["lineage"],
             "teachers": self.teachers,
         }
         write_json(self.run.summary_file, summary)
@@ -549,6 +584,16 @@ class Trainer:
         elif self.state.average is None:
             self.state.model.zero_grad()  # or the copy would have the gradients too
             self.state.average = AveragedModel(self.state.model)
+        if self.state.average is not None:
+            set_frozen(self.state.average.module, phase.settings.freeze)  # a frozen BatchNorm's statistics are not taken anew
+
+    def _say_what_trains(self, phase: Phase) -> None:
+        """A line for each phase of a run that freezes anything; the budget counts the whole net all the same."""
+        if not any(one.settings.freeze for one in self.phases):
+            return
+        trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
+        frozen = f"; frozen: {', '.join(phase.settings.freeze)}" if phase.settings.freeze else ""
+        self.say(f"phase {phase.index + 1}: {trained:,} of {self.parameters:,} parameters train{frozen}")
 
     def _wrapped(self) -> nn.Module:
         """The net as the loop calls it: compiled and, among ranks, with averaged gradients of what trains now."""

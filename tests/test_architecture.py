@@ -17,19 +17,19 @@ PACKAGE = ROOT / "cifar_small"
 # From the bottom to the top. A module may import from lower layers, and within its own layer only inside one subpackage.
 LAYERS = """
     __init__ _torchvision errors
-    schema strict_yaml config_errors exits image_ops significance tables
+    schema strict_yaml config_errors exits image_ops significance tables published
     config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm per_image views coverage
+    schedules augment mixing metrics randomness environment plots distributed slurm per_image views coverage lineage preprocess
     data models blending
     muon calibration
     budget checkpoints predictions optim state runs
     param_table results timeline entries evaluate keeping
-    predict compare ensemble evaluation_plots
-    problem soup submission evaluation_files tta uncertainty comparison_tables model_card onnx_files
+    predict compare ensemble evaluation_plots weights
+    problem soup submission evaluation_files tta uncertainty comparison_tables model_card onnx_files start
     diagnose submission_diff
     augmenter distill exported onnx_export uncertainty_files audit
     train hub quantize report
-    demo kill_resume bench preview sweep
+    demo kill_resume bench preview sweep levels
     commands
     cli
     __main__

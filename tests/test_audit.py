@@ -140,6 +140,24 @@ def test_what_is_whole_passes_every_link(place: Place) -> None:
     assert readings.found.count("of 100") == 2
 
 
+def test_a_net_that_was_given_its_normalisation_passes(place: Place) -> None:
+    config = parse_config(
+        tiny_raw(
+            name="given",
+            data={"source": "npz", "root": str(place.data), "val_size": 100},
+            rules={"max_params": 100_000, "rows": 100},
+            input={"size": 40, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]},
+            phases=[{"epochs": 1}],
+        )
+    )
+    run, csv = Run(place.folder / "runs" / "given"), place.folder / "given" / "mine.csv"
+    train(config, run.folder, quiet=True, command="train")
+    predict.predict(run, "submit", file=place.file)
+    submit(load_predictions(run.predictions / "submit.npz"), csv, run=run)
+    card = audit(gather(csv, runs=[run.folder], file=place.file, data_root=str(place.data)), repredict=True)
+    assert failed(card) <= {"commit", "commit of CSV"}, str(card)  # which this tree is not
+
+
 def test_an_ensemble_that_is_whole_passes_every_link_of_every_member(place: Place) -> None:
     card = place.audit_joint()
     assert [str(finding) for finding in card.findings if finding.verdict != "pass"] == []
@@ -356,11 +374,23 @@ def forge(place: Place, change: Callable[[dict[str, Any]], Any], **meta: Any) ->
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(submission, "commit", lambda: CLEAN)
         patch.setattr(submission, "check_count", lambda *_: None)
+        patch.setattr(submission, "check_lineage", lambda *_: None)
         submit(load_predictions(place.npz), place.csv, run=run, overwrite=True)
 
 
 def a_pretrained_net_hidden(place: Place) -> None:
     forge(place, lambda state: state.update(lineage=["resnet18 on imagenet"]), lineage=[])
+
+
+def an_ancestor_left_out_of_the_lineage(place: Place) -> None:
+    known = {"name": "resnet18", "data": {"source": "imagenet"}, "weights_sha256": "0"}
+    forge(place, lambda state: state.update(ancestors=[known]))
+
+
+def a_pretrained_teacher_left_out_of_the_lineage(place: Place) -> None:
+    forge(
+        place, lambda state: state.update(teachers=[{"name": "big", "seed": 0, "lineage": ["resnet18, trained on imagenet"]}])
+    )
 
 
 def a_net_over_budget(place: Place) -> None:
@@ -399,6 +429,8 @@ TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (another_seed_in_the_record, {"seed", "record"}),
     (another_count_in_the_record, {"parameters", "budget", "record"}),
     (a_pretrained_net_hidden, {"from scratch"}),
+    (an_ancestor_left_out_of_the_lineage, {"from scratch"}),
+    (a_pretrained_teacher_left_out_of_the_lineage, {"from scratch"}),
     (a_net_over_budget, {"budget"}),
 ]
 

@@ -25,7 +25,7 @@ from cifar_small.checkpoints import load_checkpoint
 from cifar_small.config import config_hash, parse_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.models import build_model
-from cifar_small.predict import normalise
+from cifar_small.preprocess import normalise
 from cifar_small.problem import load_problem
 from cifar_small.runs import Run
 from cifar_small.schema import Config, WideResNetModel
@@ -340,9 +340,9 @@ def test_commands_times_the_count_and_prediction(
 ) -> None:
     seen: list[tuple[int, str]] = []
 
-    def compute_logits(net: Any, images: torch.Tensor, mean: Any, std: Any, views: str, *rest: Any) -> torch.Tensor:
+    def compute_logits(net: Any, images: torch.Tensor, preprocess: Any, views: str, *rest: Any) -> torch.Tensor:
         seen.append((len(images), views))
-        return predict_module.compute_logits(net, images, mean, std, views, *rest)
+        return predict_module.compute_logits(net, images, preprocess, views, *rest)
 
     monkeypatch.setattr(commands, "compute_logits", compute_logits)
     target = tmp_path / "commands.json"

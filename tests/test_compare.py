@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.stats import binomtest, ttest_rel
 
+from cifar_small.budget import footprint
 from cifar_small.cli import main
 from cifar_small.compare import Comparison, compare
 from cifar_small.comparison_tables import comparison_csv, comparison_tables, p_text
@@ -155,7 +157,7 @@ def test_what_is_not_like_with_like_is_named() -> None:
     found = compare([single, large, joined])
     assert found.unlike == (
         "training images: cifar10 aaaaaaaa (single); cifar10, 1,000 images bbbbbbbb (joined)",
-        "starting weights: from scratch (single, joined); resnet18 of timm (large)",
+        "starting weights and teachers: from scratch (single, joined); resnet18 of timm (large)",
         "rules: kept (single, joined); broken: 2,000,000 over, pretrained not allowed (large)",
         "views: none (single, joined); flip (large)",
         "members: 1 (single, large); 2 (joined)",
@@ -389,8 +391,8 @@ def test_the_command_writes_each_format(tmp_path: Path, capsys: pytest.CaptureFi
     assert "slow-seed1" in shown.out
     assert "94.00 [91.23, 95.94]" in shown.out
     assert shown.err == ""
-    assert "| slow-seed0 | 50,000 | 100,000 | yes |" in written(tmp_path, ".md", *paths)
-    assert r"slow-seed0 & 50,000 & 100,000 & yes" in written(tmp_path, ".tex", *paths)
+    assert "| slow-seed0 | 50,000 | 1M | 100,000 | yes |" in written(tmp_path, ".md", *paths)
+    assert r"slow-seed0 & 50,000 & 1M & 100,000 & yes" in written(tmp_path, ".tex", *paths)
     assert "slow-seed0" in written(tmp_path, ".txt", *paths)
     rows = list(csv.DictReader(io.StringIO(written(tmp_path, ".csv", *paths, "--pairs"))))
     assert [row["kind"] for row in rows] == ["entry"] * 3 + ["pair"] * 3 + ["recipe"]
@@ -403,6 +405,24 @@ def test_the_command_writes_each_format(tmp_path: Path, capsys: pytest.CaptureFi
     assert "exists already" in capsys.readouterr().err
     assert main(["compare", *paths, "--output", str(tmp_path / "table.doc")]) == 2
     assert "the ending '.doc' names no format; expected .txt, .md, .csv, .tex or --format" in capsys.readouterr().err
+
+
+def test_multiply_adds_are_of_the_net_at_its_size_and_drawn_with_the_parameters(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, larger = make_run(tmp_path / "plain"), make_run(tmp_path / "larger", input={"size": 64})
+    comparison = compare(load_entries([str(plain.folder), str(larger.folder)]), "val", all_pairs=False)
+    counts = [row.macs for row in comparison.rows]
+    assert counts[0] == footprint(plain.config().model, 10).macs
+    assert counts[1] == footprint(plain.config().model, 10, 64).macs
+    assert counts[1] > 3 * counts[0]  # type: ignore[operator]
+    target = tmp_path / "cost.png"
+    assert main(["compare", str(plain.folder), str(larger.folder), "--plot", str(target)]) == 0
+    assert f"-> {target}" in capsys.readouterr().out
+    with Image.open(target) as picture:
+        assert picture.size[0] > 1000
+    assert main(["compare", str(plain.folder), str(larger.folder), "--plot", str(target)]) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_compare_never_opens_the_data(

@@ -15,7 +15,7 @@ from cifar_small.bench.loops import Ours, Stopwatch, synthetic
 from cifar_small.budget import check_budget, footprint, num_classes_of
 from cifar_small.config import load_config, recipe_hash, resolve_phases, split_overrides
 from cifar_small.per_image import build_transform
-from cifar_small.schema import AlbumentationsAugment, Augment, Config
+from cifar_small.schema import AlbumentationsAugment, Augment, Config, LibraryModel
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -37,7 +37,7 @@ def classes_of(config: Config) -> int:
 
 
 def test_all_kinds_of_configs_are_found() -> None:
-    assert {path.parent.name for path in CONFIGS} == {"configs", "prior", "speed", "sweeps"}
+    assert {path.parent.name for path in CONFIGS} == {"configs", "levels", "prior", "speed", "sweeps", "transfer"}
     assert len(PRIOR) >= 12
     assert {path.stem for path in CONFIGS if path.parent.name == "configs"} >= {
         "resnet_hour", "resnet_5m", "resnet_5m_cifar100", "wrn_5m", "wrn_28_10_cifar100", "smoke",
@@ -69,8 +69,10 @@ def test_trains_two_steps_in_every_phase(path: Path, tmp_path: Path, monkeypatch
     changes = {"batch_size": BATCH, "engine.device": "cpu", "engine.precision": "fp32", "engine.threads": 1}
     if config.engine.micro_batch_size:
         changes["engine.micro_batch_size"] = BATCH // 2
-    if footprint(config.model, classes_of(config)).macs > LARGE:
-        changes["resolution"] = 8
+    if footprint(config.model, classes_of(config), config.side).macs > LARGE:
+        changes["resolution"] = 32 if isinstance(config.model, LibraryModel) else 8
+    if config.weights is not None:
+        changes["weights"] = "null"  # which are not there either
     if config.distill is not None:
         changes["distill"] = "null"  # its teachers are other runs, which are not there
     config = load_config(path, [(key, str(value)) for key, value in changes.items()])

@@ -40,8 +40,9 @@ from cifar_small.onnx_files import (
     run_session,
     seal_model,
 )
-from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, normalise, predict, to_tensor
+from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, predict, to_tensor
 from cifar_small.predictions import load_predictions
+from cifar_small.preprocess import normalise
 from cifar_small.quantize import Quantized, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
 from cifar_small.runs import Run
 from cifar_small.significance import paired_difference
@@ -109,7 +110,7 @@ def untrained(model: dict[str, Any]) -> Net:
 
 
 def logits_of(net: Net, pixels: torch.Tensor, views: str = "none") -> np.ndarray[Any, Any]:
-    return compute_logits(net.model, pixels, net.mean, net.std, views, "fp32", 100).numpy()
+    return compute_logits(net.model, pixels, net.preprocess, views, "fp32", 100).numpy()
 
 
 def properties(content: bytes) -> dict[str, str]:

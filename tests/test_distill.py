@@ -31,8 +31,9 @@ from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.kill_resume import CONFIG as EVERYTHING
 from cifar_small.kill_resume import fingerprint
 from cifar_small.models import build_model
-from cifar_small.predict import load_net, normalise, predict
+from cifar_small.predict import load_net, predict
 from cifar_small.predictions import Predictions, load_predictions
+from cifar_small.preprocess import normalise
 from cifar_small.problem import Problem, load_problem
 from cifar_small.runs import Run
 from cifar_small.schema import Config, Distill
@@ -183,7 +184,7 @@ def test_teachers_see_the_pupils_pixels_at_full_resolution(
         return answer(self, pixels)
 
     monkeypatch.setattr(Teacher, "__call__", recorded)
-    monkeypatch.setattr(train_module, "resize", lambda pixels, side: given.append(pixels.clone()) or resize(pixels, side))
+    monkeypatch.setattr(train_module, "resize", lambda pixels, *how: given.append(pixels.clone()) or resize(pixels, *how))
     config = pupil(
         *teachers,
         cutmix_alpha=1.0,
@@ -405,7 +406,7 @@ def test_teachers_that_cannot_or_must_not_teach_are_refused(teachers: tuple[Run,
             {"data": {**load_checkpoint(teachers[0].best)["data"], "val_sha256": "0"}},
             "held out other images than this config, so it has trained on some of our val",
         ),
-        ({"lineage": ["imagenet"]}, r"started from other weights \(imagenet\).*the rules say pretrained: false"),
+        ({"lineage": ["imagenet"]}, r"learned from a pretrained teacher \(imagenet .*pretrained_teacher: forbidden"),
     ]):  # fmt: skip
         teacher = altered(teachers[0], tmp_path / f"teacher{number}", **changes)
         with pytest.raises(ConfigError, match=message):
@@ -429,7 +430,9 @@ def test_a_pretrained_teacher_stays_in_its_pupils_lineage(teachers: tuple[Run, R
     predictions = load_predictions(tmp_path / "run" / "predictions" / "val.npz")
     assert predictions.meta["lineage"] == ["imagenet (through teacher teacher0 (seed 0))"]
     check_rules(predictions)
-    predictions.meta["rules"]["pretrained"] = False
+    predictions.meta["rules"] |= {"pretrained": False, "pretrained_teacher": "allowed"}
+    check_rules(predictions)
+    predictions.meta["rules"]["pretrained_teacher"] = "forbidden"
     with pytest.raises(ConfigError, match="imagenet"):
         check_rules(predictions)
 

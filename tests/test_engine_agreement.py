@@ -17,7 +17,7 @@ from cifar_small._torchvision import import_torchvision
 from cifar_small.augment import Draws
 from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.config import parse_config
-from cifar_small.predict import normalise
+from cifar_small.preprocess import normalise
 from cifar_small.problem import Problem, load_problem
 
 COUNT = 40

@@ -25,7 +25,7 @@ from cifar_small.config import config_dict, config_hash, dump_config, load_confi
 from cifar_small.errors import ConfigError
 from cifar_small.kill_resume import fingerprint
 from cifar_small.per_image import build_transform
-from cifar_small.predict import normalise
+from cifar_small.preprocess import normalise
 from cifar_small.problem import Problem, load_problem
 from cifar_small.randomness import AUGMENT, torch_generator
 from cifar_small.runs import Run, locked

@@ -204,14 +204,14 @@ def test_the_cards_code_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
     found: dict[str, Any] = {}
     exec(plain, found)
     net, images = load_exported(folder), found["images"]
-    logits = compute_logits(net.model, images, net.mean, net.std, "none", "fp32", 100)
+    logits = compute_logits(net.model, images, net.preprocess, "none", "fp32", 100)
     assert capsys.readouterr().out.strip() == str(logits.argmax(1))
     pixels = to_tensor(load_test(CONFIG.data).take(np.arange(5)), torch.device("cpu"))
     for count in (1, 5):
         with torch.no_grad():
             torch.testing.assert_close(
                 found["net"](pixels[:count]),
-                compute_logits(net.model, pixels[:count], net.mean, net.std, "none", "fp32", 100),
+                compute_logits(net.model, pixels[:count], net.preprocess, "none", "fp32", 100),
                 rtol=1e-4,
                 atol=1e-5,
             )
@@ -246,7 +246,7 @@ def test_every_family_has_a_program_for_plain_torch(model: dict[str, Any], tmp_p
     program = torch.export.load(path).module()
     pixels = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
     with torch.no_grad():
-        expected = compute_logits(net.model, pixels, net.mean, net.std, "none", "fp32", 100)
+        expected = compute_logits(net.model, pixels, net.preprocess, "none", "fp32", 100)
         torch.testing.assert_close(program(pixels), expected, rtol=1e-4, atol=1e-5)
 
 

@@ -22,8 +22,9 @@ from cifar_small.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.config import parse_config
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import CheckpointError, DataError, UserError
-from cifar_small.predict import compute_logits, images_of, load_net, load_own_splits, load_splits, normalise, predict, to_tensor
+from cifar_small.predict import compute_logits, images_of, load_net, load_own_splits, load_splits, predict, to_tensor
 from cifar_small.predictions import load_predictions
+from cifar_small.preprocess import normalise
 from cifar_small.runs import Run
 from cifar_small.schema import Views
 from cifar_small.train import train
@@ -166,7 +167,7 @@ def test_to_tensor_is_planes_of_the_same_pixels_and_reads_read_only_arrays() -> 
 def test_logits_are_the_weighted_mean_over_views(views: str, trained: Run) -> None:
     net = load_net(trained)
     pixels = to_tensor(load_test(CONFIG.data).take(np.arange(12)), torch.device("cpu"))
-    got = compute_logits(net.model, pixels, net.mean, net.std, views, "fp32", 500)
+    got = compute_logits(net.model, pixels, net.preprocess, views, "fp32", 500)
     net.model.eval()
     by_hand = np.zeros((12, 10))
     with torch.no_grad():
@@ -182,7 +183,7 @@ def test_batch_size_does_not_change_logits_and_the_net_stays_as_it_was(trained: 
     pixels = to_tensor(load_test(CONFIG.data).take(np.arange(40)), torch.device("cpu"))
     before = {name: tensor.clone() for name, tensor in net.model.state_dict().items()}
     net.model.train()
-    whole, odd, single = (compute_logits(net.model, pixels, net.mean, net.std, "flip", "fp32", size) for size in (500, 7, 1))
+    whole, odd, single = (compute_logits(net.model, pixels, net.preprocess, "flip", "fp32", size) for size in (500, 7, 1))
     assert net.model.training
     assert torch.allclose(whole, odd, atol=1e-4)
     assert torch.allclose(whole, single, atol=1e-4)
@@ -379,7 +380,7 @@ def test_images_of_predictions_are_those_that_were_predicted(split: Any, run: Ru
     expected = load_test(CONFIG.data) if split == "test" else load_splits(CONFIG.data)[1]
     assert np.array_equal(images.images, expected.images)
     net = load_net(run)
-    logits = compute_logits(net.model, to_tensor(images, torch.device("cpu")), net.mean, net.std, "none", "fp32", 500)
+    logits = compute_logits(net.model, to_tensor(images, torch.device("cpu")), net.preprocess, "none", "fp32", 500)
     assert logits.numpy().tobytes() == predictions.logits.tobytes()
 
 

@@ -22,8 +22,9 @@ from cifar_small.cli import main
 from cifar_small.config import config_dict, parse_config
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.models import build_model, refresh_statistics
-from cifar_small.predict import load_net, load_splits, normalise
+from cifar_small.predict import load_net, load_splits
 from cifar_small.predictions import load_predictions
+from cifar_small.preprocess import normalise
 from cifar_small.runs import Run
 from cifar_small.soup import average_weights, make_soup
 from cifar_small.train import train
@@ -40,6 +41,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Run]:
         selection="last",
         phases=[{"epochs": 3}],
         views="shift",
+        engine={**tiny_raw()["engine"], "eval_batch_size": 800},
     )
     train(parse_config(raw), folder / "early", quiet=True)
     shutil.copytree(folder / "early", folder / "late")
@@ -243,3 +245,10 @@ def test_the_command_says_what_went_in_and_what_came_out(
     assert lines[-1].endswith(f"parameters -> {tmp_path / 'soup'}")
     assert main(arguments) == 2
     assert np.isfinite(load_predictions(tmp_path / "soup" / "predictions" / "val.npz").logits).all()
+
+
+def test_nets_of_another_input_size_are_refused(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
+    config = {**load_checkpoint(runs[1].best)["config"], "input": {"size": 40}}
+    larger = changed(runs[1], tmp_path / "larger", config=config)
+    with pytest.raises(CheckpointError, match="differ in input size"):
+        make_soup([runs[0], larger], Run(tmp_path / "soup"))

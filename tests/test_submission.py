@@ -30,6 +30,7 @@ from cifar_small.schema import Rules
 from cifar_small.submission import check_rules, find_faults, read_csv, render_csv, score, submit
 
 RULES, BY_NAME = Rules(), Rules(submission="id,label")
+IMAGENET = "r18, trained on imagenet"
 GOOD = b"ID,Labels\n0,3\n1,1\n2,4\n"
 FAULTLESS_ROWS = "0,3\n1,1\n2,4\n"
 
@@ -129,10 +130,10 @@ def test_sum_of_an_ensemble_counts(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("members", [[], [{"name": "clean", "lineage": []}, {"name": "net", "lineage": ["imagenet"]}]])
+@pytest.mark.parametrize("members", [[], [{"name": "clean", "lineage": []}, {"name": "net", "lineage": [IMAGENET]}]])
 def test_pretrained_needs_rules_that_allow_it(members: list[Any], tmp_path: Path) -> None:
-    facts: dict[str, Any] = {"members": members} if members else {"lineage": ["imagenet"]}
-    with pytest.raises(ConfigError, match=r"net started from other weights \(imagenet\); the rules say pretrained: false"):
+    facts: dict[str, Any] = {"members": members} if members else {"lineage": [IMAGENET]}
+    with pytest.raises(ConfigError, match=r"net started from other weights \(r18, trained on imagenet\).*pretrained: false"):
         submit(made(**facts), tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
     submit(made(**facts, rules={"pretrained": True}), tmp_path / "a.csv")
@@ -250,7 +251,7 @@ def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> Non
 def test_lineage_survives_an_ensemble_of_ensembles() -> None:
     from cifar_small.ensemble import mean_logits
 
-    inner = mean_logits([made(seed=1, name="imagenet net", lineage=["imagenet"]), made(seed=2)])
+    inner = mean_logits([made(seed=1, name="imagenet net", lineage=[IMAGENET]), made(seed=2)])
     with pytest.raises(ConfigError, match="imagenet"):
         check_rules(mean_logits([inner, made(seed=3)]))
 

@@ -19,7 +19,7 @@ from cifar_small.errors import ConfigError
 from cifar_small.kill_resume import fingerprint
 from cifar_small.models import build_model, refresh_statistics
 from cifar_small.models.blocks import Dropout, StochasticDepth
-from cifar_small.predict import normalise
+from cifar_small.preprocess import normalise
 from cifar_small.problem import load_problem
 from cifar_small.schema import Config
 from cifar_small.train import Trainer, train

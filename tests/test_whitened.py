@@ -192,7 +192,7 @@ def test_stages_that_cannot_be_added_are_refused(stage: dict[str, Any], message:
 def test_fit_stem_leaves_other_nets_alone() -> None:
     net = build_model(config(model={"family": "wideresnet", "depth": 10, "widen_factor": 1}).model, 10)
     before = [parameter.clone() for parameter in net.parameters()]
-    fit_stem(net, torch.randn(4, 3, 32, 32))
+    fit_stem(net, torch.randn(4, 3, 32, 32), lambda images: images)
     assert all(torch.equal(a, b) for a, b in zip(before, net.parameters(), strict=True))
 
 

@@ -60,9 +60,9 @@ def main(folder: Path, teacher: Path) -> None:
     pixels: list[Tensor] = []
     resize = train_module.resize
 
-    def recorded(images: Tensor, side: int) -> Tensor:
+    def recorded(images: Tensor, side: int, interpolation: str) -> Tensor:
         pixels.append(images.clone())
-        return resize(images, side)
+        return resize(images, side, interpolation)
 
     fit = train_module.Trainer.fit
 

@@ -182,7 +182,9 @@ def data(member: Member, account: Account) -> str:
     account.same("the data at hand", said, {key: facts[key] for key in DATA})
     if member.folder is not None:
         kept = [[round(value, 9) for value in member.checkpoint[key]] for key in ("mean", "std")]
-        found = [[round(value, 9) for value in values] for values in channel_statistics(train)]
+        given = member.config.input  # what the weights it started from want, else of the training images
+        expected = (given.mean, given.std) if given.mean and given.std else channel_statistics(train)
+        found = [[round(value, 9) for value in values] for values in expected]
         account.same("mean and deviation of the training images in best.pt", kept, found)
     return f"{said['source']}, {len(train):,} training and {len(val):,} validation images used, SHA-256 {said['sha256']}"
 

@@ -15,8 +15,9 @@ from cifar_small.audit.evidence import Member, Submission
 from cifar_small.budget import check_tensors, count_parameters, skeleton
 from cifar_small.config import resolve_phases
 from cifar_small.data import Images, load_test
-from cifar_small.errors import DataError
+from cifar_small.errors import CheckpointError, DataError
 from cifar_small.files import sha256_bytes, sha256_file
+from cifar_small.lineage import check_unseen, fault_of, lineage_of
 from cifar_small.metrics import wilson_interval
 from cifar_small.predict import load_net
 from cifar_small.predictions import load_predictions
@@ -111,10 +112,20 @@ def budget(submission: Submission, account: Account) -> str:
 
 @link("from scratch", "no weights from elsewhere, unless the rules allow them")
 def from_scratch(member: Member, account: Account) -> str:
-    """The lineage in the weights: as recorded, and empty unless the rules allow pretrained nets."""
-    lineage = member.checkpoint["lineage"]
+    """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
+    state = member.checkpoint
+    lineage, ancestors, teachers = state["lineage"], state.get("ancestors", []), state.get("teachers", [])
     account.same("lineage in the record", lineage, member.said.get("lineage"))
-    account.require(member.rules.pretrained or not lineage, "no other weights (pretrained: false)", f"lineage {lineage}")
+    if "soup" not in state:
+        account.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
+    try:
+        check_unseen(ancestors, state["data"])
+    except CheckpointError as error:
+        account.require(False, "no ancestor that was trained on its val images", str(error))
+    weights = member.config.weights
+    account.require(weights is None or bool(ancestors), f"an ancestor, as the config starts from {weights}", "none")
+    rules = f"pretrained: false, pretrained_teacher: {member.rules.pretrained_teacher}"
+    account.require(fault_of(lineage, member.rules) is None, f"no other weights ({rules})", f"lineage {lineage}")
     return f"from {', '.join(map(str, lineage))}, which the rules allow" if lineage else "best.pt names no other weights"
 
 

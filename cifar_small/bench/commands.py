@@ -19,6 +19,7 @@ from cifar_small.errors import UserError
 from cifar_small.files import write_atomic
 from cifar_small.models import build_model
 from cifar_small.predict import compute_logits
+from cifar_small.preprocess import Preprocess
 from cifar_small.problem import Problem, load_problem
 from cifar_small.schema import Config
 
@@ -87,7 +88,8 @@ def _seconds_of_param_count(file: Path) -> float:
 def predict_seconds(net: nn.Module, images: Tensor, problem: Problem, config: Config, views: str) -> float:
     """Seconds from uint8 images (N, 3, 32, 32) on the device to logits on the host."""
     began = time.perf_counter()
-    compute_logits(net, images, problem.mean, problem.std, views, problem.precision, config.engine.eval_batch_size).cpu()
+    preprocess = Preprocess(problem.mean, problem.std, config.side, config.interpolation)
+    compute_logits(net, images, preprocess, views, problem.precision, config.engine.eval_batch_size).cpu()
     return time.perf_counter() - began
 
 

@@ -27,8 +27,8 @@ from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_atomic, write_json
 from cifar_small.onnx_export import export_onnx
 from cifar_small.onnx_files import as_onnx_net, open_session, read_onnx, require_extra, run_session
-from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, moved, normalise, to_tensor
-from cifar_small.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
+from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, moved, to_tensor
+from cifar_small.quantize import CALIBRATION_IMAGES, bytes_of, calibration_images, dynamic_int8, static_int8
 from cifar_small.runs import Run
 from cifar_small.significance import paired_difference
 
@@ -79,7 +79,7 @@ def engines_of(run: Run, net: Net, train: Images, int8: bytes | None, dynamic: b
     model = net.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     weights = run.best.stat().st_size
     fp32 = export_onnx(net)
-    quantized = int8 or static_int8(net, fp32, calibration_images(net, train))[0]
+    quantized = int8 or static_int8(net, fp32, calibration_images(net, train, min(CALIBRATION_IMAGES, len(train))))[0]
     engines = [
         Engine(f"torch {precision}", weights, net, precision, _torch_call(net, model, precision))
         for precision in ("fp32", "bf16")
@@ -97,7 +97,7 @@ def engines_of(run: Run, net: Net, train: Images, int8: bytes | None, dynamic: b
 def _torch_call(net: Net, model: nn.Module, precision: str) -> Callable[[int], Call]:
     @torch.no_grad()
     def call(pixels: Pixels) -> Tensor:
-        images = normalise(torch.from_numpy(pixels).permute(0, 3, 1, 2), net.mean, net.std)
+        images = net.preprocess(torch.from_numpy(pixels).permute(0, 3, 1, 2))
         with autocast(CPU, precision):
             logits: Tensor = model(images)
         return logits
@@ -154,7 +154,7 @@ def measure(engines: Sequence[Engine], val: Images, threads: Sequence[int], roun
     for engine in engines:
         net = engine.net
         size = net.config.engine.eval_batch_size
-        logits = compute_logits(net.model, images, net.mean, net.std, "none", engine.precision, size)
+        logits = compute_logits(net.model, images, net.preprocess, "none", engine.precision, size)
         right.append(logits.argmax(1).numpy() == val.labels)
     timings: dict[str, list[Timing]] = {engine.name: [] for engine in engines}
     with tqdm(total=len(threads) * len(BATCHES) * rounds * len(engines), disable=None, desc=engines[0].net.config.name) as bar:

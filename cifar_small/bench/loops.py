@@ -23,16 +23,17 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from cifar_small._torchvision import import_torchvision
-from cifar_small.augment import resize
 from cifar_small.budget import num_classes_of
 from cifar_small.config import config_dict, parse_config, resolve_phases
 from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
-from cifar_small.models import build_model
+from cifar_small.image_ops import resize
+from cifar_small.models import build_model, set_training
 from cifar_small.optim import set_learning_rate
 from cifar_small.problem import Problem
 from cifar_small.runs import Run
 from cifar_small.schema import Config
+from cifar_small.start import with_input_of_weights
 from cifar_small.train import Trainer
 
 WARM_UP = 5  # steps of each loop before the first round: memory is claimed, kernels are chosen or compiled
@@ -96,6 +97,7 @@ class Ours:
 
     def __init__(self, config: Config, folder: Path, phase: int = 0) -> None:
         """Read the data and build the net as training does; `folder` stands for the run directory."""
+        config = with_input_of_weights(config)
         phases = resolve_phases(config)
         if not 0 <= phase < len(phases):
             raise UserError(f"--phase {phase}: {config.name} has the phases 0 to {len(phases) - 1}; choose one of them")
@@ -139,7 +141,7 @@ class Ceiling:
     def run(self, watch: Stopwatch) -> None:
         """Forward, backward and update: no data path, no checks, no schedule."""
         trainer, state = self.trainer, self.trainer.state
-        state.model.train()
+        set_training(state.model)
         for _ in range(watch.steps + 1):
             state.optimizer.zero_grad(set_to_none=True)
             trainer._backward(self.pixels, self.targets, self.phase.settings, count=False)

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 class Command:
     """One command: how it is called, what it takes, what it does.
 
-    `run` gets the parsed options, with `command` (the whole command line) and `overrides` (settings of the config by dotted
-    names, where `overrides` allows them), and returns the exit code. It imports heavy modules itself, so that --help is quick.
+    `run` gets the parsed options, with `command` (the whole command line), `call` (which runs another one) and `overrides`
+    (settings of the config by dotted names, where `overrides` allows them), and returns the exit code. It imports heavy modules
+    itself, so that --help is quick.
     """
 
     name: str

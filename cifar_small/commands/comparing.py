@@ -19,21 +19,30 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=["val", "test"], default="val", help="images the tests are of (default: val)")
     parser.add_argument("--pairs", action="store_true", help="test every pair (default: each entry against the first)")
+    parser.add_argument("--config", type=Path, help="config whose rules all are judged by (default: each by its own)")
     parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
     parser.add_argument("--output", type=Path, help="file to write (default: print)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _compare(options: argparse.Namespace) -> int:
     kind = options.format or _format_of(options.output)
-    if options.output is not None:
-        refuse_existing(options.output, options.overwrite)
+    for target in (options.output, options.plot):
+        if target is not None:
+            refuse_existing(target, options.overwrite)
     from cifar_small.compare import compare
     from cifar_small.comparison_tables import comparison_csv, comparison_tables
+    from cifar_small.config import load_config
     from cifar_small.entries import load_entries
     from cifar_small.tables import to_latex, to_markdown, to_text
 
-    comparison = compare(load_entries(options.entries), options.split, all_pairs=options.pairs)
+    rules = load_config(options.config).rules if options.config else None
+    comparison = compare(load_entries(options.entries), options.split, all_pairs=options.pairs, rules=rules)
+    if options.plot is not None and not any(options.split in row.scores for row in comparison.rows):
+        raise UserError(
+            f"--plot needs predictions of {options.split}, which no entry has; predict --split {options.split} first"
+        )
     if kind == "csv":
         text = comparison_csv(comparison)
     else:
@@ -48,6 +57,11 @@ def _compare(options: argparse.Namespace) -> int:
     else:
         write_atomic(options.output, text.encode())
         print(f"{len(comparison.rows)} entries, {len(comparison.pairs)} paired tests on {options.split} -> {options.output}")
+    if options.plot is not None:
+        from cifar_small.evaluation_plots import draw_accuracy_over_size
+
+        draw_accuracy_over_size(comparison.rows, options.split, f"What accuracy on {options.split} costs", options.plot)
+        print(f"accuracy against parameters and multiply-adds -> {options.plot}")
     return 0
 
 
@@ -153,7 +167,8 @@ Parameters, budget, start, data, views, members, epochs, minutes; accuracy with 
 same images against the first entry, corrected by Holm where there are several; mean and sd where runs are seeds of one config.
 What is not like with like is said below the table. Uses the predictions that are there and never reads the test split.
   cifar-small compare runs/a-seed0 runs/b-seed0 both_val.npz
-  cifar-small compare small=runs/a-seed0 large=runs/b-seed0 --split test --output comparison.tex""",
+  cifar-small compare small=runs/a-seed0 large=runs/b-seed0 --split test --output comparison.tex
+  cifar-small compare scratch=runs/a-seed0 pretrained=runs/b-seed0 --plot cost.png   accuracy per parameter and per MAC""",
     ),
     Command(
         "diff",

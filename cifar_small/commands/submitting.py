@@ -14,10 +14,12 @@ from cifar_small.files import write_atomic
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
     parser.add_argument("--output", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--config", type=Path, help="config whose rules hold (default: those of the runs' own configs)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _submit(options: argparse.Namespace) -> int:
+    from cifar_small.config import load_config
     from cifar_small.predictions import load_predictions
     from cifar_small.runs import Run
     from cifar_small.submission import submit
@@ -25,7 +27,8 @@ def _submit(options: argparse.Namespace) -> int:
     predictions = load_predictions(options.predictions)
     run = Run(options.predictions.resolve().parent.parent)
     found = run if run.config_file.exists() and not predictions.meta.get("members") else None
-    record = submit(predictions, options.output, run=found, overwrite=options.overwrite, command=options.command)
+    rules = load_config(options.config).rules if options.config else None
+    record = submit(predictions, options.output, run=found, rules=rules, overwrite=options.overwrite, command=options.command)
     record_file = options.output.with_suffix(".json")
     print(f"{record['rows']:,} rows, {predictions.meta['parameters']:,} parameters -> {options.output}; record: {record_file}")
     return 0

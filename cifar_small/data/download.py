@@ -1,4 +1,4 @@
-"""Fetch one file over https, check its md5 while it streams in, and put it in place only when it is whole."""
+"""Fetch one file over https, check its sum while it streams in, and put it in place only when it is whole."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 from cifar_small.errors import DataError
 from cifar_small.files import sync_folder
@@ -35,8 +35,15 @@ class _SameScheme(urllib.request.HTTPRedirectHandler):
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
-def download(url: str, md5: str, target: str | Path, *, allow_http: bool = False) -> None:
-    """Fetch `url` to the file `target`, whole and with this md5 sum, or leave nothing there.
+def download(
+    url: str,
+    digest: str,
+    target: str | Path,
+    *,
+    algorithm: Literal["md5", "sha256"] = "md5",
+    allow_http: bool = False,
+) -> None:
+    """Fetch `url` to the file `target`, whole and with a sum that starts with `digest`, or leave nothing there.
 
     A `.part` file stands next to the target meanwhile. `allow_http` is for tests against a local server. Raises DataError:
     not https, offline, refused, too large, or another sum.
@@ -48,13 +55,13 @@ def download(url: str, md5: str, target: str | Path, *, allow_http: bool = False
     part = target.with_name(f"{target.name}.{os.getpid()}.part")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        size, got = _fetch(url, part)
-        if got != md5:
+        size, got = _fetch(url, part, algorithm)
+        if not got.startswith(digest):
             with part.open("rb") as file:
                 start = file.read(32)
             raise DataError(
-                f"{url}: md5 is {got}, expected {md5}; got {size:,} bytes starting with {start!r}; nothing was kept; "
-                f"download again, or put the right file at {target}"
+                f"{url}: {algorithm} is {got}, expected {digest}; got {size:,} bytes starting with {start!r}; nothing was "
+                f"kept; download again, or put the right file at {target}"
             )
         os.replace(part, target)
         sync_folder(target.parent)
@@ -68,13 +75,13 @@ def download(url: str, md5: str, target: str | Path, *, allow_http: bool = False
         part.unlink(missing_ok=True)
 
 
-def _fetch(url: str, part: Path) -> tuple[int, str]:
-    """Stream the address into `part`; its size and md5."""
+def _fetch(url: str, part: Path, algorithm: str) -> tuple[int, str]:
+    """Stream the address into `part`; its size and sum."""
     from tqdm.auto import tqdm
 
     request = urllib.request.Request(url, headers={"User-Agent": "cifar_small"})
     opener = urllib.request.build_opener(_SameScheme)
-    digest, size = hashlib.md5(usedforsecurity=False), 0
+    digest, size = hashlib.new(algorithm, usedforsecurity=False), 0
     with opener.open(request, timeout=TIMEOUT) as response, part.open("wb") as file:
         declared = int(response.headers.get("Content-Length") or 0) or None
         # disable=None: no bar where stderr is not a terminal

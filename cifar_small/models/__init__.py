@@ -12,24 +12,30 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from cifar_small.errors import ConfigError
+from cifar_small.models.blocks import Dropout
+from cifar_small.models.library import LibraryNet
 from cifar_small.models.resnet import ResNet
 from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_norms
 from cifar_small.models.wideresnet import WideResNet
-from cifar_small.schema import ResNetModel, WhitenedResNetModel, WideResNetModel
+from cifar_small.schema import LibraryModel, ResNetModel, WhitenedResNetModel, WideResNetModel
 
 __all__ = [
+    "LibraryNet",
     "ModelConfig",
     "activate_dropout",
     "build_model",
     "fit_stem",
+    "in_backbone",
     "merge_pooled_norms",
     "refresh_statistics",
     "set_dropout",
     "set_frozen",
+    "set_training",
     "statistics_kept",
 ]
 
-ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel
+ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel
+HEAD = ("attention.", "fc.")  # what is not the backbone, in every net
 
 FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {
     "resnet": ResNet,
@@ -41,16 +47,16 @@ FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {
 def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
     """The net of a config, freshly initialised from torch's global generator, in training mode.
 
-    It maps float images (N, 3, 32, 32) to logits (N, K). Raises ConfigError for a shape that cannot be built.
+    It maps float images (N, 3, H, W) to logits (N, K). Raises ConfigError for a shape that cannot be built.
     """
-    return FAMILIES[model.family](model, num_classes)
+    return LibraryNet(model, num_classes) if isinstance(model, LibraryModel) else FAMILIES[model.family](model, num_classes)
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
-    """Set p of every dropout layer of the net (not of stochastic depth), in place."""
+    """Set p of every dropout layer that is ours (not of stochastic depth, nor within a library's backbone), in place."""
     assert 0 <= p < 1, p
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, Dropout):
             module.p = p
 
 
@@ -61,21 +67,44 @@ def activate_dropout(model: nn.Module) -> None:
             module.train()
 
 
+def in_backbone(name: str) -> bool:
+    """Is the parameter or buffer of this name outside the head, which another set of classes would replace?"""
+    return not name.startswith(HEAD)
+
+
 def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
     """Train every parameter but those whose names start with one of `prefixes` and those a net never trains, in place.
 
-    Raises ConfigError for a prefix that freezes nothing.
+    The prefix `backbone` stands for all but the head, in every net. Raises ConfigError for a prefix that freezes nothing.
     """
     names = dict(model.named_parameters())
     never: frozenset[str] = getattr(model, "never_trains", frozenset())
+
+    def frozen_by(prefix: str) -> set[str]:
+        return {name for name in names if (in_backbone(name) if prefix == "backbone" else name.startswith(prefix))}
+
     for prefix in prefixes:
-        if not any(name.startswith(prefix) for name in names if name not in never):
+        if not frozen_by(prefix) - never:
             raise ConfigError(
                 f"freeze {prefix!r} matches no parameter of this net; its parameters start with "
                 f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
             )
+    frozen = never.union(*(frozen_by(prefix) for prefix in prefixes))
     for name, parameter in names.items():
-        parameter.requires_grad_(name not in never and not name.startswith(prefixes))
+        parameter.requires_grad_(name not in frozen)
+
+
+def set_training(model: nn.Module) -> None:
+    """Training mode, in place, but for a BatchNorm that is frozen as a whole: it evaluates, and its statistics stay."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, _BatchNorm) and _is_frozen(module):
+            module.eval()
+
+
+def _is_frozen(norm: _BatchNorm) -> bool:
+    """Does nothing of it train?"""
+    return not any(parameter.requires_grad for parameter in norm.parameters())
 
 
 @contextmanager
@@ -97,12 +126,12 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set BatchNorm's running statistics to their mean over batches of normalised images (B, 3, H, W), in place.
+    """Set BatchNorm's running statistics, but a frozen one's, to their mean over batches of images (B, 3, H, W), in place.
 
     All else is as in evaluation. (torch's own `update_bn` leaves dropout and stochastic depth on: they need random numbers, and
     their noise widens the variances.)
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not _is_frozen(module)]
     momenta = [norm.momentum for norm in norms]
     was_training = model.training
     model.eval()

@@ -6,6 +6,8 @@ Page 2019 ("How to train your ResNet"); the residual blocks are ours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -106,10 +108,15 @@ class WhitenedResNet(nn.Module):
         return self.fc(self.dropout(pooled)) * self.logit_scale  # type: ignore[no-any-return]
 
 
-def fit_stem(net: nn.Module, images: Tensor) -> None:
-    """Whiten the stem of a net that has one by normalised training images (N, 3, H, W); other nets are left alone."""
+def fit_stem(net: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor]) -> None:
+    """Whiten the stem of a net that has one by training images (N, 3, 32, 32) as `prepare` makes them; others are left alone.
+
+    Where these are enlarged, as many fewer are taken as they have more pixels.
+    """
     if isinstance(net, WhitenedResNet):
-        net.stem.fit(images)
+        side = prepare(images[:1]).shape[-1]
+        share = min(1.0, (images.shape[-1] / side) ** 2)
+        net.stem.fit(prepare(images[: max(1, round(share * len(images)))]))
 
 
 @torch.no_grad()

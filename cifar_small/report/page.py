@@ -25,6 +25,7 @@ from cifar_small.comparison_tables import p_text, score_text
 from cifar_small.data import Images
 from cifar_small.entries import Entry, Row, collect_rows
 from cifar_small.evaluate import Evaluation, Mistake, evaluate
+from cifar_small.lineage import start_of
 from cifar_small.report.charts import Axis, Line, around, confusion_chart, legend, line_chart, reliability_chart
 from cifar_small.runs import Run
 from cifar_small.tables import Table
@@ -226,13 +227,18 @@ def _comparison_table(comparison: Comparison) -> Table:
         tested = ("", "") if test is None else (f"{100 * test.difference:+.2f}", p_text(test.p_holm))
         minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
         scores = (score_text(row.scores.get(split)) for split in ("val", "test"))
-        start = "pretrained" if row.lineage else "scratch"
+        start = start_of(row.lineage)
         legal = "yes" if row.legal else "no: " + ", ".join(row.faults)
         rows.append((row.name, f"{row.parameters:,}", legal, start, row.views, minutes, *scores, *tested))
     against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
     notes = (against, *(f"not like with like: {line}" for line in comparison.unlike), *comparison.refused)
     header = ("run", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
     return Table("Side by side", header, tuple(rows), notes, "comparison")
+
+
+def _start(row: Row) -> Answer:
+    start = start_of(row.lineage)
+    return Answer(f"{start}: {', '.join(row.lineage)}", "warn") if row.lineage else Answer(start, "good")
 
 
 def _origins(runs: Sequence[Run], rows: Sequence[Row]) -> list[Question]:
@@ -242,7 +248,7 @@ def _origins(runs: Sequence[Run], rows: Sequence[Row]) -> list[Question]:
         "within its rules": [
             Answer("yes", "good") if row.legal else Answer("no: " + ", ".join(row.faults), "bad") for row in rows
         ],
-        "started from": [Answer(", ".join(row.lineage), "warn") if row.lineage else Answer("scratch", "good") for row in rows],
+        "started from": [_start(row) for row in rows],
         "weights chosen by": [Answer(_selection(run, row)) for run, row in zip(runs, rows, strict=True)],
         "test split read": [_readings(run) for run in runs],
         "trained on": [Answer(row.data) for row in rows],

@@ -18,6 +18,7 @@ from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
 from cifar_small.runs import Run, config_differences, read_json
 from cifar_small.schema import Config
+from cifar_small.start import as_begun
 from cifar_small.sweep.cells import Cell, resolve
 from cifar_small.sweep.spec import Sweep
 
@@ -91,6 +92,7 @@ def refuse_changed(place: Place, sweep: Sweep, cells: Sequence[Cell]) -> None:
 
 def _refuse_changed_run(run: Run, config: Config) -> None:
     before = run.config()
+    config = as_begun(config, run)
     differences = config_differences(before, config)
     was, now = (resolve_phases(one)[-1].end for one in (before, config))
     if was != now and not differences:  # a longer run may be resumed, but its schedule is bent: it is no member of the sweep

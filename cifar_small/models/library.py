@@ -1,0 +1,134 @@
+"""Nets of torchvision and timm with a head of our own; their backbones keep the libraries' names, so that weights fit.
+
+The backbone is the library's net without its last linear layer. Regularisation of its own that a library switches on by
+default (dropout, stochastic depth) is off: dropout is the head's, and a phase may change it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_small._torchvision import import_torchvision
+from cifar_small.errors import ConfigError
+from cifar_small.models.blocks import Dropout, SqueezeExcitation
+from cifar_small.schema import LibraryModel
+
+SE_REDUCTION = 16  # of the attention head, as in Hu et al. (2018)
+CLASSIFIERS = {  # the layer that the head replaces, by library and net
+    "torchvision": {
+        "resnet18": "fc",
+        "resnet50": "fc",
+        "efficientnet_b0": "classifier.1",
+        "efficientnet_b2": "classifier.1",
+        "convnext_tiny": "classifier.2",
+        "mobilenet_v3_small": "classifier.3",
+    },
+    "timm": {
+        "resnet18": "fc",
+        "resnet50": "fc",
+        "efficientnet_b0": "classifier",
+        "efficientnet_b2": "classifier",
+        "convnext_tiny": "head.fc",
+        "mobilenet_v3_small": "classifier",
+    },
+}
+
+
+class LibraryNet(nn.Module):
+    """A library's backbone, attention to its feature map (or none), pooling, dropout and a linear classifier.
+
+    Maps normalised images (N, 3, H, W) to logits (N, K). Raises ConfigError for a net of timm where timm is not installed.
+    """
+
+    def __init__(self, model: LibraryModel, num_classes: int) -> None:
+        super().__init__()
+        library, _, name = model.family.partition("/")
+        self.classifier = CLASSIFIERS[library][name]  # its name in the library's state dicts
+        self.backbone: Any
+        self.feature_map: Callable[[Any, Tensor], Tensor]
+        self.pool: Callable[[Any, Tensor], Tensor]
+        if library == "timm":
+            self.backbone, self.feature_map, self.pool = _timm_net(name), _timm_map, _timm_pool
+            channels, features = self.backbone.num_features, self.backbone.head_hidden_size
+        else:
+            self.backbone, channels, features = _torchvision_net(name, self.classifier, model.stem)
+            residual = name.startswith("resnet")
+            self.feature_map = _resnet_map if residual else _features_map
+            self.pool = _resnet_pool if residual else _norm_pool if name.startswith("convnext") else _classifier_pool
+        self.attention = SqueezeExcitation(channels, SE_REDUCTION) if model.head == "se" else nn.Identity()
+        self.dropout = Dropout(model.dropout)
+        self.fc = nn.Linear(features, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map normalised images (N, 3, H, W) to logits (N, K)."""
+        x = self.attention(self.feature_map(self.backbone, images))
+        return self.fc(self.dropout(self.pool(self.backbone, x)))  # type: ignore[no-any-return]
+
+    def from_library(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """A state dict with the library's names, as one with ours, without its classifier."""
+        left_out = {f"{self.classifier}.weight", f"{self.classifier}.bias"}
+        return {f"backbone.{name}": value for name, value in state.items() if name not in left_out}
+
+
+def _torchvision_net(name: str, classifier: str, stem: str) -> tuple[Any, int, int]:
+    """The net without its classifier, the channels of its feature map, and the features that its classifier had."""
+    # Stochastic depth of efficientnet and convnext; the others have none and no such argument.
+    options = {"stochastic_depth_prob": 0.0} if name.startswith(("efficientnet", "convnext")) else {}
+    net = import_torchvision("models").get_model(name, weights=None, **options)
+    head = getattr(net, classifier.partition(".")[0])
+    channels = next(module for module in head.modules() if isinstance(module, nn.Linear)).in_features
+    features = net.get_submodule(classifier).in_features
+    for dropout in [path for path, module in head.named_children() if isinstance(module, nn.Dropout)]:
+        setattr(head, dropout, nn.Identity())
+    net.set_submodule(classifier, nn.Identity())
+    if stem == "cifar":
+        net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
+        if not net.conv1.weight.is_meta:
+            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+        net.maxpool = nn.Identity()
+    return net, channels, features
+
+
+def _resnet_map(net: Any, images: Tensor) -> Tensor:
+    x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
+    return net.layer4(net.layer3(net.layer2(net.layer1(x))))  # type: ignore[no-any-return]
+
+
+def _features_map(net: Any, images: Tensor) -> Tensor:
+    return net.features(images)  # type: ignore[no-any-return]
+
+
+def _resnet_pool(net: Any, x: Tensor) -> Tensor:
+    return torch.flatten(net.avgpool(x), 1)
+
+
+def _norm_pool(net: Any, x: Tensor) -> Tensor:
+    return net.classifier(net.avgpool(x))  # type: ignore[no-any-return]
+
+
+def _classifier_pool(net: Any, x: Tensor) -> Tensor:
+    return net.classifier(torch.flatten(net.avgpool(x), 1))  # type: ignore[no-any-return]
+
+
+def _timm_net(name: str) -> Any:
+    import_torchvision()  # which timm imports too, without our help for a wheel of another build
+    try:
+        import timm
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"timm/{name} needs timm, which is not installed: pip install 'cifar_small[pretrained]', or use torchvision/{name}"
+        ) from error
+    names = {"mobilenet_v3_small": "mobilenetv3_small_100"}
+    return timm.create_model(names.get(name, name), pretrained=False, num_classes=0)
+
+
+def _timm_map(net: Any, images: Tensor) -> Tensor:
+    return net.forward_features(images)  # type: ignore[no-any-return]
+
+
+def _timm_pool(net: Any, x: Tensor) -> Tensor:
+    return net.forward_head(x, pre_logits=True)  # type: ignore[no-any-return]

@@ -1,0 +1,39 @@
+"""Types that sections share, and what all sections are."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
+
+Probability = Annotated[float, Field(ge=0, le=1)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+Width = Annotated[int, Field(ge=1, le=100_000)]
+Depth = Annotated[int, Field(ge=1, le=1000)]  # bounds that keep a slip of the finger from hanging the counting of a net
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Range = Annotated[tuple[Probability, Probability], Field(strict=False)]
+Zoom = Annotated[float, Field(ge=0.1, le=10)]
+Sigma = Annotated[float, Field(gt=0, le=5)]
+Point = Annotated[tuple[Probability, Annotated[float, Field(ge=0, le=100)]], Field(strict=False)]
+Ints = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+Widths = Annotated[tuple[Width, ...], Field(strict=False)]
+Branch = Annotated[tuple[Depth, Width], Field(strict=False)]
+Depths = Annotated[tuple[Depth, ...], Field(strict=False)]
+Channels = Annotated[tuple[Probability, Probability, Probability], Field(strict=False)]  # red, green, blue
+Side = Annotated[int, Field(ge=8, le=512)]  # pixels; the upper bound keeps a slip of the finger from filling the memory
+LrFactor = Annotated[float, Field(gt=0, le=10)]
+
+
+class Section(BaseModel):
+    """A strict, frozen part of the schema."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+    # Settings younger than the first recorded runs. A dump leaves them out while they are at their default, so that the
+    # hashes of recorded configs stand.
+    LATER: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        plain: dict[str, Any] = handler(self)
+        fields = type(self).model_fields
+        return {key: plain[key] for key in plain if key not in self.LATER or getattr(self, key) != fields[key].default}
