@@ -197,6 +197,17 @@ def _group_test(one: Group, other: Group, split: str) -> GroupTest | str:
     return GroupTest(one.name, other.name, shared, *found, found.p)
 
 
+def seeds_of_recipes(comparison: Comparison) -> list[tuple[str, list[float]]]:
+    """Each recipe in the order of its first entry, with the accuracies in % of its seeds on the comparison's split."""
+    groups = {row.name: group for group in comparison.groups for row in group.rows}
+    found: dict[str, list[float]] = {}
+    for row in comparison.rows:
+        if comparison.split in row.scores:
+            name = groups[row.name].name if row.name in groups else row.name
+            found.setdefault(name, []).append(100 * row.scores[comparison.split].accuracy)
+    return list(found.items())
+
+
 def _unlike(rows: Sequence[Row]) -> list[str]:
     """What differs between the entries beside what is measured, each with who has what."""
     aspects: list[tuple[str, Callable[[Row], str]]] = [

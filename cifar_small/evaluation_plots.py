@@ -254,8 +254,9 @@ def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: P
             axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.08)
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if _decades(sizes) > 0.4 else (1, 1.5, *range(2, 10)))
         axes.xaxis.set_major_formatter(_short_number)
-        axes.xaxis.set_minor_formatter(_short_number if _decades(sizes) < 1 else "")
+        axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_ylabel(f"accuracy on {split}, %")
         _plain(axes)
@@ -265,7 +266,7 @@ def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: P
         said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
         colour = ORANGE if row.lineage else BLUE
         key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=colour)
-    said = "blue: from scratch; orange: pretrained\nhollow: not legal under its own rules"
+    said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
     key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
     figure.suptitle(title, fontsize=11)
     _save(figure, path)

@@ -188,8 +188,8 @@ def draw_timeline(
     _save(figure, path)
 
 
-def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, path: Path) -> None:
-    """A line per cell of a sweep, the best on top: its seeds as dots, their mean, whiskers of one sd; accuracies in %."""
+def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, path: Path, split: str = "val") -> None:
+    """A line per cell of a sweep, or recipe, in order: its seeds as dots, their mean, whiskers of one sd; accuracies in %."""
     figure = _figure(9, 1.5 + 0.32 * len(cells))
     axes = figure.subplots()
     several = max(len(values) for _, values in cells) > 1
@@ -204,7 +204,7 @@ def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, path: P
         label = "_"  # matplotlib leaves out of the legend what begins so
     axes.set_yticks(range(len(cells)), [name for name, _ in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
-    axes.set_xlabel("val accuracy, %")
+    axes.set_xlabel(f"{split} accuracy, %")
     _plain(axes)
     figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
     figure.suptitle(title, fontsize=11)

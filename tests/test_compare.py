@@ -425,6 +425,21 @@ def test_multiply_adds_are_of_the_net_at_its_size_and_drawn_with_the_parameters(
     assert "exists already" in capsys.readouterr().err
 
 
+def test_recipes_are_drawn_with_their_seeds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = seeds_of(tmp_path, "slow", [20, 24, 31], splits=("val",))
+    paths.append(str(make_run(tmp_path / "alone", slice(0, 8), batch_size=32).folder))
+    drawn: list[Any] = []
+    monkeypatch.setattr("cifar_small.plots.draw_cells", lambda *given: drawn.append(given))
+    assert main(["compare", *paths, "--plot-seeds", str(tmp_path / "seeds.png")]) == 0
+    ((cells, _, path, split),) = drawn
+    assert dict(cells) == {"slow": pytest.approx([95.0, 94.0, 92.25]), "alone": pytest.approx([98.0])}
+    assert (path, split) == (tmp_path / "seeds.png", "val")
+    assert main(["compare", *paths, "--split", "test", "--plot-seeds", str(tmp_path / "seeds.png")]) == 2
+    assert "a picture needs predictions of test, which no entry has" in capsys.readouterr().err
+
+
 def test_compare_never_opens_the_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

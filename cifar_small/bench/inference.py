@@ -272,7 +272,7 @@ def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, 
     old = " (without VNNI: int8 is slower here than on newer ones)" if integer_sums_saturate() else ""
     notes = [
         f"{facts['device']}{old}, {facts['cpu_count']} CPU threads, torch {facts['packages']['torch']}, onnxruntime "
-        f"{facts['onnxruntime']}; from uint8 images to logits, normalisation included",
+        f"{facts['onnxruntime']}; from uint8 images to logits, preprocessing included",
         f"medians of {settings.rounds} rounds in which the engines took turns, lowest and highest in brackets; val: {images} "
         "images, one view; interval: paired, on the same images",
     ]

@@ -23,15 +23,16 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
     parser.add_argument("--output", type=Path, help="file to write (default: print)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
+    parser.add_argument("--plot-seeds", type=Path, metavar="PNG", help="also draw each recipe's mean, sd and seeds")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
 def _compare(options: argparse.Namespace) -> int:
     kind = options.format or _format_of(options.output)
-    for target in (options.output, options.plot):
+    for target in (options.output, options.plot, options.plot_seeds):
         if target is not None:
             refuse_existing(target, options.overwrite)
-    from cifar_small.compare import compare
+    from cifar_small.compare import compare, seeds_of_recipes
     from cifar_small.comparison_tables import comparison_csv, comparison_tables
     from cifar_small.config import load_config
     from cifar_small.entries import load_entries
@@ -39,9 +40,10 @@ def _compare(options: argparse.Namespace) -> int:
 
     rules = load_config(options.config).rules if options.config else None
     comparison = compare(load_entries(options.entries), options.split, all_pairs=options.pairs, rules=rules)
-    if options.plot is not None and not any(options.split in row.scores for row in comparison.rows):
+    drawn = options.plot is not None or options.plot_seeds is not None
+    if drawn and not any(options.split in row.scores for row in comparison.rows):
         raise UserError(
-            f"--plot needs predictions of {options.split}, which no entry has; predict --split {options.split} first"
+            f"a picture needs predictions of {options.split}, which no entry has; predict --split {options.split} first"
         )
     if kind == "csv":
         text = comparison_csv(comparison)
@@ -62,6 +64,12 @@ def _compare(options: argparse.Namespace) -> int:
 
         draw_accuracy_over_size(comparison.rows, options.split, f"What accuracy on {options.split} costs", options.plot)
         print(f"accuracy against parameters and multiply-adds -> {options.plot}")
+    if options.plot_seeds is not None:
+        from cifar_small.plots import draw_cells
+
+        cells = seeds_of_recipes(comparison)
+        draw_cells(cells, f"Accuracy on {options.split}, recipe by recipe", options.plot_seeds, options.split)
+        print(f"{len(cells)} recipes -> {options.plot_seeds}")
     return 0
 
 
