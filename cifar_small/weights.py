@@ -6,10 +6,11 @@ client tries five times, 23 s for each file it looks for.)
 
 from __future__ import annotations
 
+import http.client
 import os
 import re
-import socket
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -26,7 +27,7 @@ from cifar_small.files import sha256_file
 from cifar_small.published import HUB_FILE, TORCHVISION_URL, Published
 
 EXPORTED = ("config.yaml", "config.json")  # both stand beside the weights of an exported run
-PATIENCE = 1.5  # seconds for a server, or the proxy in front of it, to accept a connection
+PATIENCE = 1.5  # seconds for a server to answer
 
 
 def cache_folder(published: Published) -> Path:
@@ -91,25 +92,35 @@ def fetch(published: Published) -> Path:
         ) from error
 
 
+class _Unfollowed(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer, and enough of one."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Do not follow."""
+
+
 def _require_answer(url: str) -> None:
-    """Raise OSError unless the host of an address, or the proxy on the way, accepts a connection within PATIENCE."""
-    host = str(urlsplit(url).hostname)
-    proxy = urllib.request.getproxies().get("https")
-    direct = not proxy or urllib.request.proxy_bypass(host)
-    way = urlsplit(str(url if direct else proxy if "//" in str(proxy) else f"//{proxy}"))
-    failures: list[OSError] = []
+    """Raise OSError unless the server of an address, through the proxy if there is one, answers within PATIENCE.
 
-    def connect() -> None:
+    A connection alone says little: many a firewall accepts one and stays silent.
+    """
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifar_small"})
         try:
-            socket.create_connection((way.hostname, way.port or 443), timeout=PATIENCE).close()
-        except OSError as error:
-            failures.append(error)
+            urllib.request.build_opener(_Unfollowed).open(request, timeout=PATIENCE).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # whatever it says, the download will be told too
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None)
+            failures.append(reason if isinstance(reason, OSError) else error)
 
-    thread = threading.Thread(target=connect, daemon=True)  # since the look-up of a name heeds no timeout
+    thread = threading.Thread(target=ask, daemon=True)  # since the look-up of a name heeds no timeout
     thread.start()
     thread.join(PATIENCE)
-    if thread.is_alive():
-        raise TimeoutError(f"{way.hostname} does not answer within {PATIENCE:g} s")
+    if thread.is_alive() or any(isinstance(one, TimeoutError) for one in failures):
+        raise TimeoutError(f"{urlsplit(url).hostname} does not answer within {PATIENCE:g} s")
     if failures:
         raise failures[0]
 
