@@ -21,7 +21,7 @@ from cifar_small.config import Phase
 from cifar_small.ensemble import label, nets_of
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
-from cifar_small.lineage import check_lineage, check_unseen, through_teacher
+from cifar_small.lineage import check_unseen, fault_of, through_teacher
 from cifar_small.predict import Net, load_net
 from cifar_small.predictions import Predictions, load_predictions
 from cifar_small.preprocess import Preprocess
@@ -209,7 +209,13 @@ def _check(
             f"{where}: {path} held out other images than this config, so it has trained on some of our val and would whisper "
             "their labels; use its data.val_size and data.split_seed, or another teacher"
         )
-    check_lineage(f"{where}: {config.name}", [through_teacher(one, path) for one in lineage], config.rules)
+    inherited = [through_teacher(one, path) for one in lineage]
+    if fault_of(inherited, config.rules) is not None:
+        raise ConfigError(
+            f"{where}: {path} comes from other weights ({'; '.join(lineage)}), and what it knows of them would pass on; the "
+            "rules say pretrained_teacher: forbidden: take a teacher trained from scratch, or set rules.pretrained_teacher: allowed "
+            "where the competition allows it"
+        )
 
 
 def check_same_teachers(saved: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], folder: Path) -> None:

@@ -204,6 +204,8 @@ def _smoke(config: Config) -> dict[str, str]:
 
 def _file_of(config: Config, folder: Path) -> Path:
     """The file in a folder that holds the published weights of a config's net. Raises ConfigError that says how to name it."""
+    if not folder.is_dir():
+        raise ConfigError(f"--weights-dir {folder} does not exist; expected a folder with files of weights")
     published = PUBLISHED[config.model.family]
     library, _, net = published.family.partition("/")
     own = Path(published.source).name + (".safetensors" if published.on_hub else "")

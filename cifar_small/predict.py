@@ -255,7 +255,8 @@ def predict(
     if file is not None:
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
-        notes += colour_notes(images, net.mean)
+        if net.config.input.mean is None:  # else it says nothing of the images it was trained on
+            notes += colour_notes(images, net.mean)
     elif split in ("train", "val"):
         images = load_own_splits(net)[split == "val"]
     else:

@@ -142,12 +142,21 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except ConfigError:
         raise
     except Exception as error:  # a damaged file raises errors of torch, zipfile, pickle and safetensors of a dozen kinds
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
         raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes, {kind_of(start)}) cannot be read as weights ({reason}): damaged, cut "
-            "short or of another kind; expected a state dict, as safetensors or as torch.save writes tensors alone"
+            f"{path} ({path.stat().st_size:,} bytes, {kind_of(start)}) cannot be read as weights ({_reason(error)}): damaged, "
+            "cut short or of another kind; expected a state dict, as safetensors or as torch.save writes tensors alone"
         ) from None
     return _state_dict(content, path)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in a few words, without the libraries' advice to read it unsafely."""
+    text = " ".join(str(error).split())
+    if "Weights only load failed" in text:
+        return "it holds pickled objects: save model.state_dict(), which is tensors alone"
+    if "PytorchStreamReader" in text:
+        return "its end is missing, or it is no archive of torch"
+    return text[:120] if len(text) > len("101") else f"{type(error).__name__} {text}".rstrip()
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:

@@ -406,7 +406,7 @@ def test_teachers_that_cannot_or_must_not_teach_are_refused(teachers: tuple[Run,
             {"data": {**load_checkpoint(teachers[0].best)["data"], "val_sha256": "0"}},
             "held out other images than this config, so it has trained on some of our val",
         ),
-        ({"lineage": ["imagenet"]}, r"learned from a pretrained teacher \(imagenet .*pretrained_teacher: forbidden"),
+        ({"lineage": ["imagenet"]}, r"comes from other weights \(imagenet\).*the rules say pretrained_teacher: forbidden"),
     ]):  # fmt: skip
         teacher = altered(teachers[0], tmp_path / f"teacher{number}", **changes)
         with pytest.raises(ConfigError, match=message):

@@ -167,7 +167,11 @@ def test_weights_that_are_nowhere_are_missed_before_anything_trains(
     assert main(["levels", "r1", "--output", str(tmp_path)]) == 4
     assert "weights imagenet of timm/resnet18 are not here" in capsys.readouterr().err
     assert main(["levels", "r1", "--smoke", "--weights-dir", str(tmp_path), "--output", str(tmp_path / "runs")]) == 2
+    assert "--smoke trains from random weights, so --weights-dir has no effect" in capsys.readouterr().err
+    assert main(["levels", "r1", "--weights", "null", "--weights-dir", str(tmp_path)]) == 2
     assert "--weights-dir has no effect on baseline, whose weights are random" in capsys.readouterr().err
+    assert main(["levels", "r1", "--weights-dir", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

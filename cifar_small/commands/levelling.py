@@ -27,6 +27,8 @@ def _levels(options: argparse.Namespace) -> int:
     numbers = tuple(sorted(set(options.level or known)))
     if unknown := [number for number in numbers if number not in known]:
         raise UserError(f"{options.report} has no level {unknown[0]}; expected some of {', '.join(map(str, known))}")
+    if options.smoke and options.weights_dir is not None:
+        raise UserError("--smoke trains from random weights, so --weights-dir has no effect: drop one of them")
     plan = Plan(
         options.report,
         numbers,
