@@ -213,8 +213,8 @@ def _check(
     if fault_of(inherited, config.rules) is not None:
         raise ConfigError(
             f"{where}: {path} comes from other weights ({'; '.join(lineage)}), and what it knows of them would pass on; the "
-            "rules say pretrained_teacher: forbidden: take a teacher trained from scratch, or set rules.pretrained_teacher: allowed "
-            "where the competition allows it"
+            "rules say pretrained_teacher: forbidden: take a teacher trained from scratch, or set "
+            "rules.pretrained_teacher: allowed where the competition allows it"
         )
 
 
