@@ -438,6 +438,8 @@ def test_recipes_are_drawn_with_their_seeds(
     assert (path, split) == (tmp_path / "seeds.png", "val")
     assert main(["compare", *paths, "--split", "test", "--plot-seeds", str(tmp_path / "seeds.png")]) == 2
     assert "a picture needs predictions of test, which no entry has" in capsys.readouterr().err
+    assert main(["compare", *paths, "--plot", str(tmp_path / "cost.txt")]) == 2
+    assert "the ending '.txt' is no picture's; expected .png" in capsys.readouterr().err
 
 
 def test_compare_never_opens_the_data(

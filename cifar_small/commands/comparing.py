@@ -29,6 +29,9 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     kind = options.format or _format_of(options.output)
+    for picture in (options.plot, options.plot_seeds):
+        if picture is not None and picture.suffix != ".png":
+            raise UserError(f"{picture}: the ending {picture.suffix!r} is no picture's; expected .png")
     for target in (options.output, options.plot, options.plot_seeds):
         if target is not None:
             refuse_existing(target, options.overwrite)
