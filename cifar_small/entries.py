@@ -9,14 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from cifar_small.budget import footprint
 from cifar_small.config import parse_config, recipe_hash
 from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
 from cifar_small.lineage import fault_of
 from cifar_small.metrics import wilson_interval
-from cifar_small.predictions import Predictions, load_predictions
+from cifar_small.predictions import Predictions, load_predictions, rules_of
 from cifar_small.runs import Run
 from cifar_small.schema import Rules
 
@@ -132,7 +130,7 @@ def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[R
     """
     entries = list(entries)
     trainings = {entry.meta["weights_sha256"]: _training(entry.run) for entry in entries if entry.run is not None}
-    return [_row(entry, trainings, rules or _rules(entry)) for entry in entries]
+    return [_row(entry, trainings, rules or rules_of(entry.meta, entry.name)) for entry in entries]
 
 
 def _named(argument: str) -> tuple[str, Path]:
@@ -275,13 +273,6 @@ def _views(entry: Entry) -> str:
 
 def _form(meta: Mapping[str, Any]) -> list[str]:
     return [f"onnx {meta['precision']}"] if meta.get("onnx") else []
-
-
-def _rules(entry: Entry) -> Rules:
-    try:
-        return Rules.model_validate(entry.meta["rules"])
-    except ValidationError as error:
-        raise DataError(f"{entry.name}: its rules cannot be read ({error.error_count()} problems); predict again") from None
 
 
 def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from cifar_small.errors import DataError
 from cifar_small.files import sha256_bytes, write_atomic
+from cifar_small.schema import Rules
 
 
 @dataclass(frozen=True)
@@ -117,3 +120,11 @@ def load_predictions(path: str | Path) -> Predictions:
         return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, meta)
     except DataError as error:
         raise DataError(f"{path}, of {error}") from None
+
+
+def rules_of(meta: Mapping[str, Any], name: object) -> Rules:
+    """The rules that predictions were made under, by their `meta`; `name` is theirs in messages. Raises DataError."""
+    try:
+        return Rules.model_validate(meta["rules"])
+    except ValidationError as error:
+        raise DataError(f"{name}: its rules cannot be read ({error.error_count()} problems); predict again") from None

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from cifar_small.budget import check_count
 from cifar_small.environment import commit, package_version
@@ -23,7 +22,7 @@ from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
 from cifar_small.lineage import check_lineage
 from cifar_small.predict import load_net
-from cifar_small.predictions import Predictions
+from cifar_small.predictions import Predictions, rules_of
 from cifar_small.results import copy_pictures, run_record
 from cifar_small.runs import Run
 from cifar_small.schema import Rules
@@ -134,22 +133,13 @@ def _rows(number: int) -> str:
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
     """The given rules, or those the predictions were made under. Raises ConfigError for a model that does not keep them."""
-    rules = rules or _own_rules(predictions)
+    rules = rules or rules_of(predictions.meta, predictions.meta.get("file"))
     name = str(predictions.meta["name"])
     check_count(name, int(predictions.meta["parameters"]), rules)
     members = predictions.meta.get("members") or []
     for one in (predictions.meta, *members):
         check_lineage(name, one.get("lineage") or [], rules)
     return rules
-
-
-def _own_rules(predictions: Predictions) -> Rules:
-    try:
-        return Rules.model_validate(predictions.meta["rules"])
-    except ValidationError as error:
-        raise DataError(
-            f"{predictions.meta.get('file')}: its rules cannot be read ({error.error_count()} problems); predict again"
-        ) from None
 
 
 def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> None:

@@ -17,7 +17,6 @@ from PIL import Image
 from synthetic import NAMES, made
 
 from cifar_small.calibration import calibration, fit_temperature, halves
-from cifar_small.cli import main
 from cifar_small.config import parse_config
 from cifar_small.errors import DataError
 from cifar_small.evaluate import Confused, evaluate
@@ -234,16 +233,6 @@ def test_confused_classes_of_many_stand_side_by_side(tmp_path: Path, monkeypatch
 
 
 # ---------------------------------------------------------------------------------------------------------------- command
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_command_writes_beside_the_predictions(run: Run, said: Callable[..., tuple[int, str, str]]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,6 @@ from PIL import Image
 from torch import Tensor
 
 import cifar_small.models.resnet as resnet_module
-import cifar_small.train as train_module
 from cifar_small.augment import crop_and_flip, draw, enlarge, pad_images, resize, scaled
 from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.config import config_dict, config_hash, dump_config, load_config, parse_config, resolve_phases
@@ -33,17 +32,10 @@ from cifar_small.runs import Run
 from cifar_small.schema import Augment, Config, Recipe, TorchvisionAugment
 from cifar_small.train import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 RULES = {"max_params": 30_000_000, "rows": None, "pretrained": True}
 IMAGENET = {"rules": RULES, "model": {"family": "torchvision/resnet18"}, "weights": "imagenet"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_pictures() -> Iterator[None]:
-    """They take three quarters of the time of runs this small, and are looked at elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(train_module, name, lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

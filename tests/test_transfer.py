@@ -6,7 +6,7 @@ import copy
 import csv
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,21 +40,14 @@ from cifar_small.timeline import phase_rows
 from cifar_small.train import train
 
 Tiny = Callable[..., Config]
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 RULES = {"max_params": 100_000, "rows": 360, "pretrained": True}
 SMALL = {"source": "digits", "val_size": 200, "train_limit": 128}
 FREEZING: list[dict[str, Any]] = [
     {"epochs": 2, "freeze": "backbone", "optim": {"name": "adamw", "lr": 0.01}},
     {"epochs": 2, "freeze": "none", "optim": {"lr": 0.002, "backbone_lr_factor": 0.25}},
 ]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _without_pictures() -> Iterator[None]:
-    """They take three quarters of the time of runs this small, and are looked at elsewhere."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(train_module, name, lambda *_: None)
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_small.calibration import halves
-from cifar_small.cli import main
 from cifar_small.config import parse_config
 from cifar_small.data import Images
 from cifar_small.errors import DataError
@@ -153,16 +152,6 @@ def test_a_single_view_is_the_net_on_what_it_shows(net: Net, val: Images) -> Non
     assert np.allclose(logits[1], predict_images(net, shown, "none").logits, atol=1e-5)
     assert len(seconds) == 2
     assert (meta["precision"], meta["device"], meta["threads"]) == ("fp32", "cpu", 1)
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_command(trained: Run, tmp_path: Path, said: Callable[..., tuple[int, str, str]]) -> None:

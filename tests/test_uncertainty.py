@@ -21,7 +21,6 @@ from PIL import Image
 from scipy.stats import entropy
 from synthetic import made
 
-from cifar_small.cli import main
 from cifar_small.config import parse_config
 from cifar_small.data import Images
 from cifar_small.ensemble import mean_logits
@@ -253,16 +252,6 @@ def test_a_perfect_and_a_hopeless_ensemble_can_be_drawn(tmp_path: Path) -> None:
 
 
 # ---------------------------------------------------------------------------------------------------------------- command
-
-
-@pytest.fixture
-def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
-    def call(*arguments: object) -> tuple[int, str, str]:
-        capsys.readouterr()
-        code = main([str(argument) for argument in arguments])
-        return code, *capsys.readouterr()
-
-    return call
 
 
 def test_command_on_a_run(trained: Run, tmp_path: Path, said: Callable[..., tuple[int, str, str]]) -> None:
