@@ -10,12 +10,14 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 
 from cifar_small.entries import SPLITS, Entry, Row, collect_rows
 from cifar_small.errors import DataError, UserError
 from cifar_small.metrics import mcnemar
+from cifar_small.predictions import Predictions
 from cifar_small.schema import Rules
 from cifar_small.significance import holm, paired_difference, seed_difference
 
@@ -76,16 +78,24 @@ class Comparison:
     pairs: tuple[PairTest, ...]
     groups: tuple[Group, ...]
     group_tests: tuple[GroupTest, ...]
+    ensembles: tuple[PairTest, ...]  # each ensemble, as the second, and the best of its members, where all of them are there
     unlike: tuple[str, ...]  # in what the entries are not like with like
     refused: tuple[str, ...]  # tests that were not made, and why
     missing: tuple[str, ...]  # predictions that are not there, and what makes them
 
 
-def compare(entries: Sequence[Entry], split: str = "val", *, all_pairs: bool = False, rules: Rules | None = None) -> Comparison:
+def compare(
+    entries: Sequence[Entry],
+    split: str = "val",
+    *,
+    all_pairs: bool = False,
+    all_recipes: bool = False,
+    rules: Rules | None = None,
+) -> Comparison:
     """Compare entries; each is tested against the first on the images of `split`, or with `all_pairs` each against each.
 
-    rules: those that all entries are judged by; None: each by its own. Reads nothing: what an entry has no predictions for is
-    named in `missing`. Raises UserError for a repeated name.
+    all_recipes: of recipes with several seeds, test each against each. rules: those that all entries are judged by; None: each
+    by its own. Reads nothing: what an entry has no predictions for is named in `missing`. Raises UserError for a repeated name.
     """
     names = [entry.name for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -104,9 +114,10 @@ def compare(entries: Sequence[Entry], split: str = "val", *, all_pairs: bool = F
     return Comparison(
         split,
         tuple(rows),
-        tuple(replace(pair, p_holm=p) for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)),
+        tuple(_corrected(pairs)),
         tuple(groups),
-        tuple(_group_tests(groups, split, all_pairs, refused)),
+        tuple(_group_tests(groups, split, all_pairs or all_recipes, refused)),
+        tuple(_ensemble_tests(entries, split)),
         tuple(_unlike(rows)),
         tuple(refused),
         tuple(_missing(entries)),
@@ -136,6 +147,37 @@ def _pair_test(first: Entry, second: Entry, split: str) -> PairTest:
         )
     only_first, only_second, p = mcnemar(one.correct, other.correct)
     return PairTest(first.name, second.name, only_first, only_second, *paired_difference(one.correct, other.correct), p, p)
+
+
+def _corrected(pairs: Sequence[PairTest]) -> list[PairTest]:
+    """The tests with Holm's p values, of all of them together."""
+    return [replace(pair, p_holm=p) for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)]
+
+
+def _ensemble_tests(entries: Sequence[Entry], split: str) -> list[PairTest]:
+    """Each ensemble against the member that is right most often on these very images, where all its members are entries."""
+    tests = []
+    for entry in entries:
+        if len(entry.parts) < 2 or split not in entry.predictions:
+            continue
+        found = [[one for one in entries if _is_member(one, part, entry.predictions[split], split)] for part in entry.parts]
+        if all(found):
+            best = max((members[0] for members in found), key=lambda one: int(one.predictions[split].correct.sum()))
+            tests.append(_pair_test(best, entry, split))
+    return _corrected(tests)
+
+
+def _is_member(entry: Entry, part: Mapping[str, Any], whole: Predictions, split: str) -> bool:
+    """Is an entry this part of an ensemble: the same weights, views and images?"""
+    meta = entry.meta
+    return (
+        len(entry.parts) == 1
+        and not meta.get("onnx")
+        and meta.get("weights_sha256") == part.get("weights_sha256")
+        and meta.get("views") == part.get("views")
+        and split in entry.predictions
+        and entry.predictions[split].meta["images_sha256"] == whole.meta["images_sha256"]
+    )
 
 
 def _groups(rows: Sequence[Row], refused: list[str]) -> list[Group]:

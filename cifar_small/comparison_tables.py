@@ -12,6 +12,8 @@ from cifar_small.entries import SPLITS, Row, Score
 from cifar_small.lineage import start_of
 from cifar_small.tables import Table
 
+TESTED = ("difference", "right alone", "p", "Holm")
+
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """What the entries are, how good they are, and their pairs and recipes where there are any."""
@@ -19,7 +21,9 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     if len(comparison.pairs) > len(comparison.rows) - 1:
         tables.append(_pairs_table(comparison))
     if comparison.groups:
-        tables.append(_groups_table(comparison))
+        tables.append(groups_table(comparison))
+    if any(test.first != comparison.rows[0].name for test in comparison.ensembles):  # else they stand in the table above
+        tables.append(ensembles_table(comparison))
     return tables
 
 
@@ -57,7 +61,7 @@ def scores_table(comparison: Comparison) -> Table:
     first = comparison.rows[0].name
     tests = {pair.second: pair for pair in comparison.pairs if pair.first == first}
     splits = [split for split in SPLITS if any(split in row.scores for row in comparison.rows)]
-    tested = ("difference", "right alone", "p", "Holm")[: 0 if not tests else 3 if len(comparison.pairs) == 1 else 4]
+    tested = TESTED[: 0 if not tests else 3 if len(comparison.pairs) == 1 else 4]
     rows = []
     for row in comparison.rows:
         scores = [score_text(row.scores.get(split)) for split in splits]
@@ -90,10 +94,28 @@ def _pairs_table(comparison: Comparison) -> Table:
         "right alone: images that only the one / only the other gets right; p: exact McNemar, two-sided; "
         "Holm: p corrected for all pairs",
     )
-    return Table("Every pair", ("pair", "difference", "right alone", "p", "Holm"), tuple(rows), notes, "pairs")
+    return Table("Every pair", ("pair", *TESTED), tuple(rows), notes, "pairs")
 
 
-def _groups_table(comparison: Comparison) -> Table:
+def ensembles_table(comparison: Comparison) -> Table:
+    """A row per ensemble: what it costs, and what it gains over the best of its members."""
+    rows = {row.name: row for row in comparison.rows}
+    cells = []
+    for test in comparison.ensembles:
+        row = rows[test.second]
+        score = score_text(row.scores[comparison.split])
+        cells.append((test.second, str(row.members), f"{row.parameters:,}", score, test.first, *_test_cells(test, 4)))
+    notes = (
+        f"difference: points above its best member, the one that is right most often on these {comparison.split} images; "
+        "right alone: images that only the ensemble / only that member gets right; p: exact McNemar, two-sided; "
+        "Holm: p corrected for all ensembles",
+    )
+    header = ("ensemble", "members", "parameters", f"{comparison.split} %", "best member", *TESTED)
+    return Table("Ensembles against their best members", header, tuple(cells), notes, "ensembles")
+
+
+def groups_table(comparison: Comparison) -> Table:
+    """A row per recipe: its seeds, mean and sd, and the tests of recipes."""
     splits = [split for split in SPLITS if any(split in group.spreads for group in comparison.groups)]
     tests = comparison.group_tests
     first = comparison.groups[0].name
@@ -159,12 +181,13 @@ COLUMNS = (
 
 
 def comparison_csv(comparison: Comparison) -> str:
-    """One CSV of all: `kind` is entry, pair, recipe or recipe_pair. Accuracies and differences are shares; unknown is empty."""
+    """One CSV of all: `kind` is entry, pair, ensemble, recipe or recipe_pair. Accuracies are shares; unknown is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
     writer.writerows(_entry_record(row) for row in comparison.rows)
-    writer.writerows(_pair_record(pair, comparison.split) for pair in comparison.pairs)
+    writer.writerows(_pair_record("pair", pair, comparison.split) for pair in comparison.pairs)
+    writer.writerows(_pair_record("ensemble", pair, comparison.split) for pair in comparison.ensembles)
     writer.writerows(_group_record(group) for group in comparison.groups)
     writer.writerows(_group_test_record(test, comparison.split) for test in comparison.group_tests)
     return text.getvalue()
@@ -194,9 +217,9 @@ def _entry_record(row: Row) -> dict[str, Any]:
     return record
 
 
-def _pair_record(pair: PairTest, split: str) -> dict[str, Any]:
+def _pair_record(kind: str, pair: PairTest, split: str) -> dict[str, Any]:
     counts = {"only_name": pair.only_second, "only_against": pair.only_first, "test_kind": "exact McNemar"}
-    return {"kind": "pair", **_tested(pair, split), **counts}
+    return {"kind": kind, **_tested(pair, split), **counts}
 
 
 def _group_record(group: Group) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Nets in 8-bit integers: static quantization by ONNX Runtime, and for comparison torch's dynamic one of linear layers.
+"""Nets in 8-bit integers: static quantization by ONNX Runtime, and beside it torch's, static (PT2E) and of linear layers.
 
 Static: weights are int8, with a scale for each output channel; activations are uint8, their ranges taken from training images
 without augmentation. BatchNorm is merged into the convolutions before that. The normalisation in front, the logits, and what
@@ -30,6 +30,7 @@ from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.onnx_export import export_onnx, properties_of
 from cifar_small.onnx_files import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, moved, to_tensor
+from cifar_small.pt2e import pt2e_int8, require_torchao
 from cifar_small.runs import Run
 from cifar_small.significance import paired_difference
 
@@ -188,6 +189,17 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
         "macs_share": sum(module.weight.numel() for module in linear) / size.macs,
     }
     return Quantized(compare_on(net, replace(net, model=integer), val), facts, bytes_of(integer), bytes_of(net.model))
+
+
+def try_pt2e(run: Run, count: int = CALIBRATION_IMAGES, *, data_root: str | None = None) -> Quantized:
+    """What torch's PT2E quantization makes of a run's net: nothing is written; the size is that of the fp32 weights."""
+    require_torchao()
+    net = moved(load_net(run), None, data_root)
+    train, val = load_own_splits(net)
+    images = calibration_images(net, train, count)
+    facts = {"method": "static int8 (PT2E of torchao), compiled by inductor", "calibration_images": len(images)}
+    size = bytes_of(net.model)
+    return Quantized(compare_on(net, replace(net, model=pt2e_int8(net, images)), val), facts, size, size)
 
 
 def dynamic_int8(model: nn.Module) -> nn.Module:

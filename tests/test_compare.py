@@ -181,6 +181,55 @@ def test_an_ensembles_parameters_are_the_sum() -> None:
     ]
 
 
+def test_an_ensemble_is_held_against_the_best_of_its_members() -> None:
+    wrong = {"a": slice(0, 20), "b": slice(5, 20), "c": slice(30, 60)}
+    members = {name: entry(name, at, views="flip", images_sha256="i") for name, at in wrong.items()}
+    parts = [{"weights_sha256": name, "parameters": 10, "views": "flip"} for name in "ab"]
+    joined = entry("joined", slice(0, 8), views="flip", images_sha256="i", members=parts, parameters=20)
+    found = compare([*members.values(), joined])
+    (test,) = found.ensembles
+    assert (test.first, test.second) == ("b", "joined")
+    assert (test.only_first, test.only_second) == (5, 12)
+    assert test.difference == pytest.approx(7 / 400)
+    assert test.p == test.p_holm == pytest.approx(binomtest(5, 17).pvalue)
+    (row,) = comparison_tables(found)[-1].rows
+    assert row[:5] == ("joined", "2", "20", "98.00 [96.10, 98.98]", "b")
+    assert row[6:] == ("12 / 5", "0.143", "0.143")
+    records = list(csv.DictReader(io.StringIO(comparison_csv(found))))
+    assert [(one["name"], one["against"]) for one in records if one["kind"] == "ensemble"] == [("joined", "b")]
+    # Where the best member stands first, the table of scores has the test already.
+    first = compare([members["b"], members["a"], joined])
+    assert len(first.ensembles) == 1
+    assert [table.label for table in comparison_tables(first)] == ["entries", "scores"]
+
+
+@pytest.mark.parametrize(
+    "other", [{"views": "none"}, {"images_sha256": "j"}, {"onnx": {"precision": "int8"}}, {"weights_sha256": "another"}]
+)
+def test_without_all_its_members_an_ensemble_is_held_against_none(other: dict[str, Any]) -> None:
+    facts = {"views": "flip", "images_sha256": "i"}
+    parts = [{"weights_sha256": name, "parameters": 10, "views": "flip"} for name in "ab"]
+    joined = entry("joined", 0, **facts, members=parts, parameters=20)
+    second = entry("b", 1, **{**facts, "precision": "int8", **other})
+    assert len(compare([entry("a", 2, **facts), entry("b", 1, **facts), joined]).ensembles) == 1
+    assert compare([entry("a", 2, **facts), second, joined]).ensembles == ()
+
+
+def test_all_recipes_are_tested_where_asked(tmp_path: Path) -> None:
+    names = {"one": [20, 24, 31], "two": [36, 44, 43], "three": [30, 39, 37]}
+    paths = [
+        path
+        for number, (name, wrong) in enumerate(names.items())
+        for path in seeds_of(tmp_path, name, wrong, batch_size=16 + number)
+    ]
+    entries = load_entries(paths)
+    assert [(one.first, one.second) for one in compare(entries).group_tests] == [("one", "two"), ("one", "three")]
+    found = compare(entries, all_recipes=True)
+    assert [(one.first, one.second) for one in found.group_tests] == [("one", "two"), ("one", "three"), ("two", "three")]
+    assert len(found.pairs) == len(entries) - 1
+    assert comparison_tables(found)[-1].rows[-1][0] == "three - two"
+
+
 def test_like_entries_have_nothing_to_say(tmp_path: Path) -> None:
     make_run(tmp_path / "a", slice(0, 20))
     make_run(tmp_path / "b", slice(0, 10), 1)

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import nn
 
 from cifar_small import quantize as quantize_module
 from cifar_small.bench import inference
-from cifar_small.bench.inference import HEADER, Measured, Settings, Timing, bench_runs, rows_of, take_turns
+from cifar_small.bench.inference import HEADER, Measured, Settings, Timing, bench_runs, read_figures, rows_of, take_turns
 from cifar_small.cli import main
 from cifar_small.config import config_hash, parse_config
 from cifar_small.data import load_test, write_unlabelled
@@ -43,6 +44,7 @@ from cifar_small.onnx_files import (
 from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, predict, to_tensor
 from cifar_small.predictions import load_predictions
 from cifar_small.preprocess import normalise
+from cifar_small.pt2e import pt2e_int8
 from cifar_small.quantize import Quantized, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
 from cifar_small.runs import Run
 from cifar_small.significance import paired_difference
@@ -390,6 +392,60 @@ def test_dynamic_changes_linear_layers_alone(run: Run, capsys: pytest.CaptureFix
     assert main(["quantize", str(run.folder), "--engine", "dynamic", "--images", "5"]) == 2
 
 
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The converted graph is computed as it is: inductor's compilation takes half a minute."""
+    monkeypatch.setattr("cifar_small.pt2e.torch.compile", lambda module: module)
+
+
+@pytest.mark.usefixtures("eager")
+@pytest.mark.parametrize("family", ["resnet", "whitened"])
+def test_torchs_own_static_int8_rounds_weights_and_activations(family: str, trained: Run) -> None:
+    net = load_net(trained) if family == "resnet" else exported(family)[0]
+    images, val = load_own_splits(load_net(trained))
+    integer = pt2e_int8(net, calibration_images(net, images, 100))
+    graph = integer.compiled[0]
+    rounded = [tensor for tensor in graph.state_dict().values() if tensor.dtype == torch.int8]
+    filters = [module for module in net.model.modules() if isinstance(module, (nn.Conv2d, nn.Linear))]
+    assert sum(tensor.dim() > 1 for tensor in rounded) == len(filters) - (family == "whitened")  # whose stem it leaves alone
+    assert "quantize_per_tensor" in graph.code  # activations
+    pixels = to_tensor(val, CPU)
+    expected, got = logits_of(net, pixels), logits_of(replace(net, model=integer), pixels)
+    assert not np.array_equal(expected, got)
+    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+@pytest.mark.usefixtures("eager")
+def test_pt2e_is_only_measured(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = sorted(run.folder.rglob("*"))
+    assert main(["quantize", str(run.folder), "--engine", "pt2e", "--images", "50"]) == 0
+    said = capsys.readouterr()
+    assert "ranges from 50 training images" in said.out
+    assert "Failed to load" not in said.err  # what torchao says of kernels for GPUs
+    assert sorted(run.folder.rglob("*")) == before
+    assert main(["quantize", str(run.folder), "--engine", "pt2e", "--output", "x.onnx"]) == 2
+    assert "--engine pt2e only measures" in capsys.readouterr().err
+
+
+def test_without_torchao_pt2e_says_what_to_install(
+    run: Run, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cifar_small.pt2e.find_spec", lambda name: None)
+    assert main(["quantize", str(run.folder), "--engine", "pt2e"]) == 2
+    assert "needs torchao, which this environment does not have: pip install -e '.[quant]'" in capsys.readouterr().err
+    assert main(["bench", str(run.folder), "--pt2e"]) == 2
+
+
+@pytest.mark.slow
+def test_inductor_computes_the_same_integers(trained: Run) -> None:
+    net = load_net(trained)
+    images, val = load_own_splits(net)
+    integer = pt2e_int8(net, calibration_images(net, images, 100))
+    pixels = to_tensor(val, CPU)
+    expected, got = logits_of(net, pixels), logits_of(replace(net, model=integer), pixels)
+    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
 # -------------------------------------------------------------------------------------------------------------- predictions
 
 
@@ -494,11 +550,22 @@ def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(inference, "LEAST_CALLS", 1)
 
 
-@pytest.mark.usefixtures("quick")
+@pytest.mark.usefixtures("quick", "eager")
 def test_bench_measures_every_engine_and_writes_every_round(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     before = torch.get_num_threads()
     output = run.folder / "speed.json"
-    arguments = ["--threads", "1", "--rounds", "2", "--seconds", "0.001", "--dynamic", "--int8", str(run.folder / "int8.onnx")]
+    arguments = [
+        "--threads",
+        "1",
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.001",
+        "--dynamic",
+        "--pt2e",
+        "--int8",
+        str(run.folder / "int8.onnx"),
+    ]
     assert main(["bench", str(run.folder), *arguments, "--output", str(output)]) == 0
     shown = capsys.readouterr().out
     assert "torch int8 Linear: dynamic quantization of the linear layers alone" in shown
@@ -507,13 +574,36 @@ def test_bench_measures_every_engine_and_writes_every_round(run: Run, capsys: py
     assert {"environment", "load_average", "command", "settings", "started"} <= set(written)
     (result,) = written["results"]
     engines = {one["engine"]: one for one in result["engines"]}
-    assert list(engines) == ["torch fp32", "torch bf16", "ONNX fp32", "ONNX int8", "torch int8 Linear"]
+    assert list(engines) == ["torch fp32", "torch bf16", "ONNX fp32", "ONNX int8", "torch int8 PT2E", "torch int8 Linear"]
     assert engines["ONNX int8"]["size"] == (run.folder / "int8.onnx").stat().st_size
     assert engines["torch fp32"]["size"] == run.best.stat().st_size
     assert engines["ONNX fp32"]["difference"][0] == 0.0
+    assert engines["torch int8 PT2E"]["size"] is None  # it has no file
     assert [one["batch"] for one in engines["torch bf16"]["timings"]] == [1, 64, 512]
     assert all(len(one["seconds"]) == 2 and min(one["seconds"]) > 0 for e in engines.values() for one in e["timings"])
     assert torch.get_num_threads() == before
+    table = read_figures(output)  # for the report
+    assert table.header == HEADER
+    assert [row[0] for row in table.rows] == list(engines)
+    assert all(cell in shown for row in table.rows for cell in row)
+    assert all(note in shown for note in table.notes[:-1])
+    assert table.notes[-1] == written["command"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, r"speed\.json does not exist; cifar-small bench RUN --output .*speed\.json makes it"),
+        ('{"bench": "steps"}', "holds no figures of cifar-small bench"),
+        ("[1]", "holds no figures of cifar-small bench"),
+        ("{", "is damaged"),
+    ],
+)
+def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "speed.json").write_text(content)
+    with pytest.raises(CheckpointError, match=says):
+        read_figures(tmp_path / "speed.json")
 
 
 @pytest.mark.usefixtures("quick")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -116,6 +117,75 @@ def test_refuses_to_replace_and_names_missing_predictions(
     assert main(["report", str(bare), "--output", str(tmp_path / "r.html")]) == 4
     assert f"cifar-small predict {bare} --split val" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- many models
+
+
+@pytest.fixture(scope="module")
+def many(folder: Path) -> str:
+    """The page of three seeds, another recipe, and two ensembles of the seeds; all of val."""
+    for name, changes in (("third", {"seed": 2}), ("other", {"seed": 0, "batch_size": 32, "name": "other"})):
+        raw = tiny_raw(**{"phases": [{"epochs": 1}, {"epochs": 1, "label_smoothing": 0.1}], **changes})
+        train(parse_config(raw), folder / name, quiet=True)
+    seeds = [str(folder / name) for name in ("first", "second", "third")]
+    files = [f"{one}/predictions/val.npz" for one in seeds]
+    for method in ("logits", "vote"):
+        assert main(["ensemble", *files, "--method", method, "--output", str(folder / f"{method}_val.npz")]) == 0
+    others = [f"lone={folder / 'other'}", str(folder / "logits_val.npz"), f"voted={folder / 'vote_val.npz'}"]
+    paper = folder / "many"
+    assert main(["report", *seeds, *others, "--output", str(folder / "many.html"), "--paper", str(paper)]) == 0
+    assert b"/Type3" not in (paper / "curves.pdf").read_bytes()
+    return (folder / "many.html").read_text(encoding="utf-8")
+
+
+def test_seeds_of_many_models_stand_together(many: str, folder: Path) -> None:
+    names = re.findall(r'<div class="name">(.*?)</div>', many)
+    assert names == ["tiny", "lone", "logits", "voted"]
+    accuracies = [load_predictions(folder / name / "predictions" / "val.npz").accuracy for name in ("first", "second", "third")]
+    figures = re.findall(r'<div class="figure"><b>(.*?)</b><span>(.*?)</span>', many)
+    assert figures[0][0] == f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies, ddof=1):.2f}%"
+    assert figures[0][1].startswith("val accuracy, mean and sd of 3 seeds")
+    single = load_predictions(folder / "first" / "predictions" / "val.npz").meta["parameters"]
+    assert [figures[place][0] for place in (1, 5)] == [f"{single:,}", f"{3 * single:,}"]
+
+
+def test_ensembles_say_what_they_are_made_of_and_gain(many: str) -> None:
+    card = many.split("Where these numbers come from")[1].split("</section>")[0]
+    made = re.search(
+        r'made of</th><td><span class="">(.*?)</span></td>.*?<td><span class="">(mean of logits: .*?)</span>', card
+    )
+    assert made is not None
+    assert made[1] == ""
+    assert made[2] == "mean of logits: tiny (seed 0), tiny (seed 1), tiny (seed 2)"
+    assert "by its members" in card
+    assert "taught by" not in card
+    table = many.split("Ensembles against their best members")[1].split("</table>")[0]
+    assert len(re.findall("<tr>", table)) == 1 + 2
+
+
+def test_many_models_are_folded_and_few_are_not(many: str, folder: Path) -> None:
+    assert many.count('<details class="part">') == 4
+    assert 'class="part"' not in page_of(folder)
+
+
+def test_speed_stands_beside_them(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    timings = [{"threads": 1, "batch": batch, "seconds": [0.1, 0.2]} for batch in (1, 64, 512)]
+    engine = {"size": 1000, "val_accuracy": 0.5, "difference": [0.0, 0.0, 0.0], "timings": timings}
+    result = {"run": "first", "val_images": 10, "engines": [{**engine, "engine": name} for name in ("torch fp32", "ONNX int8")]}
+    facts = {"device": "some CPU", "cpu_count": 2, "packages": {"torch": "2"}, "onnxruntime": "1"}
+    written = {"bench": "inference", "command": "cifar-small bench first", "environment": facts, "load_average": [0.0]}
+    settings = {"threads": [1], "rounds": 2, "seconds": 0.1, "dynamic": False}
+    speed, page = tmp_path / "speed.json", tmp_path / "report.html"
+    speed.write_text(json.dumps({**written, "settings": settings, "results": [result]}))
+    assert main(["report", str(folder / "first"), "--output", str(page), "--bench", str(speed)]) == 0
+    shown = page.read_text(encoding="utf-8").split("Speed, size and accuracy")[1].split("</section>")[0]
+    for text in ("ONNX int8", "150.00 (100.00 .. 200.00)", "some CPU", "cifar-small bench first"):
+        assert text in shown
+    page.unlink()
+    assert main(["report", str(folder / "first"), "--output", str(page), "--bench", str(folder / "first" / "env.json")]) == 4
+    assert "holds no figures of cifar-small bench" in capsys.readouterr().err
+    assert not page.exists()
 
 
 # ------------------------------------------------------------------------------------------------------------------ charts

@@ -28,9 +28,11 @@ from cifar_small.files import write_atomic, write_json
 from cifar_small.onnx_export import export_onnx
 from cifar_small.onnx_files import as_onnx_net, open_session, read_onnx, require_extra, run_session
 from cifar_small.predict import Net, compute_logits, load_net, load_own_splits, moved, to_tensor
+from cifar_small.pt2e import pt2e_int8, require_torchao
 from cifar_small.quantize import CALIBRATION_IMAGES, bytes_of, calibration_images, dynamic_int8, static_int8
-from cifar_small.runs import Run
+from cifar_small.runs import Run, read_json
 from cifar_small.significance import paired_difference
+from cifar_small.tables import Table
 
 BATCHES = (1, 64, 512)  # the first for the latency of one image, the others for throughput
 LEAST_CALLS = 3  # counted in each measurement, after one that is not
@@ -44,7 +46,7 @@ class Engine:
     """One way to compute a net. `start` takes a number of threads and returns what is timed."""
 
     name: str
-    size: int  # bytes of the file that holds the net
+    size: int | None  # bytes of the file that holds the net, None where there is none
     net: Net  # for accuracy, by the inference path
     precision: str
     start: Callable[[int], Call]
@@ -64,7 +66,7 @@ class Measured:
     """An engine's figures beside those of torch fp32, which is the first of each net."""
 
     engine: str
-    size: int  # bytes of the file that holds the net
+    size: int | None  # bytes of the file that holds the net
     val_accuracy: float
     difference: tuple[float, float, float]  # to torch fp32 on the same images, and its 95 % interval
     timings: list[Timing]
@@ -74,12 +76,13 @@ class Measured:
         return next(one.seconds for one in self.timings if (one.threads, one.batch) == (threads, batch))
 
 
-def engines_of(run: Run, net: Net, train: Images, int8: bytes | None, dynamic: bool) -> list[Engine]:
+def engines_of(run: Run, net: Net, train: Images, int8: bytes | None, settings: Settings) -> list[Engine]:
     """All engines of a run's net, torch fp32 first; `int8` is the content of its quantized file, made here if there is none."""
     model = net.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     weights = run.best.stat().st_size
     fp32 = export_onnx(net)
-    quantized = int8 or static_int8(net, fp32, calibration_images(net, train, min(CALIBRATION_IMAGES, len(train))))[0]
+    images = calibration_images(net, train, min(CALIBRATION_IMAGES, len(train)))
+    quantized = int8 or static_int8(net, fp32, images)[0]
     engines = [
         Engine(f"torch {precision}", weights, net, precision, _torch_call(net, model, precision))
         for precision in ("fp32", "bf16")
@@ -87,7 +90,10 @@ def engines_of(run: Run, net: Net, train: Images, int8: bytes | None, dynamic: b
     for name, content in (("ONNX fp32", fp32), ("ONNX int8", quantized)):
         file_net = as_onnx_net(net, content, name)
         engines.append(Engine(name, len(content), file_net, "fp32", _onnx_call(content)))
-    if dynamic:
+    if settings.pt2e:
+        static = replace(net, model=pt2e_int8(net, images))
+        engines.append(Engine("torch int8 PT2E", None, static, "fp32", _compiled_call(static)))
+    if settings.dynamic:
         integer = dynamic_int8(net.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         call = _torch_call(net, integer, "fp32")
         engines.append(Engine("torch int8 Linear", bytes_of(integer), replace(net, model=integer), "fp32", call))
@@ -105,6 +111,15 @@ def _torch_call(net: Net, model: nn.Module, precision: str) -> Callable[[int], C
     def start(threads: int) -> Call:
         torch.set_num_threads(threads)
         return call
+
+    return start
+
+
+def _compiled_call(net: Net) -> Callable[[int], Call]:
+    def start(threads: int) -> Call:
+        torch.set_num_threads(threads)
+        torch.compiler.reset()  # the number of threads is part of the code
+        return _torch_call(net, net.model, "fp32")(threads)
 
     return start
 
@@ -191,7 +206,7 @@ def rows_of(name: str, measured: Sequence[Measured]) -> list[list[str]]:
                     Spread(*(1000 * value for value in (latency.median, latency.low, latency.high))).text(),
                     *(f"{batch / value.median:,.0f}" for batch, value in zip(BATCHES[1:], through, strict=True)),
                     "1" if one is first else ratios(first.at(threads, BATCHES[1]), one.at(threads, BATCHES[1])).text(),
-                    f"{one.size / 1e6:.2f}",
+                    "" if one.size is None else f"{one.size / 1e6:.2f}",
                     f"{100 * one.val_accuracy:.2f}",
                     "" if one is first else f"{difference:+.2f} ({low:+.2f} .. {high:+.2f})",
                 ]
@@ -207,6 +222,7 @@ class Settings:
     rounds: int = 5
     seconds: float = 0.3  # of each measurement
     dynamic: bool = False  # torch's int8 of linear layers too
+    pt2e: bool = False  # torch's static int8 too
 
 
 def bench_runs(
@@ -217,6 +233,8 @@ def bench_runs(
     files: int8 files of the runs. Raises CheckpointError for one of no run's weights.
     """
     require_extra()
+    if settings.pt2e:
+        require_torchao()
     nets = [moved(load_net(run), None, data_root) for run in runs]
     contents = _match(nets, files)
     started = datetime.now(UTC).isoformat(timespec="seconds")
@@ -226,7 +244,7 @@ def bench_runs(
     with _threads_kept():
         for run, net in zip(runs, nets, strict=True):
             train, val = load_own_splits(net)
-            engines = engines_of(run, net, train, contents.get(net.facts["weights_sha256"]), settings.dynamic)
+            engines = engines_of(run, net, train, contents.get(net.facts["weights_sha256"]), settings)
             measured = measure(engines, val, settings.threads, settings.rounds, settings.seconds)
             rows += rows_of(run.folder.name, measured)
             results.append(
@@ -245,6 +263,25 @@ def bench_runs(
     elif output is not None:
         write_atomic(output, "\n".join([*_markdown(rows), "", *notes, "", f"`{command}`", ""]).encode())
     return "\n".join([table(HEADER, rows), *notes])
+
+
+def read_figures(path: Path) -> Table:
+    """The table of a file that `bench_runs` wrote as .json. Raises CheckpointError for another file."""
+    if not path.is_file():
+        raise CheckpointError(f"{path} does not exist; cifar-small bench RUN --output {path.with_suffix('.json')} makes it")
+    written = read_json(path)
+    if not isinstance(written, dict) or written.get("bench") != "inference":
+        raise CheckpointError(f"{path} holds no figures of cifar-small bench; expected what bench RUN --output NAME.json wrote")
+    results = written["results"]
+    rows = [row for one in results for row in rows_of(one["run"], [_read_measured(engine) for engine in one["engines"]])]
+    notes = _notes(written["environment"], written["load_average"], Settings(**written["settings"]), results)
+    return Table("Speed, size and accuracy", HEADER, tuple(tuple(row) for row in rows), (*notes, written["command"]), "speed")
+
+
+def _read_measured(engine: Mapping[str, Any]) -> Measured:
+    timings = [Timing(**one) for one in engine["timings"]]
+    difference, low, high = engine["difference"]
+    return Measured(**{**engine, "timings": timings, "difference": (difference, low, high)})
 
 
 def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
@@ -276,6 +313,8 @@ def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, 
         f"medians of {settings.rounds} rounds in which the engines took turns, lowest and highest in brackets; val: {images} "
         "images, one view; interval: paired, on the same images",
     ]
+    if settings.pt2e:
+        notes.append("torch int8 PT2E: static quantization by torchao, compiled by inductor; it has no file to hand in")
     if settings.dynamic:
         notes.append("torch int8 Linear: dynamic quantization of the linear layers alone; every convolution stays in fp32")
     if load[0] > BUSY:

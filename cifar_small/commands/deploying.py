@@ -41,9 +41,9 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 processors without VNNI")
     parser.add_argument(
         "--engine",
-        choices=["onnxruntime", "dynamic"],
+        choices=["onnxruntime", "pt2e", "dynamic"],
         default="onnxruntime",
-        help="dynamic: torch's int8 of linear layers, only measured; writes nothing (default: onnxruntime)",
+        help="pt2e: torch's static int8; dynamic: torch's of linear layers; both are only measured (default: onnxruntime)",
     )
     parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
@@ -51,13 +51,22 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _quantize(options: argparse.Namespace) -> int:
     from cifar_small.environment import integer_sums_saturate
-    from cifar_small.quantize import CALIBRATION_IMAGES, quantize, try_dynamic
+    from cifar_small.quantize import CALIBRATION_IMAGES, quantize, try_dynamic, try_pt2e
     from cifar_small.runs import Run
 
     run = Run(options.directory)
-    if options.engine == "dynamic":
-        if options.output or options.overwrite or options.reduce_range or options.images is not None:
-            raise UserError("--engine dynamic only measures: drop --output, --overwrite, --images and --reduce-range")
+    count = CALIBRATION_IMAGES if options.images is None else options.images
+    if options.engine != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
+        raise UserError(f"--engine {options.engine} only measures: drop --output, --overwrite and --reduce-range")
+    if options.engine == "pt2e":
+        result = try_pt2e(run, count, data_root=options.data_root)
+        print(
+            f"ranges from {result.facts['calibration_images']:,} training images without augmentation; compiled by inductor, "
+            "and gone with this process: the file to hand in is that of --engine onnxruntime"
+        )
+    elif options.engine == "dynamic":
+        if options.images is not None:
+            raise UserError("--engine dynamic needs no images: drop --images")
         result = try_dynamic(run, data_root=options.data_root)
         facts = result.facts
         layers = "1 linear layer" if facts["layers"] == 1 else f"{facts['layers']} linear layers"
@@ -71,7 +80,7 @@ def _quantize(options: argparse.Namespace) -> int:
         result = quantize(
             run,
             target,
-            count=CALIBRATION_IMAGES if options.images is None else options.images,
+            count=count,
             reduce_range=options.reduce_range,
             data_root=options.data_root,
             overwrite=options.overwrite,
@@ -101,6 +110,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="CPU threads (default: 1, and all there are)")
     parser.add_argument("--rounds", type=int, default=5, metavar="R", help="measurements, taking turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="of each measurement (default: 0.3)")
+    parser.add_argument("--pt2e", action="store_true", help="torch's static int8 too, compiled by inductor: half a minute more")
     parser.add_argument("--dynamic", action="store_true", help="torch's dynamic int8 of linear layers too, for comparison")
     parser.add_argument("--data-root", help="where the runs' data lies now (default: the configs')")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write a Markdown table (.md), or every round (.json)")
@@ -122,7 +132,7 @@ def _bench(options: argparse.Namespace) -> int:
     text = bench_runs(
         [Run(folder) for folder in options.directories],
         options.int8,
-        Settings(given, options.rounds, options.seconds, options.dynamic),
+        Settings(given, options.rounds, options.seconds, options.dynamic, options.pt2e),
         data_root=options.data_root,
         output=options.output,
         command=options.command,
@@ -152,9 +162,10 @@ Static quantization by ONNX Runtime: int8 weights with a scale per output channe
 training images without augmentation, never from val or test. The cost is measured on val, against fp32 on the same images.
   cifar-small quantize RUN
   cifar-small predict RUN --split submit --file cifar_test_nolabel.pkl --onnx RUN/int8.onnx
---engine dynamic measures what torch's dynamic quantization does to the same net: it changes linear layers alone and leaves
-every convolution in fp32, so it is here for comparison only.
-Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --engine dynamic.""",
+--engine pt2e measures torch's own static quantization, compiled for this machine by inductor (extra `quant`: torchao, and a C++
+compiler). --engine dynamic measures what torch's dynamic quantization does to the same net: it changes linear layers alone and
+leaves every convolution in fp32, so it is here for comparison only. Neither writes a file.
+Needs the extra `export` (onnx, onnxscript, onnxruntime), except for these two.""",
     ),
     Command(
         "bench",

@@ -12,31 +12,47 @@ from cifar_small.files import probe_writable, refuse_existing, write_atomic
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "runs", type=Path, nargs="+", metavar="RUN", help="run directories that have predictions of val or test"
+        "entries",
+        nargs="+",
+        metavar="ENTRY",
+        help="run directory with predictions of val or test, or predictions file; NAME=PATH gives it another name",
     )
     parser.add_argument("--output", type=Path, default=Path("report.html"), help="page to write (default: report.html)")
     parser.add_argument("--title", default="Small image classifiers", help="its heading")
+    parser.add_argument(
+        "--bench", type=Path, nargs="+", default=[], metavar="JSON", help="figures of cifar-small bench to show beside them"
+    )
     parser.add_argument("--paper", type=Path, metavar="FOLDER", help="also write LaTeX tables and PDF figures there")
     parser.add_argument("--data-root", help="where the runs' data lies now, for pictures of mistakes (default: the config's)")
     parser.add_argument("--overwrite", action="store_true", help="replace existing files")
 
 
 def _report(options: argparse.Namespace) -> int:
+    from cifar_small.bench.inference import read_figures
+    from cifar_small.data import Images
     from cifar_small.entries import load_entries
-    from cifar_small.report.page import best_known, render_page
+    from cifar_small.predictions import Predictions
+    from cifar_small.report.page import render_page
     from cifar_small.report.paper import write_paper
-    from cifar_small.runs import Run
 
     refuse_existing(options.output, options.overwrite)
     probe_writable(options.output)
-    runs = [Run(folder) for folder in options.runs]
-    entries = load_entries([str(folder) for folder in options.runs])
-    images = [images_or_note(entry.predictions[best_known(entry)], options.data_root) for entry in entries]
-    page = render_page(options.title, runs, entries, images)
+    speeds = [read_figures(path) for path in options.bench]
+    entries = load_entries(options.entries)
+    known: dict[str, Images | None] = {}
+
+    def images_of(predictions: Predictions) -> Images | None:
+        """The same images are read, or missed, once."""
+        key = str(predictions.meta["images_sha256"])
+        if key not in known:
+            known[key] = images_or_note(predictions, options.data_root)
+        return known[key]
+
+    page = render_page(options.title, entries, images_of, speeds)
     write_atomic(options.output, page.encode())
-    print(f"{len(runs)} runs, {len(page) / 1e6:.1f} MB -> {options.output}")
+    print(f"{len(entries)} model{'s' * (len(entries) != 1)}, {len(page) / 1e6:.1f} MB -> {options.output}")
     if options.paper is not None:
-        for path in write_paper(runs, entries, options.paper, overwrite=options.overwrite):
+        for path in write_paper(entries, options.paper, overwrite=options.overwrite):
             print(f"-> {path}")
     return 0
 
@@ -44,12 +60,14 @@ def _report(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "report",
-        "write one web page about runs: accuracy and parameters, where they come from, curves, confusions, mistakes",
+        "write one web page about models: accuracy and parameters, comparisons, origins, curves, confusions, mistakes",
         _report_arguments,
         _report,
         detail="""\
-The page needs no network and no other file; open it, print it, or hand it in. It shows what the runs and their predictions
-hold: predict val, and test once when all is decided, before.
-  cifar-small report runs/a-seed0 runs/b-seed0 --output report.html --paper paper/""",
+The page needs no network and no other file; open it, print it, or hand it in. It shows what runs and predictions files hold:
+predict val, and test once when all is decided, before. Ensembles are held against the best of their members, where these are
+entries too; seeds of one recipe are shown together where there are more than four entries.
+  cifar-small report runs/a-seed0 runs/b-seed0 --output report.html --paper paper/
+  cifar-small report runs/a-seed* both=ensemble_test.npz --bench speed.json""",
     ),
 )

@@ -1,6 +1,6 @@
-"""One self-contained web page about runs: accuracy and parameters first, then where the numbers come from, then each run.
+"""One self-contained web page about models: accuracy and parameters first, comparisons, origins, then each model.
 
-The page is made of what run directories and their predictions hold; nothing is predicted and no split is read for it. It needs
+The page is made of what run directories and predictions files hold; nothing is predicted and no split is read for it. It needs
 no network, follows the reader's light or dark setting, and prints.
 """
 
@@ -10,10 +10,9 @@ import base64
 import csv
 import io
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,32 +20,18 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
 from cifar_small.compare import Comparison, compare
-from cifar_small.comparison_tables import p_text, score_text
+from cifar_small.comparison_tables import ensembles_table, groups_table, p_text, score_text
 from cifar_small.data import Images
-from cifar_small.entries import Entry, Row, collect_rows
+from cifar_small.entries import Entry
 from cifar_small.evaluate import Evaluation, Mistake, evaluate
 from cifar_small.lineage import start_of
+from cifar_small.predictions import Predictions
 from cifar_small.report.charts import Axis, Line, around, confusion_chart, legend, line_chart, reliability_chart
+from cifar_small.report.origins import FEW, Subject, find_origins, find_subjects
 from cifar_small.runs import Run
 from cifar_small.tables import Table
 
 Picture = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A cell of the table of origins; mood is the class the style sheet colours: good, warn, bad or empty."""
-
-    text: str
-    mood: str = ""
-
-
-@dataclass(frozen=True)
-class Question:
-    """A row of the table of origins: one answer a run."""
-
-    question: str
-    answers: tuple[Answer, ...]
 
 
 @dataclass(frozen=True)
@@ -69,14 +54,23 @@ class ShownMistake:
 
 
 @dataclass(frozen=True)
-class RunPart:
-    """What the page shows of one run."""
+class Hero:
+    """What stands first of a model, or of the seeds of a recipe."""
 
     name: str
     accuracy: str
     accuracy_of: str
     parameters: str
     budget: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page shows of one model further down."""
+
+    name: str
+    seeds: str  # which of a recipe's seeds this is, where they are shown together
+    summary: str
     curves: list[Panel]
     scored: str  # the split and views that the scores are of
     scores: Table
@@ -88,19 +82,23 @@ class RunPart:
     config: str
 
 
-def render_page(title: str, runs: Sequence[Run], entries: Sequence[Entry], images: Sequence[Images | None]) -> str:
-    """The page as HTML. entries: one for each run, with its predictions; images: those its scores are of, or None."""
-    rows = collect_rows(entries)
-    parts = [_part(run, entry, row, own) for run, entry, row, own in zip(runs, entries, rows, images, strict=True)]
-    comparison = _comparison_table(compare(entries, common_split(entries))) if len(entries) > 1 else None
+def render_page(
+    title: str, entries: Sequence[Entry], images_of: Callable[[Predictions], Images | None], speeds: Sequence[Table] = ()
+) -> str:
+    """The page as HTML. images_of: those that predictions are of, or None; speeds: tables of `bench`, shown as they are."""
+    comparison = compare(entries, common_split(entries), all_recipes=True)
+    subjects = find_subjects(entries, comparison)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = environment.from_string(files("cifar_small.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
-        subtitle=_subtitle(runs),
-        runs=parts,
-        comparison=comparison,
-        honesty=_origins(runs, rows),
+        subtitle=_subtitle(entries),
+        heroes=[_hero(one) for one in subjects],
+        tables=[*_tables(comparison), *speeds],
+        subjects=[one.name for one in subjects],
+        origins=find_origins(subjects),
+        parts=[_part(one, images_of) for one in subjects],
+        folded=len(entries) > FEW,
         grid=_grid,
     )
 
@@ -115,33 +113,61 @@ def common_split(entries: Sequence[Entry]) -> str:
     return "test" if all("test" in entry.predictions for entry in entries) else "val"
 
 
-def _subtitle(runs: Sequence[Run]) -> str:
-    number = "1 run" if len(runs) == 1 else f"{len(runs)} runs"
+def _subtitle(entries: Sequence[Entry]) -> str:
+    number = "1 model" if len(entries) == 1 else f"{len(entries)} models"
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 
-def _part(run: Run, entry: Entry, row: Row, images: Images | None) -> RunPart:
+def _hero(subject: Subject) -> Hero:
+    row = subject.rows[0]
+    if subject.group is None:
+        split = best_known(subject.entries[0])
+        score = row.scores[split]
+        low, high = score.interval
+        accuracy = f"{score.accuracy:.2%}"
+        of = f"{split} accuracy, 95 % interval {low:.2%} to {high:.2%}, {score.total:,} images"
+    else:
+        split = "test" if "test" in subject.group.spreads else "val"
+        spread = subject.group.spreads[split]
+        accuracy = f"{100 * spread.mean:.2f} ± {100 * spread.sd:.2f}%"
+        of = f"{split} accuracy, mean and sd of {spread.n} seeds, {row.scores[split].total:,} images"
+    return Hero(subject.name, accuracy, of, f"{row.parameters:,}", f"parameters, of {row.budget:,} allowed")
+
+
+def _tables(comparison: Comparison) -> list[Table]:
+    """What is there to compare: all entries, recipes over seeds, ensembles with their best members."""
+    tables = []
+    if len(comparison.rows) > 1:
+        tables.append(_comparison_table(comparison))
+    if len(comparison.groups) > 1 or (comparison.groups and len(comparison.rows) > FEW):
+        tables.append(groups_table(comparison))
+    if comparison.ensembles:
+        tables.append(ensembles_table(comparison))
+    return tables
+
+
+def _part(subject: Subject, images_of: Callable[[Predictions], Images | None]) -> Part:
+    """The first seed of a recipe speaks for the others."""
+    entry, row = subject.entries[0], subject.rows[0]
     split = best_known(entry)
-    score, predictions = row.scores[split], entry.predictions[split]
-    low, high = score.interval
+    predictions, run = entry.predictions[split], entry.run
+    images = images_of(predictions)
     evaluation = evaluate(predictions, entry.predictions.get("val"))
     found = evaluation.before.reliability
     bins = (found.confidences.tolist(), found.accuracies.tolist(), found.counts.tolist())
-    return RunPart(
+    return Part(
         name=entry.name,
-        accuracy=f"{score.accuracy:.2%}",
-        accuracy_of=f"{split} accuracy, 95 % interval {low:.2%} to {high:.2%}, {score.total:,} images",
-        parameters=f"{row.parameters:,}",
-        budget=f"parameters, of {row.budget:,} allowed",
-        curves=training_panels(read_metrics(run)),
-        scored=f"{split}: {score.total:,} images, views {predictions.meta.get('views')}",
+        seeds=f"{subject.name}: seed {row.seed} of {len(subject.rows)}" if subject.group else "",
+        summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
+        curves=[] if run is None else training_panels(read_metrics(run)),
+        scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
         scores=scores_table(evaluation),
         classes=classes_table(evaluation),
         confusion=Markup(confusion_chart("Confusion matrix", evaluation.counts, predictions.classes)),
         reliability=Markup(reliability_chart("Accuracy against confidence", *bins)),
         mistakes=[] if images is None else _shown(evaluation.mistakes, images),
-        commands=[str(session["command"]) for session in run.sessions() if session["command"]],
-        config=run.config_file.read_text(encoding="utf-8"),
+        commands=[] if run is None else [str(session["command"]) for session in run.sessions() if session["command"]],
+        config=str(entry.meta["name"]) if run is None else run.config_file.read_text(encoding="utf-8"),
     )
 
 
@@ -234,58 +260,6 @@ def _comparison_table(comparison: Comparison) -> Table:
     notes = (against, *(f"not like with like: {line}" for line in comparison.unlike), *comparison.refused)
     header = ("run", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
     return Table("Side by side", header, tuple(rows), notes, "comparison")
-
-
-def _start(row: Row) -> Answer:
-    start = start_of(row.lineage)
-    return Answer(f"{start}: {', '.join(row.lineage)}", "warn") if row.lineage else Answer(start, "good")
-
-
-def _origins(runs: Sequence[Run], rows: Sequence[Row]) -> list[Question]:
-    """The questions a grader asks, each with an answer a run."""
-    sessions = [run.sessions() for run in runs]
-    questions = {
-        "within its rules": [
-            Answer("yes", "good") if row.legal else Answer("no: " + ", ".join(row.faults), "bad") for row in rows
-        ],
-        "started from": [_start(row) for row in rows],
-        "weights chosen by": [Answer(_selection(run, row)) for run, row in zip(runs, rows, strict=True)],
-        "test split read": [_readings(run) for run in runs],
-        "trained on": [Answer(row.data) for row in rows],
-        "seed": [Answer(str(row.seed)) for row in rows],
-        "views": [Answer(row.views) for row in rows],
-        "epochs": [Answer(" + ".join(map(str, row.epochs))) for row in rows],
-        "minutes": [Answer("not known" if row.minutes is None else f"{row.minutes:.1f}") for row in rows],
-        "hardware": [Answer(row.hardware or "not known") for row in rows],
-        "sessions": [
-            Answer(f"{len(own)}: resumed {len(own) - 1} times" if len(own) > 1 else "1, not interrupted") for own in sessions
-        ],
-        "code": [_code(own) for own in sessions],
-        "weights": [Answer(str((run.summary() or {}).get("weights_sha256", "not known"))[:12]) for run in runs],
-    }
-    return [Question(question, tuple(answers)) for question, answers in questions.items()]
-
-
-def _selection(run: Run, row: Row) -> str:
-    summary = run.summary() or {}
-    how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
-    return f"{how} (epoch {summary.get('selected_epoch')} of {summary.get('epochs')})"
-
-
-def _readings(run: Run) -> Answer:
-    readings = run.test_readings()
-    if not readings:
-        return Answer("never")
-    times = "once" if len(readings) == 1 else f"{len(readings)} times"
-    dates = ", ".join(dict.fromkeys(str(one["time"])[:10] for one in readings))
-    return Answer(f"{times} ({dates})", "good" if len(readings) == 1 else "warn")
-
-
-def _code(sessions: Sequence[dict[str, Any]]) -> Answer:
-    commits = list(dict.fromkeys(str(one.get("commit"))[:12] for one in sessions))
-    if any(one.get("dirty") for one in sessions):
-        return Answer(", ".join(commits) + ", with changes that were not committed", "warn")
-    return Answer(", ".join(commits) or "not known", "good" if commits else "warn")
 
 
 def _grid(table: Table, sortable: bool = False) -> Markup:

@@ -28,16 +28,20 @@ STYLE: Any = {
 }  # 42: AAAI refuses Type 3 fonts
 
 
-def write_paper(runs: Sequence[Run], entries: Sequence[Entry], folder: Path, *, overwrite: bool) -> list[Path]:
-    """Write `comparison.tex`, `classes.tex` of the first run, `curves.pdf` and `confusion.pdf`; returns them."""
+def write_paper(entries: Sequence[Entry], folder: Path, *, overwrite: bool) -> list[Path]:
+    """Write `comparison.tex`, `classes.tex` and `confusion.pdf` of the first entry, `curves.pdf` of all runs; returns them."""
     first = entries[0].predictions[best_known(entries[0])]
     evaluation = evaluate(first)
     contents = {
-        "comparison.tex": (to_latex(comparison_tables(compare(entries, common_split(entries)))) + "\n").encode(),
+        "comparison.tex": (
+            to_latex(comparison_tables(compare(entries, common_split(entries), all_recipes=True))) + "\n"
+        ).encode(),
         "classes.tex": (to_latex([classes_table(evaluation)]) + "\n").encode(),
-        "curves.pdf": _curves([entry.name for entry in entries], runs),
         "confusion.pdf": _confusion(evaluation.counts, first.classes),
     }
+    runs = {entry.run.folder: (entry.name, entry.run) for entry in reversed(entries) if entry.run is not None}
+    if runs:
+        contents["curves.pdf"] = _curves([*reversed(runs.values())])
     for name in contents:
         refuse_existing(folder / name, overwrite)
     for name, content in contents.items():
@@ -45,7 +49,7 @@ def write_paper(runs: Sequence[Run], entries: Sequence[Entry], folder: Path, *, 
     return [folder / name for name in contents]
 
 
-def _curves(names: Sequence[str], runs: Sequence[Run]) -> bytes:
+def _curves(runs: Sequence[tuple[str, Run]]) -> bytes:
     """Accuracy on val over epochs, a line a run."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -53,7 +57,7 @@ def _curves(names: Sequence[str], runs: Sequence[Run]) -> bytes:
     with rc_context(STYLE):
         figure = Figure(figsize=(COLUMN, 2.2), layout="constrained")
         axes = figure.subplots()
-        for number, (name, run) in enumerate(zip(names, runs, strict=True)):
+        for number, (name, run) in enumerate(runs):
             rows = read_metrics(run)
             accuracies = [100 * row["val_accuracy"] for row in rows]
             axes.plot([row["epoch"] for row in rows], accuracies, color=LINES[number % len(LINES)], linewidth=1, label=name)
