@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from cifar_small.entries import SPLITS, Entry, Row, collect_rows
+from cifar_small.ensemble import label
+from cifar_small.entries import SPLITS, Entry, Row, collect_rows, views_and_form
 from cifar_small.errors import DataError, UserError
 from cifar_small.metrics import mcnemar
 from cifar_small.predictions import Predictions
@@ -117,7 +118,7 @@ def compare(
         tuple(_corrected(pairs)),
         tuple(groups),
         tuple(_group_tests(groups, split, all_pairs or all_recipes, refused)),
-        tuple(_ensemble_tests(entries, split)),
+        tuple(_ensemble_tests(entries, split, refused)),
         tuple(_unlike(rows)),
         tuple(refused),
         tuple(_missing(entries)),
@@ -154,14 +155,22 @@ def _corrected(pairs: Sequence[PairTest]) -> list[PairTest]:
     return [replace(pair, p_holm=p) for pair, p in zip(pairs, holm([pair.p for pair in pairs]), strict=True)]
 
 
-def _ensemble_tests(entries: Sequence[Entry], split: str) -> list[PairTest]:
-    """Each ensemble against the member that is right most often on these very images, where all its members are entries."""
+def _ensemble_tests(entries: Sequence[Entry], split: str, refused: list[str]) -> list[PairTest]:
+    """Each ensemble against the member that is right most often on these very images, where all its members are entries.
+
+    Those that it was offered and left out count as members here: it might have been better to take one of them alone.
+    """
     tests = []
     for entry in entries:
-        if len(entry.parts) < 2 or split not in entry.predictions:
+        if not entry.is_ensemble or split not in entry.predictions:
             continue
-        found = [[one for one in entries if _is_member(one, part, entry.predictions[split], split)] for part in entry.parts]
-        if all(found):
+        offered = [*entry.parts, *(entry.meta.get("left_out") or [])]
+        found = [[one for one in entries if _is_member(one, part, entry.predictions[split], split)] for part in offered]
+        if absent := [label(part) for part, members in zip(offered, found, strict=True) if not members]:
+            refused.append(
+                f"{entry.name}: not tested against its best member, as {', '.join(absent)} is no entry with its {split}"
+            )
+        else:
             best = max((members[0] for members in found), key=lambda one: int(one.predictions[split].correct.sum()))
             tests.append(_pair_test(best, entry, split))
     return _corrected(tests)
@@ -171,10 +180,9 @@ def _is_member(entry: Entry, part: Mapping[str, Any], whole: Predictions, split:
     """Is an entry this part of an ensemble: the same weights, views and images?"""
     meta = entry.meta
     return (
-        len(entry.parts) == 1
-        and not meta.get("onnx")
+        not entry.is_ensemble
         and meta.get("weights_sha256") == part.get("weights_sha256")
-        and meta.get("views") == part.get("views")
+        and views_and_form(meta) == views_and_form(part)
         and split in entry.predictions
         and entry.predictions[split].meta["images_sha256"] == whole.meta["images_sha256"]
     )
@@ -192,11 +200,11 @@ def _groups(rows: Sequence[Row], refused: list[str]) -> list[Group]:
         else:
             seeds[row.seed] = row
     groups = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
-    titles = [members[0].title for members in groups]
-    # Recipes of one name are told apart by the run that stands first.
+    # Recipes of one name, or with the name of another entry, are told apart by the run that stands first.
+    titles = [*(members[0].title for members in groups), *(row.name for row in rows)]
     return [
         Group(title if titles.count(title) == 1 else f"{title} ({members[0].name}, ...)", members, _spreads(members))
-        for title, members in zip(titles, groups, strict=True)
+        for title, members in zip(titles, groups, strict=False)
     ]
 
 

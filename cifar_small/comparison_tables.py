@@ -122,16 +122,17 @@ def groups_table(comparison: Comparison) -> Table:
     against = {test.second: test for test in tests if test.first == first}
     tested = ("difference", "by", "p", "Holm")[: 0 if not tests else 3 if len(tests) == 1 else 4]
     rows = [_group_cells(group, splits, against.get(group.name), len(tested)) for group in comparison.groups]
+    others = [test for test in tests if test.first != first]
     rows += [
-        (f"{test.second} - {test.first}", "", *("" for _ in splits), *_group_test_cells(test)[: len(tested)])
-        for test in tests
-        if test.first != first
+        (f"{test.second} - {test.first}", "", *("" for _ in splits), *_group_test_cells(test)[: len(tested)]) for test in others
     ]
     notes = ["accuracy in %, mean and sd (n - 1) over the seeds"]
     if tests:
         notes.append(
-            f"difference: points above {first} on {comparison.split}, with its 95 % interval by Student's t: "
+            f"difference: points above {first}{', or of the first named above the second,' if others else ''} on "
+            f"{comparison.split}, with its 95 % interval by Student's t: "
             "of the differences seed by seed where seeds are shared, else Welch's; "
+            f"{'Holm: p corrected for all of them; ' if len(tested) > 3 else ''}"
             "it is about recipes, McNemar's test about trained nets"
         )
     return Table(

@@ -30,6 +30,8 @@ FACTS = (
     "parameters",
     "val_accuracy",
     "views",
+    "precision",
+    "onnx",
     "checkpoint",
     "weights_sha256",
     "config_sha256",

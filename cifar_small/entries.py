@@ -39,6 +39,11 @@ class Entry:
         """The facts of each member, one for a single net."""
         return self.meta.get("members") or [self.meta]
 
+    @property
+    def is_ensemble(self) -> bool:
+        """Is it made of other predictions?"""
+        return bool(self.meta.get("members"))
+
 
 @dataclass(frozen=True)
 class Score:
@@ -198,7 +203,7 @@ def _split(predictions: Predictions, path: Path) -> str:
     split = str(predictions.meta.get("split"))
     if predictions.labels is None or split not in SPLITS:
         raise DataError(
-            f"{path} is of split {split}{' without labels' if predictions.labels is None else ''}; compare takes val and test; "
+            f"{path} is of split {split}{' without labels' if predictions.labels is None else ''}; expected val or test; "
             "what two submissions agree on: cifar-small diff A.csv B.csv"
         )
     return split
@@ -267,8 +272,12 @@ def _planned_recipe(meta: Mapping[str, Any]) -> str:
 
 def _views(entry: Entry) -> str:
     """The views, and the form of the net where it is not the weights as they are: views of int8 are not views of fp32."""
-    views = str(entry.meta.get("views") or _joined(str(part.get("views")) for part in entry.parts))
-    return " ".join([views, *_form(entry.meta)])
+    return views_and_form(entry.meta) if entry.meta.get("views") else _joined(views_and_form(part) for part in entry.parts)
+
+
+def views_and_form(meta: Mapping[str, Any]) -> str:
+    """In what views, and as what file if not by the weights as they are, a net answered: `flip`, `flip onnx int8`."""
+    return " ".join([str(meta.get("views")), *_form(meta)])
 
 
 def _form(meta: Mapping[str, Any]) -> list[str]:

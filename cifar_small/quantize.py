@@ -191,15 +191,13 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
     return Quantized(compare_on(net, replace(net, model=integer), val), facts, bytes_of(integer), bytes_of(net.model))
 
 
-def try_pt2e(run: Run, count: int = CALIBRATION_IMAGES, *, data_root: str | None = None) -> Quantized:
-    """What torch's PT2E quantization makes of a run's net: nothing is written; the size is that of the fp32 weights."""
+def try_pt2e(run: Run, count: int = CALIBRATION_IMAGES, *, data_root: str | None = None) -> Accuracy:
+    """What torch's PT2E quantization costs a run's net; nothing is written."""
     require_torchao()
     net = moved(load_net(run), None, data_root)
     train, val = load_own_splits(net)
     images = calibration_images(net, train, count)
-    facts = {"method": "static int8 (PT2E of torchao), compiled by inductor", "calibration_images": len(images)}
-    size = bytes_of(net.model)
-    return Quantized(compare_on(net, replace(net, model=pt2e_int8(net, images)), val), facts, size, size)
+    return compare_on(net, replace(net, model=pt2e_int8(net, images)), val)
 
 
 def dynamic_int8(model: nn.Module) -> nn.Module:

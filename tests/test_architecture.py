@@ -24,7 +24,8 @@ LAYERS = """
     muon calibration
     budget checkpoints predictions optim state runs
     param_table results timeline entries evaluate keeping
-    predict compare ensemble evaluation_plots weights
+    predict ensemble evaluation_plots weights
+    compare
     problem soup submission evaluation_files tta uncertainty comparison_tables model_card onnx_files pt2e start
     diagnose submission_diff
     augmenter distill exported onnx_export uncertainty_files audit

@@ -153,7 +153,12 @@ def test_what_is_not_like_with_like_is_named() -> None:
     single = entry("single", 0, data={"source": "cifar10", "train_sha256": "a" * 64})
     large = entry("large", 1, parameters=7_000_000, views="flip", lineage=["resnet18 of timm"])
     part = {"data": {"source": "cifar10", "train_sha256": "b" * 64, "train_limit": 1000}, "parameters": 10, "views": "none"}
-    joined = entry("joined", 2, members=[{**part, "weights_sha256": "x"}, {**part, "weights_sha256": "y"}], views=None)
+    joined = entry(
+        "joined",
+        2,
+        members=[{**part, "name": "x", "weights_sha256": "x"}, {**part, "name": "y", "weights_sha256": "y"}],
+        views=None,
+    )
     found = compare([single, large, joined])
     assert found.unlike == (
         "training images: cifar10 aaaaaaaa (single); cifar10, 1,000 images bbbbbbbb (joined)",
@@ -172,7 +177,7 @@ def test_where_most_agree_only_the_few_are_listed() -> None:
 
 
 def test_an_ensembles_parameters_are_the_sum() -> None:
-    members = [{"weights_sha256": name, "parameters": 3_000_000, "views": "none"} for name in "xy"]
+    members = [{"weights_sha256": name, "name": name, "parameters": 3_000_000, "views": "none"} for name in "xy"]
     joined = entry("joined", 0, parameters=6_000_000, members=members)
     large = entry("large", 0, parameters=9_000_000, members=[{**one, "parameters": 7_000_000} for one in members])
     assert [row.faults for row in compare([joined, large]).rows] == [
@@ -208,11 +213,36 @@ def test_an_ensemble_is_held_against_the_best_of_its_members() -> None:
 )
 def test_without_all_its_members_an_ensemble_is_held_against_none(other: dict[str, Any]) -> None:
     facts = {"views": "flip", "images_sha256": "i"}
-    parts = [{"weights_sha256": name, "parameters": 10, "views": "flip"} for name in "ab"]
+    parts = [{"weights_sha256": name, "name": name, "parameters": 10, "views": "flip"} for name in "ab"]
     joined = entry("joined", 0, **facts, members=parts, parameters=20)
     second = entry("b", 1, **{**facts, "precision": "int8", **other})
-    assert len(compare([entry("a", 2, **facts), entry("b", 1, **facts), joined]).ensembles) == 1
-    assert compare([entry("a", 2, **facts), second, joined]).ensembles == ()
+    whole = compare([entry("a", 2, **facts), entry("b", 1, **facts), joined])
+    assert len(whole.ensembles) == 1
+    assert not any("best member" in line for line in whole.refused)
+    partly = compare([entry("a", 2, **facts), second, joined])
+    assert partly.ensembles == ()
+    assert "joined: not tested against its best member, as b is no entry with its val" in partly.refused
+
+
+def test_an_ensemble_of_int8_is_none_of_fp32() -> None:
+    facts = {"views": "flip", "images_sha256": "i"}
+    int8 = {"onnx": {"sha256": "0"}, "precision": "int8"}
+    parts = [{"weights_sha256": name, "name": name, "parameters": 10, "views": "flip", **int8} for name in "ab"]
+    joined = entry("joined", 0, images_sha256="i", views=None, members=parts, parameters=20)
+    plain = compare([entry("a", 2, **facts), entry("b", 1, **facts), joined])
+    assert plain.ensembles == ()
+    assert plain.rows[2].views == "flip onnx int8"
+    rounded = compare([entry("a", 2, **facts, **int8), entry("b", 1, **facts, **int8), joined])
+    assert [(test.first, test.second) for test in rounded.ensembles] == [("a", "joined")]
+
+
+def test_a_member_that_was_left_out_may_be_the_best() -> None:
+    facts = {"views": "flip", "images_sha256": "i"}
+    parts = [{"weights_sha256": name, "name": name, "parameters": 10, "views": "flip"} for name in "abc"]
+    joined = entry("joined", slice(0, 8), **facts, members=parts[:2], left_out=parts[2:], parameters=20)
+    wrong = {"a": slice(0, 20), "b": slice(5, 20), "c": slice(0, 4)}
+    found = compare([*(entry(name, at, **facts) for name, at in wrong.items()), joined])
+    assert [(test.first, test.difference) for test in found.ensembles] == [("c", -4 / 400)]
 
 
 def test_all_recipes_are_tested_where_asked(tmp_path: Path) -> None:
@@ -332,7 +362,7 @@ def test_bad_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"b=nowhere does not exist; expected a run directory or a predictions file"):
         load_entries(["b=nowhere"])
     made(seed=1).save(tmp_path / "submit.npz")
-    with pytest.raises(DataError, match=r"submit\.npz is of split submit without labels; compare takes val and test; .*diff"):
+    with pytest.raises(DataError, match=r"submit\.npz is of split submit without labels; expected val or test; .*diff"):
         load_entries([str(tmp_path / "submit.npz")])
     with pytest.raises(CheckpointError, match=r"has no config\.yaml"):
         load_entries([str(tmp_path)])

@@ -437,13 +437,16 @@ def test_without_torchao_pt2e_says_what_to_install(
 
 
 @pytest.mark.slow
-def test_inductor_computes_the_same_integers(trained: Run) -> None:
+def test_inductor_computes_the_same_integers(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     net = load_net(trained)
     images, val = load_own_splits(net)
-    integer = pt2e_int8(net, calibration_images(net, images, 100))
+    compiled = pt2e_int8(net, calibration_images(net, images, 100))
+    monkeypatch.setattr("cifar_small.pt2e.torch.compile", lambda module: module)
+    eager = pt2e_int8(net, calibration_images(net, images, 100))
     pixels = to_tensor(val, CPU)
-    expected, got = logits_of(net, pixels), logits_of(replace(net, model=integer), pixels)
-    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+    fp32, expected, got = (logits_of(one, pixels) for one in (net, replace(net, model=eager), replace(net, model=compiled)))
+    # Rounding at other places moves a logit by single steps, and quantization moves it by many.
+    assert np.abs(got - expected).mean() < 0.2 * np.abs(fp32 - expected).mean()
 
 
 # -------------------------------------------------------------------------------------------------------------- predictions
@@ -582,7 +585,7 @@ def test_bench_measures_every_engine_and_writes_every_round(run: Run, capsys: py
     assert [one["batch"] for one in engines["torch bf16"]["timings"]] == [1, 64, 512]
     assert all(len(one["seconds"]) == 2 and min(one["seconds"]) > 0 for e in engines.values() for one in e["timings"])
     assert torch.get_num_threads() == before
-    table = read_figures(output)  # for the report
+    table = read_figures(output, {result["weights_sha256"]: run.folder.name})  # for the report
     assert table.header == HEADER
     assert [row[0] for row in table.rows] == list(engines)
     assert all(cell in shown for row in table.rows for cell in row)
@@ -593,7 +596,10 @@ def test_bench_measures_every_engine_and_writes_every_round(run: Run, capsys: py
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, r"speed\.json does not exist; cifar-small bench RUN --output .*speed\.json makes it"),
+        (None, r"speed\.json does not exist; expected a file of cifar-small bench RUN --output NAME\.json"),
+        ('{"bench": "inference"}', r"is damaged, or of another version of cifar-small bench \(KeyError: 'results'\)"),
+        ('{"bench": "inference", "results": [{"run": 1}]}', "is damaged, or of another version"),
+        ('{"bench": "inference", "results": [], "environment": {}}', "is damaged, or of another version"),
         ('{"bench": "steps"}', "holds no figures of cifar-small bench"),
         ("[1]", "holds no figures of cifar-small bench"),
         ("{", "is damaged"),
@@ -603,7 +609,9 @@ def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Pa
     if content is not None:
         (tmp_path / "speed.json").write_text(content)
     with pytest.raises(CheckpointError, match=says):
-        read_figures(tmp_path / "speed.json")
+        read_figures(tmp_path / "speed.json", {})
+    with pytest.raises(CheckpointError, match="is a folder; expected a file"):
+        read_figures(tmp_path, {})
 
 
 @pytest.mark.usefixtures("quick")

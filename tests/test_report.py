@@ -143,8 +143,8 @@ def test_seeds_of_many_models_stand_together(many: str, folder: Path) -> None:
     names = re.findall(r'<div class="name">(.*?)</div>', many)
     assert names == ["tiny", "lone", "logits", "voted"]
     accuracies = [load_predictions(folder / name / "predictions" / "val.npz").accuracy for name in ("first", "second", "third")]
-    figures = re.findall(r'<div class="figure"><b>(.*?)</b><span>(.*?)</span>', many)
-    assert figures[0][0] == f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies, ddof=1):.2f}%"
+    figures = re.findall(r'<div class="figure"><b>(.*?)</b><span[^>]*>(.*?)</span>', many)
+    assert figures[0][0] == f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies, ddof=1):.2f} %"
     assert figures[0][1].startswith("val accuracy, mean and sd of 3 seeds")
     single = load_predictions(folder / "first" / "predictions" / "val.npz").meta["parameters"]
     assert [figures[place][0] for place in (1, 5)] == [f"{single:,}", f"{3 * single:,}"]
@@ -158,10 +158,33 @@ def test_ensembles_say_what_they_are_made_of_and_gain(many: str) -> None:
     assert made is not None
     assert made[1] == ""
     assert made[2] == "mean of logits: tiny (seed 0), tiny (seed 1), tiny (seed 2)"
-    assert "by its members" in card
+    assert "by its members: once (2" in card
+    assert "; never" in card  # the second and the third
+    assert "seed 0: once (2" in card
     assert "taught by" not in card
     table = many.split("Ensembles against their best members")[1].split("</table>")[0]
     assert len(re.findall("<tr>", table)) == 1 + 2
+
+
+def test_what_was_not_tested_says_so_where_others_were(many: str, folder: Path) -> None:
+    assert many.count("on val, not test") == 4  # one of the three seeds has read test, and the ensembles are of val
+    assert page_of(folder).count("on val, not test") == 1
+    assert "second has no test predictions" in many
+
+
+def test_a_file_shows_what_made_it(many: str) -> None:
+    assert "method: vote" in many
+    assert "run: third" in many
+    assert "One run of tiny, seed 0; seeds 1, 2 of this recipe count in the tables above alone." in many
+
+
+def test_the_paper_is_refused_before_the_page_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["report", str(folder / "first"), "--output", str(tmp_path / "r.html"), "--paper", str(folder / "paper")]
+    assert main(arguments) == 2
+    assert f"{folder / 'paper'}" in capsys.readouterr().err
+    assert not (tmp_path / "r.html").exists()
 
 
 def test_many_models_are_folded_and_few_are_not(many: str, folder: Path) -> None:
@@ -172,16 +195,27 @@ def test_many_models_are_folded_and_few_are_not(many: str, folder: Path) -> None
 def test_speed_stands_beside_them(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timings = [{"threads": 1, "batch": batch, "seconds": [0.1, 0.2]} for batch in (1, 64, 512)]
     engine = {"size": 1000, "val_accuracy": 0.5, "difference": [0.0, 0.0, 0.0], "timings": timings}
-    result = {"run": "first", "val_images": 10, "engines": [{**engine, "engine": name} for name in ("torch fp32", "ONNX int8")]}
+    weights = load_predictions(folder / "first" / "predictions" / "val.npz").meta["weights_sha256"]
+    result = {
+        "run": "folder",
+        "weights_sha256": weights,
+        "val_images": 10,
+        "engines": [{**engine, "engine": name} for name in ("torch fp32", "ONNX int8")],
+    }
     facts = {"device": "some CPU", "cpu_count": 2, "packages": {"torch": "2"}, "onnxruntime": "1"}
     written = {"bench": "inference", "command": "cifar-small bench first", "environment": facts, "load_average": [0.0]}
     settings = {"threads": [1], "rounds": 2, "seconds": 0.1, "dynamic": False}
     speed, page = tmp_path / "speed.json", tmp_path / "report.html"
-    speed.write_text(json.dumps({**written, "settings": settings, "results": [result]}))
-    assert main(["report", str(folder / "first"), "--output", str(page), "--bench", str(speed)]) == 0
+    strange = {**result, "run": "strange", "weights_sha256": "another"}
+    speed.write_text(json.dumps({**written, "settings": settings, "results": [result, strange]}))
+    assert main(["report", f"mine={folder / 'first'}", "--output", str(page), "--bench", str(speed), str(speed)]) == 0
+    assert page.read_text(encoding="utf-8").count("Speed, size and accuracy") == 1
     shown = page.read_text(encoding="utf-8").split("Speed, size and accuracy")[1].split("</section>")[0]
-    for text in ("ONNX int8", "150.00 (100.00 .. 200.00)", "some CPU", "cifar-small bench first"):
+    for text in ("ONNX int8", "150.00 (100.00 .. 200.00)", "some CPU", "cifar-small bench first", "<td>mine</td>"):
         assert text in shown
+    assert "figures of strange are of weights that no entry here has" in shown
+    assert "VNNI" not in shown  # whatever the processor that draws the page
+    assert "folder" not in shown
     page.unlink()
     assert main(["report", str(folder / "first"), "--output", str(page), "--bench", str(folder / "first" / "env.json")]) == 4
     assert "holds no figures of cifar-small bench" in capsys.readouterr().err

@@ -239,7 +239,7 @@ def bench_runs(
     contents = _match(nets, files)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     load = os.getloadavg()
-    facts = describe(CPU, "fp32") | {"onnxruntime": _onnxruntime_version()}
+    facts = describe(CPU, "fp32") | {"onnxruntime": _onnxruntime_version(), "integer_sums_saturate": integer_sums_saturate()}
     results, rows = [], list[list[str]]()
     with _threads_kept():
         for run, net in zip(runs, nets, strict=True):
@@ -265,17 +265,32 @@ def bench_runs(
     return "\n".join([table(HEADER, rows), *notes])
 
 
-def read_figures(path: Path) -> Table:
-    """The table of a file that `bench_runs` wrote as .json. Raises CheckpointError for another file."""
+def read_figures(path: Path, names: Mapping[str, str]) -> Table:
+    """The table of a file that `bench_runs` wrote as .json. Raises CheckpointError for another or a damaged file.
+
+    names: by hash of the weights, what the nets are called beside it; figures of other weights are labelled.
+    """
     if not path.is_file():
-        raise CheckpointError(f"{path} does not exist; cifar-small bench RUN --output {path.with_suffix('.json')} makes it")
+        found = "is a folder" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {found}; expected a file of cifar-small bench RUN --output NAME.json")
     written = read_json(path)
     if not isinstance(written, dict) or written.get("bench") != "inference":
         raise CheckpointError(f"{path} holds no figures of cifar-small bench; expected what bench RUN --output NAME.json wrote")
-    results = written["results"]
-    rows = [row for one in results for row in rows_of(one["run"], [_read_measured(engine) for engine in one["engines"]])]
-    notes = _notes(written["environment"], written["load_average"], Settings(**written["settings"]), results)
-    return Table("Speed, size and accuracy", HEADER, tuple(tuple(row) for row in rows), (*notes, written["command"]), "speed")
+    try:
+        results = written["results"]
+        strange = [str(one["run"]) for one in results if one["weights_sha256"] not in names]
+        rows = [
+            tuple(row)
+            for one in results
+            for row in rows_of(names.get(one["weights_sha256"], one["run"]), [_read_measured(each) for each in one["engines"]])
+        ]
+        notes = _notes(written["environment"], written["load_average"], Settings(**written["settings"]), results)
+        notes += [f"not like with like: the figures of {one} are of weights that no entry here has" for one in strange]
+        return Table("Speed, size and accuracy", HEADER, tuple(rows), (*notes, str(written["command"])), "speed")
+    except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is damaged, or of another version of cifar-small bench ({type(error).__name__}: {error}); measure again"
+        ) from error
 
 
 def _read_measured(engine: Mapping[str, Any]) -> Measured:
@@ -306,7 +321,7 @@ def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
 
 def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, results: Sequence[Any]) -> list[str]:
     images = " and ".join(dict.fromkeys(f"{one['val_images']:,}" for one in results))
-    old = " (without VNNI: int8 is slower here than on newer ones)" if integer_sums_saturate() else ""
+    old = " (without VNNI: int8 is slower here than on newer ones)" if facts.get("integer_sums_saturate") else ""
     notes = [
         f"{facts['device']}{old}, {facts['cpu_count']} CPU threads, torch {facts['packages']['torch']}, onnxruntime "
         f"{facts['onnxruntime']}; from uint8 images to logits, preprocessing included",

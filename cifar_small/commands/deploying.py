@@ -6,10 +6,14 @@ import argparse
 import os
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_small.commands import Command
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing
+
+if TYPE_CHECKING:
+    from cifar_small.quantize import Accuracy
 
 
 def _onnx_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,56 +54,71 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    from cifar_small.environment import integer_sums_saturate
-    from cifar_small.quantize import CALIBRATION_IMAGES, quantize, try_dynamic, try_pt2e
-    from cifar_small.runs import Run
-
-    run = Run(options.directory)
-    count = CALIBRATION_IMAGES if options.images is None else options.images
     if options.engine != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
         raise UserError(f"--engine {options.engine} only measures: drop --output, --overwrite and --reduce-range")
-    if options.engine == "pt2e":
-        result = try_pt2e(run, count, data_root=options.data_root)
-        print(
-            f"ranges from {result.facts['calibration_images']:,} training images without augmentation; compiled by inductor, "
-            "and gone with this process: the file to hand in is that of --engine onnxruntime"
-        )
-    elif options.engine == "dynamic":
-        if options.images is not None:
-            raise UserError("--engine dynamic needs no images: drop --images")
-        result = try_dynamic(run, data_root=options.data_root)
-        facts = result.facts
-        layers = "1 linear layer" if facts["layers"] == 1 else f"{facts['layers']} linear layers"
-        print(
-            f"dynamic int8 of {layers}: {100 * facts['weights_share']:.2g} % of the parameters, "
-            f"{100 * facts['macs_share']:.2g} % of the multiply-adds; every convolution stays in fp32, so expect no faster net"
-        )
-        print(f"weights {result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB")
-    else:
-        target = options.output or options.directory / "int8.onnx"
-        result = quantize(
-            run,
-            target,
-            count=count,
-            reduce_range=options.reduce_range,
-            data_root=options.data_root,
-            overwrite=options.overwrite,
-        )
-        facts = result.facts
-        print(
-            f"ranges from {facts['calibration_images']:,} training images without augmentation; {facts['norms_merged']} of "
-            f"{facts['norms']} BatchNorms merged into convolutions"
-        )
-        print(f"{result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB -> {target}")
-        if integer_sums_saturate() and not options.reduce_range:
-            print("note: this processor has no VNNI, where int8 sums can overflow; --reduce-range avoids it", file=sys.stderr)
-    accuracy = result.accuracy
+    measure = {"onnxruntime": _quantize_static, "pt2e": _try_pt2e, "dynamic": _try_dynamic}[options.engine]
+    accuracy = measure(options)
     difference, low, high = (100 * value for value in accuracy.difference)
     print(
         f"val, {accuracy.images:,} images, one view: fp32 {accuracy.fp32:.2%}, int8 {accuracy.int8:.2%}; difference "
         f"{difference:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}); the same class for {accuracy.agreement:.2%}"
     )
     return 0
+
+
+def _quantize_static(options: argparse.Namespace) -> Accuracy:
+    from cifar_small.environment import integer_sums_saturate
+    from cifar_small.quantize import CALIBRATION_IMAGES, quantize
+    from cifar_small.runs import Run
+
+    target = options.output or options.directory / "int8.onnx"
+    result = quantize(
+        Run(options.directory),
+        target,
+        count=CALIBRATION_IMAGES if options.images is None else options.images,
+        reduce_range=options.reduce_range,
+        data_root=options.data_root,
+        overwrite=options.overwrite,
+    )
+    facts = result.facts
+    print(
+        f"ranges from {facts['calibration_images']:,} training images without augmentation; {facts['norms_merged']} of "
+        f"{facts['norms']} BatchNorms merged into convolutions"
+    )
+    print(f"{result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB -> {target}")
+    if integer_sums_saturate() and not options.reduce_range:
+        print("note: this processor has no VNNI, where int8 sums can overflow; --reduce-range avoids it", file=sys.stderr)
+    return result.accuracy
+
+
+def _try_pt2e(options: argparse.Namespace) -> Accuracy:
+    from cifar_small.quantize import CALIBRATION_IMAGES, try_pt2e
+    from cifar_small.runs import Run
+
+    count = CALIBRATION_IMAGES if options.images is None else options.images
+    accuracy = try_pt2e(Run(options.directory), count, data_root=options.data_root)
+    print(
+        f"ranges from {count:,} training images without augmentation; compiled by inductor, and gone with this process: the "
+        "file to hand in is that of --engine onnxruntime"
+    )
+    return accuracy
+
+
+def _try_dynamic(options: argparse.Namespace) -> Accuracy:
+    from cifar_small.quantize import try_dynamic
+    from cifar_small.runs import Run
+
+    if options.images is not None:
+        raise UserError("--engine dynamic needs no images: drop --images")
+    result = try_dynamic(Run(options.directory), data_root=options.data_root)
+    facts = result.facts
+    layers = "1 linear layer" if facts["layers"] == 1 else f"{facts['layers']} linear layers"
+    print(
+        f"dynamic int8 of {layers}: {100 * facts['weights_share']:.2g} % of the parameters, "
+        f"{100 * facts['macs_share']:.2g} % of the multiply-adds; every convolution stays in fp32, so expect no faster net"
+    )
+    print(f"weights {result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB")
+    return result.accuracy
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
@@ -110,7 +129,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="CPU threads (default: 1, and all there are)")
     parser.add_argument("--rounds", type=int, default=5, metavar="R", help="measurements, taking turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="of each measurement (default: 0.3)")
-    parser.add_argument("--pt2e", action="store_true", help="torch's static int8 too, compiled by inductor: half a minute more")
+    parser.add_argument("--pt2e", action="store_true", help="torch's static int8 too (extra quant, C++ compiler)")
     parser.add_argument("--dynamic", action="store_true", help="torch's dynamic int8 of linear layers too, for comparison")
     parser.add_argument("--data-root", help="where the runs' data lies now (default: the configs')")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write a Markdown table (.md), or every round (.json)")
@@ -177,6 +196,7 @@ For nets that are trained: how fast they answer. How fast a config trains is mea
   cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
 Latency at batch 1, throughput at 64 and 512, with one thread and with all, the engines taking turns. The accuracies are of val,
 one view, with the paired difference to torch fp32. Int8 nets are made as `cifar-small quantize` makes them, or given by --int8.
-Needs the extra `export` (onnx, onnxscript, onnxruntime).""",
+Needs the extra `export` (onnx, onnxscript, onnxruntime); --pt2e also `quant` (torchao), a C++ compiler and half a minute.
+A file that ends in .json also goes into a page: cifar-small report RUN --bench speed.json""",
     ),
 )

@@ -33,12 +33,14 @@ def _report(options: argparse.Namespace) -> int:
     from cifar_small.entries import load_entries
     from cifar_small.predictions import Predictions
     from cifar_small.report.page import render_page
-    from cifar_small.report.paper import write_paper
+    from cifar_small.report.paper import paper_files
 
     refuse_existing(options.output, options.overwrite)
     probe_writable(options.output)
-    speeds = [read_figures(path) for path in options.bench]
     entries = load_entries(options.entries)
+    names = {str(entry.meta["weights_sha256"]): entry.name for entry in reversed(entries) if entry.meta.get("weights_sha256")}
+    speeds = [read_figures(path, names) for path in dict.fromkeys(options.bench)]
+    paper = {} if options.paper is None else paper_files(entries, options.paper, overwrite=options.overwrite)
     known: dict[str, Images | None] = {}
 
     def images_of(predictions: Predictions) -> Images | None:
@@ -51,9 +53,9 @@ def _report(options: argparse.Namespace) -> int:
     page = render_page(options.title, entries, images_of, speeds)
     write_atomic(options.output, page.encode())
     print(f"{len(entries)} model{'s' * (len(entries) != 1)}, {len(page) / 1e6:.1f} MB -> {options.output}")
-    if options.paper is not None:
-        for path in write_paper(entries, options.paper, overwrite=options.overwrite):
-            print(f"-> {path}")
+    for path, content in paper.items():
+        write_atomic(path, content)
+        print(f"-> {path}")
     return 0
 
 

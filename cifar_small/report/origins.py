@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +57,16 @@ def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Subj
 
 
 def find_origins(subjects: Sequence[Subject]) -> list[Question]:
-    """The questions a grader asks; seeds of a recipe that answer differently are listed in their order."""
+    """The questions a grader asks; seeds of a recipe that answer differently are told apart."""
+    by_weights = {str(entry.meta.get("weights_sha256")): entry for one in subjects for entry in one.entries if entry.run}
     asked: list[tuple[str, Callable[[Entry, Row], Answer]]] = [
         ("within its rules", lambda _, row: _legal(row)),
         ("started from", lambda _, row: _start(row)),
         ("made of", lambda entry, _: _made_of(entry)),
         ("taught by", lambda entry, _: _taught(entry)),
         ("weights chosen by", _selection),
-        ("test split read", lambda entry, _: _readings(entry)),
+        ("members weighted by", lambda entry, _: _weighting(entry)),
+        ("test split read", lambda entry, _: _readings(entry, by_weights)),
         ("trained on", lambda _, row: Answer(row.data)),
         ("seed", lambda _, row: Answer("" if row.seed is None else str(row.seed))),
         ("views", lambda _, row: Answer(row.views)),
@@ -77,17 +79,23 @@ def find_origins(subjects: Sequence[Subject]) -> list[Question]:
     ]
     questions = []
     for question, answer in asked:
-        answers = [_joined(answer(entry, row) for entry, row in zip(one.entries, one.rows, strict=True)) for one in subjects]
+        answers = [
+            _joined([(row.seed, answer(entry, row)) for entry, row in zip(one.entries, one.rows, strict=True)])
+            for one in subjects
+        ]
         if any(one.text for one in answers):  # nobody is taught where nobody has teachers
             questions.append(Question(question, tuple(answers)))
     return questions
 
 
-def _joined(answers: Iterable[Answer]) -> Answer:
-    """Different answers once each, in the mood of the worst."""
-    found = list(answers)
-    mood = max((one.mood for one in found), key=MOODS.index)
-    return Answer(", ".join(dict.fromkeys(one.text for one in found if one.text)), mood)
+def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
+    """The answers of seeds as one: what all say, or what each says, in the mood of the worst."""
+    mood = max((one.mood for _, one in answers), key=MOODS.index)
+    if len({one.text for _, one in answers}) == 1:
+        return Answer(answers[0][1].text, mood)
+    if all(one.text == str(seed) for seed, one in answers):
+        return Answer(", ".join(one.text for _, one in answers), mood)
+    return Answer("; ".join(f"seed {seed}: {one.text}" for seed, one in answers), mood)
 
 
 def _legal(row: Row) -> Answer:
@@ -100,9 +108,13 @@ def _start(row: Row) -> Answer:
 
 
 def _made_of(entry: Entry) -> Answer:
-    members = entry.meta.get("members") or []
     method = entry.meta.get("method")
-    return Answer(f"{TITLES[method]}: {', '.join(label(one) for one in members)}") if method else Answer("")
+    if not method:
+        return Answer("")
+    fitted = bool(entry.meta.get("fitted_on"))
+    taken = [f"{label(one)} x {one['weight']:.3f}" if fitted else label(one) for one in entry.parts]
+    left_out = [label(one) for one in entry.meta.get("left_out") or []]
+    return Answer(f"{TITLES[method]}: {', '.join(taken)}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
 
 
 def _taught(entry: Entry) -> Answer:
@@ -111,16 +123,26 @@ def _taught(entry: Entry) -> Answer:
 
 def _selection(entry: Entry, row: Row) -> Answer:
     how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
-    fitted = entry.meta.get("fitted_on")
-    if fitted:
-        how += f"; the members' by {fitted['images']:,} images of val"
     summary = (entry.run.summary() if entry.run else None) or {}
     return Answer(f"{how} (epoch {summary['selected_epoch']} of {summary['epochs']})" if summary.get("selected_epoch") else how)
 
 
-def _readings(entry: Entry) -> Answer:
+def _weighting(entry: Entry) -> Answer:
+    fitted = entry.meta.get("fitted_on")
+    return Answer(f"{fitted['images']:,} images of {fitted['split']}" if fitted else "nothing" if entry.is_ensemble else "")
+
+
+def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
+    """How often a run read test; of an ensemble, how often its members did, where their runs are on the page."""
+    if entry.is_ensemble:
+        members = [by_weights.get(str(part.get("weights_sha256"))) for part in entry.parts]
+        answers = [_readings(one, by_weights) for one in members if one is not None]
+        if len(answers) < len(members):
+            return Answer("not known")
+        mood = max((one.mood for one in answers), key=MOODS.index)
+        return Answer("by its members: " + "; ".join(dict.fromkeys(one.text for one in answers)), mood)
     if entry.run is None:
-        return Answer("by its members" if len(entry.parts) > 1 else "not known")
+        return Answer("not known")
     readings = entry.run.test_readings()
     if not readings:
         return Answer("never")
@@ -133,7 +155,7 @@ def _sessions(entry: Entry) -> Answer:
     if entry.run is None:
         return Answer("")
     number = len(entry.run.sessions())
-    return Answer(f"{number}: resumed {number - 1} times" if number > 1 else "1, not interrupted")
+    return Answer("1, not interrupted" if number == 1 else f"{number}, resumed {number - 1} time{'s' * (number > 2)}")
 
 
 def _code(entry: Entry) -> Answer:

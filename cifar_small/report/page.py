@@ -1,6 +1,6 @@
 """One self-contained web page about models: accuracy and parameters first, comparisons, origins, then each model.
 
-The page is made of what run directories and predictions files hold; nothing is predicted and no split is read for it. It needs
+The page is made of what run directories and predictions files hold; nothing is predicted for it. It needs
 no network, follows the reader's light or dark setting, and prints.
 """
 
@@ -13,9 +13,11 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
@@ -62,6 +64,8 @@ class Hero:
     accuracy_of: str
     parameters: str
     budget: str
+    mood: str  # of the parameters: bad where the rules forbid it
+    warning: str  # empty, or that it was not tested where others were
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,7 @@ class Part:
     """What the page shows of one model further down."""
 
     name: str
-    seeds: str  # which of a recipe's seeds this is, where they are shown together
+    remark: str  # that other seeds of its recipe are not shown, where there are some
     summary: str
     curves: list[Panel]
     scored: str  # the split and views that the scores are of
@@ -93,7 +97,7 @@ def render_page(
     return template.render(
         title=title,
         subtitle=_subtitle(entries),
-        heroes=[_hero(one) for one in subjects],
+        heroes=[_hero(one, any("test" in other.predictions for other in entries)) for one in subjects],
         tables=[*_tables(comparison), *speeds],
         subjects=[one.name for one in subjects],
         origins=find_origins(subjects),
@@ -118,7 +122,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 
-def _hero(subject: Subject) -> Hero:
+def _hero(subject: Subject, others_tested: bool) -> Hero:
     row = subject.rows[0]
     if subject.group is None:
         split = best_known(subject.entries[0])
@@ -129,9 +133,11 @@ def _hero(subject: Subject) -> Hero:
     else:
         split = "test" if "test" in subject.group.spreads else "val"
         spread = subject.group.spreads[split]
-        accuracy = f"{100 * spread.mean:.2f} ± {100 * spread.sd:.2f}%"
+        accuracy = f"{100 * spread.mean:.2f} ± {100 * spread.sd:.2f} %"
         of = f"{split} accuracy, mean and sd of {spread.n} seeds, {row.scores[split].total:,} images"
-    return Hero(subject.name, accuracy, of, f"{row.parameters:,}", f"parameters, of {row.budget:,} allowed")
+    allowed = f"parameters, of {row.budget:,} allowed" + "".join(f"; {fault}" for fault in row.faults)
+    warning = "on val, not test" if others_tested and split == "val" else ""
+    return Hero(subject.name, accuracy, of, f"{row.parameters:,}", allowed, "" if row.legal else "bad", warning)
 
 
 def _tables(comparison: Comparison) -> list[Table]:
@@ -139,7 +145,7 @@ def _tables(comparison: Comparison) -> list[Table]:
     tables = []
     if len(comparison.rows) > 1:
         tables.append(_comparison_table(comparison))
-    if len(comparison.groups) > 1 or (comparison.groups and len(comparison.rows) > FEW):
+    if len(comparison.groups) > 1:
         tables.append(groups_table(comparison))
     if comparison.ensembles:
         tables.append(ensembles_table(comparison))
@@ -157,7 +163,7 @@ def _part(subject: Subject, images_of: Callable[[Predictions], Images | None]) -
     bins = (found.confidences.tolist(), found.accuracies.tolist(), found.counts.tolist())
     return Part(
         name=entry.name,
-        seeds=f"{subject.name}: seed {row.seed} of {len(subject.rows)}" if subject.group else "",
+        remark=_remark(subject),
         summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
         curves=[] if run is None else training_panels(read_metrics(run)),
         scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
@@ -167,8 +173,24 @@ def _part(subject: Subject, images_of: Callable[[Predictions], Images | None]) -
         reliability=Markup(reliability_chart("Accuracy against confidence", *bins)),
         mistakes=[] if images is None else _shown(evaluation.mistakes, images),
         commands=[] if run is None else [str(session["command"]) for session in run.sessions() if session["command"]],
-        config=str(entry.meta["name"]) if run is None else run.config_file.read_text(encoding="utf-8"),
+        config=_facts_of(entry) if run is None else run.config_file.read_text(encoding="utf-8"),
     )
+
+
+def _remark(subject: Subject) -> str:
+    if subject.group is None:
+        return ""
+    others = [str(row.seed) for row in subject.rows[1:]]
+    plural = "seeds " + ", ".join(others) if len(others) > 1 else f"seed {others[0]}"
+    return f"One run of {subject.name}, seed {subject.rows[0].seed}; {plural} of this recipe count in the tables above alone."
+
+
+def _facts_of(entry: Entry) -> str:
+    """What a predictions file says of its making, as YAML."""
+    keys = ("name", "method", "fitted_on", "command", "config")
+    facts: dict[str, Any] = {key: entry.meta[key] for key in keys if entry.meta.get(key)}
+    members = [{key: one.get(key) for key in ("name", "seed", "run", "file", "views", "weight")} for one in entry.parts]
+    return str(yaml.safe_dump({**facts, **({"members": members} if entry.is_ensemble else {})}, sort_keys=False, width=120))
 
 
 def _shown(mistakes: Sequence[Mistake], images: Images) -> list[ShownMistake]:
@@ -257,8 +279,13 @@ def _comparison_table(comparison: Comparison) -> Table:
         legal = "yes" if row.legal else "no: " + ", ".join(row.faults)
         rows.append((row.name, f"{row.parameters:,}", legal, start, row.views, minutes, *scores, *tested))
     against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
-    notes = (against, *(f"not like with like: {line}" for line in comparison.unlike), *comparison.refused)
-    header = ("run", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
+    notes = (
+        against,
+        *(f"not like with like: {line}" for line in comparison.unlike),
+        *comparison.refused,
+        *comparison.missing,
+    )
+    header = ("model", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
     return Table("Side by side", header, tuple(rows), notes, "comparison")
 
 
@@ -279,7 +306,8 @@ def _grid(table: Table, sortable: bool = False) -> Markup:
     )
     notes = Markup("").join(Markup('<p class="soft">{}</p>').format(note) for note in table.notes)
     kind = Markup(' class="sortable"') if sortable else Markup("")
-    return Markup("<table{}><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table>{}").format(kind, heads, body, notes)
+    whole = Markup('<div class="wide"><table{}><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>{}')
+    return whole.format(kind, heads, body, notes)
 
 
 def _data_uri(pixels: Picture) -> str:

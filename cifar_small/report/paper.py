@@ -13,7 +13,7 @@ from cifar_small.compare import compare
 from cifar_small.comparison_tables import comparison_tables
 from cifar_small.entries import Entry
 from cifar_small.evaluate import evaluate
-from cifar_small.files import refuse_existing, write_atomic
+from cifar_small.files import refuse_existing
 from cifar_small.plots import LINES
 from cifar_small.report.page import best_known, classes_table, common_split, read_metrics
 from cifar_small.runs import Run
@@ -28,25 +28,28 @@ STYLE: Any = {
 }  # 42: AAAI refuses Type 3 fonts
 
 
-def write_paper(entries: Sequence[Entry], folder: Path, *, overwrite: bool) -> list[Path]:
-    """Write `comparison.tex`, `classes.tex` and `confusion.pdf` of the first entry, `curves.pdf` of all runs; returns them."""
+def paper_files(entries: Sequence[Entry], folder: Path, *, overwrite: bool) -> dict[Path, bytes]:
+    """`comparison.tex`, `classes.tex` and `confusion.pdf` of the first entry, `curves.pdf` of all runs, to be written.
+
+    Raises UserError where one is there already, unless `overwrite`.
+    """
     first = entries[0].predictions[best_known(entries[0])]
     evaluation = evaluate(first)
+    tables = comparison_tables(compare(entries, common_split(entries), all_recipes=True))
     contents = {
-        "comparison.tex": (
-            to_latex(comparison_tables(compare(entries, common_split(entries), all_recipes=True))) + "\n"
-        ).encode(),
+        "comparison.tex": (to_latex(tables) + "\n").encode(),
         "classes.tex": (to_latex([classes_table(evaluation)]) + "\n").encode(),
         "confusion.pdf": _confusion(evaluation.counts, first.classes),
     }
-    runs = {entry.run.folder: (entry.name, entry.run) for entry in reversed(entries) if entry.run is not None}
+    runs: dict[Path, tuple[str, Run]] = {}
+    for entry in entries:
+        if entry.run is not None:  # int8 and other views of a run have its curves
+            runs.setdefault(entry.run.folder.resolve(), (entry.name, entry.run))
     if runs:
-        contents["curves.pdf"] = _curves([*reversed(runs.values())])
+        contents["curves.pdf"] = _curves([*runs.values()])
     for name in contents:
         refuse_existing(folder / name, overwrite)
-    for name, content in contents.items():
-        write_atomic(folder / name, content)
-    return [folder / name for name in contents]
+    return {folder / name: content for name, content in contents.items()}
 
 
 def _curves(runs: Sequence[tuple[str, Run]]) -> bytes:
