@@ -49,7 +49,7 @@ class ShownMistake:
     """An image the net was sure about and wrong."""
 
     id: int
-    picture: str  # data URI of a PNG
+    picture: int  # among the page's pictures: what many models get wrong is there once
     predicted: str
     confidence: str
     label: str
@@ -93,6 +93,7 @@ def render_page(
     comparison = compare(entries, common_split(entries), all_recipes=True)
     subjects = find_subjects(entries, comparison)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pictures: dict[str, int] = {}
     template = environment.from_string(files("cifar_small.report").joinpath("page.html.j2").read_text(encoding="utf-8"))
     return template.render(
         title=title,
@@ -101,7 +102,8 @@ def render_page(
         tables=[*_tables(comparison), *speeds],
         subjects=[one.name for one in subjects],
         origins=find_origins(subjects),
-        parts=[_part(one, images_of) for one in subjects],
+        parts=[_part(one, images_of, pictures) for one in subjects],
+        pictures=pictures,
         folded=len(entries) > FEW,
         grid=_grid,
     )
@@ -152,8 +154,8 @@ def _tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def _part(subject: Subject, images_of: Callable[[Predictions], Images | None]) -> Part:
-    """The first seed of a recipe speaks for the others."""
+def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
+    """The first seed of a recipe speaks for the others. pictures: data URIs by number, to which its own are added."""
     entry, row = subject.entries[0], subject.rows[0]
     split = best_known(entry)
     predictions, run = entry.predictions[split], entry.run
@@ -171,7 +173,7 @@ def _part(subject: Subject, images_of: Callable[[Predictions], Images | None]) -
         classes=classes_table(evaluation),
         confusion=Markup(confusion_chart("Confusion matrix", evaluation.counts, predictions.classes)),
         reliability=Markup(reliability_chart("Accuracy against confidence", *bins)),
-        mistakes=[] if images is None else _shown(evaluation.mistakes, images),
+        mistakes=[] if images is None else _shown(evaluation.mistakes, images, pictures),
         commands=[] if run is None else [str(session["command"]) for session in run.sessions() if session["command"]],
         config=_facts_of(entry) if run is None else run.config_file.read_text(encoding="utf-8"),
     )
@@ -193,12 +195,13 @@ def _facts_of(entry: Entry) -> str:
     return str(yaml.safe_dump({**facts, **({"members": members} if entry.is_ensemble else {})}, sort_keys=False, width=120))
 
 
-def _shown(mistakes: Sequence[Mistake], images: Images) -> list[ShownMistake]:
+def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]) -> list[ShownMistake]:
     place = {int(one): row for row, one in enumerate(images.ids)}
-    return [
-        ShownMistake(one.id, _data_uri(images.images[place[one.id]]), one.predicted, f"{one.confidence:.0%}", one.true)
-        for one in mistakes
-    ]
+    shown = []
+    for one in mistakes:
+        number = pictures.setdefault(_data_uri(images.images[place[one.id]]), len(pictures))
+        shown.append(ShownMistake(one.id, number, one.predicted, f"{one.confidence:.0%}", one.true))
+    return shown
 
 
 def read_metrics(run: Run) -> list[dict[str, float]]:
