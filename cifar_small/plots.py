@@ -70,7 +70,7 @@ def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[
 
     The error is drawn on a log scale, so that the last per cent is seen as well as the first fifty.
     """
-    figure = _figure(9, 5)
+    figure = _figure(9, 6)
     axes = figure.subplots()
     for (label, seconds, accuracies), colour in zip(runs, itertools.cycle(LINES), strict=False):
         minutes, errors = [second / 60 for second in seconds], [100 * (1 - accuracy) for accuracy in accuracies]
@@ -86,7 +86,7 @@ def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[
     axes.set_xlabel("minutes since the run began")
     axes.set_ylabel("accuracy on val, without views")
     axes.set_title(title, fontsize=11)
-    axes.legend(frameon=False, fontsize=9)
+    figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=2)  # outside: the lines are everywhere
     _plain(axes)
     _save(figure, path)
 

@@ -61,6 +61,8 @@ def render_results(folder: Path) -> str:
     for path in sorted(folder.rglob("*.json")):
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
+            if "bench" in record:  # figures of a benchmark, put beside the records
+                continue
             run, place = record.get("run"), path.relative_to(folder.parent).parent.as_posix()
             if run is None:
                 made = record["predictions"]

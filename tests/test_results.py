@@ -157,6 +157,12 @@ def test_a_damaged_record_is_named(content: str | bytes, tmp_path: Path) -> None
         render_results(tmp_path)
 
 
+def test_figures_of_a_benchmark_beside_the_records_are_no_record(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "speed.json").write_text('{"bench": "inference", "results": []}')
+    assert render_results(tmp_path).startswith("No records under")
+
+
 def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.folder.mkdir()
