@@ -138,12 +138,12 @@ class Run:
 
 def read_json(path: Path) -> Any:
     """The content of a JSON file of ours. Raises CheckpointError if it is damaged."""
-    return _parse_json(path.read_text(encoding="utf-8"), path)
+    return _parse_json(path.read_bytes(), path)
 
 
-def _parse_json(text: str, path: Path) -> Any:
+def _parse_json(text: str | bytes, path: Path) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
     except ValueError as error:
         raise CheckpointError(
             f"{path} is damaged ({error}); expected JSON as this toolkit writes it: restore or remove it"

@@ -612,6 +612,9 @@ def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Pa
         read_figures(tmp_path / "speed.json", {})
     with pytest.raises(CheckpointError, match="is a folder; expected a file"):
         read_figures(tmp_path, {})
+    (tmp_path / "speed.json").write_bytes(b"\xff\xfe{}\x80")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_figures(tmp_path / "speed.json", {})
 
 
 @pytest.mark.usefixtures("quick")

@@ -117,7 +117,6 @@ def _torch_call(net: Net, model: nn.Module, precision: str) -> Callable[[int], C
 
 def _compiled_call(net: Net) -> Callable[[int], Call]:
     def start(threads: int) -> Call:
-        torch.set_num_threads(threads)
         torch.compiler.reset()  # the number of threads is part of the code
         return _torch_call(net, net.model, "fp32")(threads)
 
@@ -295,8 +294,7 @@ def read_figures(path: Path, names: Mapping[str, str]) -> Table:
 
 def _read_measured(engine: Mapping[str, Any]) -> Measured:
     timings = [Timing(**one) for one in engine["timings"]]
-    difference, low, high = engine["difference"]
-    return Measured(**{**engine, "timings": timings, "difference": (difference, low, high)})
+    return Measured(**{**engine, "timings": timings, "difference": tuple(engine["difference"])})
 
 
 def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:

@@ -29,10 +29,11 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _report(options: argparse.Namespace) -> int:
     from cifar_small.bench.inference import read_figures
+    from cifar_small.compare import compare
     from cifar_small.data import Images
     from cifar_small.entries import load_entries
     from cifar_small.predictions import Predictions
-    from cifar_small.report.page import render_page
+    from cifar_small.report.page import common_split, render_page
     from cifar_small.report.paper import paper_files
 
     refuse_existing(options.output, options.overwrite)
@@ -40,7 +41,8 @@ def _report(options: argparse.Namespace) -> int:
     entries = load_entries(options.entries)
     names = {str(entry.meta["weights_sha256"]): entry.name for entry in reversed(entries) if entry.meta.get("weights_sha256")}
     speeds = [read_figures(path, names) for path in dict.fromkeys(options.bench)]
-    paper = {} if options.paper is None else paper_files(entries, options.paper, overwrite=options.overwrite)
+    comparison = compare(entries, common_split(entries), all_recipes=True)
+    paper = {} if options.paper is None else paper_files(entries, comparison, options.paper, overwrite=options.overwrite)
     known: dict[str, Images | None] = {}
 
     def images_of(predictions: Predictions) -> Images | None:
@@ -50,7 +52,7 @@ def _report(options: argparse.Namespace) -> int:
             known[key] = images_or_note(predictions, options.data_root)
         return known[key]
 
-    page = render_page(options.title, entries, images_of, speeds)
+    page = render_page(options.title, entries, comparison, images_of, speeds)
     write_atomic(options.output, page.encode())
     print(f"{len(entries)} model{'s' * (len(entries) != 1)}, {len(page) / 1e6:.1f} MB -> {options.output}")
     for path, content in paper.items():

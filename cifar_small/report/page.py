@@ -21,7 +21,7 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
-from cifar_small.compare import Comparison, compare
+from cifar_small.compare import Comparison
 from cifar_small.comparison_tables import ensembles_table, groups_table, p_text, score_text
 from cifar_small.data import Images
 from cifar_small.entries import Entry
@@ -87,10 +87,13 @@ class Part:
 
 
 def render_page(
-    title: str, entries: Sequence[Entry], images_of: Callable[[Predictions], Images | None], speeds: Sequence[Table] = ()
+    title: str,
+    entries: Sequence[Entry],
+    comparison: Comparison,
+    images_of: Callable[[Predictions], Images | None],
+    speeds: Sequence[Table] = (),
 ) -> str:
     """The page as HTML. images_of: those that predictions are of, or None; speeds: tables of `bench`, shown as they are."""
-    comparison = compare(entries, common_split(entries), all_recipes=True)
     subjects = find_subjects(entries, comparison)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pictures: dict[str, int] = {}

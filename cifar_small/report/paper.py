@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from cifar_small.compare import compare
+from cifar_small.compare import Comparison
 from cifar_small.comparison_tables import comparison_tables
 from cifar_small.entries import Entry
 from cifar_small.evaluate import evaluate
 from cifar_small.files import refuse_existing
 from cifar_small.plots import LINES
-from cifar_small.report.page import best_known, classes_table, common_split, read_metrics
+from cifar_small.report.page import best_known, classes_table, read_metrics
 from cifar_small.runs import Run
 from cifar_small.tables import to_latex
 
@@ -28,16 +28,15 @@ STYLE: Any = {
 }  # 42: AAAI refuses Type 3 fonts
 
 
-def paper_files(entries: Sequence[Entry], folder: Path, *, overwrite: bool) -> dict[Path, bytes]:
+def paper_files(entries: Sequence[Entry], comparison: Comparison, folder: Path, *, overwrite: bool) -> dict[Path, bytes]:
     """`comparison.tex`, `classes.tex` and `confusion.pdf` of the first entry, `curves.pdf` of all runs, to be written.
 
     Raises UserError where one is there already, unless `overwrite`.
     """
     first = entries[0].predictions[best_known(entries[0])]
     evaluation = evaluate(first)
-    tables = comparison_tables(compare(entries, common_split(entries), all_recipes=True))
     contents = {
-        "comparison.tex": (to_latex(tables) + "\n").encode(),
+        "comparison.tex": (to_latex(comparison_tables(comparison)) + "\n").encode(),
         "classes.tex": (to_latex([classes_table(evaluation)]) + "\n").encode(),
         "confusion.pdf": _confusion(evaluation.counts, first.classes),
     }
