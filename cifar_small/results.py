@@ -89,19 +89,24 @@ def render_results(folder: Path) -> str:
     ordered = sorted(groups.values(), key=lambda group: (group[0]["summary"]["data"]["source"], -_mean(group, "val_accuracy")))
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_row(group)) + " |" for group in ordered]
-    commands = [_commands(group[0]) for group in ordered] + without_run
+    commands = [_commands(group) for group in ordered] + without_run
     note = (
-        "val: mean over seeds of the weights the run selected (by val itself, so slightly optimistic; n images in brackets). "
+        "Rows are in the order of val. val: mean over seeds (n images in brackets); *best*: it chose the epoch, so it is "
+        "slightly optimistic; the others are of the last epoch. "
         "test: read by an explicit command, each reading counted; of one seed with Wilson's 95 % interval, else mean and sd. "
-        "minutes: training, evaluation and pictures, start-up without Python's imports."
+        "minutes: training, evaluation and pictures, start-up without Python's imports. "
+        "Commands are those of the first seed as it was run; give yours an --output of its own."
     )
     return "\n".join([*lines, "", note, "", *commands])
 
 
-def _commands(run: dict[str, Any]) -> str:
+def _commands(group: list[dict[str, Any]]) -> str:
+    """The commands of a recipe's first run, and the records of all."""
+    run, places = group[0], [one["place"] for one in group]
     commands = [session["command"] for session in run["sessions"]]
+    links = [f"[record]({places[0]})", *(f"[{index}]({place})" for index, place in enumerate(places[1:], 2))]
     shown = dict.fromkeys(command for command in commands if "--resume" not in command or run["extended"]) or commands[:1]
-    return f"- `{run['summary']['name']}`: " + ", then ".join(f"`{one}`" for one in shown) + f" ([record]({run['place']}))"
+    return f"- `{run['summary']['name']}`: " + ", then ".join(f"`{one}`" for one in shown) + f" ({', '.join(links)})"
 
 
 def _mean(group: list[dict[str, Any]], key: str) -> float:
@@ -114,6 +119,7 @@ def _row(group: list[dict[str, Any]]) -> list[str]:
     if "train_limit" in summary["data"]:
         data += f", {summary['data']['train_limit']:,} images"
     minutes = statistics.mean(run["summary"]["seconds"] for run in group) / 60
+    chosen = ", *best*" if summary["selection"] == "best" else ""
     hardware = f"{session['device']}, {session['threads']} threads, {session['precision']}"
     return [
         summary["name"] + (", extended on the way" if group[0]["extended"] else ""),
@@ -122,7 +128,7 @@ def _row(group: list[dict[str, Any]]) -> list[str]:
         str(summary["epochs"]),
         f"{len(group)} ({', '.join(str(run['summary']['seed']) for run in group)})",
         summary["views"],
-        f"{100 * _mean(group, 'val_accuracy'):.2f} ({summary['val_images']:,})",
+        f"{100 * _mean(group, 'val_accuracy'):.2f} ({summary['val_images']:,}{chosen})",
         _test(group),
         f"{minutes:.1f}",
         hardware,

@@ -34,6 +34,7 @@ def record(
     seconds: float = 600.0,
     name: str = "net",
     file: str = "record.json",
+    selection: str = "last",
     **data: Any,
 ) -> None:
     """A record as `cifar-small record` writes it, in a folder of its own."""
@@ -44,6 +45,7 @@ def record(
         "epochs": 30,
         "val_accuracy": val,
         "val_images": 5000,
+        "selection": selection,
         "views": "flip",
         "seconds": seconds,
         "data": {"source": "cifar10", **data},
@@ -94,11 +96,18 @@ def test_one_seed_gives_the_wilson_interval(tmp_path: Path) -> None:
 def test_two_seeds_give_mean_sd_and_n(tmp_path: Path) -> None:
     record(tmp_path, 0, (reading(0.94),), val=0.93, seconds=600)
     record(tmp_path, 1, (reading(0.95),), val=0.94, seconds=1200)
-    (row,) = rows(render_results(tmp_path))
+    table = render_results(tmp_path)
+    (row,) = rows(table)
     assert row["seeds"] == "2 (0, 1)"
     assert row["val %"] == "93.50 (5,000)"
+    assert "`cifar-small train --seed 0` ([record](" + tmp_path.name + "/net-0), [2](" + tmp_path.name + "/net-1))" in table
     assert row["test %"] == f"94.50 ± {math.sqrt(0.5):.2f} sd (read once)" == "94.50 ± 0.71 sd (read once)"
     assert row["minutes"] == "15.0"
+
+
+def test_a_val_that_chose_the_epoch_says_so(tmp_path: Path) -> None:
+    record(tmp_path, selection="best")
+    assert rows(render_results(tmp_path))[0]["val %"] == "93.00 (5,000, *best*)"
 
 
 def test_a_seed_whose_test_was_not_read_leaves_no_mean(tmp_path: Path) -> None:
