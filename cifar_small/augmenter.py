@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -74,7 +75,7 @@ class Augmenter:
         self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int
     ) -> Iterator[Tensor]:
         problem, basic = self.problem, scaled(settings, side) if isinstance(settings, BasicAugment) else None
-        images = problem.images.cpu()  # no copy on a CPU
+        images = self._images_here
         seeds = numpy_generator(self.seed, SAMPLE, epoch).integers(2**63, size=len(images))
         draws = None
         if basic is not None:
@@ -98,12 +99,24 @@ class Augmenter:
             pixels = normalise(pixels, problem.mean, problem.std)
             yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(problem.device))
 
+    @cached_property
+    def _images_here(self) -> Tensor:
+        """The dataset on the CPU, where engines work image by image; copied once from a GPU."""
+        return self.problem.images.cpu()
+
+    @cached_property
+    def _fill_here(self) -> Tensor:
+        return self.fill.cpu()
+
+    def _fill_on(self, device: torch.device) -> Tensor:
+        return self.fill if device == self.fill.device else self._fill_here
+
     def _windows(self, settings: BasicAugment, images: Tensor, chosen: Tensor, draws: Draws, side: int) -> Tensor:
         """Cropped and flipped images of the dataset, enlarged first: uint8 (B, 3, side, side)."""
         if side == images.shape[-1]:
             return crop_and_flip(self._pad(settings, images), chosen, draws)
         enlarged = enlarge(images[chosen], side, self.interpolation)
-        padded = pad_images(enlarged, settings, self.fill.to(images.device))
+        padded = pad_images(enlarged, settings, self._fill_on(images.device))
         return crop_and_flip(padded, torch.arange(len(padded), device=images.device), draws, side)
 
     def _pad(self, settings: BasicAugment, images: Tensor) -> Tensor:
@@ -111,7 +124,7 @@ class Augmenter:
         key = (settings.crop, settings.pad, images.device)
         if self._padded is None or self._padded[0] != key:
             self._padded = None  # before another copy is made
-            self._padded = key, pad_images(images, settings, self.fill.to(images.device))
+            self._padded = key, pad_images(images, settings, self._fill_on(images.device))
         return self._padded[1]
 
     def _here(self, settings: PerImageAugment, side: int, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:

@@ -212,11 +212,19 @@ def average_gradients(model: nn.Module, device: torch.device) -> DistributedData
 
 
 def synchronise_batchnorm(model: nn.Module) -> None:
-    """Let every BatchNorm of the net see the images of all ranks, in place; its parameters and names stay."""
+    """Let every BatchNorm of the net see the images of all ranks, in place; its parameters and names stay.
+
+    Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it.
+    """
     for parent in list(model.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.BatchNorm2d:
                 setattr(parent, name, _synced(child))
+            elif isinstance(child, nn.BatchNorm2d):
+                raise ConfigError(
+                    f"engine.sync_batchnorm cannot synchronise the {type(child).__name__} of this net; set it to false, and "
+                    "each process has statistics of its own"
+                )
 
 
 def _synced(norm: nn.BatchNorm2d) -> nn.Module:

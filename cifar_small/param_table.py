@@ -15,6 +15,7 @@ from cifar_small.config import load_config
 from cifar_small.errors import ConfigError
 from cifar_small.schema import Config
 from cifar_small.strict_yaml import dump_yaml, read_yaml
+from cifar_small.tables import aligned
 
 ASSUMED_CLASSES = 10  # where only the data would tell
 HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headroom")
@@ -148,14 +149,7 @@ def _table(rows: Sequence[Row]) -> str:
         headroom = f"{row.headroom:,}" + (" OVER" if row.headroom < 0 else "")
         numbers = (f"{size.trainable:,}", f"{size.total:,}", f"{size.macs / 1e6:,.1f}", f"{size.mebibytes:,.2f}")
         lines.append((row.path, *numbers, f"{row.config.rules.max_params:,}", headroom))
-    widths = [max(len(line[column]) for line in lines) for column in range(len(HEADER))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
+    return aligned(lines, [False] + [True] * (len(HEADER) - 1))
 
 
 def _fit(row: Row) -> str:

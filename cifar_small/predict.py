@@ -136,6 +136,7 @@ def compute_logits(
         for batch in torch.split(images, batch_size):
             pixels = preprocess.normalise(batch)
             with autocast(images.device, precision):
+                # channels-last whatever the run's layout: of the two the faster one for convolutions everywhere
                 seen = ((preprocess.enlarge(view(pixels)), weight) for view, weight in weighted)
                 parts = [model(one.contiguous(memory_format=torch.channels_last)).float() * weight for one, weight in seen]
             logits.append(torch.stack(parts).sum(0))
@@ -176,13 +177,22 @@ def load_own_splits(net: Net) -> tuple[Images, Images]:
 
 
 def predict_images(
-    net: Net, images: Images, views: str | Weighted, *, progress: bool = False, dropout: bool = False
+    net: Net,
+    images: Images,
+    views: str | Weighted,
+    *,
+    precision: str | None = None,
+    progress: bool = False,
+    dropout: bool = False,
 ) -> Predictions:
-    """Predict any images with a net; `meta` says what made it. views, dropout: as in `compute_logits`."""
+    """Predict any images with a net; `meta` says what made it.
+
+    views, dropout: as in `compute_logits`; precision: a resolved one (default: the config's, on this machine).
+    """
     engine = net.config.engine
     prepare_process(engine)
     device = resolve_device("cpu" if net.onnx else engine.device)
-    precision = net.onnx["precision"] if net.onnx else resolve_precision(engine.precision, device)
+    precision = net.onnx["precision"] if net.onnx else precision or resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
     logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout)

@@ -12,6 +12,37 @@ from torch.optim.swa_utils import AveragedModel
 COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "seconds", "rows")
 
 
+class ExponentialAverage(AveragedModel):
+    """Exponential moving average of weights and BatchNorm statistics: decay * average + (1 - decay) * model after each step.
+
+    torch's own average does the same, but copies its counter to the device in every step and waits for that.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the model's weights; the first ones are taken as they are, as are integers such as BatchNorm's counter."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()] if self.n_averaged else []
+        if averaged:
+            torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - self.decay)
+        for mine, new in pairs:
+            if not (averaged and mine.is_floating_point()):
+                mine.copy_(new)
+        self.n_averaged += 1  # on the CPU
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _counts_on_device(group: dict[str, Any]) -> bool:
+    return bool(group.get("fused") or group.get("capturable"))
+
+
 @dataclass
 class State:
     """All that changes during a run; what `last.pt` holds."""
@@ -57,9 +88,15 @@ class State:
         """The inverse of `saved`."""
         self.model.load_state_dict(saved["model"])
         parameters = dict(self.model.named_parameters())
+        # A counter of steps stays on the CPU, where torch reads it, unless the optimiser counts on the device.
+        counts = {p for group in self.optimizer.param_groups if _counts_on_device(group) for p in group["params"]}
         for name, entry in saved["optimizer"].items():
-            assert all(value.shape == parameters[name].shape for value in entry.values() if value.ndim), name
-            self.optimizer.state[parameters[name]] = {key: value.to(parameters[name].device) for key, value in entry.items()}
+            parameter = parameters[name]
+            assert all(value.shape == parameter.shape for value in entry.values() if value.ndim), name
+            self.optimizer.state[parameter] = {
+                key: value if key == "step" and parameter not in counts else value.to(parameter.device)
+                for key, value in entry.items()
+            }
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.slow = {name: value.to(parameters[name].device) for name, value in saved.get("slow", {}).items()}

@@ -34,17 +34,25 @@ class Table:
         return [False, *(bool(cells) and all(re.match(r"[-+<]?\d", cell) for cell in cells) for cells in columns)]
 
 
+def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
+    """Lines of cells as columns, each as wide as its widest cell; `right` says which of them end at one place."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    )
+
+
 def to_text(tables: Sequence[Table]) -> str:
     """For a terminal: columns aligned, numbers to the right."""
     return "\n\n".join(_text(table) for table in tables)
 
 
 def _text(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        parts = zip(cells, table.widths, table.numeric, strict=True)
-        return "  ".join(cell.rjust(width) if right else cell.ljust(width) for cell, width, right in parts).rstrip()
-
-    lines = [line(cells) for cells in (table.header, *table.rows)]
+    lines = aligned((table.header, *table.rows), table.numeric).splitlines()
     width = max(NOTE_WIDTH, *(len(one) for one in lines))
     notes = [textwrap.fill(note, width, subsequent_indent="  ", break_on_hyphens=False) for note in table.notes]
     return "\n".join([table.title, *lines, *notes])

@@ -11,6 +11,7 @@ from cifar_small.errors import UserError
 from cifar_small.plots import Bar, draw_timeline
 from cifar_small.schedules import learning_rate
 from cifar_small.schema import MIXINGS, AlbumentationsAugment, AnyAugment, Config, Optim, PhaseSettings, Section
+from cifar_small.tables import aligned
 
 # Labelled training images of the sources whose size is known without reading them.
 SIZES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_coarse": 50_000, "digits": 1437}
@@ -148,9 +149,7 @@ def phase_table(phases: Sequence[Phase], steps: int) -> str:
                 *(values[phase.index] for values in rows.values()),
             ]
         )
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    padded = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(padded)
+    return aligned(lines, [False] * len(lines[0]))
 
 
 def draw_config(config: Config, steps: int, path: Path) -> str:

@@ -10,7 +10,7 @@ import math
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,23 +19,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from cifar_small.augmenter import Augmenter, epoch_order
 from cifar_small.budget import check_budget, check_tensors, footprint, num_classes_of
 from cifar_small.checkpoints import load_newest, save_checkpoint
-from cifar_small.config import Phase, config_dict, config_hash, recipe_hash, resolve_phases
+from cifar_small.config import Phase, config_dict, config_hash, resolve_phases
 from cifar_small.distill import check_same_teachers, distilled_loss, load_lessons
 from cifar_small.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
-from cifar_small.evaluation_plots import draw_confusion
-from cifar_small.files import sha256_file, write_json
+from cifar_small.files import write_json
 from cifar_small.image_ops import resize
 from cifar_small.keeping import copies_kept, keep_epoch, keep_final
 from cifar_small.lineage import Ancestor, check_unseen, lineage_of
-from cifar_small.metrics import confusion_matrix, wilson_interval
 from cifar_small.mixing import Mix, apply_mix, draw_mix
 from cifar_small.models import (
     build_model,
@@ -56,8 +54,7 @@ from cifar_small.optim import (
     update_optimizer,
 )
 from cifar_small.per_image import build_transform
-from cifar_small.plots import draw_curves
-from cifar_small.predict import compute_logits, load_net, predict_images
+from cifar_small.predict import compute_logits
 from cifar_small.preprocess import Preprocess
 from cifar_small.problem import load_problem
 from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
@@ -66,7 +63,8 @@ from cifar_small.schedules import learning_rate
 from cifar_small.schema import Augment, Config, PhaseSettings
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.start import Start, begin_from, prepare_start
-from cifar_small.state import State
+from cifar_small.state import ExponentialAverage, State
+from cifar_small.summary import closing_line, epoch_line, summarise
 
 STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to
 CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GPU; on a CPU the look is free
@@ -106,8 +104,8 @@ def train(
         quiet = quiet or not world.first
         world.require_same(f"{config_hash(config)} {run.folder}")
         going_on = world.first_then_all(may_go_on)
-        summary = run.summary()
-        if going_on and summary and summary["epochs_planned"] == phases[-1].end and run.best.exists():
+        if world.first_then_all(lambda: going_on and _is_complete(run, phases)):
+            summary = run.summary() or {}  # which a rank on another machine may not see
             if not quiet:
                 print(f"{run.folder} is already complete: {summary['epochs']} epochs, val {summary['val_accuracy']:.2%}")
             return summary
@@ -121,6 +119,11 @@ def train(
         with collected_signals(stop):
             trainer.fit(on_epoch)
             return trainer.finish()
+
+
+def _is_complete(run: Run, phases: Sequence[Phase]) -> bool:
+    summary = run.summary()
+    return summary is not None and summary["epochs_planned"] == phases[-1].end and run.best.exists()
 
 
 class Trainer:
@@ -153,63 +156,59 @@ class Trainer:
         self.lessons, self.teachers = load_lessons(config, phases, self.problem, self.micro_batch)
         # The remainder, other images every epoch, is left out: every batch has the same shape.
         self.steps = len(self.problem.images) // self.batch
+        self.preprocess = Preprocess(self.problem.mean, self.problem.std, config.side, config.interpolation)
+        self.ancestors: list[Ancestor] = []
+        model = self._build_net(start)
+        _check_phases(config, phases, model, len(self.classes))
+        self.state = State(
+            model,
+            build_optimizer(model, phases[0].settings.optim),
+            ExponentialAverage(model, config.ema_decay) if config.ema_decay is not None else None,
+            totals=torch.zeros(2, device=self.device),
+        )
+        if config.engine.sync_batchnorm and world.size > 1:
+            synchronise_batchnorm(model)
+        self.enter(phases[0])
+        self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers, config.interpolation)
+        self._announce()
+
+    def _build_net(self, start: Start | None) -> nn.Module:
+        """The net on its device, its stem fitted to the training images, with the weights it starts from."""
+        config = self.config
         torch.manual_seed(config.seed)
         model = build_model(config.model, len(self.classes))
         check_tensors(model)
-        model = model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
-        self.preprocess = Preprocess(self.problem.mean, self.problem.std, config.side, config.interpolation)
+        if self.world.first:
+            # last.pt and previous.pt with two moments, average and slow weights, best.pt, one being written, what is kept.
+            size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+            require_space(self.run, (16 + copies_kept(config.engine, self.epochs)) * size)
+        model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
         fit_stem(model, self.problem.images[:STEM_IMAGES], self.preprocess)
-        self.ancestors: list[Ancestor] = []
         if start is not None:
             check_unseen(start.ancestors, self.problem.facts)
             self.ancestors = start.ancestors
             self.say(begin_from(model, start, self.classes))
-        self._check_phases(model)
-        average = None
-        if config.ema_decay is not None:
-            average_step = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]
-            average = AveragedModel(model, multi_avg_fn=average_step, use_buffers=True)
-        self.state = State(
-            model, build_optimizer(model, phases[0].settings.optim), average, totals=torch.zeros(2, device=self.device)
-        )
-        if config.engine.sync_batchnorm and world.size > 1:
-            synchronise_batchnorm(model)
-        self._enter(phases[0])
-        self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers, config.interpolation)
-        # last.pt and previous.pt with two moments, average and slow weights, best.pt, one being written, and what is kept.
-        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        require_space(run, (16 + copies_kept(config.engine, self.epochs)) * size)
+        return model
+
+    def _announce(self) -> None:
+        config, problem = self.config, self.problem
         self.say(
             f"{config.name}: {self.parameters:,} trainable parameters, {config.rules.max_params - self.parameters:,} below "
-            f"the budget of {config.rules.max_params:,}; {len(self.problem.images):,} training and {len(self.problem.val):,} "
+            f"the budget of {config.rules.max_params:,}; {len(problem.images):,} training and {len(problem.val):,} "
             f"validation images of {config.data.source}; {self.device}, {self.precision}"
         )
         if self.teachers:
             each = (f"{one.get('run', one['name'])} ({one['parameters']:,} parameters)" for one in self.teachers)
             self.say(f"learns from {', '.join(each)}, which are not counted")
 
-    def _check_phases(self, model: nn.Module) -> None:
-        """Raise ConfigError now for a phase that could not train when its turn comes."""
-        seen: set[int] = set()
-        for phase in self.phases:
-            set_frozen(model, phase.settings.freeze)
-            if not any(parameter.requires_grad for parameter in model.parameters()):
-                raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
-            side = phase.settings.resolution
-            if side in seen:
-                continue
-            seen.add(side)
-            try:
-                footprint(self.config.model, len(self.classes), side)
-            except RuntimeError as error:
-                raise ConfigError(
-                    f"phases.{phase.index}.resolution {side} is too small for this net ({error}); use more pixels"
-                ) from None
-        set_frozen(model, ())
-
     def restore(self) -> None:
         """Go on from the newest whole checkpoint. Raises CheckpointError when there is none or the data has changed."""
         self.world.first_then_all(self._mend_checkpoint)
+        if not self.run.last.exists():
+            raise CheckpointError(
+                f"rank {self.world.rank} does not find {self.run.last}, which rank 0 has: to resume over several machines, "
+                "keep it on a disk that all of them see"
+            )
         saved, _ = load_newest(self.run.last, self.run.previous)
         if saved["data"] != self.problem.facts:
             raise CheckpointError(
@@ -217,7 +216,7 @@ class Trainer:
             )
         check_same_teachers(saved.get("teachers", []), self.teachers, self.run.folder)
         # Between phases the state is that of the phase before; `fit` makes the change, as in a run that was not interrupted.
-        self._enter(self._phase(saved["epoch"] - (saved["step"] == 0)))
+        self.enter(self._phase(saved["epoch"] - (saved["step"] == 0)))
         self.state.restore(saved)
         self.ancestors = saved.get("ancestors", [])
         self.state.totals *= self.world.first  # as `_gather_totals` leaves them
@@ -257,25 +256,25 @@ class Trainer:
                 phase = self._phase(state.epoch)
                 if state.epoch == phase.start and state.step == 0:
                     if phase.index > 0:
-                        self._enter(phase)
+                        self.enter(phase)
                     self._say_what_trains(phase)
                 bar.set_description(f"epoch {state.epoch + 1}/{self.epochs}")
                 began, first_step = time.monotonic(), state.step
-                lr = self._train_epoch(phase, bar)
+                lr = self.train_epoch(phase, bar)
                 speed = (self.steps - first_step) * self.batch / (time.monotonic() - began)
                 row = self._end_epoch(phase, lr, speed)
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
                 if bar.disable:
-                    self.say(_line(row, self.epochs, state.best_accuracy, time.monotonic() - began))
+                    self.say(epoch_line(row, self.epochs, state.best_accuracy, time.monotonic() - began))
                 if on_epoch is not None:
                     on_epoch(row)
                 if self._asked_to_stop():
                     leave_if_asked(self.stop, self.run.folder)
 
-    def _train_epoch(self, phase: Phase, bar: Any) -> float:
+    def train_epoch(self, phase: Phase, bar: Any) -> float:
         """The steps of one epoch from `state.step` on; returns the last learning rate.
 
-        On a GPU nothing here waits for the device between looks at `first_bad` (but torch's average looks at its counter).
+        On a GPU nothing here waits for the device between looks at `first_bad`.
         """
         state, settings = self.state, phase.settings
         order = epoch_order(len(self.problem.images), self.config.seed, state.epoch)
@@ -288,12 +287,14 @@ class Trainer:
         order = order.to(self.device)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         span = (phase.schedule_end - phase.schedule_start) * self.steps
-        lr = 0.0
+
+        def rate(step: int) -> float:
+            done = (state.epoch - phase.schedule_start) * self.steps + step
+            return learning_rate(settings.schedule, settings.optim.lr, done, span, self.steps)
+
         set_training(state.model)
         for step, mix, rows, pixels in zip(steps, mixes, parts, batches, strict=True):
-            done = (state.epoch - phase.schedule_start) * self.steps + step
-            lr = learning_rate(settings.schedule, settings.optim.lr, done, span, self.steps)
-            set_learning_rate(state.optimizer, lr)
+            set_learning_rate(state.optimizer, rate(step))
             bad = self._step(phase, step, mix, pixels, order[rows], first_bad >= 0)
             first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
             state.step = step + 1
@@ -302,13 +303,13 @@ class Trainer:
             stop = self._asked_to_stop() if self.world.size == 1 or look else False
             save = (stop or (checkpoint and state.step % checkpoint == 0)) and state.step < self.steps
             if look or save or state.step == self.steps:
-                self._stop_if_diverged(first_bad, lr)
+                self._stop_if_diverged(first_bad, rate)
             bar.update(self.batch)
             if save:
                 self._save()
                 if stop:
                     leave_if_asked(self.stop, self.run.folder)
-        return lr
+        return rate(self.steps - 1)
 
     def _asked_to_stop(self) -> bool:
         """Has a signal come, to any rank? Then every rank knows of it."""
@@ -342,12 +343,12 @@ class Trainer:
         pixels = resize(pixels, settings.resolution, config.interpolation)
         pixels = pixels.contiguous(memory_format=memory_format(config.engine))
         state.optimizer.zero_grad(set_to_none=True)
-        total = self._backward(pixels, targets, settings)
+        total = self.backward(pixels, targets, settings)
         if settings.sam is not None:
             former = climb(state.optimizer, settings.sam)
             state.optimizer.zero_grad(set_to_none=True)
             with statistics_kept(state.model):
-                self._backward(pixels, targets, settings, count=False)
+                self.backward(pixels, targets, settings, count=False)
             descend(former)
         world.sum(total)  # so that all ranks agree on whether it is finite
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
@@ -359,7 +360,7 @@ class Trainer:
             state.average.update_parameters(state.model)
         return bad
 
-    def _backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, count: bool = True) -> Tensor:
+    def backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, count: bool = True) -> Tensor:
         """Gradients of the mean loss of our images, micro-batch by micro-batch; returns the summed loss, counts the hits."""
         total = torch.zeros((), device=self.device)
         slices = list(zip(torch.split(pixels, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
@@ -378,11 +379,11 @@ class Trainer:
                 self.state.totals[1] += target.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
         return total
 
-    def _stop_if_diverged(self, first_bad: Tensor, lr: float) -> None:
+    def _stop_if_diverged(self, first_bad: Tensor, rate: Callable[[int], float]) -> None:
         step = int(first_bad.item())  # a device synchronisation, every CHECK_EVERY steps on a GPU
         if step >= 0:
             raise self._diverged(
-                f"loss or gradient is not finite at epoch {self.state.epoch + 1}, step {step + 1} of {self.steps}", lr
+                f"loss or gradient is not finite at epoch {self.state.epoch + 1}, step {step + 1} of {self.steps}", rate(step)
             )
 
     def _diverged(self, what: str, lr: float) -> DivergedError:
@@ -513,50 +514,11 @@ class Trainer:
         """Predict val with the selected weights, draw the pictures, write the summary; rank 0 alone."""
         if not self.world.first:
             return {}
-        config, state, val = self.config, self.state, self.problem.val
-        keep_final(self.run, config.engine, self._weights())
-        net = load_net(self.run)
-        predictions = predict_images(net, val, config.views)
-        predictions.meta.update(split="val", run=self.run.folder.name, command="")
-        val_sha256 = predictions.save(self.run.predictions / "val.npz")
-        low, high = wilson_interval(int(predictions.correct.sum()), len(val))
-        title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
-        draw_curves(state.rows, [phase.end for phase in self.phases[:-1]], title, self.run.folder / "curves.png")
-        assert val.labels is not None
-        counts = confusion_matrix(val.labels, predictions.predicted, len(val.classes))
-        confusion_title = f"{title}\nval, {predictions.accuracy:.2%} right, views {config.views}"
-        draw_confusion(counts, val.classes, confusion_title, self.run.folder / "confusion.png")
-        summary = {
-            "name": config.name,
-            "seed": config.seed,
-            "parameters": net.parameters,
-            "max_params": config.rules.max_params,
-            "epochs": state.epoch,
-            "epochs_planned": self.epochs,
-            "selection": config.selection,
-            "selected_epoch": net.facts["epoch"],
-            "val_accuracy": predictions.accuracy,
-            "val_interval": [low, high],
-            "val_images": len(val),
-            "views": config.views,
-            "val_accuracy_plain": net.facts["val_accuracy"],
-            "seconds": round(time.monotonic() - self.clock, 1),
-            "data": self.problem.facts,
-            "config_sha256": config_hash(config),
-            "recipe_sha256": recipe_hash(config),
-            "weights_sha256": net.facts["weights_sha256"],
-            "val_predictions_sha256": val_sha256,
-            "metrics_sha256": sha256_file(self.run.metrics_file),
-            "lineage": net.facts["lineage"],
-            "teachers": self.teachers,
-        }
+        keep_final(self.run, self.config.engine, self._weights())
+        summary = summarise(self.run, self.config, self.phases, self.problem, self.state.rows, self.precision)
+        summary |= {"seconds": round(time.monotonic() - self.clock, 1), "teachers": self.teachers}
         write_json(self.run.summary_file, summary)
-        rule = "the best epoch on val" if config.selection == "best" else "the last epoch"
-        self.say(
-            f"val {predictions.accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, views {config.views}), epoch "
-            f"{net.facts['epoch']} selected by: {rule}; {net.parameters:,} parameters; {summary['seconds']:,.0f} s; "
-            f"{self.run.folder}"
-        )
+        self.say(closing_line(summary, self.run))
         return summary
 
     def say(self, text: str) -> None:
@@ -564,7 +526,7 @@ class Trainer:
         if not self.quiet:
             tqdm.write(text)
 
-    def _enter(self, phase: Phase) -> None:
+    def enter(self, phase: Phase) -> None:
         """Let a phase's parameters train, by its optimiser, with its dropout."""
         set_frozen(self.state.model, phase.settings.freeze)
         set_dropout(self.state.model, phase.settings.dropout)
@@ -604,17 +566,30 @@ class Trainer:
         if not self.config.engine.compile:
             return model
         mode = None if self.config.engine.compile is True else self.config.engine.compile
-        return torch.compile(model, mode=mode)  # type: ignore[return-value]
+        # A phase may have another resolution, dropout or frozen layers: each is compiled for its own shapes, and what was
+        # compiled before does not count against torch's limit of recompilations, beyond which it would run eagerly.
+        torch.compiler.reset()
+        return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 
     def _phase(self, epoch: int) -> Phase:
         return next(phase for phase in self.phases if phase.start <= epoch < phase.end)
 
 
-def _line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: float) -> str:
-    left = time.strftime("%H:%M:%S", time.gmtime((epochs - row["epoch"]) * seconds_an_epoch))
-    targets = " (mixed targets)" if row["train_targets"] == "mixed" else ""
-    return (
-        f"epoch {row['epoch']:>3}/{epochs}  lr {row['lr']:.4f}  train loss {row['train_loss']:.4f} "
-        f"acc {row['train_accuracy']:.2%}{targets}  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.2%}  "
-        f"best {best:.2%}  {row['images_per_second']:,.0f} img/s  {left} left"
-    )
+def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num_classes: int) -> None:
+    """Raise ConfigError now for a phase that could not train when its turn comes."""
+    seen: set[int] = set()
+    for phase in phases:
+        set_frozen(model, phase.settings.freeze)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
+        side = phase.settings.resolution
+        if side in seen:
+            continue
+        seen.add(side)
+        try:
+            footprint(config.model, num_classes, side)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"phases.{phase.index}.resolution {side} is too small for this net ({error}); use more pixels"
+            ) from None
+    set_frozen(model, ())

@@ -58,7 +58,7 @@ def no_pictures() -> Iterator[None]:
     """Runs draw none: they take three quarters of the time of tiny runs, and are looked at elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(f"cifar_small.train.{name}", lambda *_: None)
+            patch.setattr(f"cifar_small.summary.{name}", lambda *_: None)
         yield
 
 

@@ -28,7 +28,7 @@ LAYERS = """
     compare
     problem soup submission evaluation_files tta uncertainty comparison_tables model_card onnx_files pt2e start
     diagnose submission_diff
-    augmenter distill exported onnx_export uncertainty_files audit
+    augmenter distill exported onnx_export uncertainty_files audit summary
     train hub quantize report
     demo kill_resume bench preview sweep levels
     commands

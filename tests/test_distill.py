@@ -65,7 +65,7 @@ def pupil(*runs: Run, **changes: Any) -> Config:
 def train_an_epoch(config: Config, folder: Path) -> Trainer:
     """The steps of the first epoch alone, without evaluation, checkpoints and pictures."""
     trainer = Trainer(config, resolve_phases(config), Run(folder), [], 0.0, True)
-    trainer._train_epoch(trainer.phases[0], SimpleNamespace(update=lambda count: None))
+    trainer.train_epoch(trainer.phases[0], SimpleNamespace(update=lambda count: None))
     return trainer
 
 
@@ -202,7 +202,7 @@ def test_teachers_see_the_pupils_pixels_at_full_resolution(
 def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Of each step: what was mixed how, which images, and the targets that were trained on."""
     seen: list[tuple[Any, ...]] = []
-    step, backward = Trainer._step, Trainer._backward
+    step, backward = Trainer._step, Trainer.backward
 
     def stepped(self: Trainer, phase: Any, number: int, mix: Any, pixels: Any, chosen: Any, *rest: Any) -> Any:
         seen.append((mix, chosen, self.problem))
@@ -214,7 +214,7 @@ def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_step", stepped)
-        patch.setattr(Trainer, "_backward", backed)
+        patch.setattr(Trainer, "backward", backed)
         train_an_epoch(config, folder)
     return seen
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,11 @@ import torch
 from two_ranks import CONFIG
 
 from cifar_small.checkpoints import load_checkpoint
-from cifar_small.config import dump_config, parse_config
-from cifar_small.distributed import ALONE, World, share_batch
-from cifar_small.errors import ConfigError, UserError
+from cifar_small.config import dump_config, parse_config, resolve_phases
+from cifar_small.distributed import ALONE, World, share_batch, synchronise_batchnorm
+from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.runs import Run, locked
-from cifar_small.train import train
+from cifar_small.train import Trainer, train
 
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -127,6 +128,37 @@ def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: d
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
 
 
+MICRO = {
+    **CONFIG,
+    "model": {"family": "whitened_resnet", "stages": [{"width": 12, "branch": [[3, 8], [1, 12]]}] * 2},
+    "optim": {"name": "muon", "lr": 0.1, "bias": {"lr": 2.0}, "head": {"lr": 0.2}},
+    "ema_decay": None,
+    "phases": [{"epochs": 1, "resolution": 16}, {"epochs": 2}],
+    "engine": {**CONFIG["engine"], "sync_batchnorm": False, "micro_batch_size": 15},
+}
+
+
+def test_ranks_with_their_own_statistics_are_micro_batches(tmp_path: Path) -> None:
+    """Where BatchNorm sees 15 images at a time, two ranks of two such slices make the gradients of one process of four.
+
+    Not so the running statistics, which are of rank 0's images. Muon rounds its updates to bfloat16 (3 digits), so weights
+    agree to a hundredth of their norm; the classifier and the norms' biases take plain SGD steps of gradients that a wrong
+    mean over slices or ranks would halve or double.
+    """
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(MICRO)))
+    launched = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "together")
+    train(parse_config(MICRO), tmp_path / "alone", quiet=True)
+    finish(launched)
+    one, two = Run(tmp_path / "alone"), Run(tmp_path / "together")
+    assert [session["processes"] for session in two.sessions()] == [2]
+    for mine, theirs in zip(rows(one), rows(two), strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-2)
+    weights, others = (load_checkpoint(run.last)["model"] for run in (one, two))
+    for name in (name for name in weights if name.endswith(("weight", "bias"))):
+        assert (weights[name] - others[name]).norm() <= 0.01 * weights[name].norm(), name
+
+
 def _children(parent: int) -> list[int]:
     found = []
     for status in Path("/proc").glob("[0-9]*/stat"):
@@ -168,6 +200,15 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         share_batch(parse_config(CONFIG), 7)
 
 
+def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:
+    class WithActivation(torch.nn.BatchNorm2d):
+        pass
+
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), WithActivation(2))
+    with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronise the WithActivation of this net"):
+        synchronise_batchnorm(net)
+
+
 def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
     tensor = torch.ones(3)
     assert ALONE.sum(tensor) is tensor
@@ -185,6 +226,18 @@ def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert output.count("is in use by process") == 1
     assert output.count("rank 0 refused the run") == 1
+
+
+def test_a_machine_that_does_not_see_the_run_directory_is_told(tmp_path: Path) -> None:
+    class Elsewhere(World):
+        def first_then_all(self, check: Callable[[], bool]) -> bool:
+            return True  # as rank 0, on its own disk, would answer
+
+    config = parse_config(CONFIG)
+    trainer = Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True, world=ALONE)
+    trainer.world = Elsewhere(1, 2)
+    with pytest.raises(CheckpointError, match=r"rank 1 does not find .*last\.pt, which rank 0 has: .* a disk that all of them"):
+        trainer.restore()
 
 
 def test_a_world_size_alone_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -32,6 +32,19 @@ def test_auto_precision_follows_the_instruction_sets(monkeypatch: pytest.MonkeyP
     assert ("bf16" in cpu_name()) == (precision == "bf16")
 
 
+@pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
+def test_auto_precision_of_a_gpu_is_that_of_its_hardware(
+    monkeypatch: pytest.MonkeyPatch, hardware: bool, precision: str
+) -> None:
+    """Older GPUs only emulate bf16, which torch counts unless it is asked not to."""
+
+    def supported(including_emulation: bool = True) -> bool:
+        return hardware or including_emulation
+
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    assert resolve_precision("auto", torch.device("cuda")) == precision
+
+
 def test_flags_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = "processor : 0\nmodel name : Some CPU @ 2 GHz\nflags : fpu avx2 amx_bf16\n"
     text = f"{first}\nprocessor : 1\nmodel name : Other\nflags : fpu\n"

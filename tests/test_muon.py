@@ -64,14 +64,15 @@ def test_a_stack_is_its_matrices_and_zero_stays_zero() -> None:
         torch.testing.assert_close(whole[index], orthogonalise(matrices[index : index + 1], 3)[0], atol=0.02, rtol=0.02)
 
 
-def test_torchs_muon_takes_the_same_steps_of_a_matrix() -> None:
-    """torch adds lr * update without our factor for tall matrices, and takes a lerp for momentum, which only scales it."""
-    start = torch.randn(6, 10, generator=torch.Generator().manual_seed(3))
+@pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
+def test_torchs_muon_takes_the_same_steps_of_a_matrix(shape: tuple[int, int]) -> None:
+    """torch has the same factor for tall matrices, and takes a lerp for momentum, which only scales it."""
+    start = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
     muon = Muon([{"params": [ours], **group(normalise=False, weight_decay=0.2, iterations=5, momentum=0.9)}])
     reference = torch.optim.Muon([theirs], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2, ns_steps=5)
     for step in range(4):
-        ours.grad = torch.randn(6, 10, generator=torch.Generator().manual_seed(10 + step))
+        ours.grad = torch.randn(shape, generator=torch.Generator().manual_seed(10 + step))
         theirs.grad = ours.grad.clone()
         muon.step()
         reference.step()

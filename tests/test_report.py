@@ -152,7 +152,7 @@ def test_seeds_of_many_models_stand_together(many: str, folder: Path) -> None:
     assert names == ["tiny", "lone", "logits", "voted"]
     accuracies = [load_predictions(folder / name / "predictions" / "val.npz").accuracy for name in ("first", "second", "third")]
     figures = re.findall(r'<div class="figure"><b>(.*?)</b><span[^>]*>(.*?)</span>', many)
-    assert figures[0][0] == f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies, ddof=1):.2f} %"
+    assert figures[0][0] == f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies, ddof=1):.2f}%"
     assert figures[0][1].startswith("val accuracy, mean and sd of 3 seeds")
     single = load_predictions(folder / "first" / "predictions" / "val.npz").meta["parameters"]
     assert [figures[place][0] for place in (1, 5)] == [f"{single:,}", f"{3 * single:,}"]

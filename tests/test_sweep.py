@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -12,13 +13,16 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from conftest import tiny_raw
 
 import cifar_small.sweep.claims as claims_module
+import cifar_small.sweep.cluster as cluster
 import cifar_small.sweep.search as search_module
 import cifar_small.sweep.table as table_module
 import cifar_small.sweep.worker as worker_module
@@ -336,6 +340,36 @@ def test_the_age_of_a_claim_is_told_by_the_folders_clock(tmp_path: Path, monkeyp
     other_host(tmp_path, "a")
     monkeypatch.setattr(time, "time", lambda: 1e12)  # a machine whose clock is far ahead
     assert take(tmp_path, "a", 10) is None
+
+
+def test_a_claim_lives_on_through_a_server_that_is_away_for_a_moment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claim = take(tmp_path, "a", 10)
+    assert claim is not None
+    exists, asked, later = Path.exists, list[Path](), threading.Event()
+
+    def flaky(path: Path, **options: Any) -> bool:
+        asked.append(path)
+        if len(asked) == 1:
+            raise OSError(errno.ESTALE, "Stale file handle")
+        later.set()
+        return exists(path, **options)
+
+    claim._beat = 0.01
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "exists", flaky)
+        with claim:
+            assert later.wait(10)  # asked again after the error
+    assert claim.path.stat().st_mtime == 0
+
+
+def test_a_visitor_who_may_not_write_sees_who_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other_host(tmp_path, "a", minutes=1)
+
+    def refuse(path: Path, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    assert holder(tmp_path, "a", 10) == "process 1 on elsewhere"
 
 
 def test_a_dead_process_of_this_machine_holds_nothing(tmp_path: Path) -> None:
@@ -786,6 +820,21 @@ def test_submitit_workers_do_the_sweep(
     assert [len(run.sessions()) for run in runs] == [1, 1]
     assert "--submit local" in runs[0].sessions()[0]["command"]
     assert "best on val: lr-0." in capsys.readouterr().out
+
+
+def test_workers_of_a_machine_with_gpus_see_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit hides all GPUs from local jobs that ask for none."""
+    asked: list[Any] = []
+    executor = SimpleNamespace(update_parameters=lambda **given: asked.append(given), submit=lambda job: job)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    job = cluster.Job(Path("sweep.yaml"), Path("out"), "")
+    assert cluster._send(executor, job, 3, cluster.visible_gpus()) == [job] * 3
+    assert asked == [{"gpus_per_node": 1, "local_visible_gpus": [gpu]} for gpu in (0, 1, 0)]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
+    assert cluster.visible_gpus() == [5, 7]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert cluster.visible_gpus() == []
 
 
 # ---------------------------------------------------------------------------------------------------- sweeps of the repository

@@ -487,7 +487,7 @@ def test_an_average_is_thawed_with_its_net(ancestor_run: Path, tmp_path: Path) -
     config = parse_config(tiny_raw(data=SMALL, phases=phases, selection="last"))
     trainer = train_module.Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True)
     for phase, frozen in zip(trainer.phases, (True, False), strict=True):
-        trainer._enter(phase)
+        trainer.enter(phase)
         average = trainer.state.average
         assert average is not None
         trained = {name: parameter.requires_grad for name, parameter in average.module.named_parameters()}

@@ -84,11 +84,13 @@ class Contender:
     engine: str
     workers: int
     settings: AnyAugment | None
+    side: int = 32  # pixels that images are enlarged to before
+    interpolation: str = "bilinear"  # by which they are
 
     def batches(self, augmenter: Augmenter, order: Tensor, epoch: int, parts: Sequence[slice]) -> Iterator[Tensor]:
-        """The pixels of each part of an epoch: normalised float32 (B, 3, 32, 32)."""
+        """The pixels of each part of an epoch: normalised float32 (B, 3, side, side)."""
         if self.settings is not None:
-            yield from augmenter.epoch(self.settings, order, epoch, parts)
+            yield from augmenter.epoch(self.settings, order, epoch, parts, self.side)
             return
         problem = augmenter.problem
         transform, images = loop_transform(self.recipe, problem.mean, problem.std), problem.images.cpu()
@@ -114,14 +116,15 @@ def loop_transform(recipe: str, mean: Sequence[float], std: Sequence[float]) -> 
 
 def contenders(config: Config, workers: Sequence[int]) -> list[Contender]:
     """Every recipe by every engine with every number of processes it can use; in each recipe the tensor engine comes first."""
-    own = resolve_phases(config)[0].settings.augment
+    phase = resolve_phases(config)[0].settings
+    own, side = phase.augment, config.augmented_at(phase.resolution)
     recipes: dict[str, dict[str, AnyAugment | None]] = {}
     for recipe, engines in RECIPES.items():
         recipes[recipe] = {engine: _section(engine, given) for engine, given in engines.items()}
         recipes[recipe][LOOP] = None
     recipes[OWN] = {own.engine: own}
     return [
-        Contender(recipe, engine, count, settings)
+        Contender(recipe, engine, count, settings, side if recipe == OWN else 32, config.interpolation)
         for recipe, engines in recipes.items()
         for engine, settings in engines.items()
         for count in (workers if settings is not None and not isinstance(settings, Augment) else (0,))
@@ -136,7 +139,7 @@ def epoch_seconds(contender: Contender, problem: Problem, batch: int) -> float:
     """Seconds of an epoch of whole batches, its order and draws included, after one that starts processes and fills caches."""
     count = len(problem.images)
     parts = [slice(start, start + batch) for start in range(0, count - batch + 1, batch)]
-    with closing(Augmenter(problem, 0, contender.workers)) as augmenter:
+    with closing(Augmenter(problem, 0, contender.workers, contender.interpolation)) as augmenter:
         for epoch in range(2):
             watch = Stopwatch(problem.device, len(parts) - 1)
             for pixels in contender.batches(augmenter, epoch_order(count, 0, epoch), epoch, parts):

@@ -41,7 +41,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         for what, factor in steps:
             larger, count = grown(config, what, factor, images)
             loops.append(Ours(synthetic(larger, count, scratch), scratch))
-            macs = footprint(larger.model, len(loops[-1].trainer.classes), larger.side).macs
+            macs = footprint(larger.model, len(loops[-1].trainer.classes), loops[-1].phase.settings.resolution).macs
             facts.append({"what": what, "factor": factor, "images": count, "batch": larger.batch_size, "macs": macs})
         for loop in loops:
             loop.run(Stopwatch(loop.device, min(2, loop.trainer.steps) - 1))

@@ -104,7 +104,7 @@ class Ours:
         self.trainer = Trainer(config, phases, Run(folder), [], time.monotonic(), quiet=True)
         self.phase, state = phases[phase], self.trainer.state
         state.epoch = self.phase.start
-        self.trainer._enter(self.phase)
+        self.trainer.enter(self.phase)
         self.device, self.precision = self.trainer.device, self.trainer.precision
         self.layout: str = config.engine.layout
         self.start_up_share = 1 / self.trainer.steps
@@ -113,7 +113,7 @@ class Ours:
         """The last `watch.steps + 1` steps of an epoch, and of the phase's next epoch the next time."""
         state, epochs = self.trainer.state, self.phase.end - self.phase.start
         state.step = self.trainer.steps - watch.steps - 1
-        self.trainer._train_epoch(self.phase, watch)
+        self.trainer.train_epoch(self.phase, watch)
         state.epoch = self.phase.start + (state.epoch - self.phase.start + 1) % epochs
         state.totals.zero_()
 
@@ -144,7 +144,7 @@ class Ceiling:
         set_training(state.model)
         for _ in range(watch.steps + 1):
             state.optimizer.zero_grad(set_to_none=True)
-            trainer._backward(self.pixels, self.targets, self.phase.settings, count=False)
+            trainer.backward(self.pixels, self.targets, self.phase.settings, count=False)
             state.optimizer.step()
             if state.average is not None and self.phase.settings.swa is None:  # which averages epochs
                 state.average.update_parameters(state.model)

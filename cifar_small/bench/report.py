@@ -19,6 +19,7 @@ from cifar_small.config import config_dict, config_hash
 from cifar_small.environment import describe, prepare_process, resolve_device, resolve_precision
 from cifar_small.files import write_json
 from cifar_small.schema import Config
+from cifar_small.tables import aligned
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = 0.5  # processes that run or wait, averaged over the last minute, above which a machine is not idle
@@ -59,15 +60,7 @@ def mean_and_sd(values: Sequence[float]) -> tuple[float, float | None]:
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, the first one left-aligned and the others right-aligned."""
-    lines = [header, *rows]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(header))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    )
+    return aligned([header, *rows], [False] + [True] * (len(header) - 1))
 
 
 @dataclass(frozen=True)

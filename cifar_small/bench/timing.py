@@ -38,7 +38,7 @@ not the time of a run. With --baseline the two configs take turns: ours, baselin
 The test split is read, which each run's record says: measure configs with this, choose them on val.
 
   tools/bench time configs/resnet_hour.yaml --targets 93 94 --seeds 0 1 2
-  tools/bench time configs/fast.yaml --targets 93 --seeds 0 1 2 --baseline configs/resnet_hour.yaml
+  tools/bench time configs/speed/cifar10_94.yaml --targets 94 --seeds 0 1 2 --baseline configs/speed/airbench94_muon.yaml
   tools/bench time configs/resnet_hour.yaml --targets 93 --set engine.threads=2 --output runs/timing --json timing.json"""
 MACHINE = ("device", "threads", "precision", "commit", "dirty")  # what two times must share to be compared
 

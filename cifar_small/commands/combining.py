@@ -13,7 +13,9 @@ METHODS = ("logits", "probabilities", "vote", "weighted", "greedy")  # of blendi
 
 
 def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("predictions", type=Path, nargs="+", metavar="PREDICTIONS")
+    parser.add_argument(
+        "predictions", type=Path, nargs="+", metavar="PREDICTIONS", help="one file of each member, of one split"
+    )
     parser.add_argument("--output", type=Path, required=True, help="predictions file to write")
     parser.add_argument("--method", choices=METHODS, default="logits", help="how several answers become one (default: logits)")
     parser.add_argument(

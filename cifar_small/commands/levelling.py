@@ -53,7 +53,7 @@ Each level is a config in configs/levels/, with the comparison, vote, distillati
 command is printed before it runs; what is trained is not trained again, a killed run goes on, evaluations are made anew.
   cifar-small levels r1                                  all five, from ImageNet weights (cifar-small weights fetch)
   cifar-small levels r2 --level 1 --weights-dir D        from files, such as resnet50.a1_in1k.safetensors or timm_resnet50.pth
-  cifar-small levels r1 --smoke --output /tmp/levels     a few hundred images, random weights, three minutes for both reports
+  cifar-small levels r1 --smoke --output /tmp/levels     a few hundred images, random weights: does it all work?
 Settings after that hold for every run of the levels, by their dotted names:
   cifar-small levels r1 --level 1 2 --weights null --input.size 64 --data.train_limit 10000
 Leaves a folder for each level (weights, curves, confusion, per-class table, comparison), and a table over all of them.""",

@@ -76,7 +76,7 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--config", type=Path, required=True, help="whose data set it is")
     parser.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
@@ -99,12 +99,19 @@ COMMANDS = (
         _predict_arguments,
         _predict,
         detail="""\
-Reading the test split is recorded in the run directory; choose nothing by it.""",
+Reading the test split is recorded in the run directory; choose nothing by it.
+  cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
+  cifar-small predict runs/resnet_hour-seed0 --split val --views none        -> runs/resnet_hour-seed0/predictions/val_none.npz
+  cifar-small predict runs/resnet_hour-seed0 --split test                    what its accuracy is, once""",
     ),
     Command(
         "unlabelled",
         "write the test images of a config as an unlabelled pickle, to practise on",
         _unlabelled_arguments,
         _unlabelled,
+        detail="""\
+A rehearsal of the competition's day, by images whose labels are known afterwards:
+  cifar-small unlabelled --config configs/resnet_hour.yaml --output practice.pkl
+  cifar-small predict runs/resnet_hour-seed0 --split submit --file practice.pkl""",
     ),
 )

@@ -77,7 +77,7 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _record_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="RUN")
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
     parser.add_argument("--output", type=Path, required=True, help="folder, such as submissions/2026-11-20_mine")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
@@ -91,7 +91,9 @@ def _record(options: argparse.Namespace) -> int:
 
 
 def _results_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--records", type=Path, default=Path("submissions"))
+    parser.add_argument(
+        "--records", type=Path, default=Path("submissions"), help="folder of the records (default: submissions)"
+    )
     parser.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw accuracy against time of the recorded runs instead")
     parser.add_argument("--source", default="cifar10", help="data set of the picture (default: cifar10)")
@@ -132,12 +134,32 @@ COMMANDS = (
 The record, curves and config are put beside the CSV, so give each submission a folder of its own:
   cifar-small submit runs/mine/predictions/submit.npz --output submissions/2026-11-20_mine/submission.csv""",
     ),
-    Command("check", "validate any submission CSV against the unlabelled file and name every fault", _check_arguments, _check),
+    Command(
+        "check",
+        "validate any submission CSV against the unlabelled file and name every fault",
+        _check_arguments,
+        _check,
+        detail="""\
+Needs no run and no record, so it also judges a CSV from elsewhere; exit code 1 when there is a fault:
+  cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl""",
+    ),
     Command(
         "record",
         "put the record of a run (summary, config, curves, test readings) into a folder for git",
         _record_arguments,
         _record,
+        detail="""\
+For a run that is a result but no submission; small files only, no weights:
+  cifar-small record runs/resnet_hour-seed0 --output submissions/2026-11-20_resnet_hour""",
     ),
-    Command("results", "print the results table made from the records under submissions/", _results_arguments, _results),
+    Command(
+        "results",
+        "print the results table made from the records under submissions/",
+        _results_arguments,
+        _results,
+        detail="""\
+A row for each recipe, over its recorded seeds:
+  cifar-small results --write README.md                                  between the results markers of that file
+  cifar-small results --picture submissions/accuracy_over_time.png       accuracy against time, a line for each recipe""",
+    ),
 )

@@ -26,7 +26,7 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
     parser.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
-    parser.add_argument("--print_config", action="store_true", help="print the resolved config and stop")
+    parser.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -81,7 +81,7 @@ def _slurm(options: argparse.Namespace) -> int:
 def _preview_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG")
     parser.add_argument(
-        "--epoch", type=int, metavar="E", help="only the phase of this epoch, from it on (default: every phase)"
+        "--epoch", type=int, metavar="E", help="start at this epoch and draw its phase alone (default: every phase)"
     )
     parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default: 8)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="epochs of each phase (default: 4)")
@@ -133,7 +133,10 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--retry-failed", action="store_true", help="forget recorded failures and try these runs again")
     parser.add_argument("--jobs", type=int, metavar="N", help="workers to send (with --submit)")
     parser.add_argument(
-        "--slurm", nargs="+", metavar="KEY=VALUE", help="settings of the jobs, such as partition=gpu time=600 gpus_per_node=1"
+        "--slurm",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="settings of the jobs, such as partition=gpu time=600 (minutes) gpus_per_node=1",
     )
 
 

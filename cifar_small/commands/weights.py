@@ -11,14 +11,14 @@ from cifar_small.published import PUBLISHED, Published
 
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["list", "fetch", "verify"])
+    parser.add_argument("action", choices=["list", "fetch", "verify"], help="show what is here, download, or check hashes")
     parser.add_argument("nets", nargs="*", metavar="NET", help="such as torchvision/resnet18 (list, verify: default all)")
 
 
 def _weights(options: argparse.Namespace) -> int:
     for name in options.nets:
         if name not in PUBLISHED:
-            near = difflib.get_close_matches(name, PUBLISHED, 1, cutoff=0.3)
+            near = difflib.get_close_matches(name, PUBLISHED, 1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(PUBLISHED)}"
             raise UserError(f"weights: there is no net {name!r}; {hint}")
     if options.action == "fetch" and not options.nets:

@@ -138,7 +138,7 @@ def _hero(subject: Subject, others_tested: bool) -> Hero:
     else:
         split = "test" if "test" in subject.group.spreads else "val"
         spread = subject.group.spreads[split]
-        accuracy = f"{100 * spread.mean:.2f} ± {100 * spread.sd:.2f} %"
+        accuracy = f"{100 * spread.mean:.2f} ± {100 * spread.sd:.2f}%"
         of = f"{split} accuracy, mean and sd of {spread.n} seeds, {row.scores[split].total:,} images"
     allowed = f"parameters, of {row.budget:,} allowed" + "".join(f"; {fault}" for fault in row.faults)
     warning = "on val, not test" if others_tested and split == "val" else ""

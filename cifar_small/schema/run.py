@@ -90,6 +90,16 @@ class Config(Recipe):
         return self
 
     @model_validator(mode="after")
+    def _graphs_do_not_accumulate(self) -> Config:
+        engine = self.engine
+        if isinstance(engine.compile, str) and engine.micro_batch_size not in (None, self.batch_size):
+            raise ValueError(
+                f"engine.compile {engine.compile} uses CUDA graphs, in which torch cannot accumulate the gradients of "
+                f"engine.micro_batch_size {engine.micro_batch_size}: use compile: true, or drop micro_batch_size"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _final_is_another(self) -> Config:
         if self.engine.keep_final and self.selection == "last":
             raise ValueError("engine.keep_final has no effect with selection: last, which makes best.pt the end: drop it")

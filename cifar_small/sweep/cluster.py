@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.strict_yaml import parse_yaml
@@ -45,8 +48,7 @@ def submit_workers(
     _configure(executor, cluster, settings, sweep.name)
     # Absolute, as a job may start in another folder; what the command recorded in each run says is the user's own line.
     job = Job(path.resolve(), place.folder.resolve(), command)
-    with executor.batch():
-        sent = [executor.submit(job) for _ in range(jobs)]
+    sent = _send(executor, job, jobs, visible_gpus() if cluster == "local" else [])
     print(
         f"{jobs} workers sent to {cluster}: {', '.join(one.job_id for one in sent)}; logs in {place.folder / 'jobs'}",
         flush=True,
@@ -63,6 +65,25 @@ def submit_workers(
         raise UserError(f"{len(failed)} of {jobs} workers ended early ({reason}); their logs are in {place.folder / 'jobs'}")
     sweep, place, cells = prepare(path, folder)
     return finish(sweep, place, cells)
+
+
+def _send(executor: Any, job: Job, jobs: int, gpus: Sequence[int]) -> list[Any]:
+    """Send the job `jobs` times; where `gpus` are given, each sees one of them in turn."""
+    if not gpus:
+        with executor.batch():
+            return [executor.submit(job) for _ in range(jobs)]
+    sent = []
+    for index in range(jobs):
+        executor.update_parameters(gpus_per_node=1, local_visible_gpus=[gpus[index % len(gpus)]])
+        sent.append(executor.submit(job))
+    return sent
+
+
+def visible_gpus() -> list[int]:
+    """The GPUs of this machine by the numbers that CUDA_VISIBLE_DEVICES takes; submitit's workers see none unless told."""
+    count = torch.cuda.device_count()
+    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:count]
+    return [int(one) for one in named] if count and all(one.strip().isdigit() for one in named) else list(range(count))
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:

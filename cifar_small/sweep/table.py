@@ -17,6 +17,7 @@ from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
 from cifar_small.sweep.spec import Range, Sweep
 from cifar_small.sweep.states import Place, State, job_name
+from cifar_small.tables import aligned
 
 SHOWN = 20  # rows on the terminal; the table file has them all
 MOST_DRAWN = 40  # cells that a picture with a line for each can hold
@@ -194,14 +195,7 @@ def _escaped(text: str) -> str:
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
     """Columns of text; numbers, all but the first and last column, to the right."""
-    last = len(lines[0]) - 1
-    widths = [max(len(line[column]) for line in lines) for column in range(last)]
-    return "\n".join(
-        "  ".join(
-            [line[0].ljust(widths[0]), *(line[column].rjust(widths[column]) for column in range(1, last)), line[last]]
-        ).rstrip()
-        for line in lines
-    )
+    return aligned(lines, [False, *[True] * (len(lines[0]) - 2), False])
 
 
 def _draw(sweep: Sweep, place: Place, rows: Sequence[Row]) -> None:
