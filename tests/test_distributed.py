@@ -234,6 +234,7 @@ def test_a_machine_that_does_not_see_the_run_directory_is_told(tmp_path: Path) -
             return True  # as rank 0, on its own disk, would answer
 
     config = parse_config(CONFIG)
+    (tmp_path / "run").mkdir()
     trainer = Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True, world=ALONE)
     trainer.world = Elsewhere(1, 2)
     with pytest.raises(CheckpointError, match=r"rank 1 does not find .*last\.pt, which rank 0 has: .* a disk that all of them"):
