@@ -78,6 +78,7 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("mode", [True, "reduce-overhead"])
 def test_compiled_training_has_the_same_losses(tmp_path: Path, mode: bool | str) -> None:
     train(on("cuda"), tmp_path / "plain", quiet=True)

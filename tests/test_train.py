@@ -458,6 +458,7 @@ def test_bf16_and_record_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's own import of it
 def test_compiled_training_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Over two resolutions, in micro-batches. Fused kernels round otherwise: some 1e-6 of a loss, amplified by steps."""
     raw = tiny_raw(phases=[{"epochs": 1}, {"epochs": 1, "resolution": 24}])
