@@ -17,7 +17,7 @@ setup: .venv/ready  ## create .venv from pyproject.toml and constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: setup      ## the whole way from a parameter table to a scored submission, under two minutes
+demo: setup      ## the whole way from a parameter table to a scored submission, half a minute
 	$(BIN)/cifar-small demo
 
 test: setup      ## the fast test suite, on two cores

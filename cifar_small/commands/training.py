@@ -169,7 +169,7 @@ def _sweep(options: argparse.Namespace) -> int:
 COMMANDS = (
     Command(
         "demo",
-        "the whole way on digits that come with scikit-learn: no data, no network, no GPU, two minutes",
+        "the whole way on digits that come with scikit-learn: no data, no network, no GPU, half a minute",
         _demo_arguments,
         _demo,
     ),
