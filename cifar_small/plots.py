@@ -72,9 +72,10 @@ def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[
     """
     figure = _figure(9, 6)
     axes = figure.subplots()
-    for (label, seconds, accuracies), colour in zip(runs, itertools.cycle(LINES), strict=False):
+    styles = itertools.product(("-", "--", ":"), LINES)  # where colours begin anew, another dash
+    for (label, seconds, accuracies), (dash, colour) in zip(runs, itertools.cycle(styles), strict=False):
         minutes, errors = [second / 60 for second in seconds], [100 * (1 - accuracy) for accuracy in accuracies]
-        axes.plot(minutes, errors, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
+        axes.plot(minutes, errors, dash, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.invert_yaxis()

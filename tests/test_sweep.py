@@ -362,11 +362,12 @@ def test_a_claim_lives_on_through_a_server_that_is_away_for_a_moment(tmp_path: P
     assert claim.path.stat().st_mtime == 0
 
 
-def test_a_visitor_who_may_not_write_sees_who_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EROFS])
+def test_a_visitor_who_may_not_write_sees_who_works(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int) -> None:
     other_host(tmp_path, "a", minutes=1)
 
     def refuse(path: Path, **options: Any) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied")
+        raise OSError(reason, os.strerror(reason))
 
     monkeypatch.setattr(Path, "touch", refuse)
     assert holder(tmp_path, "a", 10) == "process 1 on elsewhere"

@@ -14,6 +14,7 @@ The locks of the run directories (`runs.locked`) stand behind this where flock h
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -145,8 +146,10 @@ def _now(folder: Path) -> float:
     probe = folder / f".clock.{secrets.token_hex(8)}"
     try:
         probe.touch()
-    except PermissionError:  # a visitor who may only look; for him this machine's clock will do
-        return time.time()
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
+        return time.time()  # a visitor who may only look; for him this machine's clock will do
     try:
         return probe.stat().st_mtime
     finally:
