@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 from tqdm.auto import tqdm
@@ -22,6 +22,23 @@ def collected_signals(received: list[int]) -> Iterator[None]:
         received.append(number)
         tqdm.write(f"{signal.Signals(number).name} received: saving after this step (again: stop now)")
 
+    with _handled_by(handle):
+        yield
+
+
+def stopped_by_signals() -> AbstractContextManager[None]:
+    """SIGTERM, and SIGINT also where a shell had it ignored, raise KeyboardInterrupt inside, so that `finally` clauses run."""
+    return _handled_by(signal.default_int_handler)
+
+
+def leave_if_asked(received: list[int], folder: object) -> None:
+    """Raise Terminated if a signal has come; call it where everything is saved."""
+    if received:
+        raise Terminated(f"stopped by {signal.Signals(received[0]).name}; saved in {folder}: add --resume to continue")
+
+
+@contextmanager
+def _handled_by(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     try:
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     except ValueError:  # not in the main thread, where signals cannot be handled
@@ -32,9 +49,3 @@ def collected_signals(received: list[int]) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def leave_if_asked(received: list[int], folder: object) -> None:
-    """Raise Terminated if a signal has come; call it where everything is saved."""
-    if received:
-        raise Terminated(f"stopped by {signal.Signals(received[0]).name}; saved in {folder}: add --resume to continue")

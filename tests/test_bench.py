@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import runpy
+import signal
+import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +33,7 @@ from cifar_small.preprocess import normalise
 from cifar_small.problem import load_problem
 from cifar_small.runs import Run
 from cifar_small.schema import Config, WideResNetModel
+from cifar_small.signals import stopped_by_signals
 from cifar_small.train import train
 
 Tiny = Callable[..., Config]
@@ -620,6 +625,21 @@ def test_wall_time_runs_this_package_wherever_it_stands(tmp_path: Path, monkeypa
         UserError, match=r"cifar-small train ended with exit code 2: cifar-small: error: .*gone\.yaml.*one\.log"
     ):
         timing.wall_time(["train", "--config", "gone.yaml"], log)
+
+
+def test_a_bench_that_is_stopped_leaves_no_training_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    children: list[subprocess.Popen[bytes]] = []
+
+    def popen(*arguments: Any, **options: Any) -> subprocess.Popen[bytes]:
+        children.append(start(*arguments, **options))
+        threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        return children[0]
+
+    start = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", popen)
+    with stopped_by_signals(), pytest.raises(KeyboardInterrupt):
+        timing.wall_time(["train", "--config", "configs/smoke.yaml", "--output", str(tmp_path / "run")], tmp_path / "log")
+    assert children[0].returncode in (-signal.SIGTERM, 143)  # not 0: it was stopped, and waited for
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from cifar_small.config import load_config
 from cifar_small.errors import UserError
 from cifar_small.exits import exit_code
 from cifar_small.files import probe_writable
+from cifar_small.signals import stopped_by_signals
 
 ALL = (STEPS, TIME, COMMANDS, GROWTH, AUGMENT)
 DESCRIPTION = """\
@@ -44,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark and return its exit code; a user's error is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = _parser().parse_args(given)
-    return exit_code("bench", lambda: _run(options, shlex.join(["tools/bench", *given])))
+    with stopped_by_signals():
+        return exit_code("bench", lambda: _run(options, shlex.join(["tools/bench", *given])))
 
 
 def _run(options: argparse.Namespace, command: str) -> int:

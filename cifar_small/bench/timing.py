@@ -156,14 +156,17 @@ def wall_time(arguments: Sequence[str], log: Path) -> float:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with open(log, "ab") as file:
         began = time.perf_counter()
-        done = subprocess.run(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path}, check=False)
+        child = subprocess.Popen(command, stdout=file, stderr=file, env={**os.environ, "PYTHONPATH": path})
+        try:
+            code = child.wait()
+        finally:
+            child.terminate()  # when we are stopped: an orphan would train on; a child that has ended does not mind
+            child.wait()
         seconds = time.perf_counter() - began
-    if done.returncode:
+    if code:
         lines = log.read_text(encoding="utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "it printed nothing")
-        raise UserError(
-            f"cifar-small {arguments[0]} ended with exit code {done.returncode}: {last.strip()}; all it said: {log}"
-        )
+        raise UserError(f"cifar-small {arguments[0]} ended with exit code {code}: {last.strip()}; all it said: {log}")
     return seconds
 
 
