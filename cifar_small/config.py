@@ -23,6 +23,7 @@ from cifar_small.published import MEAN, PUBLISHED, STD
 from cifar_small.schema import (
     AUGMENTS,
     IDLE_MIX_PROB,
+    MIX_KINDS,
     MIXINGS,
     Augment,
     BasicAugment,
@@ -83,6 +84,9 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         epoch += phase.epochs
     if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
         problems.append(IDLE_MIX_PROB)
+    for kind, name in MIX_KINDS.items():
+        if getattr(config.mix_probs, kind, 0) and not any(getattr(phase, name) for phase in resolved):
+            problems.append(f"mix_probs.{kind} has no effect while {name} is 0 in every phase: set {name} or drop the share")
     if config.input.augment == "after" and config.side == 32 and not _size_is_open(config):
         problems.append("input.augment after has no effect while images are not enlarged: set input.size above 32, or drop it")
     if problems:
@@ -122,6 +126,11 @@ def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = Non
     settings = dict(settings)
     if not any(settings.get(key) for key in MIXINGS) and "mix_prob" not in keep:
         settings.pop("mix_prob", None)
+    shares = settings.get("mix_probs")
+    if isinstance(shares, Mapping):
+        named = keep.get("mix_probs") or {}
+        shares = {kind: share for kind, share in shares.items() if kind in named or settings.get(MIX_KINDS.get(kind, ""))}
+        settings["mix_probs"] = shares if shares else None
     augment = settings.get("augment")
     if isinstance(augment, Mapping):
         section = AUGMENTS.get(str(augment.get("engine", "tensor")))
@@ -253,7 +262,7 @@ def config_dict(config: Config) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(config.model_dump_json())
     if "mix_prob" not in config.model_fields_set:
         plain.pop("mix_prob")  # with mixing off everywhere it would be refused as having no effect
-    plain = _without_idle(plain, keep={key: plain[key] for key in plain if key == "mix_prob"})
+    plain = _without_idle(plain, keep={key: plain[key] for key in plain if key in ("mix_prob", "mix_probs")})
     first = ("name", "seed", "rules", "data", "model", "batch_size")
     return {key: plain[key] for key in first} | {key: value for key, value in plain.items() if key not in first}
 

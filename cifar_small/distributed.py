@@ -56,13 +56,13 @@ class World:
             raise UserError("rank 0 refused the run; its message says why")
         return bool(answer[0])
 
-    def require_same(self, words: str) -> None:
+    def require_same(self, words: str, what: str, advice: str) -> None:
         """Raise UserError on every rank where rank 0 has other words; processes of different runs must not be mixed."""
         ours = torch.tensor(list(hashlib.sha256(words.encode()).digest()), dtype=torch.int64)
         theirs = ours.clone()
         self.broadcast(theirs)
         if not torch.equal(ours, theirs):
-            raise UserError(f"rank {self.rank} was given another config or run directory than rank 0; start all with the same")
+            raise UserError(f"rank {self.rank} has another {what} than rank 0; {advice}")
 
     def any(self, here: bool, device: torch.device) -> bool:
         """Is it so on any rank? Every rank must ask; waits for the device."""
@@ -112,8 +112,8 @@ def share_batch(config: Config, size: int) -> int:
     if rest or not micro or share % micro:
         what = f" in slices of engine.micro_batch_size {micro}" if config.engine.micro_batch_size else ""
         raise ConfigError(
-            f"batch_size {config.batch_size} cannot be shared by {size} processes{what}; use a batch_size that is a multiple "
-            f"of {size * (config.engine.micro_batch_size or 1)}"
+            f"batch_size {config.batch_size} cannot be shared by {size} processes{what}; use another number of processes, or a "
+            f"batch_size that is a multiple of {size * (config.engine.micro_batch_size or 1)}"
         )
     return micro
 
@@ -143,7 +143,7 @@ def joined(device_name: str) -> Iterator[World]:
         torch.cuda.set_device(world.local_rank)
     else:
         # torchrun gives each process one thread; share the machine's cores instead.
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // world.local_size))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size))  # those that a job may use
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield world

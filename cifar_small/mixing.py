@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.schema import MIXINGS, Recipe
+from cifar_small.schema import MIX_KINDS, Recipe
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,13 @@ def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator, side: int = 3
     mixup: Zhang et al. 2017, arXiv 1710.09412; CutMix: Yun et al. 2019, arXiv 1905.04899 (the label weight is the share of
     pixels actually kept after the box is clipped at the border). RICAP: Takahashi et al. 2018, arXiv 1811.09030.
     """
-    alphas = {name.partition("_")[0]: getattr(recipe, name) for name in MIXINGS}
-    kinds = [kind for kind, alpha in alphas.items() if alpha]
-    identity = torch.arange(batch)
-    if not kinds or rng.random() >= recipe.mix_prob:
-        return Mix("none", 1.0, identity, (0, 0, 0, 0))
-    kind = kinds[int(rng.integers(len(kinds)))]
+    kind = _draw_kind(recipe, rng)
+    if kind == "none":
+        return Mix(kind, 1.0, torch.arange(batch), (0, 0, 0, 0))
     if kind == "ricap":
         return _draw_ricap(recipe.ricap_beta, batch, rng, side)
-    weight = float(rng.beta(alphas[kind], alphas[kind]))
+    alpha = getattr(recipe, MIX_KINDS[kind])
+    weight = float(rng.beta(alpha, alpha))
     partner = torch.from_numpy(rng.permutation(batch))
     if kind == "mixup":
         return Mix(kind, weight, partner, (0, 0, 0, 0))
@@ -57,6 +55,20 @@ def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator, side: int = 3
     top, left = max(0, row - length // 2), max(0, column - length // 2)
     bottom, right = min(side, row - length // 2 + length), min(side, column - length // 2 + length)
     return Mix(kind, 1 - (bottom - top) * (right - left) / side**2, partner, (top, bottom, left, right))
+
+
+def _draw_kind(recipe: Recipe, rng: np.random.Generator) -> str:
+    kinds = [kind for kind, name in MIX_KINDS.items() if getattr(recipe, name)]
+    if not kinds:
+        return "none"
+    chance = rng.random()
+    if recipe.mix_probs is None:
+        return "none" if chance >= recipe.mix_prob else kinds[int(rng.integers(len(kinds)))]
+    for kind in kinds:
+        chance -= getattr(recipe.mix_probs, kind)
+        if chance < 0:
+            return kind
+    return "none"
 
 
 def _draw_ricap(beta: float, batch: int, rng: np.random.Generator, side: int) -> Mix:

@@ -1,4 +1,4 @@
-"""Muon: the momentum of each filter bank, made orthogonal, is its update; every other parameter takes a Nesterov SGD step.
+"""Muon: the momentum of each filter bank, made orthogonal, is its update; all else takes a step of Nesterov SGD or AdamW.
 
 Jordan et al. 2024, kellerjordan.github.io/posts/muon. torch.optim.Muon takes matrices only; here a bank of filters (C_out,
 C_in, k, k) is the matrix (C_out, C_in k k), and banks of one shape share their matrix products.
@@ -33,9 +33,10 @@ def orthogonalise(matrices: Tensor, iterations: int) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Steps groups marked `orthogonal` by Muon and the others by SGD with Nesterov momentum.
+    """Steps each group by its `rule`: muon, sgd (with Nesterov momentum) or adamw (Loshchilov & Hutter 2019).
 
-    Hyper-parameters stand in the groups: lr, momentum, weight_decay, and for orthogonal ones nesterov, iterations, normalise.
+    Hyper-parameters stand in the groups: lr, weight_decay and, by rule, momentum, nesterov, iterations, normalise or beta1,
+    beta2, eps.
     A flag tensor set as `found_inf` (as torch's fused optimisers read it) makes the coming step leave everything alone.
     """
 
@@ -50,10 +51,8 @@ class Muon(torch.optim.Optimizer):
         assert closure is None
         for group in self.param_groups:
             members = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if group["orthogonal"]:
-                self._step_filters(group, members)
-            else:
-                self._step_sgd(group, members)
+            rules = {"muon": self._step_filters, "sgd": self._step_sgd, "adamw": self._step_adamw}
+            rules[group["rule"]](group, members)
 
     def _step_filters(self, group: dict[str, Any], members: list[Tensor]) -> None:
         banks = defaultdict(list)  # by matrix shape: one batched product instead of many small ones
@@ -79,6 +78,21 @@ class Muon(torch.optim.Optimizer):
             gradient = parameter.grad + group["weight_decay"] * parameter
             momentum = self._momentum(parameter, group["momentum"], gradient)
             self._write(parameter, parameter - group["lr"] * (gradient + group["momentum"] * momentum))
+
+    def _step_adamw(self, group: dict[str, Any], members: list[Tensor]) -> None:
+        for parameter in members:
+            assert parameter.grad is not None
+            state = self.state[parameter]
+            if "mean" not in state:
+                state |= {"mean": torch.zeros_like(parameter), "square": torch.zeros_like(parameter)}
+                state["count"] = torch.zeros((), device=parameter.device)  # there, not here: a skipped step is known there
+            self._write(state["count"], state["count"] + 1)
+            self._write(state["mean"], state["mean"].lerp(parameter.grad, 1 - group["beta1"]))
+            self._write(state["square"], state["square"].lerp(parameter.grad**2, 1 - group["beta2"]))
+            mean = state["mean"] / (1 - group["beta1"] ** state["count"])
+            root = (state["square"] / (1 - group["beta2"] ** state["count"])).sqrt()
+            kept = parameter * (1 - group["lr"] * group["weight_decay"])
+            self._write(parameter, kept - group["lr"] * mean / (root + group["eps"]))
 
     def _momentum(self, parameter: Tensor, factor: float, gradient: Tensor) -> Tensor:
         state = self.state[parameter]

@@ -56,7 +56,7 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
         "nesterov": settings.nesterov,
         "iterations": settings.iterations,
         "normalise": settings.normalise,
-        "orthogonal": True,
+        "rule": "muon",
     }
     members: dict[str, list[Tensor]] = {"filters": [], "bias": [], "head": []}
     for parameter in _trained(model):
@@ -65,8 +65,8 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
         members["filters" if filter_bank else "bias" if parameter.ndim <= 1 else "head"].append(parameter)
     hyper: dict[str, dict[str, Any]] = {
         "filters": filters,
-        "bias": {**settings.bias.model_dump(), "orthogonal": False},
-        "head": {**settings.head.model_dump(), "orthogonal": False},
+        "bias": {**dict(settings.bias), "rule": settings.bias.name},
+        "head": {**dict(settings.head), "rule": settings.head.name},
     }
     return Muon(
         [
@@ -166,9 +166,12 @@ def descend(former: list[tuple[Tensor, Tensor]]) -> None:
 
 
 @torch.no_grad()
-def look_ahead(model: nn.Module, slow: dict[str, Tensor], settings: Lookahead, step: int) -> None:
-    """After optimiser step number `step` (from 1): every few steps move the slow weights, and the model's to them, in place."""
-    if step % settings.steps:
+def look_ahead(model: nn.Module, slow: dict[str, Tensor], settings: Lookahead, step: int, steps: int) -> None:
+    """After step `step` (from 1) of `steps` in an epoch: every few of them move the slow weights, and the model's to them.
+
+    An epoch's last step always does, so that what is evaluated and saved are the slow weights, as in the paper.
+    """
+    if step % settings.steps and step != steps:
         return
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:

@@ -71,7 +71,9 @@ def render_results(folder: Path) -> str:
             recipe, weights = run["summary"]["recipe_sha256"], run["summary"]["weights_sha256"]
             # A run whose last phase was made longer on the way has bent its schedule: it is no seed of the straight recipe.
             planned = sorted({session.get("epochs_planned") or 0 for session in run["sessions"]})
-            key = recipe if len(planned) == 1 else f"{recipe} {planned}"
+            # So is one of several processes, whose BatchNorm may have seen smaller batches, no seed of a run of one.
+            ranks = sorted({session.get("processes", 1) for session in run["sessions"]})
+            key = f"{recipe} {planned if len(planned) > 1 else ''} {ranks if ranks != [1] else ''}"
             entry = {**run, "place": place, "extended": len(planned) > 1}
             _row([entry])  # so that a record that lacks something is named here
             group = groups[key]

@@ -10,7 +10,7 @@ from cifar_small.config import Phase, resolve_phases
 from cifar_small.errors import UserError
 from cifar_small.plots import Bar, draw_timeline
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import MIXINGS, AlbumentationsAugment, AnyAugment, Config, Optim, PhaseSettings, Section
+from cifar_small.schema import MIX_KINDS, MIXINGS, AlbumentationsAugment, AnyAugment, Config, Optim, PhaseSettings, Section
 from cifar_small.tables import aligned
 
 # Labelled training images of the sources whose size is known without reading them.
@@ -109,6 +109,10 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
         rows["resolution"] = [str(one.resolution) for one in settings]
     if any(one.swa for one in settings):
         rows["swa_every"] = [str(one.swa.every) if one.swa else "-" for one in settings]
+    for kind in MIX_KINDS:
+        shares = [getattr(one.mix_probs, kind, 0) for one in settings]
+        if any(shares):
+            rows[f"{kind}_prob"] = [f"{share:g}" if share else "-" for share in shares]
     if any(one.mixes and one.mix_prob < 1 for one in settings):
         rows["mix_prob"] = [f"{one.mix_prob:g}" if one.mixes else "-" for one in settings]
     texts = [_texts(one) for one in settings]

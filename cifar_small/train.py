@@ -102,7 +102,7 @@ def train(
             return can_resume(run, config, resume)
 
         quiet = quiet or not world.first
-        world.require_same(f"{config_hash(config)} {run.folder}")
+        world.require_same(f"{config_hash(config)} {run.folder}", "config or run directory", "start all with the same")
         going_on = world.first_then_all(may_go_on)
         if world.first_then_all(lambda: going_on and _is_complete(run, phases)):
             summary = run.summary() or {}  # which a rank on another machine may not see
@@ -113,6 +113,11 @@ def train(
         trainer = Trainer(config, phases, run, stop, started, quiet, world, start)
         if going_on:
             trainer.restore()
+        world.require_same(
+            f"{trainer.problem.facts} {trainer.precision} {torch.__version__}",
+            "dataset, precision or torch",
+            "give all machines the same data and versions, and set engine.precision where they differ in what they can",
+        )
         if world.first:
             environment = {**describe(trainer.device, trainer.precision), "processes": world.size}
             write_start(run, config, environment, command, trainer.epochs)
@@ -354,7 +359,7 @@ class Trainer:
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
         state.optimizer.step()
         if settings.lookahead is not None:
-            look_ahead(state.model, state.slow, settings.lookahead, state.epoch * self.steps + step + 1)
+            look_ahead(state.model, state.slow, settings.lookahead, step + 1, self.steps)
         state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
         if state.average is not None and settings.swa is None:
             state.average.update_parameters(state.model)

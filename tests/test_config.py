@@ -476,6 +476,47 @@ def test_an_inherited_idle_value_is_no_error() -> None:
     assert [one.augment.erasing_scale for one in settings] == [(0.1, 0.2), (0.02, 0.2), (0.1, 0.2)]
 
 
+def test_shares_of_mixing_follow_what_a_phase_turns_on_and_off() -> None:
+    shares = {"mixup": 0.5, "cutmix": 0.25}
+    off, other = {"epochs": 1, "mixup_alpha": 0}, {"epochs": 1, "mixup_alpha": 0, "mix_probs": {"cutmix": 1.0}}
+    config = parse_config(
+        raw(
+            mixup_alpha=0.2,
+            cutmix_alpha=1,
+            mix_probs=shares,
+            phases=[{"epochs": 1}, off, {"epochs": 1, "mixup_alpha": 1}, other],
+        )
+    )
+    every = [phase.settings.mix_probs for phase in resolve_phases(config)]
+    assert [(one.mixup, one.cutmix) for one in every if one] == [(0.5, 0.25), (0, 0.25), (0.5, 0.25), (0, 1.0)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"mix_probs": {"mixup": 0.6, "cutmix": 0.6}},
+            "mix_probs: the shares of the batches add up to 1.2; they must",
+        ),
+        ({"mix_probs": {"mixup": 0.6, "cutmixx": 0.1}}, "mix_probs.cutmixx: unknown key; did you mean 'cutmix'?"),
+        ({"mix_probs": {"mixup": 0.6}}, "phases.0: cutmix_alpha 1 has no effect without a share: set mix_probs.cutmix"),
+        (
+            {"mix_probs": {"mixup": 0.6, "cutmix": 0.1, "ricap": 0.1}},
+            "mix_probs.ricap has no effect while ricap_beta is 0 in every phase",
+        ),
+        ({"mix_probs": {"mixup": 0.6, "cutmix": 0.1}, "mix_prob": 0.5}, "mix_prob 0.5 has no effect beside mix_probs"),
+        (
+            {"phases": [{"epochs": 1, "mix_probs": {"mixup": 0.6, "cutmix": 0.1, "ricap": 0.1}}]},
+            "phases.0: mix_probs.ricap 0.1 has no effect while ricap_beta is 0",
+        ),
+    ],
+)
+def test_shares_of_mixing_that_cannot_be(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw(**{"mixup_alpha": 0.2, "cutmix_alpha": 1, **changes}))
+    assert message in str(caught.value)
+
+
 ROUND_TRIPS = {
     "bare": raw(),
     "tiny": tiny_raw(),
@@ -494,6 +535,12 @@ ROUND_TRIPS = {
         phases=[{"epochs": 4}, {"epochs": 1, "augment": {"crop": 0}, "mixup_alpha": 0, "cutmix_alpha": 0}],
     ),
     "phases turn things on": raw(phases=[{"epochs": 2}, {"epochs": 1, "mixup_alpha": 0.1, "mix_prob": 0.5}]),
+    "shares of mixing": raw(
+        mix_probs={"mixup": 0.3, "cutmix": 0.2},
+        mixup_alpha=0.1,
+        phases=[{"epochs": 2, "cutmix_alpha": 1.0}, {"epochs": 1, "cutmix_alpha": 0}],
+    ),
+    "muon with adamw": raw(optim={"name": "muon", "lr": 0.1, "bias": {"name": "adamw", "lr": 0.01}, "head": {"lr": 0.3}}),
     "phases turn off the crop": raw(phases=[{"epochs": 2, "augment": {"crop": 0}}, {"epochs": 1, "augment": {"cutout": 4}}]),
     "number as name": raw(name="010"),
     "small rates": raw(optim={"lr": 1e-05, "weight_decay": 1e-7}),

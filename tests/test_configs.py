@@ -103,6 +103,19 @@ def test_prior_configs_carry_their_record(path: Path) -> None:
     recorded = any(json.loads(record.read_text())["run"]["summary"]["name"] == path.stem for record in RECORDS)
     assert ("n = " in ours[1]) == recorded  # a figure of ours is one of the records'
     assert recorded or ours[1] == "not run\n"
+    beside = re.search(r"^# Beside it: +(.*?)^#\n", text, re.MULTILINE | re.DOTALL)
+    assert beside is not None
+    runs = [json.loads(record.read_text())["run"] for record in RECORDS]
+    figures = {run["summary"]["name"]: run["test_readings"] for run in runs}
+    named = [part for part in re.split(r";\s", beside[1]) if "configs/" in part]
+    assert len(named) == 2
+    for part in named:  # a config of ours with its figure, or without one, which is said
+        name = re.search(r"configs/(?:speed/)?(\w+)\.yaml", part)
+        assert name is not None
+        if "not run" not in part:
+            assert f"test {100 * figures[name[1]][0]['accuracy']:.2f} % (n = 1)" in part
+        else:
+            assert name[1] not in figures
 
 
 @pytest.mark.parametrize("path", RECORDS, ids=lambda path: path.parent.name)

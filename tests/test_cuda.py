@@ -48,21 +48,27 @@ def test_a_gpu_has_the_losses_of_the_cpu(tmp_path: Path) -> None:
     ids=["sgd, ema, cutmix", "adamw, clipping, mixup", "muon, affine"],
 )
 def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
-    step, strict = Trainer._step, 0
+    """Nor does what comes between steps, such as augmentation: from the end of an epoch's first step, in which kernels are
+    chosen and loaded, to the look at what has diverged."""
+    step, look, strict = Trainer._step, Trainer._stop_if_diverged, 0
 
     def watched(self: Trainer, *arguments: Any) -> torch.Tensor:
         nonlocal strict
-        if arguments[1] == 0:  # kernels are chosen and loaded
-            return step(self, *arguments)
-        strict += 1
+        strict += torch.cuda.get_sync_debug_mode() == 2
+        bad = step(self, *arguments)
         torch.cuda.set_sync_debug_mode("error")
-        try:
-            return step(self, *arguments)
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
+        return bad
+
+    def relaxed(self: Trainer, *arguments: Any) -> None:
+        torch.cuda.set_sync_debug_mode("default")
+        look(self, *arguments)
 
     monkeypatch.setattr(Trainer, "_step", watched)
-    train(on("cuda", **changes), tmp_path / "run", quiet=True)
+    monkeypatch.setattr(Trainer, "_stop_if_diverged", relaxed)
+    try:
+        train(on("cuda", **changes), tmp_path / "run", quiet=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
     assert strict > 4
 
 

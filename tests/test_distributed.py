@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import train_until_save
 from two_ranks import CONFIG
 
 from cifar_small.checkpoints import load_checkpoint
@@ -120,11 +121,25 @@ def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: d
     assert started.returncode != 0
     assert "SIGKILL" in output
     assert not (folder / "summary.json").exists()
-    finish(launch(sys.executable, *command, "--resume"))
+    assert "resuming" in finish(launch(sys.executable, *command, "--resume"))  # it did not start over
     resumed, whole = rows(Run(folder)), rows(seen["runs"][0])[:3]  # without the epoch that has a teacher
     assert [session["processes"] for session in Run(folder).sessions()] == [2, 1]
     assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
     for mine, theirs in zip(resumed, whole, strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+
+
+def test_two_ranks_go_on_with_what_one_process_began(
+    tmp_path: Path, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    folder = tmp_path / "run"
+    train_until_save(parse_config(CONFIG), folder, 1, monkeypatch)
+    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder, "--resume"]
+    assert "resuming" in finish(launch(*TORCHRUN, *command))
+    assert [session["processes"] for session in Run(folder).sessions()] == [1, 2]
+    for mine, theirs in zip(rows(Run(folder)), rows(seen["runs"][0])[:3], strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
 
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cifar_small.mixing import Mix, apply_mix, draw_mix
 from cifar_small.randomness import MIX, numpy_generator
-from cifar_small.schema import Augment, Cosine, PhaseSettings, Recipe
+from cifar_small.schema import Augment, Cosine, MixProbs, PhaseSettings, Recipe
 
 
 def batch_of(count: int, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -144,6 +144,15 @@ def test_both_kinds_are_drawn_about_half_each() -> None:
     assert kinds.count("mixup") / 4000 == pytest.approx(0.5, abs=0.032)
     assert {mix.kind for mix in drawn(Recipe(mixup_alpha=0.2), 50)} == {"mixup"}
     assert {mix.kind for mix in drawn(Recipe(cutmix_alpha=0.2), 50)} == {"cutmix"}
+
+
+def test_each_kind_has_its_own_share() -> None:
+    recipe = Recipe(mixup_alpha=0.2, cutmix_alpha=1.0, mix_probs=MixProbs(mixup=0.5, cutmix=0.2))
+    kinds = [mix.kind for mix in drawn(recipe, 4000)]
+    for kind, share in {"mixup": 0.5, "cutmix": 0.2, "none": 0.3}.items():
+        assert kinds.count(kind) / 4000 == pytest.approx(share, abs=0.032), kind
+    whole = Recipe(mixup_alpha=0.2, ricap_beta=0.3, mix_probs=MixProbs(mixup=0.9, ricap=0.1))
+    assert {mix.kind for mix in drawn(whole, 500)} == {"mixup", "ricap"}
 
 
 @pytest.mark.parametrize("alpha", [1.0, 0.2])

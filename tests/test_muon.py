@@ -19,7 +19,7 @@ from cifar_small.schema import Muon as Settings
 
 def group(**changes: Any) -> dict[str, Any]:
     plain = {"lr": 0.1, "momentum": 0.6, "weight_decay": 0.0, "nesterov": True, "iterations": 3, "normalise": True}
-    return {**plain, "orthogonal": True, **changes}
+    return {**plain, "rule": "muon", **changes}
 
 
 def net() -> nn.Sequential:
@@ -119,6 +119,33 @@ def test_groups_of_a_net() -> None:
     set_learning_rate(optimizer, 0.1)
     assert [entry["lr"] for entry in optimizer.param_groups] == [0.1, 2.0, 0.25]
     assert [entry["weight_decay"] for entry in optimizer.param_groups] == [0.0, 0.01, 0.003]
+
+
+def test_other_parameters_take_torchs_adamw_steps() -> None:
+    model, other = net(), net()
+    bias = {"name": "adamw", "lr": 0.03, "beta1": 0.8, "beta2": 0.9}
+    head = {"name": "adamw", "lr": 0.02, "eps": 1e-3, "weight_decay": 0.3}
+    optimizer = build_optimizer(model, Settings(name="muon", bias=bias, head=head))
+    plain = {name: parameter for name, parameter in other.named_parameters() if name not in ("1.weight", "2.weight")}
+    reference = torch.optim.AdamW(
+        [
+            {"params": [p for p in plain.values() if p.ndim == 1], "lr": 0.03, "betas": (0.8, 0.9), "weight_decay": 0.0},
+            {"params": [p for p in plain.values() if p.ndim > 1], "lr": 0.02, "eps": 1e-3, "weight_decay": 0.3},
+        ]
+    )
+    mine = dict(model.named_parameters())
+    for seed in range(6):
+        backward(model, seed)
+        for name, parameter in plain.items():
+            parameter.grad = mine[name].grad.clone()
+        if seed == 3:  # a step that must not happen leaves weights, moments and the count of steps alone
+            clip_and_check(optimizer, torch.tensor(torch.inf), None)
+        else:
+            clip_and_check(optimizer, torch.tensor(1.0), None)
+            reference.step()
+        optimizer.step()
+        for name, parameter in plain.items():
+            torch.testing.assert_close(mine[name].detach(), parameter.detach(), atol=1e-6, rtol=1e-5)
 
 
 def test_other_parameters_take_torchs_sgd_steps() -> None:

@@ -98,7 +98,7 @@ def test_sweeps_are_no_configs(three, tmp_path, capsys, monkeypatch):
     assert main([sweep]) == 2
     assert "sweep.yaml is a sweep, not a config; count its cells with: cifar-small sweep" in capsys.readouterr().err
     assert main([str(ROOT / "configs/sweeps")]) == 0
-    assert cells(capsys.readouterr().out, "configs/sweeps/ablation_base.yaml")[0] == "174,274"
+    assert cells(capsys.readouterr().out, "configs/sweeps/ablation_base.yaml")[0] == "309,738"
 
 
 def test_an_impossible_net_is_2(tmp_path, capsys):

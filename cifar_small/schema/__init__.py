@@ -32,13 +32,14 @@ from cifar_small.schema.optimisation import (
     PiecewiseLinear,
 )
 from cifar_small.schema.problem import Data, Rules, Views
-from cifar_small.schema.recipe import IDLE_MIX_PROB, MIXINGS, Distill, PhaseSettings, Recipe
+from cifar_small.schema.recipe import IDLE_MIX_PROB, MIX_KINDS, MIXINGS, Distill, MixProbs, PhaseSettings, Recipe
 from cifar_small.schema.run import Config, Engine
 
 __all__ = [
     "AUGMENTS",
     "IDLE_MIX_PROB",
     "MIXINGS",
+    "MIX_KINDS",
     "SAM",
     "SGD",
     "Adam",
@@ -55,6 +56,7 @@ __all__ = [
     "Engine",
     "LibraryModel",
     "Lookahead",
+    "MixProbs",
     "Model",
     "MultiStep",
     "Muon",

@@ -50,9 +50,12 @@ class Adam(Section):
 class Group(Section):
     """SGD with Nesterov momentum for one group of parameters beside Muon."""
 
+    name: Literal["sgd"] = "sgd"
     lr: Annotated[float, Field(gt=0, le=10_000)] = 0.1
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    LATER = frozenset({"name"})
 
 
 class HeadGroup(Group):
@@ -61,8 +64,23 @@ class HeadGroup(Group):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
 
 
+class AdamWGroup(Section):
+    """AdamW for one group of parameters beside Muon."""
+
+    name: Literal["adamw"]
+    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled
+
+
+def _sgd_by_default(value: Any) -> Any:
+    return {"name": "sgd", **value} if isinstance(value, dict) else value
+
+
 class Muon(Section):
-    """Muon for convolution filters: momentum, orthogonalised; SGD for the rest (Jordan 2024)."""
+    """Muon for convolution filters: momentum, orthogonalised; SGD or AdamW for the rest (Jordan 2024)."""
 
     name: Literal["muon"]
     lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # of the filters; a schedule scales the groups' rates alike
@@ -71,8 +89,10 @@ class Muon(Section):
     iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
     normalise: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalise
-    bias: Group = Group()  # 1-d parameters: biases and BatchNorm
-    head: HeadGroup = HeadGroup()  # the classifier, and filters that see the image itself
+    # 1-d parameters: biases and BatchNorm
+    bias: Annotated[Group | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = Group()
+    # the classifier, and filters that see the image itself
+    head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
 
     @model_validator(mode="after")
@@ -82,10 +102,6 @@ class Muon(Section):
         if self.normalise and self.weight_decay:
             raise ValueError("weight_decay has no effect on filters of fixed norm: drop it, or set normalise: false")
         return self
-
-
-def _sgd_by_default(value: Any) -> Any:
-    return {"name": "sgd", **value} if isinstance(value, dict) else value
 
 
 Optim = Annotated[SGD | Adam | Muon, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]

@@ -43,7 +43,23 @@ class SWA(Section):
 
 
 MIXINGS = ("mixup_alpha", "cutmix_alpha", "ricap_beta")  # each is 0 while off
+MIX_KINDS = {name.partition("_")[0]: name for name in MIXINGS}
 IDLE_MIX_PROB = f"mix_prob has no effect while {', '.join(MIXINGS[:-1])} and {MIXINGS[-1]} are 0: set one or drop mix_prob"
+
+
+class MixProbs(Section):
+    """Shares of the batches, one for each kind of mixing that is on; what they leave is not mixed."""
+
+    mixup: Probability = 0.0
+    cutmix: Probability = 0.0
+    ricap: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _shares(self) -> MixProbs:
+        total = sum(getattr(self, kind) for kind in MIX_KINDS)
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of the batches add up to {total:g}; they must not exceed 1")
+        return self
 
 
 def _names(value: Any) -> Any:
@@ -63,6 +79,7 @@ class Recipe(Section):
     cutmix_alpha: Probability = 0.0
     ricap_beta: Probability = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet; 0: off
     mix_prob: Probability = 1.0  # share of the batches that are mixed; with several of the above on, equally many by each
+    mix_probs: MixProbs | None = None  # instead of mix_prob: a share for each of the above
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     resolution: Side | None = None  # pixels a side that the net is trained at, at most those of evaluation; None: these
     lookahead: Lookahead | None = None
@@ -73,7 +90,7 @@ class Recipe(Section):
     # as a whole keeps its statistics too.
     freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
 
-    LATER = frozenset({"ricap_beta", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
+    LATER = frozenset({"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
 
     @property
     def mixes(self) -> bool:
@@ -92,6 +109,14 @@ class PhaseSettings(Recipe):
     def _values_have_effect(self) -> PhaseSettings:
         if "mix_prob" in self.model_fields_set and not self.mixes:
             raise ValueError(IDLE_MIX_PROB)
+        if self.mix_probs is not None and self.mix_prob < 1:
+            raise ValueError(f"mix_prob {self.mix_prob:g} has no effect beside mix_probs: drop one of them")
+        for kind, name in MIX_KINDS.items() if self.mix_probs is not None else ():
+            share, strength = getattr(self.mix_probs, kind), getattr(self, name)
+            if share and not strength:
+                raise ValueError(f"mix_probs.{kind} {share:g} has no effect while {name} is 0: set {name} or drop the share")
+            if strength and not share:
+                raise ValueError(f"{name} {strength:g} has no effect without a share: set mix_probs.{kind} or drop {name}")
         if self.distill is not None and self.distill.kd_weight == 1 and self.label_smoothing:
             raise ValueError(
                 f"label_smoothing {self.label_smoothing:g} has no effect while distill.kd_weight is 1, which leaves the labels "

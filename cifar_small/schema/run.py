@@ -13,7 +13,9 @@ from cifar_small.schema.recipe import Recipe
 
 
 class Engine(Section):
-    """How the run is computed. Precision, layout and micro-batches are part of the recipe; the rest moves last bits."""
+    """How the run is computed. Precision, layout, micro-batches and sync_batchnorm are part of the recipe; the rest moves last
+    bits, and so does the number of processes, unless BatchNorm has statistics of each one's own.
+    """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
@@ -21,7 +23,7 @@ class Engine(Section):
     # torch.compile the training pass; reduce-overhead: with CUDA graphs. It did not pay for
     # the one net tried on a CPU (configs/speed/NOTES.md).
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
-    threads: PositiveInt | None = None  # CPU threads; None: torch's default
+    threads: PositiveInt | None = None  # CPU threads of each process; None: torch's default, or a share of the cores
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
     eval_batch_size: PositiveInt = 500
     sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together

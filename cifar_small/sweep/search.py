@@ -1,8 +1,8 @@
 """Trials proposed by Optuna's TPE from those that are done; all workers share one journal in the sweep's folder.
 
-We number the trials ourselves, by claims, so that there are as many as the sweep asks for however many workers there are, and
-a trial's draw depends on its number alone, not on which worker makes it. What a trial sets stands in its own file before
-anything trains, so that a killed trial goes on as the same one.
+We number the trials ourselves, by claims, so that there are as many as the sweep asks for however many workers there are. A
+trial's random numbers depend on its number alone; what is made of them, past the first trials, on the trials done by then. What
+a trial sets stands in its own file before anything trains, so that a killed trial goes on as the same one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from cifar_small.sweep.worker import OnEpoch, Worker
 
 
 class Pruned(Exception):  # noqa: N818  (not an error: the pruner's decision)
-    """The trial is below the median of the others at this epoch."""
+    """The trial has not come up to the median of the others at this epoch."""
 
 
 def work_through_trials(worker: Worker) -> None:
@@ -97,7 +97,10 @@ class _Trial:
             storage=optuna.storages.JournalStorage(backend),
             load_if_exists=True,
             # A sampler made for each trial, so that its random numbers depend on the trial's number and on nothing before.
-            sampler=optuna.samplers.TPESampler(seed=stream_seed(sweep.search_seed, SWEEP, number) % 2**32),
+            sampler=optuna.samplers.TPESampler(
+                n_startup_trials=sweep.random_trials or min(10, (sweep.trials or 0) // 2),
+                seed=stream_seed(sweep.search_seed, SWEEP, number) % 2**32,
+            ),
             pruner=pruner,
         )
         self.content = read_json(self.file) if self.file.exists() else self._ask()
@@ -148,7 +151,7 @@ class _Trial:
     def _train(self, cell: Cell, index: int, seed: int, claim: Any) -> Any:
         worker = self.worker
         try:
-            return worker.run(cell, seed, claim, self._reporter(cell, index) if worker.sweep.prune else None)
+            return worker.run(cell, seed, claim, self._reporter(cell) if worker.sweep.prune and index == 0 else None)
         except Pruned as pruned:
             worker.place.record(cell, seed, PRUNED, pruned.args[0])
             worker.say(f"{job_name(cell.name, seed)}: pruned after epoch {pruned.args[0]['epoch']}, below the median")
@@ -156,13 +159,14 @@ class _Trial:
             worker.after_each()
             return worker.place.state(cell, seed)
 
-    def _reporter(self, cell: Cell, index: int) -> OnEpoch:
-        """Reports each epoch's val accuracy to Optuna; the seeds' epochs follow one another as steps of the trial."""
+    def _reporter(self, cell: Cell) -> OnEpoch:
+        """Reports each epoch's val accuracy to Optuna: of the first seed, for the pruner compares one curve with others."""
         epochs = resolve_phases(cell.config)[-1].end
+        alone = len(self.worker.sweep.seeds) == 1  # after its last epoch there is then nothing to save
 
         def report(row: dict[str, Any]) -> None:
-            self.trial.report(row["val_accuracy"], index * epochs + row["epoch"])
-            if row["epoch"] < epochs and self.trial.should_prune():  # after the last epoch there is nothing to save
+            self.trial.report(row["val_accuracy"], row["epoch"])
+            if not (alone and row["epoch"] == epochs) and self.trial.should_prune():
                 raise Pruned({"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]})
 
         return report

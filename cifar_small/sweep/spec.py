@@ -61,7 +61,10 @@ class NamedCell(Section):
 
 
 class Prune(Section):
-    """Optuna's median pruner, looked at after each epoch: a trial below the median of the others at that epoch is stopped."""
+    """Optuna's median pruner, looked at after each epoch of a trial's first seed.
+
+    A trial is stopped whose best epoch so far is below the median of what the others had at that epoch.
+    """
 
     warmup_epochs: PositiveInt  # no trial is stopped before
     startup_trials: PositiveInt = 5  # whole trials before the first is stopped
@@ -76,6 +79,7 @@ class Sweep(Section):
     parameters: dict[str, Any] | None = None  # dotted key: list of values, or (random, tpe) a Range
     cells: Annotated[tuple[NamedCell, ...], Field(strict=False)] | None = None  # by hand, instead of parameters
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None  # cells to draw; random and tpe need it
+    random_trials: PositiveInt | None = None  # tpe only: so many are drawn at random first; None: half of them, at most 10
     search_seed: Seed = 0  # of the drawing, not of the runs
     seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = (0,)  # every cell is run with each
     prune: Prune | None = None  # tpe only
@@ -107,6 +111,12 @@ class Sweep(Section):
         for key in ("trials", "search_seed"):
             if not searches and key in self.model_fields_set:
                 problems.append(f"{key} has no effect with method grid: drop it, or set method random or tpe")
+        if self.random_trials is not None and self.method != "tpe":
+            problems.append(f"random_trials has no effect with method {self.method}: drop it, or set method tpe")
+        elif self.random_trials is not None and self.trials is not None and self.random_trials >= self.trials:
+            problems.append(
+                f"random_trials {self.random_trials} leaves none of the {self.trials} trials to tpe: lower it, or use random"
+            )
         if self.prune is not None and self.method != "tpe":
             problems.append(f"prune has no effect with method {self.method}: drop it, or set method tpe")
         return problems

@@ -205,6 +205,9 @@ def _draw(sweep: Sweep, place: Place, rows: Sequence[Row]) -> None:
     seeds = "1 seed" if len(sweep.seeds) == 1 else f"{len(sweep.seeds)} seeds"
     title = f"{sweep.name}: {len(shown)} of {len(rows)} cells, {seeds}; val accuracy of the selected weights"
     few = len(sweep.spaces) <= 2 and not any(isinstance(space, Range) for space in sweep.spaces.values())
+    if not sweep.spaces and len(shown) > MOST_DRAWN:  # cells written by hand have no parameters to draw means over
+        shown = sorted(shown, key=lambda row: -(row.mean or 0))[:MOST_DRAWN]
+        title += f"; the best {MOST_DRAWN}"
     if few and len(shown) <= MOST_DRAWN:
         draw_cells([(row.cell.name, [100 * one for one in row.accuracies]) for row in shown], title, path)
         return
