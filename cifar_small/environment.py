@@ -36,11 +36,13 @@ def resolve_device(name: str) -> torch.device:
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
-    """`bf16` or `fp32`; `auto` takes bf16 where the hardware computes in it."""
+    """`auto` takes bf16 where the hardware computes in it, fp16 on GPUs whose tensor cores have that alone, else fp32."""
     if precision != "auto":
         return precision
     if device.type == "cuda":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+        if torch.cuda.is_bf16_supported(including_emulation=False):
+            return "bf16"
+        return "fp16" if torch.cuda.get_device_capability(device) >= (7, 0) else "fp32"
     return "bf16" if _cpu_has_bf16() else "fp32"
 
 
@@ -75,7 +77,8 @@ def _cpu_facts() -> tuple[str, frozenset[str]]:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of a resolved precision; one that does nothing for fp32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
 
 
 def memory_format(engine: Engine) -> torch.memory_format:

@@ -36,13 +36,15 @@ def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, o
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     """The optimiser over the parameters that train now, fused where torch has it; learning rates are set before every step."""
     if isinstance(settings, SGD):
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             parameter_groups(model, settings),
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
             fused=True,
         )
+        _complete_momentum(sgd)
+        return sgd
     if isinstance(settings, Adam):
         groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
         if settings.name == "radam":
@@ -109,15 +111,15 @@ def update_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, setting
 
 
 def _complete_momentum(optimizer: torch.optim.SGD) -> None:
-    """Give parameters that have just begun to train a momentum of 0 beside those that have one.
+    """Give parameters without momentum one of 0.
 
-    That is how each would begin anyway, but torch's fused step takes buffers for all of a group or for none.
+    That is how each would begin anyway, but torch's fused step takes buffers for all of a group or for none, and leaves new
+    ones uninitialised where `found_inf` makes the first step none.
     """
-    if any(state.get("momentum_buffer") is not None for state in optimizer.state.values()):
-        for group in optimizer.param_groups:
-            for parameter in group["params"]:
-                if optimizer.state[parameter].get("momentum_buffer") is None:
-                    optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -141,6 +143,30 @@ def clip_and_check(
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_((p for group in optimizer.param_groups for p in group["params"]), clip_norm, norm)
     return bad
+
+
+FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000  # as torch's GradScaler has them
+
+
+@torch.no_grad()
+def unscale(model: nn.Module, scale: Tensor) -> None:
+    """Divide the gradients by the factor of the loss, in place."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch._foreach_mul_(gradients, 1 / scale)
+
+
+def adjust_scale(scaling: Tensor, loss: Tensor, bad: Tensor) -> Tensor:
+    """After a step in fp16: halve the factor of the loss if its gradients overflowed, double it after many steps without.
+
+    scaling: (factor, steps since it changed), in place, on the device, so that nobody waits, unlike in torch's GradScaler;
+    bad: was loss or gradient not finite, so that the step was none? Returns a bool tensor: is it beyond remedy? So it is where
+    the loss itself is not finite, or the gradient with a factor below 1.
+    """
+    factor, steps = scaling.clone().unbind()
+    grown = torch.where(steps + 1 >= GROWTH_STEPS, factor * 2, factor)
+    scaling[0] = torch.where(bad, factor / 2, grown)
+    scaling[1] = torch.where(bad | (grown > factor), 0.0, steps + 1)
+    return bad & (~torch.isfinite(loss) | (factor < 1))
 
 
 @torch.no_grad()

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from cifar_small.optim import FIRST_SCALE
+
 COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "seconds", "rows")
 
 
@@ -53,6 +55,7 @@ class State:
     slow: dict[str, Tensor] = field(default_factory=dict)  # Lookahead's weights by parameter name, while a phase has them
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed within the epoch under way
+    scaling: Tensor = field(default_factory=lambda: torch.tensor([FIRST_SCALE, 0.0]))  # of the loss in fp16; see adjust_scale
     totals: Tensor = field(default_factory=lambda: torch.zeros(2))  # loss and hits summed over the epoch's images so far
     best_accuracy: float = -1.0
     best_epoch: int = 0
@@ -80,6 +83,7 @@ class State:
             },
             "average": self.average.state_dict() if self.average is not None else None,
             "slow": self.slow,
+            "scaling": self.scaling,
             "totals": self.totals,
             **{key: getattr(self, key) for key in COUNTERS},
         }
@@ -100,6 +104,7 @@ class State:
         if self.average is not None:
             self.average.load_state_dict(saved["average"])
         self.slow = {name: value.to(parameters[name].device) for name, value in saved.get("slow", {}).items()}
+        self.scaling.copy_(saved.get("scaling", self.scaling))
         self.totals.copy_(saved["totals"])
         for key in COUNTERS:
             setattr(self, key, saved[key])

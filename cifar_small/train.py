@@ -45,12 +45,15 @@ from cifar_small.models import (
     statistics_kept,
 )
 from cifar_small.optim import (
+    FIRST_SCALE,
+    adjust_scale,
     build_optimizer,
     climb,
     clip_and_check,
     descend,
     look_ahead,
     set_learning_rate,
+    unscale,
     update_optimizer,
 )
 from cifar_small.per_image import build_transform
@@ -170,6 +173,7 @@ class Trainer:
             build_optimizer(model, phases[0].settings.optim),
             ExponentialAverage(model, config.ema_decay) if config.ema_decay is not None else None,
             totals=torch.zeros(2, device=self.device),
+            scaling=torch.tensor([FIRST_SCALE, 0.0], device=self.device),
         )
         if config.engine.sync_batchnorm and world.size > 1:
             synchronise_batchnorm(model)
@@ -358,6 +362,8 @@ class Trainer:
         world.sum(total)  # so that all ranks agree on whether it is finite
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
         state.optimizer.step()
+        if self.precision == "fp16":
+            bad = adjust_scale(state.scaling, total, bad)
         if settings.lookahead is not None:
             look_ahead(state.model, state.slow, settings.lookahead, step + 1, self.steps)
         state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
@@ -368,6 +374,7 @@ class Trainer:
     def backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, count: bool = True) -> Tensor:
         """Gradients of the mean loss of our images, micro-batch by micro-batch; returns the summed loss, counts the hits."""
         total = torch.zeros((), device=self.device)
+        scale = self.state.scaling[0] if self.precision == "fp16" else None
         slices = list(zip(torch.split(pixels, self.micro_batch), torch.split(targets, self.micro_batch), strict=True))
         for index, (images, target) in enumerate(slices):
             last = index + 1 == len(slices)  # whose backward pass exchanges the gradients of all
@@ -378,10 +385,13 @@ class Trainer:
                     loss = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="sum")
                 else:
                     loss = distilled_loss(logits, target, settings.distill, settings.label_smoothing)
-                torch.autograd.backward(loss / len(pixels))  # ranks' gradients are averaged
+                mean = loss / len(pixels)  # ranks' gradients are averaged
+                torch.autograd.backward(mean if scale is None else mean * scale)
             total += loss.detach()
             if count:  # against mixed targets: the share of the label that the prediction names
                 self.state.totals[1] += target.gather(1, logits.detach().argmax(1, keepdim=True)).sum()
+        if scale is not None:
+            unscale(self.state.model, scale)
         return total
 
     def _stop_if_diverged(self, first_bad: Tensor, rate: Callable[[int], float]) -> None:

@@ -72,6 +72,13 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
     assert strict > 4
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_has_about_the_losses_of_fp32(tmp_path: Path, precision: str) -> None:
+    train(on("cuda"), tmp_path / "fp32", quiet=True)
+    train(on("cuda", engine={"precision": precision}), tmp_path / precision, quiet=True)
+    assert losses(tmp_path / precision) == pytest.approx(losses(tmp_path / "fp32"), abs=0.05)
+
+
 @pytest.mark.parametrize("name", ["sgd", "radam", "muon"])
 def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     config = on("cuda", optim={"name": name, "lr": 0.01}, ema_decay=0.9, engine={"checkpoint_steps": 2})

@@ -32,9 +32,11 @@ def test_auto_precision_follows_the_instruction_sets(monkeypatch: pytest.MonkeyP
     assert ("bf16" in cpu_name()) == (precision == "bf16")
 
 
-@pytest.mark.parametrize(("hardware", "precision"), [(True, "bf16"), (False, "fp32")])
+@pytest.mark.parametrize(
+    ("hardware", "capability", "precision"), [(True, (8, 0), "bf16"), (False, (7, 5), "fp16"), (False, (6, 0), "fp32")]
+)
 def test_auto_precision_of_a_gpu_is_that_of_its_hardware(
-    monkeypatch: pytest.MonkeyPatch, hardware: bool, precision: str
+    monkeypatch: pytest.MonkeyPatch, hardware: bool, capability: tuple[int, int], precision: str
 ) -> None:
     """Older GPUs only emulate bf16, which torch counts unless it is asked not to."""
 
@@ -42,6 +44,7 @@ def test_auto_precision_of_a_gpu_is_that_of_its_hardware(
         return hardware or including_emulation
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", supported)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     assert resolve_precision("auto", torch.device("cuda")) == precision
 
 

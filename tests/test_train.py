@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_raw
+from conftest import tiny_raw, train_until_save
 from torch import nn
 
 import cifar_small.data
@@ -445,6 +445,44 @@ def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monke
     assert [len(chosen), len(set(epochs[0])), len(set(epochs[1]))] == [4, 200, 200]
     assert epochs[0] != epochs[1]
     assert set(epochs[0]) != set(epochs[1])
+
+
+def test_fp16_has_the_losses_of_fp32(tiny: Tiny, tmp_path: Path) -> None:
+    """Ten bits of mantissa: the losses of few steps agree to two digits, and the factor of the loss is taken out again."""
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        train(tiny(engine={"device": "cpu", "precision": precision}), tmp_path / precision, quiet=True)
+        losses[precision] = [float(row["train_loss"]) for row in metrics(tmp_path / precision)]
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
+    assert losses["fp16"] != losses["fp32"]
+    assert Run(tmp_path / "fp16").sessions()[0]["precision"] == "fp16"
+    assert load_checkpoint(tmp_path / "fp16" / "last.pt")["scaling"].tolist() == [2.0**16, 8.0]  # no step overflowed
+
+
+def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "FIRST_SCALE", 2.0**127)  # which fp32 holds and fp16 does not
+    config = tiny(engine={"device": "cpu", "precision": "fp16"}, phases=[{"epochs": 1}])
+    train(config, tmp_path / "run", quiet=True)
+    saved = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert saved["scaling"].tolist() == [2.0**123, 0.0]
+    torch.manual_seed(config.seed)
+    fresh = build_model(config.model, 10).state_dict()
+    weights = [name for name, _ in build_model(config.model, 10).named_parameters()]
+    assert all(torch.equal(saved["model"][name], fresh[name]) for name in weights)
+
+
+def test_an_fp16_run_goes_on_with_its_factor(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_module, "FIRST_SCALE", 2.0**26)  # the first steps overflow, the later ones do not
+    config = tiny(engine={"device": "cpu", "precision": "fp16", "checkpoint_steps": 3})
+    train(config, tmp_path / "whole", quiet=True)
+    train_until_save(config, tmp_path / "cut", 1, monkeypatch)
+    train(config, tmp_path / "cut", resume=True, quiet=True)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    factor, steps = load_checkpoint(tmp_path / "whole" / "last.pt")["scaling"].tolist()
+    assert factor < 2.0**26
+    assert 0 < steps < 8
 
 
 def test_bf16_and_record_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from cifar_small.config import parse_config
 from cifar_small.errors import ConfigError
 from cifar_small.kill_resume import fingerprint
 from cifar_small.models import statistics_kept
-from cifar_small.optim import build_optimizer, climb, clip_and_check, descend, look_ahead
+from cifar_small.optim import GROWTH_STEPS, adjust_scale, build_optimizer, climb, clip_and_check, descend, look_ahead, unscale
 from cifar_small.schema import SAM, Adam, Lookahead
 from cifar_small.train import train
 
@@ -73,6 +73,29 @@ def test_a_gradient_that_is_not_finite_changes_nothing(name: str) -> None:
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     now = (optimizer.state[parameter]["exp_avg"] for parameter in model.parameters())
     assert all(torch.equal(was, is_) for was, is_ in zip(moments, now, strict=True))
+
+
+def test_the_factor_of_the_loss_is_halved_doubled_and_given_up() -> None:
+    scaling, fine, bad = torch.tensor([8.0, 0.0]), torch.tensor(False), torch.tensor(True)
+    assert not adjust_scale(scaling, torch.tensor(1.0), bad)
+    assert scaling.tolist() == [4.0, 0.0]
+    for _ in range(GROWTH_STEPS - 1):
+        assert not adjust_scale(scaling, torch.tensor(1.0), fine)
+    assert scaling.tolist() == [4.0, GROWTH_STEPS - 1]
+    assert not adjust_scale(scaling, torch.tensor(1.0), fine)
+    assert scaling.tolist() == [8.0, 0.0]
+    assert adjust_scale(scaling, torch.tensor(torch.inf), bad)  # the loss itself: no factor mends that
+    scaling = torch.tensor([1.0, 5.0])
+    assert [bool(adjust_scale(scaling, torch.tensor(1.0), bad)) for _ in range(2)] == [False, True]
+
+
+def test_gradients_are_divided_by_the_factor() -> None:
+    model, other = net(), net()
+    backward(model, 0)
+    (loss_of(other, 0) * 1024).backward()
+    unscale(other, torch.tensor(1024.0))
+    for mine, theirs in zip(model.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(theirs.grad, mine.grad)
 
 
 def test_lookahead_follows_its_definition() -> None:

@@ -18,7 +18,8 @@ class Engine(Section):
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: bf16 autocast where the hardware has it
+    # Autocast, fp16 with a scaled loss; auto: bf16 where the hardware has it, fp16 on GPUs that have that alone, else fp32.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     # torch.compile the training pass; reduce-overhead: with CUDA graphs. It did not pay for
     # the one net tried on a CPU (configs/speed/NOTES.md).
