@@ -145,7 +145,7 @@ def clip_and_check(
     return bad
 
 
-FIRST_SCALE, GROWTH_STEPS = 2.0**16, 2000  # as torch's GradScaler has them
+GROWTH_STEPS = 2000  # as torch's GradScaler has it
 
 
 @torch.no_grad()

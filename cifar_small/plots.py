@@ -230,7 +230,9 @@ def draw_marginals(panels: Sequence[Dots], title: str, path: Path) -> None:
     figure = _figure(max(6.0, 3.4 * columns), 0.9 + 3.2 * lines)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     scales = [panel for panel in panels if not panel.labels]
-    mean_label = "mean of the cells" + (" (along a scale: of each fifth of them)" if scales else "")
+    means_drawn = not scales or any(len(panel.values) >= FEWEST_FOR_FIFTHS for panel in scales)
+    mean_label = "mean of the cells" + (" (along a scale: of each fifth of them)" if scales and means_drawn else "")
+    labelled = False  # is the mean in the legend yet?
     for place, axes in enumerate(grid.flat):
         if place >= len(panels):
             axes.set_visible(False)
@@ -243,13 +245,15 @@ def draw_marginals(panels: Sequence[Dots], title: str, path: Path) -> None:
         axes.plot(values + shift, heights, "o", color=GREY, markersize=4, alpha=0.45, label="_" if place else "a cell")
         means = [(values[group].mean(), heights[group].mean()) for group in groups if group.any()]
         axes.plot(
-            *zip(*means, strict=True),
+            [value for value, _ in means],
+            [height for _, height in means],
             "D-",
             color=BLUE,
             markersize=7,
             linewidth=1.6,
-            label="_" if place else mean_label,
+            label=mean_label if means and not labelled else "_",
         )
+        labelled |= bool(means)
         if panel.labels:
             long = max(map(len, panel.labels)) > 6
             axes.set_xticks(
@@ -269,9 +273,12 @@ def draw_marginals(panels: Sequence[Dots], title: str, path: Path) -> None:
     _save(figure, path)
 
 
+FEWEST_FOR_FIFTHS = 10
+
+
 def _fifths(values: npt.NDArray[np.float64]) -> list[npt.NDArray[np.bool_]]:
-    """Masks of the cells in each fifth of the values, from low to high; fewer than ten cells are one group."""
-    if len(values) < 10:
-        return [np.ones(len(values), bool)]
+    """Masks of the cells in each fifth of the values, from low to high; of few cells such means would say nothing: none."""
+    if len(values) < FEWEST_FOR_FIFTHS:
+        return []
     ranks = np.argsort(np.argsort(values, kind="stable"), kind="stable")
     return [ranks * 5 // len(values) == part for part in range(5)]

@@ -131,14 +131,18 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
         on = [rows["augment"][number]]
         on += [f"{name} {values[number]}" for name, values in rows.items() if name != "augment" and values[number] != "-"]
         title = f"phase {number + 1}, epochs {block.phase.start + 1}-{block.phase.end}: " + "; ".join(on)
-        cells = [[None if cell is None else (cell.pixels, _caption(cell, problem)) for cell in row] for row in block.cells]
+        cells = [
+            [None if cell is None else (cell.pixels, _caption(cell, labels[index], problem)) for cell in row]
+            for index, row in zip(chosen, block.cells, strict=True)
+        ]
         sheet.append((title, [f"epoch {one + 1}" for one in block.epochs], cells))
     draw_contact_sheet(originals, sheet, f"{config.name}, seed {config.seed}", path)
     return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
 
 
-def _caption(cell: Cell, problem: Problem) -> str:
-    """The target of a mixed image, to a hundredth; nothing for one that kept its label whole."""
-    if len(cell.shares) == 1:
+def _caption(cell: Cell, label: int, problem: Problem) -> str:
+    """The target of a mixed image, to a hundredth; nothing for one that kept its own label whole."""
+    if list(cell.shares) == [label]:
         return ""
-    return "\n".join(f"{share:.2f} {problem.classes[label]}" for label, share in cell.shares.items() if share >= 0.005)
+    shown = {other: share for other, share in cell.shares.items() if share >= 0.005}
+    return "\n".join(f"{share:.2f} {problem.classes[other]}" for other, share in shown.items())

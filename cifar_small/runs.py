@@ -186,13 +186,14 @@ def _without_trace(folder: Path) -> Iterator[None]:
 def can_resume(run: Run, config: Config, resume: bool) -> bool:
     """True if there is a run to go on from; changes nothing but leftovers of killed writers.
 
-    Raises UserError for an existing run without `resume` or a folder of other files, ConfigError when the config differs from
-    the run's in anything but more epochs and `FREE_TO_CHANGE`.
+    Raises UserError for an existing run without `resume`, CheckpointError for a folder of other files, ConfigError when the
+    config differs from the run's in anything but more epochs and `FREE_TO_CHANGE`.
     """
     foreign = [path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")]
     if foreign and not run.config_file.exists():
-        raise UserError(
-            f"{run.folder} holds other files ({sorted(foreign)[0]}, ...) and no run; choose a new or empty --output"
+        raise CheckpointError(
+            f"{run.folder} holds other files ({sorted(foreign)[0]}, ...) and no run; move them away, or choose a new or empty "
+            "--output"
         )
     for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
         leftover.unlink()  # of a process killed while writing; we hold the lock

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from cifar_small.optim import FIRST_SCALE
-
 COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "seconds", "rows")
+FIRST_SCALE = 2.0**16  # of the loss in fp16, as torch's GradScaler has it
 
 
 class ExponentialAverage(AveragedModel):
@@ -55,7 +54,7 @@ class State:
     slow: dict[str, Tensor] = field(default_factory=dict)  # Lookahead's weights by parameter name, while a phase has them
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed within the epoch under way
-    scaling: Tensor = field(default_factory=lambda: torch.tensor([FIRST_SCALE, 0.0]))  # of the loss in fp16; see adjust_scale
+    scaling: Tensor = field(default_factory=lambda: torch.tensor([FIRST_SCALE, 0.0]))  # see optim.adjust_scale
     totals: Tensor = field(default_factory=lambda: torch.zeros(2))  # loss and hits summed over the epoch's images so far
     best_accuracy: float = -1.0
     best_epoch: int = 0

@@ -45,7 +45,6 @@ from cifar_small.models import (
     statistics_kept,
 )
 from cifar_small.optim import (
-    FIRST_SCALE,
     adjust_scale,
     build_optimizer,
     climb,
@@ -66,7 +65,7 @@ from cifar_small.schedules import learning_rate
 from cifar_small.schema import Augment, Config, PhaseSettings
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.start import Start, begin_from, prepare_start
-from cifar_small.state import ExponentialAverage, State
+from cifar_small.state import FIRST_SCALE, ExponentialAverage, State
 from cifar_small.summary import closing_line, epoch_line, summarise
 
 STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to

@@ -199,7 +199,9 @@ def test_momentum_survives_new_settings_but_not_another_optimiser() -> None:
     changed = update_optimizer(optimizer, model, Settings(name="muon", lr=0.01, momentum=0.9))
     assert changed.state[model[1].weight] is optimizer.state[model[1].weight]
     assert changed.param_groups[0]["momentum"] == 0.9
-    assert not update_optimizer(optimizer, model, SGD()).state
+    momenta = [entry["momentum_buffer"] for entry in update_optimizer(optimizer, model, SGD()).state.values()]
+    assert len(momenta) == len(list(model.parameters()))
+    assert not any(momentum.any() for momentum in momenta)
     model[1].weight.requires_grad_(False)
     assert model[1].weight not in update_optimizer(optimizer, model, Settings(name="muon")).state
 

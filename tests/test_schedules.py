@@ -100,7 +100,9 @@ def test_warm_up_is_torchs_linear_one(warmup: int) -> None:
 schedules = st.one_of(
     st.builds(constant, st.floats(0, 3)),
     st.builds(cosine, st.floats(0, 3), st.floats(0, 0.5)),
-    st.builds(lambda m, g, w: multistep(sorted(m), g, w), st.sets(st.integers(1, 9)), st.floats(0.01, 1), st.floats(0, 3)),
+    st.builds(
+        lambda m, g, w: multistep(sorted(m), g, w), st.sets(st.integers(1, 9), min_size=1), st.floats(0.01, 1), st.floats(0, 3)
+    ),
 )
 
 

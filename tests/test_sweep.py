@@ -6,6 +6,7 @@ import errno
 import json
 import math
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from conftest import tiny_raw
 
 import cifar_small.sweep.claims as claims_module
 import cifar_small.sweep.cluster as cluster
+import cifar_small.sweep.run as run_module
 import cifar_small.sweep.search as search_module
 import cifar_small.sweep.table as table_module
 import cifar_small.sweep.worker as worker_module
@@ -443,7 +445,9 @@ def test_table_literal_and_winner_by_val(
     assert (best.optim.lr, best.seed, best.name) == (0.2, 0, "s-lr-0.2")
     out = capsys.readouterr().out
     assert "best on val: lr-0.2, 65.00 % ± 7.07 sd, 2 seeds, 20,034 parameters (the test split was not read)" in out
-    assert json.loads((place / "lr-0.4-seed1" / "failed.json").read_text()) == {
+    failed = json.loads((place / "lr-0.4-seed1" / "failed.json").read_text())
+    assert len(failed.pop("config_sha256")) == 64
+    assert failed == {
         "error": "DivergedError", "reason": "loss is not | finite at epoch 1", "exit_code": 5,
     }  # fmt: skip
     assert (place / "sweep.png").read_bytes().startswith(b"\x89PNG")
@@ -728,7 +732,7 @@ def test_trials_below_the_median_are_pruned(write: Write, fake: Callable[..., Fa
     assert run_sweep(path, tmp_path / "out", quiet=True) == 0
     assert told(tmp_path / "out") == ["COMPLETE"] * 2 + ["PRUNED"] * 4
     pruned = json.loads((tmp_path / "out" / "trial0002-seed0" / "pruned.json").read_text())
-    assert pruned == {"epoch": 2, "val_accuracy": pytest.approx(0.4)}
+    assert (pruned["epoch"], pruned["val_accuracy"]) == (2, pytest.approx(0.4))
     assert "pruned after epoch 2 at val 40.00%" in (tmp_path / "out" / "table.md").read_text()
     assert len(training.trained) == 6
 
@@ -758,6 +762,62 @@ def test_a_picture_of_many_cells_written_by_hand_shows_the_best(
     assert [name for name, _ in shown] == [f"c{number}" for number in range(42, 2, -1)]
     assert "42 of 42 cells" in title
     assert "the best 40" in title
+
+
+def test_a_mended_cell_is_tried_again_without_being_asked(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def diverge(config: Config) -> float:
+        if config.optim.lr > 1:
+            raise DivergedError("loss is not finite")
+        return 0.5
+
+    fake(diverge)
+    cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 5.0}]
+    assert run_sweep(write(cells=cells), tmp_path / "out") == 5
+    assert "1 failed, which is kept: --retry-failed tries them again" in capsys.readouterr().out
+    (tmp_path / "out" / "b-seed0" / "config.yaml").unlink(missing_ok=True)  # as where it failed before it began
+    cells[1]["optim.lr"] = 0.2
+    assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 0
+
+
+def test_a_folder_of_other_files_is_one_cells_fault(write: Write, tmp_path: Path) -> None:
+    place = tmp_path / "out"
+    (place / "a-seed0").mkdir(parents=True)
+    (place / "a-seed0" / "notes.txt").write_text("x")
+    cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 0.2}]
+    assert run_sweep(write(cells=cells), place, quiet=True) == 4
+    assert (place / "b-seed0" / "summary.json").exists()
+    assert "holds other files (notes.txt, ...) and no run; move them away" in (place / "table.md").read_text()
+
+
+def test_the_folder_of_another_sweep_is_refused(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
+    fake(lambda config: 0.5)
+    assert run_sweep(write(cells=[{"label": "a"}]), tmp_path / "out", quiet=True) == 0
+    table = (tmp_path / "out" / "table.md").read_bytes()
+    other = write(name="other", cells=[{"label": "b"}])
+    for attempt in (lambda: run_sweep(other, tmp_path / "out", quiet=True), lambda: run_module.show(other, tmp_path / "out")):
+        with pytest.raises(ConfigError, match=r"out is the folder of the sweep s, not of other; choose another --output"):
+            attempt()
+    assert (tmp_path / "out" / "table.md").read_bytes() == table
+
+
+def test_pipelines_are_built_before_anything_trains(write: Write, tmp_path: Path) -> None:
+    augment = {"engine": "albumentations", "pipeline": [{"name": "HorizontalFlop", "p": 0.5}]}
+    with pytest.raises(ConfigError, match=r"HorizontalFlop.*\(in b\)"):
+        plan(load_sweep(write(cells=[{"label": "a"}, {"label": "b", "augment": augment}])))
+
+
+@pytest.mark.parametrize(
+    ("prune", "message"),
+    [
+        ({"warmup_epochs": 1}, "prune.startup_trials 5 leaves none of the 4 trials to stop"),
+        ({"warmup_epochs": 2, "startup_trials": 1}, "prune.warmup_epochs 2 lets every trial of 2 epochs run to its end"),
+    ],
+)
+def test_a_pruner_that_would_stop_nothing_is_refused(write: Write, prune: dict[str, int], message: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(message)):
+        plan(load_sweep(write({"phases": [{"epochs": 2}]}, **{**TPE, "trials": 4, "prune": prune})))
 
 
 def test_tpe_learns_where_random_does_not(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:

@@ -416,7 +416,8 @@ def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: p
     original = Trainer._step
 
     def step(self: Trainer, *arguments: Any) -> Any:
-        group, fresh = self.state.optimizer.param_groups[0], not self.state.optimizer.state
+        optimizer = self.state.optimizer
+        group, fresh = optimizer.param_groups[0], not any(s["momentum_buffer"].any() for s in optimizer.state.values())
         seen.append((self.state.model.dropout.p, group["lr"], group["momentum"], fresh))
         return original(self, *arguments)
 

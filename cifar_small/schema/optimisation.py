@@ -140,7 +140,7 @@ class MultiStep(Section):
     """Multiply by `gamma` at each milestone, in epochs from the schedule's start."""
 
     name: Literal["multistep"]
-    milestones: Ints
+    milestones: Annotated[Ints, Field(min_length=1)]
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 

@@ -57,6 +57,8 @@ class MixProbs(Section):
     @model_validator(mode="after")
     def _shares(self) -> MixProbs:
         total = sum(getattr(self, kind) for kind in MIX_KINDS)
+        if not total:
+            raise ValueError("expected a share of the batches for a kind that is on, such as {mixup: 0.3}; or drop mix_probs")
         if total > 1 + 1e-9:
             raise ValueError(f"the shares of the batches add up to {total:g}; they must not exceed 1")
         return self
@@ -101,7 +103,7 @@ class Recipe(Section):
 class PhaseSettings(Recipe):
     """A whole phase: its length and every setting in force during it."""
 
-    epochs: PositiveInt
+    epochs: Annotated[int, Field(ge=1, le=100_000)]  # bounded, so that a slip of the finger hangs no schedule's table
     resolution: Side = 32  # pixels a side, resolved
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of every dropout layer in the net
 

@@ -17,8 +17,9 @@ import numpy as np
 from cifar_small.budget import count_parameters, num_classes_of, skeleton
 from cifar_small.config import config_dict, load_config, resolve_phases
 from cifar_small.errors import ConfigError
+from cifar_small.per_image import build_transform
 from cifar_small.randomness import numpy_generator
-from cifar_small.schema import Config, Model, Recipe
+from cifar_small.schema import Augment, Config, Model, Recipe
 from cifar_small.sweep.spec import Range, Space, Sweep, canonical
 
 SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
@@ -54,7 +55,9 @@ def plan(sweep: Sweep) -> list[Cell]:
     """
     if sweep.method == "tpe":
         probes = [(f"probe{number}", settings) for number, settings in enumerate(_probes(sweep.spaces))]
-        _refuse_illegal(sweep, _resolve_all(sweep, probes))
+        cells = _resolve_all(sweep, probes)
+        _refuse_illegal(sweep, cells)
+        _refuse_idle_pruner(sweep, max(resolve_phases(cell.config)[-1].end for cell in cells))
         return []
     cells = _resolve_all(sweep, _named(sweep))
     _refuse_twins(cells)
@@ -67,6 +70,9 @@ def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any], counts: dict[t
     overrides = {"name": f"{sweep.name}-{name}", **settings}
     # JSON is YAML too, so the values go through the same strict reader as those of a command line.
     config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
+    for phase in resolve_phases(config):
+        if not isinstance(phase.settings.augment, Augment):  # so that a pipeline that cannot be built fails now
+            build_transform(phase.settings.augment, config.augmented_at(phase.settings.resolution))
     config = config.model_copy(update={"seed": sweep.seeds[0]})
     return Cell(name, dict(settings), config, _count(config, {} if counts is None else counts))
 
@@ -104,6 +110,15 @@ def _refuse_illegal(sweep: Sweep, cells: Sequence[Cell]) -> None:
         raise ConfigError(
             f"{sweep.name}: {len(over)} of {len(cells)} cells are over the budget of {budget:,} trainable parameters: "
             f"{', '.join(listed)}{more}; {advice}"
+        )
+
+
+def _refuse_idle_pruner(sweep: Sweep, epochs: int) -> None:
+    last = epochs - (len(sweep.seeds) == 1)  # after the last epoch of a trial's only seed there is nothing to save
+    if sweep.prune is not None and sweep.prune.warmup_epochs > last:
+        raise ConfigError(
+            f"prune.warmup_epochs {sweep.prune.warmup_epochs} lets every trial of {epochs} epochs run to its end: lower it to "
+            f"{last} at most, or drop prune"
         )
 
 

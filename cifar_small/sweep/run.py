@@ -18,6 +18,7 @@ def prepare(path: Path, folder: Path | None = None) -> tuple[Sweep, Place, list[
     """Read a sweep and resolve its cells (of tpe: the trials begun so far). Raises ConfigError before anything trains."""
     sweep = load_sweep(path)
     place = Place(sweep, folder)
+    place.refuse_another(sweep)
     cells = plan(sweep)
     current = place.trial_cells(sweep) if sweep.method == "tpe" else cells
     refuse_changed(place, sweep, current)
@@ -32,6 +33,7 @@ def run_sweep(
     0: nothing failed, also while other workers are still at it; else that of the gravest failure in the table.
     """
     sweep, place, cells = prepare(path, folder)
+    place.mark(sweep)
     if retry_failed:
         _forget_failures(sweep, place, cells)
 
@@ -53,6 +55,7 @@ def run_sweep(
 
 def finish(sweep: Sweep, place: Place, cells: Sequence[Cell], *, quiet: bool = False) -> int:
     """Write the table and the picture, print them in short, and return the exit code they call for."""
+    place.mark(sweep)
     rows = write_results(sweep, place, cells)
     if not quiet:
         print(report(sweep, place, rows), flush=True)

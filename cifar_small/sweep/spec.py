@@ -119,6 +119,11 @@ class Sweep(Section):
             )
         if self.prune is not None and self.method != "tpe":
             problems.append(f"prune has no effect with method {self.method}: drop it, or set method tpe")
+        elif self.prune is not None and self.trials is not None and self.prune.startup_trials >= self.trials:
+            problems.append(
+                f"prune.startup_trials {self.prune.startup_trials} leaves none of the {self.trials} trials to stop: lower it, "
+                "or drop prune"
+            )
         return problems
 
     def _value_problems(self) -> list[str]:

@@ -2,6 +2,7 @@
 
 sweep folder: <cell>-seed<n>/   a run directory; failed.json or pruned.json in it says why it ended early
               claims/           who works on what (see `claims`)
+              sweep.json        whose folder it is
               trials/           tpe only: what each trial sets, and Optuna's journal
               table.csv table.md best.yaml sweep.png
 """
@@ -13,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cifar_small.config import resolve_phases
+from cifar_small.config import config_hash, resolve_phases
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
 from cifar_small.runs import Run, config_differences, read_json
@@ -41,6 +42,7 @@ class Place:
         self.claims = self.folder / "claims"
         self.trials = self.folder / "trials"
         self.journal = self.trials / "journal.log"
+        self.marker = self.folder / "sweep.json"
 
     def run(self, cell: Cell, seed: int) -> Run:
         """The run directory of a cell with a seed."""
@@ -54,12 +56,25 @@ class Place:
             return State("done", summary)
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
             if (run.folder / name).exists():
-                return State(kind, read_json(run.folder / name))  # type: ignore[arg-type]
+                facts = read_json(run.folder / name)
+                if facts.get("config_sha256", mine := config_hash(cell.seeded(seed))) != mine:
+                    break  # the cell was mended since
+                return State(kind, facts)  # type: ignore[arg-type]
         return State("open")
 
     def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:
         """Put down in the run directory why the run ended early."""
-        write_json(self.run(cell, seed).folder / name, facts)
+        write_json(self.run(cell, seed).folder / name, {**facts, "config_sha256": config_hash(cell.seeded(seed))})
+
+    def refuse_another(self, sweep: Sweep) -> None:
+        """Raise ConfigError if the folder is that of another sweep, whose tables would be overwritten."""
+        if self.marker.exists() and (name := read_json(self.marker)["name"]) != sweep.name:
+            raise ConfigError(f"{self.folder} is the folder of the sweep {name}, not of {sweep.name}; choose another --output")
+
+    def mark(self, sweep: Sweep) -> None:
+        """Put down whose folder it is."""
+        if not self.marker.exists():
+            write_json(self.marker, {"name": sweep.name})
 
     def trial_file(self, number: int) -> Path:
         """What a tpe trial sets, and Optuna's number for it."""

@@ -98,6 +98,8 @@ def write_results(sweep: Sweep, place: Place, cells: Sequence[Cell], *, picture:
     write_atomic(place.folder / "table.md", _markdown(sweep, rows).encode())
     if rows and rows[0].complete:
         write_atomic(place.folder / "best.yaml", (_best_header(sweep, rows[0]) + dump_config(rows[0].cell.config)).encode())
+    else:
+        (place.folder / "best.yaml").unlink(missing_ok=True)  # of cells that are no longer in the sweep
     if picture and any(row.accuracies for row in rows):
         _draw(sweep, place, rows)
     return rows
@@ -130,6 +132,9 @@ def report(sweep: Sweep, place: Place, rows: Sequence[Row]) -> str:
             f"\nbest on val: {best.cell.name}, {_percent(best.mean)} %{spread}, {seeds}, {_count(best.cell)} parameters "
             f"(the test split was not read) -> {place.folder / 'best.yaml'}"
         )
+    failed = sum(state.kind == "failed" for row in rows for state in row.states)
+    if failed and sweep.method != "tpe":
+        text += f"\n{failed} failed, which is kept: --retry-failed tries them again, and so does a cell whose settings change"
     return text
 
 
