@@ -143,7 +143,8 @@ def joined(device_name: str) -> Iterator[World]:
         torch.cuda.set_device(world.local_rank)
     else:
         # torchrun gives each process one thread; share the machine's cores instead.
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // world.local_size))  # those that a job may use
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux: a job's
+        torch.set_num_threads(max(1, allowed // world.local_size))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield world

@@ -49,9 +49,9 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One step from the gradients that are there; no host synchronisation."""
         assert closure is None
+        rules = {"muon": self._step_filters, "sgd": self._step_sgd, "adamw": self._step_adamw}
         for group in self.param_groups:
             members = [parameter for parameter in group["params"] if parameter.grad is not None]
-            rules = {"muon": self._step_filters, "sgd": self._step_sgd, "adamw": self._step_adamw}
             rules[group["rule"]](group, members)
 
     def _step_filters(self, group: dict[str, Any], members: list[Tensor]) -> None:

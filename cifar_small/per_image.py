@@ -20,12 +20,20 @@ import numpy.typing as npt
 import torch
 
 from cifar_small._torchvision import import_torchvision
+from cifar_small.config import resolve_phases
 from cifar_small.errors import ConfigError
-from cifar_small.schema import AlbumentationsAugment, PerImageAugment
+from cifar_small.schema import AlbumentationsAugment, Augment, Config, PerImageAugment
 
 Pixels = npt.NDArray[np.uint8]
 Seeds = npt.NDArray[np.int64]
 Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B,) -> uint8 (B, H, H, 3)
+
+
+def check_pipelines(config: Config) -> None:
+    """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError."""
+    for phase in resolve_phases(config):
+        if not isinstance(phase.settings.augment, Augment):
+            build_transform(phase.settings.augment, config.augmented_at(phase.settings.resolution))
 
 
 def build_transform(settings: PerImageAugment, side: int = 32) -> Transform:

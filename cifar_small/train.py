@@ -55,14 +55,14 @@ from cifar_small.optim import (
     unscale,
     update_optimizer,
 )
-from cifar_small.per_image import build_transform
+from cifar_small.per_image import check_pipelines
 from cifar_small.predict import compute_logits
 from cifar_small.preprocess import Preprocess
 from cifar_small.problem import load_problem
 from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
 from cifar_small.runs import Run, can_resume, locked, require_space, write_start
 from cifar_small.schedules import learning_rate
-from cifar_small.schema import Augment, Config, PhaseSettings
+from cifar_small.schema import Config, PhaseSettings
 from cifar_small.signals import collected_signals, leave_if_asked
 from cifar_small.start import Start, begin_from, prepare_start
 from cifar_small.state import FIRST_SCALE, ExponentialAverage, State
@@ -94,9 +94,7 @@ def train(
     run = Run(folder)
     config, start = prepare_start(config, run)
     phases = resolve_phases(config)
-    for phase in phases:
-        if not isinstance(phase.settings.augment, Augment):  # so that a pipeline of a later phase fails now
-            build_transform(phase.settings.augment, config.augmented_at(phase.settings.resolution))
+    check_pipelines(config)
     with joined(config.engine.device) as world, ExitStack() as held:
 
         def may_go_on() -> bool:

@@ -781,6 +781,15 @@ def test_a_mended_cell_is_tried_again_without_being_asked(
     assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 0
 
 
+def test_a_cell_that_failed_before_it_began_trains_once_it_is_mended(write: Write, tmp_path: Path) -> None:
+    cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 0.2, "freeze": "bakcbone"}]
+    assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 2
+    cells[1]["freeze"] = "none"
+    assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 0
+    assert (tmp_path / "out" / "b-seed0" / "summary.json").exists()
+    assert not (tmp_path / "out" / "b-seed0" / "failed.json").exists()
+
+
 def test_a_folder_of_other_files_is_one_cells_fault(write: Write, tmp_path: Path) -> None:
     place = tmp_path / "out"
     (place / "a-seed0").mkdir(parents=True)

@@ -17,9 +17,9 @@ import numpy as np
 from cifar_small.budget import count_parameters, num_classes_of, skeleton
 from cifar_small.config import config_dict, load_config, resolve_phases
 from cifar_small.errors import ConfigError
-from cifar_small.per_image import build_transform
+from cifar_small.per_image import check_pipelines
 from cifar_small.randomness import numpy_generator
-from cifar_small.schema import Augment, Config, Model, Recipe
+from cifar_small.schema import Config, Model, Recipe
 from cifar_small.sweep.spec import Range, Space, Sweep, canonical
 
 SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
@@ -70,9 +70,6 @@ def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any], counts: dict[t
     overrides = {"name": f"{sweep.name}-{name}", **settings}
     # JSON is YAML too, so the values go through the same strict reader as those of a command line.
     config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
-    for phase in resolve_phases(config):
-        if not isinstance(phase.settings.augment, Augment):  # so that a pipeline that cannot be built fails now
-            build_transform(phase.settings.augment, config.augmented_at(phase.settings.resolution))
     config = config.model_copy(update={"seed": sweep.seeds[0]})
     return Cell(name, dict(settings), config, _count(config, {} if counts is None else counts))
 
@@ -83,7 +80,9 @@ def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, dict[str, Any]]]) -> l
     problems: dict[str, list[str]] = defaultdict(list)  # the cells of each, because hundreds may share one mistake
     for name, settings in named:
         try:
-            cells.append(resolve(sweep, name, settings, counts))
+            cell = resolve(sweep, name, settings, counts)
+            check_pipelines(cell.config)
+            cells.append(cell)
         except ConfigError as error:
             problems[str(error)].append(name)
     if problems:

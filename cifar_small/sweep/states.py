@@ -57,9 +57,9 @@ class Place:
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
             if (run.folder / name).exists():
                 facts = read_json(run.folder / name)
-                if facts.get("config_sha256", mine := config_hash(cell.seeded(seed))) != mine:
-                    break  # the cell was mended since
-                return State(kind, facts)  # type: ignore[arg-type]
+                trained = facts.get("config_sha256")  # older files have none
+                if trained is None or trained == config_hash(cell.seeded(seed)):  # otherwise the cell was mended since
+                    return State(kind, facts)  # type: ignore[arg-type]
         return State("open")
 
     def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:
