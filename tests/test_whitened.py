@@ -18,7 +18,7 @@ from cifar_small.config import config_dict, parse_config
 from cifar_small.errors import ConfigError
 from cifar_small.kill_resume import fingerprint
 from cifar_small.models import build_model, fit_stem, set_frozen
-from cifar_small.models.whitened import WhiteningStem
+from cifar_small.models.whitened import Stem
 from cifar_small.schema import Config, WhitenedResNetModel
 from cifar_small.train import train
 
@@ -62,7 +62,7 @@ def test_the_stem_whitens_patches() -> None:
     generator = torch.Generator().manual_seed(0)
     mixing = torch.randn(3, 3, generator=generator)
     images = F.avg_pool2d(torch.einsum("dc,nchw->ndhw", mixing, torch.randn(64, 3, 17, 17, generator=generator)), 2, 1)
-    stem = WhiteningStem(bias=False)
+    stem = Stem(whiten=True, bias=False)
     stem.fit(images, eps=0.0)
     with torch.no_grad():
         output = stem(images)
@@ -75,7 +75,7 @@ def test_the_stem_whitens_patches() -> None:
 
 def test_a_direction_without_signal_is_not_blown_up() -> None:
     images = torch.randn(8, 1, 9, 9, generator=torch.Generator().manual_seed(1)).expand(8, 3, 9, 9)  # three equal channels
-    stem = WhiteningStem(bias=False)
+    stem = Stem(whiten=True, bias=False)
     stem.fit(images)
     assert stem.weight.abs().max() < 1 / 5e-4**0.5 + 1e-3
     assert torch.isfinite(stem.weight).all()
@@ -87,6 +87,30 @@ def test_padded_filters_start_as_identity() -> None:
     assert torch.equal(net.layer1.branch_convs[0](x), x)
     assert torch.equal(net.layer2.branch_convs[1](torch.ones(1, 6, 4, 4))[:, :6], torch.ones(1, 6, 4, 4))
     assert net.layer2.conv.weight.std() > 0.05  # 2x2 has no centre: torch's own draw
+
+
+def test_without_dirac_no_filter_starts_as_identity() -> None:
+    net = build_model(SMALL.model_copy(update={"dirac": False}), 10)
+    x = torch.randn(2, 8, 5, 5)
+    assert (net.layer1.branch_convs[0](x) - x).std() > 0.1
+    assert "dirac" not in config_dict(config())["model"]  # so that configs from before it keep their hash
+    assert config_dict(config(model={**SMALL.model_dump(mode="json"), "dirac": False}))["model"]["dirac"] is False
+
+
+def test_a_stem_that_does_not_whiten_trains(tmp_path: Path) -> None:
+    """Its filters are in the head's group, as those that see the image, and the convolution after it passes a gradient back."""
+    learned = config(model={**SMALL.model_dump(mode="json"), "whiten": False}, phases=[{"epochs": 1, "resolution": 24}])
+    net = build_model(learned.model, 10)
+    before = net.stem.weight.clone()
+    fit_stem(net, torch.randn(8, 3, 16, 16), lambda images: images)
+    assert torch.equal(net.stem.weight, before)
+    net(torch.randn(2, 3, 32, 32)).sum().backward()
+    assert net.stem.weight.grad is not None
+    assert net.stem.weight.grad.abs().max() > 0
+    train(learned, tmp_path)
+    trained = load_checkpoint(tmp_path / "last.pt")["model"]["stem.weight"]
+    assert trained.shape == before.shape
+    assert not torch.allclose(trained[:12], -trained[12:], atol=1e-3)  # whitening filters come with both signs
 
 
 def by_hand(net: Any, images: Tensor) -> Tensor:

@@ -19,15 +19,18 @@ from cifar_small.schema import WhitenedResNetModel, WhitenedStage
 PATCH = 2  # the stem looks at 2x2 pixels of 3 channels, so it has 12 directions, each with both signs
 
 
-class WhiteningStem(nn.Conv2d):
+class Stem(nn.Conv2d):
     """2x2 convolution 3 -> 24 whose filters turn the patches of the training images into uncorrelated, unit-variance ones.
 
-    Its weight never trains. The bias, if there is one, trains unless a phase freezes it.
+    Such a weight never trains; without `whiten` it does, from torch's draw. The bias, if there is one, trains unless a phase
+    freezes it.
     """
 
-    def __init__(self, bias: bool) -> None:
+    def __init__(self, whiten: bool, bias: bool) -> None:
         super().__init__(3, 2 * 3 * PATCH**2, PATCH, bias=bias)
-        self.weight.requires_grad_(False)
+        self.whiten = whiten
+        if whiten:
+            self.weight.requires_grad_(False)
         if self.bias is not None and not self.bias.is_meta:
             nn.init.zeros_(self.bias)
 
@@ -76,13 +79,13 @@ class WhitenedResNet(nn.Module):
     """Whitening stem, stages, global max pool (plus mean), linear classifier without bias, logits scaled.
 
     Maps normalised images (N, 3, H, W), H and W at least 8 per 3 stages, to logits (N, K). `fit_stem` must see training images
-    before the first step.
+    before the first step if the stem whitens.
     """
 
     def __init__(self, model: WhitenedResNetModel, num_classes: int) -> None:
         super().__init__()
         self.act = ACTIVATIONS[model.activation]
-        self.stem = WhiteningStem(model.stem_bias)
+        self.stem = Stem(model.whiten, model.stem_bias)
         self.stages: list[str] = []
         channels = self.stem.out_channels
         for index, stage in enumerate(model.stages):
@@ -92,13 +95,15 @@ class WhitenedResNet(nn.Module):
         self.head_pool, self.logit_scale = model.head_pool, model.logit_scale
         self.dropout = Dropout(model.dropout)
         self.fc = nn.Linear(channels, num_classes, bias=False)
-        _start_as_identity(self)
+        if model.dirac:
+            _start_as_identity(self)
         self.never_trains = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalised images (N, 3, H, W) to logits (N, K)."""
         # While the stem is fixed, the first convolution needs no gradient of its input: 4 % of the FLOPs.
-        with torch.set_grad_enabled(torch.is_grad_enabled() and self.stem.bias is not None and self.stem.bias.requires_grad):
+        trains = any(parameter.requires_grad for parameter in self.stem.parameters())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and trains):
             x = self.act(self.stem(images))
         for stage in self.stages:
             x = getattr(self, stage)(x)
@@ -109,11 +114,11 @@ class WhitenedResNet(nn.Module):
 
 
 def fit_stem(net: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor]) -> None:
-    """Whiten the stem of a net that has one by training images (N, 3, 32, 32) as `prepare` makes them; others are left alone.
+    """Whiten the stem of a net that wants it by training images (N, 3, 32, 32) as `prepare` makes them; others are left alone.
 
     Where these are enlarged, as many fewer are taken as they have more pixels.
     """
-    if isinstance(net, WhitenedResNet):
+    if isinstance(net, WhitenedResNet) and net.stem.whiten:
         side = prepare(images[:1]).shape[-1]
         share = min(1.0, (images.shape[-1] / side) ** 2)
         net.stem.fit(prepare(images[: max(1, round(share * len(images)))]))

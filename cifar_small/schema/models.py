@@ -75,13 +75,17 @@ class WhitenedResNetModel(Section):
 
     family: Literal["whitened_resnet"]
     stages: Annotated[tuple[WhitenedStage, ...], Field(strict=False, min_length=1, max_length=4)]
+    whiten: bool = True  # false: the stem's filters train like any, from a random draw
     stem_bias: bool = False  # train a bias of the stem; phases may freeze it
+    dirac: bool = True  # padded convolutions begin by passing their input through; false: they begin as drawn
     skip: bool = True  # false: the same net without its skip connections, which is no ResNet
     activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "silu"
     head_pool: Literal["max", "max_mean"] = "max"  # of the last stage's map; max_mean: their sum
     logit_scale: Annotated[float, Field(gt=0)] = 1 / 9
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # weight of a (micro-)batch in the running statistics
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+
+    LATER = frozenset({"whiten", "dirac"})
 
 
 class LibraryModel(Section):
