@@ -118,6 +118,12 @@ def share_batch(config: Config, size: int) -> int:
     return micro
 
 
+def refuse_one_gpu(device_name: str, size: int) -> None:
+    """Raise UserError if several processes were given one GPU by its number."""
+    if size > 1 and device_name.startswith("cuda:"):
+        raise UserError(f"engine.device {device_name} names one GPU but {size} processes need one each; use cuda or auto")
+
+
 @contextmanager
 def joined(device_name: str) -> Iterator[World]:
     """Join the processes torchrun started (RANK, WORLD_SIZE ... in the environment), or be alone; leave in the end."""
@@ -131,8 +137,7 @@ def joined(device_name: str) -> Iterator[World]:
             "or unset WORLD_SIZE to train in this one"
         )
     world = World(*(int(os.environ[key]) for key in keys[:4]))
-    if device_name.startswith("cuda:"):
-        raise UserError(f"engine.device {device_name} names one GPU but {world.size} processes need one each; use cuda or auto")
+    refuse_one_gpu(device_name, world.size)
     on_gpu = device_name != "cpu" and torch.cuda.is_available()
     if on_gpu:
         if world.local_size > torch.cuda.device_count():

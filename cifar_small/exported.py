@@ -124,9 +124,19 @@ def _program(net: Net) -> bytes:
 
 
 def _portable(config: Config) -> Config:
-    """The configuration without what belongs to one machine: where its data lies, which of its GPUs."""
+    """The configuration without what belongs to one machine: where its data, weights or teachers lie, which of its GPUs."""
     plain = config_dict(config)
     plain["data"]["root"] = None
+    plain = _without_folders(plain)
     if plain["engine"]["device"] != "cpu":
         plain["engine"]["device"] = "auto"
     return parse_config(plain, CONFIG)
+
+
+def _without_folders(value: Any) -> Any:
+    """A config's values with the last part alone of every absolute path."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value

@@ -88,7 +88,9 @@ def model_card(net: Net, run: Run) -> str:
         "## Limits\n\nMeasured on the splits named above and on nothing else: not on other data or corrupted images; neither "
         "calibration nor fairness. No licence is stated; whoever publishes these weights has to.",
     ]
-    return "\n\n".join(sections).replace(str(Path.home()), "~") + "\n"
+    home = str(Path.home()).rstrip("/")  # "/" itself, as of users without a home, would be every slash
+    text = "\n\n".join(sections)
+    return (text.replace(f"{home}/", "~/") if home else text) + "\n"
 
 
 def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, Any]:

@@ -70,9 +70,12 @@ def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
         return np.stack([_run(compose, image, seed) for image, seed in zip(pixels, seeds.tolist(), strict=True)])
 
     # A pipeline that cannot run is found now, not when its rarest transform is first drawn.
-    certain = library.Compose(_build_all(library, settings.pipeline, "augment.pipeline", {"p": 1.0}))
+    certain = [
+        library.Compose(_build_all(library, _chosen(settings.pipeline, index), "augment.pipeline", {"p": 1.0}))
+        for index in range(_most_choices(settings.pipeline))
+    ]
     image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
-    for probe, seed in ((certain, 0), *((compose, seed) for seed in range(8))):
+    for probe, seed in (*((one, 0) for one in certain), *((compose, seed) for seed in range(8))):
         try:
             once, again = (_run(probe, image.copy(), seed) for _ in range(2))
         except ConfigError:
@@ -85,6 +88,34 @@ def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
                 "no run could be repeated; find it by leaving out transforms"
             )
     return transform
+
+
+CHOICES = ("OneOf", "OneOrOther", "SomeOf", "RandomOrder")  # which of their transforms they apply is drawn
+
+
+def _chosen(pipeline: Sequence[Mapping[str, Any]], index: int) -> list[Mapping[str, Any]]:
+    """The pipeline with one transform in the place of each choice among several: the one at `index`, counted round."""
+    chosen: list[Mapping[str, Any]] = []
+    for entry in pipeline:
+        inner = entry.get("transforms")
+        if inner and entry["name"] in CHOICES:
+            chosen += _chosen([inner[index % len(inner)]], index // len(inner))
+        elif inner:
+            chosen.append({**entry, "transforms": _chosen(inner, index)})
+        else:
+            chosen.append(entry)
+    return chosen
+
+
+def _most_choices(pipeline: Sequence[Mapping[str, Any]]) -> int:
+    """How many indices `_chosen` needs to have each transform chosen at least once."""
+    most = 1
+    for entry in pipeline:
+        inner = entry.get("transforms")
+        if inner:
+            deepest = _most_choices(inner)
+            most = max(most, len(inner) * deepest if entry["name"] in CHOICES else deepest)
+    return most
 
 
 def _import_albumentations() -> Any:

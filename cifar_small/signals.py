@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
@@ -11,16 +12,27 @@ from tqdm.auto import tqdm
 
 from cifar_small.errors import Terminated
 
+GRACE = 1.0  # seconds after a signal in which others belong to it
+
 
 @contextmanager
 def collected_signals(received: list[int]) -> Iterator[None]:
-    """Collect SIGINT and SIGTERM in `received` instead of dying; a second one interrupts at once."""
+    """Collect SIGINT and SIGTERM in `received` instead of dying; a later SIGINT interrupts at once.
+
+    Not so another SIGTERM, nor a SIGINT within GRACE seconds: torchrun hands on to its ranks the signal that a terminal or a
+    job scheduler has just sent to all of them. Who really wants to stop them sends SIGKILL.
+    """
+    first = 0.0
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if received:
+        nonlocal first
+        now = time.monotonic()
+        if not received:
+            first = now
+            received.append(number)
+            tqdm.write(f"{signal.Signals(number).name} received: saving after this step (Ctrl+C, later: stop now)")
+        elif number == signal.SIGINT and now - first > GRACE:
             raise KeyboardInterrupt
-        received.append(number)
-        tqdm.write(f"{signal.Signals(number).name} received: saving after this step (again: stop now)")
 
     with _handled_by(handle):
         yield

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
 
 from cifar_small.errors import UserError
+
+SAVING = 2  # minutes before the end in which a job saves
 
 
 def batch_file(
@@ -26,9 +29,9 @@ def batch_file(
     for flag, number in (("--nodes", nodes), ("--processes-per-node", processes), ("--cpus", cpus)):
         if number < 1:
             raise UserError(f"{flag} {number}: expected at least 1")
-    if not hours > 0:
-        raise UserError(f"--hours {hours:g}: expected more than 0")
-    minutes = max(1, round(hours * 60))
+    minutes = round(hours * 60) if math.isfinite(hours) else 0
+    if minutes <= SAVING:
+        raise UserError(f"--hours {hours:g}: expected more than the {SAVING} minutes that are kept to stop and save")
     resources = [f"#SBATCH --gpus-per-node={processes}"] if gpus else []
     train = shlex.join([*train_arguments, *([] if "--resume" in train_arguments else ["--resume"])])
     return "\n".join(
@@ -40,17 +43,18 @@ def batch_file(
             f"#SBATCH --cpus-per-task={cpus * processes}",
             *resources,
             f"#SBATCH --time={minutes // 60:02d}:{minutes % 60:02d}:00",
-            "#SBATCH --signal=TERM@120            # two minutes before the end: ranks stop (GPUs: in 50 steps), rank 0 saves",
+            f"#SBATCH --signal=TERM@{60 * SAVING}            # seconds left: ranks stop (on GPUs in 50 steps), rank 0 saves",
             "#SBATCH --requeue                    # after a preemption or a failed node; after the time limit, submit it again",
             "",
             "# Submit it from the folder that holds the config, on a file system all machines share.",
             "set -euo pipefail",
             'head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
-            "export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=110  # or torchrun would kill its ranks 30 seconds after the signal",
+            f"export TORCH_ELASTIC_SHUTDOWN_TIMEOUT={60 * SAVING - 10}  # torchrun's 30 seconds may be too few to save in",
+            "port=$((10000 + SLURM_JOB_ID % 20000))     # another one for each job, should two share a machine",
             # Of itself srun does not pass on the cores of a task (from Slurm 22.05), and all ranks would share one.
             f'srun --cpus-per-task="$SLURM_CPUS_PER_TASK" {shlex.quote(sys.executable)} -m torch.distributed.run \\',
             f'  --nnodes={nodes} --nproc-per-node={processes} --rdzv-id="$SLURM_JOB_ID" \\',
-            '  --rdzv-backend=c10d --rdzv-endpoint="$head:29500" \\',
+            '  --rdzv-backend=c10d --rdzv-endpoint="$head:$port" \\',
             f"  -m cifar_small train {train}",
             "",
         ]

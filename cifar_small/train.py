@@ -189,12 +189,19 @@ class Trainer:
             size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
             require_space(self.run, (16 + copies_kept(config.engine, self.epochs)) * size)
         model.to(device=self.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
-        fit_stem(model, self.problem.images[:STEM_IMAGES], self.preprocess)
+        fit_stem(model, self._stem_images(), self.preprocess)
         if start is not None:
             check_unseen(start.ancestors, self.problem.facts)
             self.ancestors = start.ancestors
             self.say(begin_from(model, start, self.classes))
         return model
+
+    def _stem_images(self) -> Tensor:
+        """The first training images, or evenly spread ones where these are not of all classes: folders are read one by one."""
+        images, labels = self.problem.images, self.problem.labels
+        if len(torch.unique(labels[:STEM_IMAGES])) == len(torch.unique(labels)):
+            return images[:STEM_IMAGES]
+        return images[:: -(-len(images) // STEM_IMAGES)]
 
     def _announce(self) -> None:
         config, problem = self.config, self.problem
@@ -314,6 +321,7 @@ class Trainer:
             if save:
                 self._save()
                 if stop:
+                    self._asked_to_stop()  # by its answer rank 0 has written; torchrun stops all when one leaves
                     leave_if_asked(self.stop, self.run.folder)
         return rate(self.steps - 1)
 

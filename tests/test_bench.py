@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -604,6 +605,35 @@ def test_times_of_two_machines_are_remarked_upon() -> None:
     for devices, remarked in ((("one", "two"), True), (("one", "one"), False)):
         text = timing.render({"ours": [result(device) for device in devices]}, {}, None)
         assert ("these runs differ in device," in text) == remarked
+
+
+def test_a_config_that_changes_while_its_seeds_run_is_refused(
+    file: Path, tmp_path: Path, faked: Faked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or one mean would be of two recipes."""
+
+    def wall_time(arguments: Sequence[str], log: Path) -> float:
+        file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text(encoding="utf-8")) | {"label_smoothing": 0.2}))
+        return faked(arguments, log)
+
+    before = config_hash(parse_config(yaml.safe_load(file.read_text(encoding="utf-8")) | {"seed": 0}))
+    monkeypatch.setattr(timing, "wall_time", wall_time)
+    with pytest.raises(UserError, match="was changed since this call began; change it back, or start again"):
+        timing.time_sides([timing.Side("ours", file, (0, 1))], [], tmp_path / "out", lambda line: None)
+    assert json.loads((tmp_path / "out" / "ours" / "seed0.json").read_text())["config_sha256"] == before
+
+
+@pytest.mark.parametrize(("begins", "pairs"), [(60, 1), (659, 1), (661, None), (-721, None), (-60, 1)])
+def test_runs_of_different_hours_make_no_ratio(begins: int, pairs: int | None) -> None:
+    """Ours takes a minute, from 12:00; the baseline begins so many seconds later and takes two."""
+
+    def result(seconds: float, second: int) -> dict[str, Any]:
+        start = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=second)
+        return {"seconds": seconds, "interrupted": False, "started": start.isoformat()}
+
+    found = timing.compare_times([result(60.0, 0)], [result(120.0, begins)])
+    assert (found and found["pairs"]) == pairs
+    assert ("no ratio: " in timing.render({"ours": [], "baseline": []}, {}, found)) == (pairs is None)
 
 
 @pytest.mark.parametrize("content", ['{"seed": 0', "[]", '{"seed": 0}'])

@@ -29,9 +29,14 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
 
 
-def launch(*command: str | Path) -> subprocess.Popen[str]:
+def launch(*command: str | Path, group: bool = False) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [str(part) for part in command], env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        [str(part) for part in command],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=group,
     )
 
 
@@ -127,6 +132,28 @@ def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: d
     assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
     for mine, theirs in zip(resumed, whole, strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+
+
+def test_a_signal_to_all_processes_saves_the_step_under_way(tmp_path: Path) -> None:
+    """As a job scheduler or Ctrl+C sends it: to each rank, and to torchrun, which then sends it to each rank again."""
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config({**CONFIG, "engine": {**CONFIG["engine"], "checkpoint_steps": None}})))
+    folder = tmp_path / "run"
+    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder, "--phases.1.epochs", "200"]
+    started = launch(*TORCHRUN, *command, group=True)
+    try:
+        while not (folder / "last.pt").exists():
+            assert started.poll() is None, started.communicate()[0]
+            time.sleep(0.02)
+        os.killpg(started.pid, signal.SIGTERM)
+        output, _ = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    assert f"stopped by SIGTERM; saved in {folder}" in output
+    assert "KeyboardInterrupt" not in output
+    saved = load_checkpoint(folder / "last.pt")
+    assert (saved["epoch"], saved["step"]) > (0, 0)
 
 
 def test_two_ranks_go_on_with_what_one_process_began(

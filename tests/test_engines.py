@@ -157,7 +157,7 @@ def test_phases_change_keys_of_one_engine_and_replace_another() -> None:
         ({"augment": {**TORCHVISION, "severity": 2}}, "severity has no effect with policy trivialaugment_wide"),
         ({"augment": {**TORCHVISION, "crop": 0, "pad": "reflect"}}, "pad has no effect while crop is 0"),
         ({"engine": {"workers": 2}}, "engine.workers 2 has no effect while every phase augments by the tensor engine"),
-        ({"ricap_beta": 1.5}, "ricap_beta: "),
+        ({"ricap_beta": 150}, "ricap_beta: "),
     ],
 )
 def test_refused_by_the_schema(changes: dict[str, Any], message: str) -> None:
@@ -166,6 +166,9 @@ def test_refused_by_the_schema(changes: dict[str, Any], message: str) -> None:
 
 
 # ---- Albumentations
+
+
+SMALLER = {"name": "RandomCrop", "height": 16, "width": 16, "p": 1e-6}  # a branch that is hardly ever drawn
 
 
 @pytest.mark.parametrize(
@@ -184,6 +187,13 @@ def test_refused_by_the_schema(changes: dict[str, Any], message: str) -> None:
         ({"name": "Normalize", "p": 0.001}, "turned a uint8 image .* into float32 of shape \\(32, 32, 3\\)"),
         ({"name": "Resize", "height": 16, "width": 16}, "into uint8 of shape \\(16, 16, 3\\); it must keep both"),
         ({"name": "BBoxSafeRandomCrop", "p": 0.001}, "augment.pipeline"),
+        ({"name": "OneOf", "transforms": [{"name": "HorizontalFlip", "p": 1.0}, SMALLER]}, "into uint8 of shape .16, 16, 3"),
+        ({"name": "OneOf", "transforms": [SMALLER, {"name": "HorizontalFlip", "p": 1.0}]}, "into uint8 of shape .16, 16, 3"),
+        (
+            {"name": "Sequential", "transforms": [{"name": "Blur"}, {"name": "SomeOf", "n": 1, "transforms": [
+                {"name": "HorizontalFlip", "p": 1.0}, {"name": "OneOf", "transforms": [{"name": "Blur"}, SMALLER]}]}]},
+            "into uint8 of shape .16, 16, 3",
+        ),
     ],
 )  # fmt: skip
 def test_refused_by_albumentations_before_any_data_is_read(

@@ -112,11 +112,26 @@ def test_nothing_of_one_machine_goes_along(tmp_path: Path, run: Run) -> None:
     state = load_checkpoint(own.best)
     state["config"]["data"]["root"] = str(Path.home() / "data")
     state["config"]["engine"]["device"] = "cuda:1"
+    state["config"]["rules"]["pretrained"] = True
+    state["config"]["weights"] = str(Path.home() / "secret" / "weights.safetensors")
+    state["config"]["phases"][0]["distill"] = {"teachers": [str(Path.home() / "secret" / "teacher"), "runs/other"]}
     save_checkpoint(own.best, state)
     export(own, tmp_path / "folder")
+    config = load_config(tmp_path / "folder" / "config.yaml")
+    assert config.weights == "weights.safetensors"
+    assert config.phases[0]["distill"]["teachers"] == ["teacher", "runs/other"]
     for name in ("README.md", "config.yaml", "config.json"):
         assert str(Path.home()) not in (tmp_path / "folder" / name).read_text()
     assert load_config(tmp_path / "folder" / "config.yaml").engine.device == "auto"
+
+
+def test_a_user_without_a_home_gets_the_same_card(
+    tmp_path: Path, run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Containers give such a user "/": every slash of the card begins with it."""
+    monkeypatch.setattr(Path, "home", lambda: Path("/"))
+    export(run, tmp_path / "other")
+    assert card_of(tmp_path / "other") == card_of(folder)
 
 
 # ------------------------------------------------------------------------------------------------------------------- card

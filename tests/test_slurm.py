@@ -27,6 +27,18 @@ def test_asks_for_what_was_asked(capsys: pytest.CaptureFixture[str]) -> None:
     }  # fmt: skip
     assert "--nnodes=2 --nproc-per-node=4" in text
     assert "--gpus" not in printed(capsys, "--cpu-only")
+    assert "--gpus" not in printed(capsys, "--engine.device", "cpu")
+
+
+def test_jobs_that_share_a_machine_meet_at_ports_of_their_own(capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(capsys)
+    (line,) = (line for line in text.splitlines() if line.startswith("port="))
+    for job, port in ((7, 10007), (123_456_789, 10000 + 123_456_789 % 20_000)):
+        found = subprocess.run(
+            ["bash", "-c", f"SLURM_JOB_ID={job}\n{line}\necho $port"], capture_output=True, text=True, check=True
+        )
+        assert int(found.stdout) == port
+    assert '--rdzv-endpoint="$head:$port"' in text
 
 
 def test_it_is_shell_that_starts_the_training_with_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,7 +58,14 @@ def test_it_is_shell_that_starts_the_training_with_its_settings(capsys: pytest.C
             "batch_size 128 cannot be shared by 3 processes; use another number of processes, or a batch_size that",
         ),
         (["--nodes", "0"], "--nodes 0: expected at least 1"),
-        (["--hours", "0"], "--hours 0: expected more than 0"),
+        (["--hours", "0"], "--hours 0: expected more than the 2 minutes that are kept to stop and save"),
+        (["--hours", "0.03"], "--hours 0.03: expected more than the 2 minutes"),
+        (["--hours", "inf"], "--hours inf: expected more than the 2 minutes"),
+        (["--hours", "nan"], "--hours nan: expected more than the 2 minutes"),
+        (
+            ["--processes-per-node", "4", "--engine.device", "cuda:0"],
+            "engine.device cuda:0 names one GPU but 4 processes need one each; use cuda or auto",
+        ),
         (["--optim.rate", "1"], "optim.rate: unknown key"),
     ],
 )

@@ -24,6 +24,7 @@ import torch
 import yaml
 from conftest import tiny_raw
 
+import cifar_small.plots as plots
 import cifar_small.sweep.claims as claims_module
 import cifar_small.sweep.cluster as cluster
 import cifar_small.sweep.run as run_module
@@ -276,7 +277,7 @@ def test_cells_over_the_budget_are_listed_and_refused_or_skipped(
     assert run_sweep(write(base, **sweep, skip_illegal=True), tmp_path / "out") == 0
     assert training.trained == ["widths-8-8-8-seed0"]
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| widths-8-16-32 | [8, 16, 32] | 20,034 | 0 of 1 |  |  | 0.0 | skipped: 1 parameters over the budget |" in table
+    assert "| widths-8-16-32 | [8, 16, 32] | 20,034 | 0 of 1 |  |  |  | skipped: 1 parameters over the budget |" in table
 
 
 # -------------------------------------------------------------------------------------------------------------------- claims
@@ -427,10 +428,10 @@ def test_table_literal_and_winner_by_val(
     place = tmp_path / "out"
     assert run_sweep(write(parameters={"optim.lr": [0.1, 0.2, 0.4]}, seeds=[0, 1]), place) == 5
     assert (place / "table.csv").read_text() == (
-        "cell,optim.lr,parameters,seeds,val_mean,val_sd,minutes,state\n"
-        "lr-0.2,0.2,20034,2,0.65,0.070711,3.0,done\n"
-        "lr-0.1,0.1,20034,2,0.51,0.014142,3.0,done\n"
-        "lr-0.4,0.4,20034,1,0.99,,1.5,failed: loss is not | finite at epoch 1\n"
+        "cell,optim.lr,parameters,seeds,val_mean,val_sd,val_seed0,val_seed1,minutes,state\n"
+        "lr-0.2,0.2,20034,2,0.65,0.070711,0.7,0.6,3.0,done\n"
+        "lr-0.1,0.1,20034,2,0.51,0.014142,0.5,0.52,3.0,done\n"
+        "lr-0.4,0.4,20034,1,0.99,,0.99,,1.5,failed: loss is not | finite at epoch 1\n"
     )
     lines = (place / "table.md").read_text().splitlines()
     assert lines[2:7] == [
@@ -499,7 +500,7 @@ def test_runs_of_others_are_left_to_them(
     assert run_sweep(path, place) == 0
     assert training.trained == ["lr-0.2-seed0", "lr-0.3-seed0"]
     assert "1 left to other workers (lr-0.1-seed0)" in capsys.readouterr().out
-    assert "| lr-0.1 | 0.1 | 20,034 | 0 of 1 |  |  | 0.0 | running |" in (place / "table.md").read_text()
+    assert "| lr-0.1 | 0.1 | 20,034 | 0 of 1 |  |  |  | running |" in (place / "table.md").read_text()
     os.utime(claim, (time.time() - 3600,) * 2)
     assert run_sweep(path, place) == 0
     assert training.trained[2:] == ["lr-0.1-seed0"]
@@ -725,6 +726,36 @@ def test_failed_and_illegal_trials_are_told(write: Write, fake: Callable[..., Fa
     assert len(training.trained) == states.count("FAIL")
 
 
+def test_values_that_are_possible_only_apart_are_drawn_again(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No probe along one parameter finds them: 64 images do not divide into micro-batches of 48."""
+    pytest.importorskip("optuna")
+    fake(lambda config: 0.5)
+    parameters = {"batch_size": [48, 64], "engine.micro_batch_size": [16, 48]}
+    sweep = write({"batch_size": 48}, method="tpe", trials=8, parameters=parameters)
+    assert run_sweep(sweep, tmp_path / "out") == 0
+    assert "is drawn again, for this makes no config: batch_size 64, engine.micro_batch_size 48: " in capsys.readouterr().out
+    assert told(tmp_path / "out") == ["COMPLETE"] * 8
+    settings = [cell.settings for cell in Place(load_sweep(sweep), tmp_path / "out").trial_cells(load_sweep(sweep))]
+    assert len(settings) == 8
+    assert {"batch_size": 64, "engine.micro_batch_size": 48} not in settings
+
+
+def test_parameters_that_hardly_ever_make_a_config_are_given_up(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("optuna")
+    fake(lambda config: 0.5)
+
+    def never(*arguments: Any) -> None:
+        raise ConfigError("these do not go together")
+
+    monkeypatch.setattr(search_module, "resolve", never)
+    with pytest.raises(ConfigError, match=r"100 draws for trial0000 made no config.*these do not go together"):
+        run_sweep(write(method="tpe", trials=2, parameters={"optim.lr": [0.1, 0.2]}), tmp_path / "out", quiet=True)
+
+
 def test_trials_below_the_median_are_pruned(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
     pytest.importorskip("optuna")
     training = fake(lambda config: 1 - int(config.name[-1]) / 10, epochs=4)  # each trial worse than the one before
@@ -775,10 +806,30 @@ def test_a_mended_cell_is_tried_again_without_being_asked(
     fake(diverge)
     cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 5.0}]
     assert run_sweep(write(cells=cells), tmp_path / "out") == 5
-    assert "1 failed, which is kept: --retry-failed tries them again" in capsys.readouterr().out
-    (tmp_path / "out" / "b-seed0" / "config.yaml").unlink(missing_ok=True)  # as where it failed before it began
+    assert "1 failed, which is kept: give the cell other settings" in capsys.readouterr().out
+    assert "optim" in (tmp_path / "out" / "b-seed0" / "config.yaml").read_text()  # it had begun
     cells[1]["optim.lr"] = 0.2
+    assert "1 of 2 runs done" in run_module.show(write(cells=cells), tmp_path / "out")
     assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 0
+    assert Run(tmp_path / "out" / "b-seed0").config().optim.lr == 0.2
+    assert Run(tmp_path / "out" / "set_aside" / "b-seed0.0").config().optim.lr == 5.0
+    cells[1]["optim.lr"] = 0.3  # of a run that did not fail: still refused
+    with pytest.raises(ConfigError, match="b-seed0 was trained with other settings"):
+        run_sweep(write(cells=cells), tmp_path / "out", quiet=True)
+
+
+def test_retrying_what_failed_sets_a_mended_cells_run_aside_too(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
+) -> None:
+    def diverge(config: Config) -> float:
+        if config.optim.lr > 1:
+            raise DivergedError("loss is not finite")
+        return 0.5
+
+    fake(diverge)
+    assert run_sweep(write(cells=[{"label": "a", "optim.lr": 5.0}]), tmp_path / "out", quiet=True) == 5
+    assert run_sweep(write(cells=[{"label": "a", "optim.lr": 0.1}]), tmp_path / "out", quiet=True, retry_failed=True) == 0
+    assert (tmp_path / "out" / "set_aside" / "a-seed0.0" / "failed.json").exists()
 
 
 def test_a_cell_that_failed_before_it_began_trains_once_it_is_mended(write: Write, tmp_path: Path) -> None:
@@ -818,15 +869,24 @@ def test_pipelines_are_built_before_anything_trains(write: Write, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("prune", "message"),
+    ("epochs", "prune", "message"),
     [
-        ({"warmup_epochs": 1}, "prune.startup_trials 5 leaves none of the 4 trials to stop"),
-        ({"warmup_epochs": 2, "startup_trials": 1}, "prune.warmup_epochs 2 lets every trial of 2 epochs run to its end"),
+        (2, {"warmup_epochs": 1}, "prune.startup_trials 5 leaves none of the 4 trials to stop"),
+        (
+            2,
+            {"warmup_epochs": 2, "startup_trials": 1},
+            "prune.warmup_epochs 2 lets every trial of 2 epochs run to its end: lower",
+        ),
+        (
+            1,
+            {"warmup_epochs": 1, "startup_trials": 1},
+            "prune.warmup_epochs 1 lets every trial of 1 epoch run to its end: drop",
+        ),
     ],
 )
-def test_a_pruner_that_would_stop_nothing_is_refused(write: Write, prune: dict[str, int], message: str) -> None:
+def test_a_pruner_that_would_stop_nothing_is_refused(write: Write, epochs: int, prune: dict[str, int], message: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(message)):
-        plan(load_sweep(write({"phases": [{"epochs": 2}]}, **{**TPE, "trials": 4, "prune": prune})))
+        plan(load_sweep(write({"phases": [{"epochs": epochs}]}, **{**TPE, "trials": 4, "prune": prune})))
 
 
 def test_tpe_learns_where_random_does_not(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
@@ -976,4 +1036,52 @@ def test_pictures_of_many_cells_and_of_ranges(write: Write, fake: Callable[..., 
     run_sweep(write(method="random", trials=12, parameters=SPACES), tmp_path / "random", quiet=True)
     for name in ("grid", "random"):
         assert (tmp_path / name / "sweep.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_the_picture_of_marginal_means_is_given(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole cells only: means over different seeds are no fair comparison."""
+    drawn: list[Any] = []
+    monkeypatch.setattr(table_module, "draw_marginals", lambda panels, title, path: drawn.append((panels, title)))
+    fake(
+        lambda config: config.optim.lr - config.label_smoothing + config.augment.cutout / 100 + config.seed / 10, pictures=True
+    )
+    parameters = {"optim.lr": [0.2, 0.4], "label_smoothing": [0.0, 0.1], "augment.cutout": [0, 8]}
+    path = write(parameters=parameters, seeds=[0, 1])
+    run_sweep(path, tmp_path / "out", quiet=True)
+    panels, title = drawn[-1]
+    assert "8 of 8 cells, 2 seeds" in title
+    assert [panel.name for panel in panels] == list(parameters)
+    assert [panel.labels for panel in panels] == [["0.2", "0.4"], ["0", "0.1"], ["0", "8"]]
+    points = zip(*(panel.values for panel in panels), strict=True)
+    found = dict(zip(points, panels[0].heights, strict=True))
+    assert found[(1, 0, 1)] == pytest.approx(100 * (0.4 - 0.0 + 0.08 + 0.05))
+    assert found[(0, 1, 0)] == pytest.approx(100 * (0.2 - 0.1 + 0.0 + 0.05))
+    sweep, place, cells = run_module.prepare(path, tmp_path / "out")
+    place.run(cells[0], 1).summary_file.unlink()
+    run_module.finish(sweep, place, cells, quiet=True)
+    panels, title = drawn[-1]
+    assert "7 of 8 cells" in title
+    assert all(len(panel.heights) == len(panel.values) == 7 for panel in panels)
+
+
+def test_the_means_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of choices the mean at each, of numbers that of each fifth of the cells."""
+    kept: list[Any] = []
+    monkeypatch.setattr(plots, "_save", lambda figure, path: kept.append(figure))
+    numbers = [float(value) for value in range(10)]
+    choice = plots.Dots("flip", [0, 0, 1], [80.0, 82.0, 90.0], ["none", "random"])
+    scale = plots.Dots("lr", numbers, [10 * value for value in numbers])
+    for panel, expected in (
+        (choice, ([0, 1], [81.0, 90.0])),
+        (scale, ([0.5, 2.5, 4.5, 6.5, 8.5], [5.0, 25.0, 45.0, 65.0, 85.0])),
+    ):
+        plots.draw_marginals([panel], "title", tmp_path / "x.png")
+        means = kept[-1].axes[0].lines[1]
+        assert (list(means.get_xdata()), list(means.get_ydata())) == expected
+
+
+def test_where_sweeps_go(write: Write) -> None:
+    parameters = {"optim.lr": [0.1, 0.2]}
     assert Place(load_sweep(write(parameters=parameters))).folder == Path("runs/s")

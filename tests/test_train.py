@@ -18,6 +18,7 @@ from torch import nn
 
 import cifar_small.data
 import cifar_small.predict
+import cifar_small.signals as signals
 import cifar_small.train as train_module
 from cifar_small.budget import count_parameters
 from cifar_small.checkpoints import load_checkpoint, save_checkpoint
@@ -192,6 +193,41 @@ def test_resume_refuses_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(cifar_small.predict, "load_train", changed)
     with pytest.raises(CheckpointError, match="trained on other data"):
         train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
+
+
+def test_signals_that_belong_to_the_first_do_not_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: clock[0])
+    received: list[int] = []
+    with signals.collected_signals(received):
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a terminal's, torchrun's, a scheduler's
+            signal.raise_signal(number)
+        clock[0] += 30
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_before_a_rank_leaves_within_an_epoch_all_know_that_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchrun stops every rank when one leaves, also rank 0 at its checkpoint: so the ranks meet after it."""
+    calls: list[str] = []
+
+    def noted(name: str) -> None:
+        whole = getattr(Trainer, name)
+
+        def call(trainer: Trainer) -> Any:
+            calls.append(name)
+            return whole(trainer)
+
+        monkeypatch.setattr(Trainer, name, call)
+
+    noted("_save")
+    noted("_asked_to_stop")
+    stopped_after(11, tmp_path / "run", monkeypatch)
+    assert calls[-2:] == ["_save", "_asked_to_stop"]
 
 
 def test_second_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,16 +12,20 @@ import torch.nn.functional as F
 from conftest import train_until_save
 from torch import Tensor, nn
 
+import cifar_small.train as train_module
 from cifar_small.augment import resize
 from cifar_small.budget import check_budget, count_parameters, footprint, skeleton, widest
 from cifar_small.checkpoints import load_checkpoint
-from cifar_small.config import config_dict, parse_config
+from cifar_small.config import config_dict, parse_config, resolve_phases
 from cifar_small.errors import ConfigError
 from cifar_small.kill_resume import fingerprint
 from cifar_small.models import build_model, fit_stem, set_frozen
 from cifar_small.models.whitened import Stem
+from cifar_small.optim import build_optimizer
+from cifar_small.problem import load_problem
+from cifar_small.runs import Run
 from cifar_small.schema import Config, WhitenedResNetModel
-from cifar_small.train import train
+from cifar_small.train import Trainer, train
 
 
 def whitened(*stages: dict[str, Any], **options: Any) -> WhitenedResNetModel:
@@ -97,9 +102,9 @@ def test_without_dirac_no_filter_starts_as_identity() -> None:
     assert config_dict(config(model={**SMALL.model_dump(mode="json"), "dirac": False}))["model"]["dirac"] is False
 
 
-def test_a_stem_that_does_not_whiten_trains(tmp_path: Path) -> None:
+def test_a_stem_that_does_not_whiten_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its filters are in the head's group, as those that see the image, and the convolution after it passes a gradient back."""
-    learned = config(model={**SMALL.model_dump(mode="json"), "whiten": False}, phases=[{"epochs": 1, "resolution": 24}])
+    learned = config(model={**SMALL.model_dump(mode="json"), "whiten": False}, phases=[{"epochs": 2, "resolution": 24}])
     net = build_model(learned.model, 10)
     before = net.stem.weight.clone()
     fit_stem(net, torch.randn(8, 3, 16, 16), lambda images: images)
@@ -107,10 +112,33 @@ def test_a_stem_that_does_not_whiten_trains(tmp_path: Path) -> None:
     net(torch.randn(2, 3, 32, 32)).sum().backward()
     assert net.stem.weight.grad is not None
     assert net.stem.weight.grad.abs().max() > 0
-    train(learned, tmp_path)
-    trained = load_checkpoint(tmp_path / "last.pt")["model"]["stem.weight"]
-    assert trained.shape == before.shape
-    assert not torch.allclose(trained[:12], -trained[12:], atol=1e-3)  # whitening filters come with both signs
+    groups = build_optimizer(net, learned.optim).param_groups
+    (group,) = (group for group in groups if any(parameter is net.stem.weight for parameter in group["params"]))
+    assert (group["rule"], group["lr_factor"]) == ("sgd", pytest.approx(0.8 / 0.24))  # the head's, not the biases' 10
+    train_until_save(learned, tmp_path, 1, monkeypatch)
+    begun = load_checkpoint(tmp_path / "last.pt")["model"]["stem.weight"]
+    train(learned, tmp_path, resume=True, quiet=True)
+    assert (load_checkpoint(tmp_path / "last.pt")["model"]["stem.weight"] - begun).norm() > 1e-3
+
+
+def test_a_stem_sees_all_classes_of_images_that_come_sorted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """As those of a folder for each class do; of 512 images the first 100 would be of two digits."""
+    monkeypatch.setattr(train_module, "STEM_IMAGES", 100)
+    fitted: list[Tensor] = []
+    monkeypatch.setattr(train_module, "fit_stem", lambda net, images, prepare: fitted.append(images))
+
+    def in_order(config: Config) -> Any:
+        problem = load_problem(config)
+        order = problem.labels.argsort(stable=True)
+        return replace(problem, images=problem.images[order], labels=problem.labels[order])
+
+    trainers = []
+    for load in (load_problem, in_order):
+        monkeypatch.setattr(train_module, "load_problem", load)
+        trainers.append(Trainer(config(), resolve_phases(config()), Run(tmp_path), [], 0.0, quiet=True))
+    mixed, in_turn = (trainer.problem.images for trainer in trainers)
+    assert torch.equal(fitted[0], mixed[:100])  # as records of earlier runs have it
+    assert torch.equal(fitted[1], in_turn[::6])
 
 
 def by_hand(net: Any, images: Tensor) -> Tensor:

@@ -98,6 +98,8 @@ class Ours:
     def __init__(self, config: Config, folder: Path, phase: int = 0) -> None:
         """Read the data and build the net as training does; `folder` stands for the run directory."""
         config = with_input_of_weights(config)
+        # A checkpoint within an epoch is no part of a step.
+        config = config.model_copy(update={"engine": config.engine.model_copy(update={"checkpoint_steps": None})})
         phases = resolve_phases(config)
         if not 0 <= phase < len(phases):
             raise UserError(f"--phase {phase}: {config.name} has the phases 0 to {len(phases) - 1}; choose one of them")

@@ -23,7 +23,8 @@ Three loops take turns, --rounds times --steps steps each:
             DataLoader, the same net in eager float32 and contiguous layout, SGD, loss.item() in every step
 Warm-up and the first step of each round are not counted; what an epoch costs at its start (order and draws) is shared over the
 steps of our loop, and the start of the DataLoader's workers is not held against the plain one.
-GFLOP/s is nominal: 6 x multiply-adds of one 32x32 image x images/s; 2 operations each, and a backward pass of twice the work.
+GFLOP/s is nominal: 6 x multiply-adds of an image of the phase's size x images/s; 2 operations each, and a backward pass of
+twice the work.
 
   tools/bench steps configs/resnet_hour.yaml
   tools/bench steps configs/resnet_hour.yaml --data real --steps 50 --rounds 5 --json steps.json

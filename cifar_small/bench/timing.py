@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,14 @@ otherwise. To reach a target sooner, write a shorter schedule.
 
 A seed with a result in --output is not run again; one that was cut off starts anew, because the time of a run in two parts is
 not the time of a run. With --baseline the two configs take turns: ours, baseline, ours, ... --set holds for both.
+The ratio is of the turns in which one was run right after the other.
 The test split is read, which each run's record says: measure configs with this, choose them on val.
 
   tools/bench time configs/resnet_hour.yaml --targets 93 94 --seeds 0 1 2
   tools/bench time configs/speed/cifar10_94.yaml --targets 94 --seeds 0 1 2 --baseline configs/speed/airbench94_muon.yaml
   tools/bench time configs/resnet_hour.yaml --targets 93 --set engine.threads=2 --output runs/timing --json timing.json"""
-MACHINE = ("device", "threads", "precision", "commit", "dirty")  # what two times must share to be compared
+MACHINE = ("device", "threads", "precision", "platform", "packages", "commit", "dirty")  # what times to compare must share
+SIDE_BY_SIDE = 600.0  # seconds between two runs beyond which the machine may have another speed; they make no ratio then
 
 
 @dataclass(frozen=True)
@@ -73,19 +76,24 @@ def check_seeds(seeds: Sequence[int], flag: str) -> tuple[int, ...]:
 def time_sides(sides: Sequence[Side], overrides: Overrides, folder: Path, say: Callable[[str], None]) -> dict[str, Any]:
     """Run, or read, every seed of every side, the sides taking turns; returns each side's results in the order of its seeds.
 
-    Raises UserError for a result of another config, or when a process fails.
+    Raises UserError for a result of another config, for a config that changes meanwhile, or when a process fails.
     """
     results: dict[str, Any] = {side.name: [] for side in sides}
+    hashes = {(side.name, seed): config_hash(_config(side, seed, overrides)) for side in sides for seed in side.seeds}
     for side in sides:  # before hours of work
         for seed in side.seeds:
-            _known(side, seed, overrides, folder)
+            _known(side, seed, hashes[side.name, seed], folder)
     for turn in range(max(len(side.seeds) for side in sides)):
         for side in sides:
             if turn < len(side.seeds):
                 seed = side.seeds[turn]
-                result = _known(side, seed, overrides, folder)
+                expected = hashes[side.name, seed]
+                result = _known(side, seed, expected, folder)
                 how = "read from its file" if result else "measured"
-                result = result or _measure(side, seed, overrides, folder)
+                if result is None:
+                    if config_hash(_config(side, seed, overrides)) != expected:
+                        raise UserError(f"{side.config} was changed since this call began; change it back, or start again")
+                    result = _measure(side, seed, overrides, folder, expected)
                 results[side.name].append(result)
                 flag = "  INTERRUPTED: not counted as a time" if result["interrupted"] else ""
                 minutes = f"{result['seconds'] / 60:.2f} minutes"
@@ -93,9 +101,8 @@ def time_sides(sides: Sequence[Side], overrides: Overrides, folder: Path, say: C
     return results
 
 
-def _known(side: Side, seed: int, overrides: Overrides, folder: Path) -> dict[str, Any] | None:
-    """The result of an earlier call for the same config and seed, if there is one."""
-    expected = config_hash(_config(side, seed, overrides))
+def _known(side: Side, seed: int, expected: str, folder: Path) -> dict[str, Any] | None:
+    """The result of an earlier call for the config of this hash and seed, if there is one."""
     file = _file(side, seed, folder)
     if not file.exists():
         return None
@@ -114,7 +121,7 @@ def _known(side: Side, seed: int, overrides: Overrides, folder: Path) -> dict[st
     return result
 
 
-def _measure(side: Side, seed: int, overrides: Overrides, folder: Path) -> dict[str, Any]:
+def _measure(side: Side, seed: int, overrides: Overrides, folder: Path, config_sha256: str) -> dict[str, Any]:
     """Train and predict in processes of their own, and write the result file."""
     place = folder / side.name
     # A directory that is there was left by an attempt that did not end; its training must not be gone on with.
@@ -122,7 +129,7 @@ def _measure(side: Side, seed: int, overrides: Overrides, folder: Path) -> dict[
     run = Run(place / f"seed{seed}-run{attempt}")
     log = place / f"seed{seed}-run{attempt}.log"
     settings = [text for key, value in overrides for text in (f"--{key}", value)]
-    load = os.getloadavg()
+    load, started = os.getloadavg(), datetime.now(UTC).isoformat(timespec="seconds")
     train_seconds = wall_time(
         ["train", "--config", str(side.config), "--seed", str(seed), "--output", str(run.folder), *settings], log
     )
@@ -130,7 +137,8 @@ def _measure(side: Side, seed: int, overrides: Overrides, folder: Path) -> dict[
     sessions = run.sessions()
     result = {
         "seed": seed,
-        "config_sha256": config_hash(_config(side, seed, overrides)),
+        "config_sha256": config_sha256,
+        "started": started,
         "accuracy": run.test_readings()[-1]["accuracy"],
         "seconds": train_seconds + predict_seconds,
         "train_seconds": train_seconds,
@@ -192,12 +200,30 @@ def summarise(results: Sequence[dict[str, Any]], targets: Sequence[float]) -> di
 
 
 def compare_times(ours: Sequence[dict[str, Any]], baseline: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
-    """How many times as long the baseline takes, over the turns in which both ran in one go; None if there is no such turn."""
+    """How many times as long the baseline takes, over the turns in which both ran in one go, one right after the other.
+
+    None if there is no such turn.
+    """
     turns = zip(ours, baseline, strict=False)  # the baseline may have fewer seeds
-    pairs = [(one["seconds"], other["seconds"]) for one, other in turns if not one["interrupted"] and not other["interrupted"]]
+    pairs = [
+        (one["seconds"], other["seconds"])
+        for one, other in turns
+        if not one["interrupted"] and not other["interrupted"] and _pause(one, other) <= SIDE_BY_SIDE
+    ]
     if not pairs:
         return None
     return {"pairs": len(pairs), **ratios([other for _, other in pairs], [one for one, _ in pairs]).plain()}
+
+
+def _pause(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Seconds from the end of the earlier run to the start of the later one; infinite where a file does not say."""
+    starts = [run.get("started") or run["environment"].get("started") for run in (one, other)]
+    if None in starts:
+        return float("inf")
+    (began, seconds), (later, _) = sorted(
+        (datetime.fromisoformat(start).timestamp(), run["seconds"]) for start, run in zip(starts, (one, other), strict=True)
+    )
+    return max(0.0, later - began - float(seconds))
 
 
 def render(sides: dict[str, list[dict[str, Any]]], summaries: dict[str, Any], comparison: dict[str, Any] | None) -> str:
@@ -225,6 +251,11 @@ def render(sides: dict[str, list[dict[str, Any]]], summaries: dict[str, Any], co
         ends = f"{comparison['low']:.2f} .. {comparison['high']:.2f} over {comparison['pairs']} pairs of runs"
         ends = "one pair of runs" if comparison["pairs"] == 1 else ends
         lines.append(f"the baseline takes {comparison['median']:.2f} x as long as ours ({ends})")
+    elif len(sides) > 1:
+        lines.append(
+            f"no ratio: no two runs of a turn were done in one go and within {SIDE_BY_SIDE / 60:.0f} minutes of each other, "
+            "and a machine's speed may change; choose another --output to measure them side by side"
+        )
     differing = [key for key in MACHINE if len({str(one["environment"].get(key)) for one in everything}) > 1]
     if differing:
         lines.append(

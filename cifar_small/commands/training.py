@@ -53,24 +53,26 @@ def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
     parser.add_argument("--processes-per-node", type=int, default=1, help="ranks, and GPUs, of each machine (default: 1)")
     parser.add_argument("--cpus", type=int, default=4, help="processor cores for each rank (default: 4)")
-    parser.add_argument("--cpu-only", action="store_true", help="ask for no GPUs")
+    parser.add_argument("--cpu-only", action="store_true", help="ask for no GPUs; so does --engine.device cpu")
     parser.add_argument("--hours", type=float, default=1.0, help="time limit (default: 1)")
 
 
 def _slurm(options: argparse.Namespace) -> int:
     from cifar_small.config import load_config, split_overrides
-    from cifar_small.distributed import share_batch
+    from cifar_small.distributed import refuse_one_gpu, share_batch
     from cifar_small.slurm import batch_file
 
     config = load_config(options.config, split_overrides(options.overrides))
-    share_batch(config, options.nodes * options.processes_per_node)  # better refused now than after a night in the queue
+    ranks = options.nodes * options.processes_per_node
+    share_batch(config, ranks)  # better refused now than after a night in the queue
+    refuse_one_gpu(config.engine.device, ranks)
     arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
     text = batch_file(
         config.name,
         [*arguments, *options.overrides],
         nodes=options.nodes,
         processes=options.processes_per_node,
-        gpus=not options.cpu_only,
+        gpus=not options.cpu_only and config.engine.device != "cpu",
         hours=options.hours,
         cpus=options.cpus,
     )

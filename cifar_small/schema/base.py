@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 Probability = Annotated[float, Field(ge=0, le=1)]
+BetaParameter = Annotated[float, Field(ge=0, le=100)]  # of a Beta(x, x) distribution; 0: off
 PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
 Width = Annotated[int, Field(ge=1, le=100_000)]
 Depth = Annotated[int, Field(ge=1, le=1000)]  # bounds that keep a slip of the finger from hanging the counting of a net

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator, Field, model_validator
 
 from cifar_small.schema.augmentation import AnyAugment, Augment
-from cifar_small.schema.base import PositiveInt, Probability, Section, Side
+from cifar_small.schema.base import BetaParameter, PositiveInt, Probability, Section, Side
 from cifar_small.schema.optimisation import SAM, SGD, Cosine, Lookahead, Optim, Schedule
 
 
@@ -77,9 +77,9 @@ class Recipe(Section):
     optim: Optim = SGD()
     schedule: Schedule = Cosine()
     augment: AnyAugment = Augment()
-    mixup_alpha: Probability = 0.0  # of the Beta(alpha, alpha) distribution; 0: off
-    cutmix_alpha: Probability = 0.0
-    ricap_beta: Probability = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet; 0: off
+    mixup_alpha: BetaParameter = 0.0  # of the Beta(alpha, alpha) distribution of the share of one of two images
+    cutmix_alpha: BetaParameter = 0.0  # the same, of their areas
+    ricap_beta: BetaParameter = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet
     mix_prob: Probability = 1.0  # share of the batches that are mixed; with several of the above on, equally many by each
     mix_probs: MixProbs | None = None  # instead of mix_prob: a share for each of the above
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0

@@ -115,9 +115,10 @@ def _refuse_illegal(sweep: Sweep, cells: Sequence[Cell]) -> None:
 def _refuse_idle_pruner(sweep: Sweep, epochs: int) -> None:
     last = epochs - (len(sweep.seeds) == 1)  # after the last epoch of a trial's only seed there is nothing to save
     if sweep.prune is not None and sweep.prune.warmup_epochs > last:
+        trial = "1 epoch" if epochs == 1 else f"{epochs} epochs"
+        advice = f"lower it to {last} at most, or drop prune" if last else "drop prune"
         raise ConfigError(
-            f"prune.warmup_epochs {sweep.prune.warmup_epochs} lets every trial of {epochs} epochs run to its end: lower it to "
-            f"{last} at most, or drop prune"
+            f"prune.warmup_epochs {sweep.prune.warmup_epochs} lets every trial of {trial} run to its end: {advice}"
         )
 
 

@@ -8,18 +8,22 @@ a trial sets stands in its own file before anything trains, so that a killed tri
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
 from cifar_small.config import resolve_phases
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import write_json
+from cifar_small.per_image import check_pipelines
 from cifar_small.randomness import stream_seed
 from cifar_small.runs import read_json
 from cifar_small.sweep.cells import SWEEP, Cell, resolve
 from cifar_small.sweep.spec import Range, Space, canonical
 from cifar_small.sweep.states import PRUNED, job_name, trial_name
 from cifar_small.sweep.worker import OnEpoch, Worker
+
+MOST_DRAWS = 100  # for one trial, before we say that its parameters hardly make a config
 
 
 class Pruned(Exception):  # noqa: N818  (not an error: the pruner's decision)
@@ -85,6 +89,7 @@ class _Trial:
         self.worker, self.optuna, self.name = worker, optuna, trial_name(number)
         self.file = worker.place.trial_file(number)
         sweep = worker.sweep
+        self.seed = stream_seed(sweep.search_seed, SWEEP, number) % 2**32
         pruner = optuna.pruners.NopPruner()
         if sweep.prune is not None:
             pruner = optuna.pruners.MedianPruner(
@@ -99,7 +104,7 @@ class _Trial:
             # A sampler made for each trial, so that its random numbers depend on the trial's number and on nothing before.
             sampler=optuna.samplers.TPESampler(
                 n_startup_trials=sweep.random_trials or min(10, (sweep.trials or 0) // 2),
-                seed=stream_seed(sweep.search_seed, SWEEP, number) % 2**32,
+                seed=self.seed,
             ),
             pruner=pruner,
         )
@@ -115,12 +120,26 @@ class _Trial:
         for orphan in self.study.get_trials(deepcopy=False, states=[states.RUNNING]):
             if orphan.user_attrs.get("cell") == self.name:  # its worker was killed before it could write the trial's file
                 self.study.tell(orphan.number, state=states.FAIL)
-        trial = self.study.ask()
-        trial.set_user_attr("cell", self.name)
-        settings = {key: _suggest(trial, key, space) for key, space in self.worker.sweep.spaces.items()}
-        content = {"optuna_number": trial.number, "settings": settings, "told": None}
-        write_json(self.file, content)
-        return content
+        for draw in range(MOST_DRAWS):
+            trial = self.study.ask()
+            trial.set_user_attr("cell", self.name)
+            settings = {key: _suggest(trial, key, space) for key, space in self.worker.sweep.spaces.items()}
+            try:
+                check_pipelines(resolve(self.worker.sweep, self.name, settings).config)
+            except ConfigError as error:  # values that are possible one by one but not together, such as lr below min_lr
+                problem = f"{_shown(settings)}: {error}"
+                self.study.tell(trial.number, state=states.FAIL)
+                self.worker.say(f"{self.worker.sweep.name}: {self.name} is drawn again, for this makes no config: {problem}")
+                if draw == 0:  # TPE learns nothing from what was not run, and might propose the same for ever
+                    self.study.sampler = self.optuna.samplers.RandomSampler(self.seed)
+                continue
+            content = {"optuna_number": trial.number, "settings": settings, "told": None}
+            write_json(self.file, content)
+            return content
+        raise ConfigError(
+            f"{self.worker.sweep.name}: {MOST_DRAWS} draws for {self.name} made no config; narrow the parameters. "
+            f"The last one: {problem}"
+        )
 
     def finish(self, claim: Any) -> bool:
         """Train what is left of the trial and tell Optuna; False if another process is in the way. Raises ConfigError."""
@@ -131,11 +150,11 @@ class _Trial:
         if cell.excess:
             if not worker.sweep.skip_illegal:
                 raise ConfigError(
-                    f"{self.name} ({_shown(cell)}) has {cell.parameters:,} trainable parameters, {cell.excess:,} over the "
-                    f"budget of {cell.config.rules.max_params:,}; narrow the parameters or set skip_illegal: true"
+                    f"{self.name} ({_shown(cell.settings)}) has {cell.parameters:,} trainable parameters, {cell.excess:,} over "
+                    f"the budget of {cell.config.rules.max_params:,}; narrow the parameters or set skip_illegal: true"
                 )
             return self._tell(states.PRUNED)  # as bad as can be, so that TPE learns to stay within the budget
-        worker.say(f"{worker.sweep.name}: {self.name} of {worker.sweep.trials}: {_shown(cell)}")
+        worker.say(f"{worker.sweep.name}: {self.name} of {worker.sweep.trials}: {_shown(cell.settings)}")
         accuracies = []
         for index, seed in enumerate(worker.sweep.seeds):
             state = worker.place.state(cell, seed)
@@ -189,7 +208,5 @@ def _suggest(trial: Any, key: str, space: Space) -> Any:
     return trial.suggest_float(key, space.low, space.high, log=space.log)
 
 
-def _shown(cell: Cell) -> str:
-    return ", ".join(
-        f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in cell.settings.items()
-    )
+def _shown(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{key} {value:.6g}" if isinstance(value, float) else f"{key} {value}" for key, value in settings.items())

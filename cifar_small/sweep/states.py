@@ -1,6 +1,7 @@
 """What is where in a sweep's folder, and how far each of its runs has come.
 
 sweep folder: <cell>-seed<n>/   a run directory; failed.json or pruned.json in it says why it ended early
+              set_aside/        run directories of cells that failed and were then given other settings
               claims/           who works on what (see `claims`)
               sweep.json        whose folder it is
               trials/           tpe only: what each trial sets, and Optuna's journal
@@ -9,6 +10,7 @@ sweep folder: <cell>-seed<n>/   a run directory; failed.json or pruned.json in i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,12 +57,27 @@ class Place:
         if summary is not None and run.best.exists():
             return State("done", summary)
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
-            if (run.folder / name).exists():
-                facts = read_json(run.folder / name)
-                trained = facts.get("config_sha256")  # older files have none
-                if trained is None or trained == config_hash(cell.seeded(seed)):  # otherwise the cell was mended since
-                    return State(kind, facts)  # type: ignore[arg-type]
+            if (run.folder / name).exists() and not self._is_of_other_settings(cell, seed, name):
+                return State(kind, read_json(run.folder / name))  # type: ignore[arg-type]
         return State("open")
+
+    def was_mended(self, cell: Cell, seed: int) -> bool:
+        """Did the run fail with other settings than its cell has now?"""
+        return (self.run(cell, seed).folder / FAILED).exists() and self._is_of_other_settings(cell, seed, FAILED)
+
+    def _is_of_other_settings(self, cell: Cell, seed: int, name: str) -> bool:
+        trained = read_json(self.run(cell, seed).folder / name).get("config_sha256")  # older files have none
+        return trained is not None and trained != config_hash(cell.seeded(seed))
+
+    def make_room(self, cell: Cell, seed: int) -> None:
+        """Let a run that failed be tried: as it was left off, or anew if its cell was mended since."""
+        folder = self.run(cell, seed).folder
+        if not self.was_mended(cell, seed):
+            (folder / FAILED).unlink(missing_ok=True)  # to a run a foreign file
+            return
+        aside = self.folder / "set_aside"
+        aside.mkdir(exist_ok=True)
+        folder.rename(next(path for n in itertools.count() if not (path := aside / f"{folder.name}.{n}").exists()))
 
     def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:
         """Put down in the run directory why the run ended early."""
@@ -101,7 +118,7 @@ def refuse_changed(place: Place, sweep: Sweep, cells: Sequence[Cell]) -> None:
     for cell in cells:
         for seed in sweep.seeds:
             run = place.run(cell, seed)
-            if run.config_file.exists():
+            if run.config_file.exists() and not place.was_mended(cell, seed):
                 _refuse_changed_run(run, cell.seeded(seed))
 
 

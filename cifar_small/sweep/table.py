@@ -56,9 +56,10 @@ class Row:
         return statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else None
 
     @property
-    def minutes(self) -> float:
-        """Of all seeds done together."""
-        return sum(float(state.facts["seconds"]) for state in self.states if state.kind == "done") / 60
+    def minutes(self) -> float | None:
+        """Of all seeds done together; None without any: what was stopped early is not counted."""
+        seconds = [float(state.facts["seconds"]) for state in self.states if state.kind == "done"]
+        return sum(seconds) / 60 if seconds else None
 
     @property
     def state(self) -> str:
@@ -94,7 +95,7 @@ def collect(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> list[Row]:
 def write_results(sweep: Sweep, place: Place, cells: Sequence[Cell], *, picture: bool = True) -> list[Row]:
     """Write `table.csv`, `table.md`, `best.yaml` once a cell is complete, and `sweep.png`; returns the rows."""
     rows = collect(sweep, place, cells)
-    write_atomic(place.folder / "table.csv", _csv(rows).encode())
+    write_atomic(place.folder / "table.csv", _csv(sweep, rows).encode())
     write_atomic(place.folder / "table.md", _markdown(sweep, rows).encode())
     if rows and rows[0].complete:
         write_atomic(place.folder / "best.yaml", (_best_header(sweep, rows[0]) + dump_config(rows[0].cell.config)).encode())
@@ -117,7 +118,7 @@ def report(sweep: Sweep, place: Place, rows: Sequence[Row]) -> str:
     """What a terminal shows at the end: the first rows, what is wrong or open, and the winner."""
     lines = [("cell", "parameters", "seeds", "val %", "sd", "minutes", "state")]
     lines += [
-        (row.cell.name, _count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), f"{row.minutes:.1f}", row.state)
+        (row.cell.name, _count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), _minutes(row), row.state)
         for row in rows[:SHOWN]
     ]
     text = _aligned(lines)
@@ -134,7 +135,10 @@ def report(sweep: Sweep, place: Place, rows: Sequence[Row]) -> str:
         )
     failed = sum(state.kind == "failed" for row in rows for state in row.states)
     if failed and sweep.method != "tpe":
-        text += f"\n{failed} failed, which is kept: --retry-failed tries them again, and so does a cell whose settings change"
+        text += (
+            f"\n{failed} failed, which is kept: give the cell other settings and it is trained anew, or --retry-failed goes on "
+            "where it stopped (a training that diverged does so again)"
+        )
     return text
 
 
@@ -142,16 +146,19 @@ def _columns(rows: Sequence[Row]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row.cell.settings))
 
 
-def _csv(rows: Sequence[Row]) -> str:
-    """Values as JSON where they are lists or mappings, accuracies as shares; unknown: empty."""
+def _csv(sweep: Sweep, rows: Sequence[Row]) -> str:
+    """Values as JSON where they are lists or mappings, accuracies as shares, also of each seed; unknown: empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     keys = _columns(rows)
-    writer.writerow(["cell", *keys, "parameters", "seeds", "val_mean", "val_sd", "minutes", "state"])
+    seeds = [f"val_seed{seed}" for seed in sweep.seeds]
+    writer.writerow(["cell", *keys, "parameters", "seeds", "val_mean", "val_sd", *seeds, "minutes", "state"])
     for row in rows:
         values = [_value(row.cell.settings, key) for key in keys]
         shares = [None if share is None else round(share, 6) for share in (row.mean, row.sd)]
-        numbers = [row.cell.parameters, len(row.accuracies), *shares, round(row.minutes, 2)]
+        each = [round(state.facts["val_accuracy"], 6) if state.kind == "done" else None for state in row.states]
+        minutes = None if row.minutes is None else round(row.minutes, 2)
+        numbers = [row.cell.parameters, len(row.accuracies), *shares, *each, minutes]
         writer.writerow([row.cell.name, *values, *("" if number is None else number for number in numbers), row.state])
     return text.getvalue()
 
@@ -162,7 +169,7 @@ def _markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     for row in rows:
         values = [_value(row.cell.settings, key) for key in keys]
-        numbers = [_count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), f"{row.minutes:.1f}"]
+        numbers = [_count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), _minutes(row)]
         lines.append("| " + " | ".join(_escaped(text) for text in (row.cell.name, *values, *numbers, row.state)) + " |")
     return "\n".join([f"# {sweep.name}", "", *lines, "", NOTE, ""])
 
@@ -194,6 +201,10 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
 
 
+def _minutes(row: Row) -> str:
+    return "" if row.minutes is None else f"{row.minutes:.1f}"
+
+
 def _escaped(text: str) -> str:
     return " ".join(text.replace("|", "\\|").split())
 
@@ -204,12 +215,17 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
 
 
 def _draw(sweep: Sweep, place: Place, rows: Sequence[Row]) -> None:
-    """One line per cell where they fit on a page; of more, or of drawn numbers, the mean of each value of each parameter."""
+    """One line per cell where they fit on a page; of more, or of drawn numbers, the mean of each value of each parameter.
+
+    Into these means go whole cells only, once there are some.
+    """
     shown = [row for row in rows if row.accuracies]
+    few = len(sweep.spaces) <= 2 and not any(isinstance(space, Range) for space in sweep.spaces.values())
+    if not few or (sweep.spaces and len(shown) > MOST_DRAWN):
+        shown = [row for row in shown if row.complete] or shown
     path = place.folder / "sweep.png"
     seeds = "1 seed" if len(sweep.seeds) == 1 else f"{len(sweep.seeds)} seeds"
     title = f"{sweep.name}: {len(shown)} of {len(rows)} cells, {seeds}; val accuracy of the selected weights"
-    few = len(sweep.spaces) <= 2 and not any(isinstance(space, Range) for space in sweep.spaces.values())
     if not sweep.spaces and len(shown) > MOST_DRAWN:  # cells written by hand have no parameters to draw means over
         shown = sorted(shown, key=lambda row: -(row.mean or 0))[:MOST_DRAWN]
         title += f"; the best {MOST_DRAWN}"

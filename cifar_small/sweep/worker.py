@@ -71,7 +71,7 @@ class Worker:
                 on_epoch(row)
 
         run = self.place.run(cell, seed)
-        (run.folder / FAILED).unlink(missing_ok=True)  # from before the cell was mended; to a run a foreign file
+        self.place.make_room(cell, seed)
         try:
             train(cell.seeded(seed), run.folder, resume=True, command=self.command, quiet=self.quiet, on_epoch=each_epoch)
         except InUseError:  # by a process without a claim, such as a cifar-small train by hand
