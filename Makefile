@@ -34,9 +34,10 @@ types: setup     ## mypy
 
 check: lint types test  ## everything CI runs
 
+DRAWN = cifar10_90_20_28_32px cifar10_94_12min cifar10_94 cifar10_95_22epochs airbench94_muon r3_resnet_4443 resnet_hour
 results: setup   ## write the README's results table from the records under submissions/
 	$(BIN)/cifar-small results --write README.md
-	$(BIN)/cifar-small results --picture submissions/accuracy_over_time.png
+	$(BIN)/cifar-small results --picture submissions/accuracy_over_time.png --recipes $(DRAWN)
 
 constraints: setup  ## write constraints.txt from the versions installed in .venv
 	@{ echo '# Exact versions every command of the README installs; tested together on Python 3.11. Update by: make constraints'; \

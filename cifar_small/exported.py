@@ -134,9 +134,9 @@ def _portable(config: Config) -> Config:
 
 
 def _without_folders(value: Any) -> Any:
-    """A config's values with the last part alone of every absolute path."""
+    """A config's values with the last part alone of every absolute path, which is no keyword then."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return f"./{Path(value).name}" if isinstance(value, str) and Path(value).is_absolute() else value

@@ -90,18 +90,21 @@ def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
     return transform
 
 
-CHOICES = ("OneOf", "OneOrOther", "SomeOf", "RandomOrder")  # which of their transforms they apply is drawn
+def _branches(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Of an entry that applies one of several transforms: those it may draw."""
+    if entry["name"] in ("OneOf", "OneOrOther") or (entry["name"] == "SomeOf" and entry.get("n") == 1):
+        return [branch for branch in entry.get("transforms", ()) if branch.get("p") != 0]
+    return []
 
 
 def _chosen(pipeline: Sequence[Mapping[str, Any]], index: int) -> list[Mapping[str, Any]]:
-    """The pipeline with one transform in the place of each choice among several: the one at `index`, counted round."""
+    """The pipeline with one transform in the place of each choice of one among several: that at `index`, counted round."""
     chosen: list[Mapping[str, Any]] = []
     for entry in pipeline:
-        inner = entry.get("transforms")
-        if inner and entry["name"] in CHOICES:
-            chosen += _chosen([inner[index % len(inner)]], index // len(inner))
-        elif inner:
-            chosen.append({**entry, "transforms": _chosen(inner, index)})
+        if branches := _branches(entry):
+            chosen += _chosen([branches[index % len(branches)]], index // len(branches))
+        elif "transforms" in entry:
+            chosen.append({**entry, "transforms": _chosen(entry["transforms"], index)})
         else:
             chosen.append(entry)
     return chosen
@@ -111,10 +114,8 @@ def _most_choices(pipeline: Sequence[Mapping[str, Any]]) -> int:
     """How many indices `_chosen` needs to have each transform chosen at least once."""
     most = 1
     for entry in pipeline:
-        inner = entry.get("transforms")
-        if inner:
-            deepest = _most_choices(inner)
-            most = max(most, len(inner) * deepest if entry["name"] in CHOICES else deepest)
+        branches = _branches(entry)
+        most = max(most, max(1, len(branches)) * _most_choices(branches or entry.get("transforms", ())))
     return most
 
 

@@ -6,6 +6,7 @@ import csv
 import json
 import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -167,10 +168,10 @@ def replace_section(text: str, table: str, name: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{rest.partition(END)[2]}"
 
 
-def draw_records(folder: Path, source: str, path: Path) -> int:
-    """Draw accuracy over time of every record of a data set trained on all its images; returns how many lines there are.
+def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] = ()) -> int:
+    """Draw accuracy over time of the records of a data set trained on all its images; returns how many lines there are.
 
-    One line for each recipe: its first seed. Raises DataError when there is none.
+    One line for each recipe, or for each of those named: its first seed. Raises DataError when one has no such record.
     """
     lines: dict[str, tuple[str, list[float], list[float]]] = {}
     for record_file in sorted(folder.rglob("*.json")):
@@ -189,6 +190,14 @@ def draw_records(folder: Path, source: str, path: Path) -> int:
         lines[summary["recipe_sha256"]] = (label, seconds, accuracies)
     if not lines:
         raise DataError(f"no record under {folder} is of a run on all of {source}; record one with cifar-small record")
+    if recipes:
+        names = {hashed: label.split(",")[0] for hashed, (label, _, _) in lines.items()}
+        if missing := sorted(set(recipes) - set(names.values())):
+            raise DataError(
+                f"no record under {folder} is of {missing[0]!r} on all of {source}; there are "
+                f"{', '.join(sorted(names.values()))}"
+            )
+        lines = {hashed: line for hashed, line in lines.items() if names[hashed] in recipes}
     ordered = sorted(lines.values(), key=lambda line: line[1][-1])
     draw_accuracy_over_time(ordered, f"{source}: accuracy on each run's own val against time, one run a recipe", path)
     return len(ordered)

@@ -174,11 +174,11 @@ def locked(run: Run) -> Iterator[None]:
 
 @contextmanager
 def _without_trace(folder: Path) -> Iterator[None]:
-    """Remove the folder again if nothing but our lock was put into it."""
+    """Remove the folder again if nothing but our lock was put into it; it may have been renamed meanwhile."""
     try:
         yield
     finally:
-        if [path.name for path in folder.iterdir()] == [".lock"]:
+        if folder.exists() and [path.name for path in folder.iterdir()] == [".lock"]:
             (folder / ".lock").unlink()
             folder.rmdir()
 

@@ -17,20 +17,21 @@ GRACE = 1.0  # seconds after a signal in which others belong to it
 
 @contextmanager
 def collected_signals(received: list[int]) -> Iterator[None]:
-    """Collect SIGINT and SIGTERM in `received` instead of dying; a later SIGINT interrupts at once.
+    """Collect SIGINT and SIGTERM in `received` instead of dying; Ctrl+C more than GRACE seconds later interrupts at once.
 
-    Not so another SIGTERM, nor a SIGINT within GRACE seconds: torchrun hands on to its ranks the signal that a terminal or a
-    job scheduler has just sent to all of them. Who really wants to stop them sends SIGKILL.
+    What comes sooner, and any further SIGTERM, changes nothing: torchrun hands on to its ranks the signal that a terminal or a
+    job scheduler has just sent to all of them. `received` may hold a signal already, which came to another rank.
     """
-    first = 0.0
+    first: float | None = None  # when the first one came to us
 
     def handle(number: int, frame: FrameType | None) -> None:
         nonlocal first
         now = time.monotonic()
-        if not received:
+        if first is None:
             first = now
-            received.append(number)
-            tqdm.write(f"{signal.Signals(number).name} received: saving after this step (Ctrl+C, later: stop now)")
+            if not received:
+                received.append(number)
+                tqdm.write(f"{signal.Signals(number).name} received: saving after this step (Ctrl+C once more: stop now)")
         elif number == signal.SIGINT and now - first > GRACE:
             raise KeyboardInterrupt
 

@@ -529,10 +529,19 @@ def test_sides_take_turns_and_are_compared(
     baseline = write_config(tmp_path / "baseline.yaml", phases=[{"epochs": 2}])
     times = iter([60.0, 120.0, 50.0, 200.0, 40.0])
 
+    class Clock(datetime):
+        time = datetime(2026, 1, 1, tzinfo=UTC)
+
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return cls.time
+
     def wall_time(arguments: Sequence[str], log: Path) -> float:
         faked.seconds = next(times) if arguments[0] == "train" else 0.0
+        Clock.time += timedelta(seconds=faked.seconds)
         return faked(arguments, log)
 
+    monkeypatch.setattr(timing, "datetime", Clock)
     monkeypatch.setattr(timing, "wall_time", wall_time)
     folder, target = tmp_path / "out", tmp_path / "time.json"
     options = ["--seeds", "0", "1", "2", "--baseline", str(baseline), "--baseline-seeds", "5", "6", "--output", str(folder)]
@@ -623,7 +632,9 @@ def test_a_config_that_changes_while_its_seeds_run_is_refused(
     assert json.loads((tmp_path / "out" / "ours" / "seed0.json").read_text())["config_sha256"] == before
 
 
-@pytest.mark.parametrize(("begins", "pairs"), [(60, 1), (659, 1), (661, None), (-721, None), (-60, 1)])
+@pytest.mark.parametrize(
+    ("begins", "pairs"), [(60, 1), (659, 1), (661, None), (-120, 1), (-721, None), (-60, None), (30, None)]
+)
 def test_runs_of_different_hours_make_no_ratio(begins: int, pairs: int | None) -> None:
     """Ours takes a minute, from 12:00; the baseline begins so many seconds later and takes two."""
 

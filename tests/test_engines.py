@@ -229,6 +229,15 @@ def test_nested_compositions_run() -> None:
     assert min(shares) > 0.35
 
 
+def test_a_branch_that_only_runs_after_another_is_no_fault() -> None:
+    padded = [{"name": "PadIfNeeded", "min_height": 36, "min_width": 36, "p": 1.0},
+              {"name": "RandomCrop", "height": 32, "width": 32, "p": 1.0}]  # fmt: skip
+    never = {"name": "OneOf", "transforms": [{"name": "HorizontalFlip", "p": 1.0}, {**SMALLER, "p": 0}]}
+    pipeline = ({"name": "SomeOf", "n": 2, "replace": False, "transforms": padded}, never)
+    found = probe(build_transform(AlbumentationsAugment(engine="albumentations", pipeline=pipeline)), photograph(), 20)
+    assert found.shape == (20, 32, 32, 3)
+
+
 def test_a_hole_of_eight_pixels_where_asked() -> None:
     found = probe(build_transform(section({"engine": "albumentations", "pipeline": [{**PIPELINE[3], "fill": 7}]})),
                   np.full((32, 32, 3), 200, np.uint8), 300)  # fmt: skip

@@ -118,8 +118,8 @@ def test_nothing_of_one_machine_goes_along(tmp_path: Path, run: Run) -> None:
     save_checkpoint(own.best, state)
     export(own, tmp_path / "folder")
     config = load_config(tmp_path / "folder" / "config.yaml")
-    assert config.weights == "weights.safetensors"
-    assert config.phases[0]["distill"]["teachers"] == ["teacher", "runs/other"]
+    assert config.weights == "./weights.safetensors"
+    assert config.phases[0]["distill"]["teachers"] == ["./teacher", "runs/other"]
     for name in ("README.md", "config.yaml", "config.json"):
         assert str(Path.home()) not in (tmp_path / "folder" / name).read_text()
     assert load_config(tmp_path / "folder" / "config.yaml").engine.device == "auto"

@@ -235,6 +235,10 @@ def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, mo
     ]
     with pytest.raises(DataError, match=r"no record under .* is of a run on all of digits; record one with cifar-small record"):
         results.draw_records(tmp_path, "digits", tmp_path / "picture.png")
+    assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png", ["slow"]) == 1
+    assert [label for label, *_ in drawn[2:]] == ["slow, val of 5,000"]
+    with pytest.raises(DataError, match=r"no record under .* is of 'part' on all of cifar10; there are fast, slow"):
+        results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png", ["slow", "part"])
 
 
 def test_the_picture_is_a_png_with_percentages_of_accuracy(tmp_path: Path) -> None:

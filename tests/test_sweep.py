@@ -806,7 +806,7 @@ def test_a_mended_cell_is_tried_again_without_being_asked(
     fake(diverge)
     cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 5.0}]
     assert run_sweep(write(cells=cells), tmp_path / "out") == 5
-    assert "1 failed, which is kept: give the cell other settings" in capsys.readouterr().out
+    assert "1 failed, which is kept: --retry-failed goes on where it stopped" in capsys.readouterr().out
     assert "optim" in (tmp_path / "out" / "b-seed0" / "config.yaml").read_text()  # it had begun
     cells[1]["optim.lr"] = 0.2
     assert "1 of 2 runs done" in run_module.show(write(cells=cells), tmp_path / "out")
@@ -816,6 +816,55 @@ def test_a_mended_cell_is_tried_again_without_being_asked(
     cells[1]["optim.lr"] = 0.3  # of a run that did not fail: still refused
     with pytest.raises(ConfigError, match="b-seed0 was trained with other settings"):
         run_sweep(write(cells=cells), tmp_path / "out", quiet=True)
+
+
+def test_a_run_that_failed_goes_on_with_settings_that_do_not_matter_to_it(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As smaller batches of evaluation after memory ran out: what it has trained is kept."""
+
+    def out_of_memory(config: Config) -> float:
+        if config.engine.eval_batch_size > 100:
+            raise torch.OutOfMemoryError("no memory")
+        return 0.5
+
+    fake(out_of_memory)
+    cells = [{"label": "a"}]
+    assert run_sweep(write({"engine": {"eval_batch_size": 500}}, cells=cells), tmp_path / "out", quiet=True) == 1
+    (tmp_path / "out" / "a-seed0" / "last.pt").write_bytes(b"eight epochs")
+    assert run_sweep(write({"engine": {"eval_batch_size": 50}}, cells=cells), tmp_path / "out", quiet=True) == 0
+    assert (tmp_path / "out" / "a-seed0" / "last.pt").read_bytes() == b"eight epochs"
+    assert not (tmp_path / "out" / "set_aside").exists()
+
+
+def test_a_failure_of_newer_settings_than_ours_is_left_alone(write: Write, tmp_path: Path) -> None:
+    """Or a worker that read the sweep before it was mended, and one that read it after, would set each other's runs aside."""
+    old, new = ({"label": "a", "optim.lr": rate} for rate in (5.0, 0.2))
+    sweep = load_sweep(write(cells=[old]))
+    place, cell = Place(sweep, tmp_path / "out"), plan(sweep)[0]
+    newer = load_sweep(write(cells=[new]))
+    time.sleep(0.02)
+    Place(newer, tmp_path / "out").record(plan(newer)[0], 0, "failed.json", {"reason": "x", "exit_code": 5})
+    assert place.state(cell, 0).kind == "failed"
+    assert not place.was_mended(cell, 0)
+    assert Place(sweep, tmp_path / "out").state(cell, 0).kind == "open"  # one that starts now knows no better
+
+
+def test_a_mended_run_that_somebody_trains_by_hand_is_left_to_them(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
+) -> None:
+    def diverge(config: Config) -> float:
+        if config.optim.lr > 1:
+            raise DivergedError("loss is not finite")
+        return 0.5
+
+    fake(diverge)
+    assert run_sweep(write(cells=[{"label": "a", "optim.lr": 5.0}]), tmp_path / "out", quiet=True) == 5
+    mended = write(cells=[{"label": "a", "optim.lr": 0.1}])
+    with locked(Run(tmp_path / "out" / "a-seed0")):
+        run_sweep(mended, tmp_path / "out", quiet=True)
+    assert not list((tmp_path / "out").glob("set_aside/*"))
+    assert run_sweep(mended, tmp_path / "out", quiet=True) == 0
 
 
 def test_retrying_what_failed_sets_a_mended_cells_run_aside_too(

@@ -207,6 +207,10 @@ def test_signals_that_belong_to_the_first_do_not_abort(monkeypatch: pytest.Monke
         assert received == [signal.SIGINT]
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
+    told_by_another_rank = [int(signal.SIGTERM)]
+    with signals.collected_signals(told_by_another_rank):
+        signal.raise_signal(signal.SIGINT)  # ours comes a little later
+        assert told_by_another_rank == [signal.SIGTERM]
 
 
 def test_before_a_rank_leaves_within_an_epoch_all_know_that_it_is_saved(

@@ -216,14 +216,15 @@ def compare_times(ours: Sequence[dict[str, Any]], baseline: Sequence[dict[str, A
 
 
 def _pause(one: dict[str, Any], other: dict[str, Any]) -> float:
-    """Seconds from the end of the earlier run to the start of the later one; infinite where a file does not say."""
+    """Seconds from the end of the earlier run to the start of the later one; infinite if they overlapped or a file lacks it."""
     starts = [run.get("started") or run["environment"].get("started") for run in (one, other)]
     if None in starts:
         return float("inf")
     (began, seconds), (later, _) = sorted(
         (datetime.fromisoformat(start).timestamp(), run["seconds"]) for start, run in zip(starts, (one, other), strict=True)
     )
-    return max(0.0, later - began - float(seconds))
+    pause = later - began - float(seconds)
+    return pause if pause >= -2 else float("inf")  # starts are written in whole seconds
 
 
 def render(sides: dict[str, list[dict[str, Any]]], summaries: dict[str, Any], comparison: dict[str, Any] | None) -> str:

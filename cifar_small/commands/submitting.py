@@ -97,6 +97,7 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw accuracy against time of the recorded runs instead")
     parser.add_argument("--source", default="cifar10", help="data set of the picture (default: cifar10)")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="those the picture shows (default: all)")
 
 
 def _results(options: argparse.Namespace) -> int:
@@ -105,9 +106,11 @@ def _results(options: argparse.Namespace) -> int:
     if options.picture is not None:
         if options.write is not None:
             raise UserError("--picture and --write make different things; give one of them")
-        lines = draw_records(options.records, options.source, options.picture)
+        lines = draw_records(options.records, options.source, options.picture, options.recipes or ())
         print(f"{lines} recipe{'s' if lines > 1 else ''} -> {options.picture}")
         return 0
+    if options.recipes:
+        raise UserError("--recipes is for --picture, and the table has every recipe: add --picture PNG, or drop --recipes")
     table = render_results(options.records)
     if options.write is None:
         print(table)

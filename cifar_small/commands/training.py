@@ -132,7 +132,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
     mode.add_argument("--table", action="store_true", help="write table and picture of what is done so far and stop")
     mode.add_argument("--submit", choices=["slurm", "local"], help="send workers as jobs through submitit")
-    mode.add_argument("--retry-failed", action="store_true", help="forget recorded failures and try these runs again")
+    mode.add_argument("--retry-failed", action="store_true", help="go on with the runs that failed, where they stopped")
     parser.add_argument("--jobs", type=int, metavar="N", help="workers to send (with --submit)")
     parser.add_argument(
         "--slurm",

@@ -116,12 +116,11 @@ class WhitenedResNet(nn.Module):
 def fit_stem(net: nn.Module, images: Tensor, prepare: Callable[[Tensor], Tensor]) -> None:
     """Whiten the stem of a net that wants it by training images (N, 3, 32, 32) as `prepare` makes them; others are left alone.
 
-    Where these are enlarged, as many fewer are taken as they have more pixels.
+    Where these are enlarged, as many fewer are taken, evenly spread, as they have more pixels.
     """
     if isinstance(net, WhitenedResNet) and net.stem.whiten:
         side = prepare(images[:1]).shape[-1]
-        share = min(1.0, (images.shape[-1] / side) ** 2)
-        net.stem.fit(prepare(images[: max(1, round(share * len(images)))]))
+        net.stem.fit(prepare(images[:: max(1, round((side / images.shape[-1]) ** 2))]))
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from cifar_small.errors import UserError
 from cifar_small.sweep.cells import Cell, plan
 from cifar_small.sweep.search import work_through_trials
 from cifar_small.sweep.spec import Sweep, load_sweep
-from cifar_small.sweep.states import Place, refuse_changed
+from cifar_small.sweep.states import FAILED, Place, refuse_changed
 from cifar_small.sweep.table import Row, list_cells, report, write_results
 from cifar_small.sweep.worker import Worker
 
@@ -85,4 +85,5 @@ def _forget_failures(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> None:
         raise UserError("--retry-failed is for grid and random: a failed trial of tpe was told to Optuna; raise trials instead")
     for cell in cells:
         for seed in sweep.seeds:
-            place.make_room(cell, seed)
+            if not place.was_mended(cell, seed):  # otherwise it is open anyway
+                (place.run(cell, seed).folder / FAILED).unlink(missing_ok=True)

@@ -131,7 +131,8 @@ class _Trial:
                 self.study.tell(trial.number, state=states.FAIL)
                 self.worker.say(f"{self.worker.sweep.name}: {self.name} is drawn again, for this makes no config: {problem}")
                 if draw == 0:  # TPE learns nothing from what was not run, and might propose the same for ever
-                    self.study.sampler = self.optuna.samplers.RandomSampler(self.seed)
+                    other = self.seed ^ 1  # with its own seed it would begin with the same draw
+                    self.study.sampler = self.optuna.samplers.RandomSampler(other)
                 continue
             content = {"optuna_number": trial.number, "settings": settings, "told": None}
             write_json(self.file, content)

@@ -11,6 +11,7 @@ sweep folder: <cell>-seed<n>/   a run directory; failed.json or pruned.json in i
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Literal
 from cifar_small.config import config_hash, resolve_phases
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
-from cifar_small.runs import Run, config_differences, read_json
+from cifar_small.runs import Run, config_differences, locked, read_json
 from cifar_small.schema import Config
 from cifar_small.start import as_begun
 from cifar_small.sweep.cells import Cell, resolve
@@ -45,6 +46,7 @@ class Place:
         self.trials = self.folder / "trials"
         self.journal = self.trials / "journal.log"
         self.marker = self.folder / "sweep.json"
+        self.opened = time.time()
 
     def run(self, cell: Cell, seed: int) -> Run:
         """The run directory of a cell with a seed."""
@@ -62,22 +64,29 @@ class Place:
         return State("open")
 
     def was_mended(self, cell: Cell, seed: int) -> bool:
-        """Did the run fail with other settings than its cell has now?"""
-        return (self.run(cell, seed).folder / FAILED).exists() and self._is_of_other_settings(cell, seed, FAILED)
+        """Did the run fail with settings with which it cannot go on now?"""
+        run = self.run(cell, seed)
+        if not (run.folder / FAILED).exists() or not self._is_of_other_settings(cell, seed, FAILED):
+            return False
+        return not run.config_file.exists() or bool(_differences(run, cell.seeded(seed)))
 
     def _is_of_other_settings(self, cell: Cell, seed: int, name: str) -> bool:
-        trained = read_json(self.run(cell, seed).folder / name).get("config_sha256")  # older files have none
-        return trained is not None and trained != config_hash(cell.seeded(seed))
+        """Was the end of a run recorded for other settings, before we read ours? A later one may be of newer settings."""
+        path = self.run(cell, seed).folder / name
+        trained = read_json(path).get("config_sha256")  # older files have none
+        return trained not in (None, config_hash(cell.seeded(seed))) and path.stat().st_mtime < self.opened
 
     def make_room(self, cell: Cell, seed: int) -> None:
-        """Let a run that failed be tried: as it was left off, or anew if its cell was mended since."""
-        folder = self.run(cell, seed).folder
+        """Let a run that failed be tried: as it was left off, or anew if its cell was mended since. Raises InUseError."""
+        run = self.run(cell, seed)
         if not self.was_mended(cell, seed):
-            (folder / FAILED).unlink(missing_ok=True)  # to a run a foreign file
+            (run.folder / FAILED).unlink(missing_ok=True)  # to a run a foreign file
             return
         aside = self.folder / "set_aside"
         aside.mkdir(exist_ok=True)
-        folder.rename(next(path for n in itertools.count() if not (path := aside / f"{folder.name}.{n}").exists()))
+        target = next(path for n in itertools.count() if not (path := aside / f"{run.folder.name}.{n}").exists())
+        with locked(run):  # nobody may be training it by hand
+            run.folder.rename(target)
 
     def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:
         """Put down in the run directory why the run ended early."""
@@ -122,14 +131,19 @@ def refuse_changed(place: Place, sweep: Sweep, cells: Sequence[Cell]) -> None:
                 _refuse_changed_run(run, cell.seeded(seed))
 
 
-def _refuse_changed_run(run: Run, config: Config) -> None:
+def _differences(run: Run, config: Config) -> list[str]:
+    """The settings in which a run differs from what its cell says now, but for those it may be resumed with."""
     before = run.config()
     config = as_begun(config, run)
     differences = config_differences(before, config)
     was, now = (resolve_phases(one)[-1].end for one in (before, config))
     if was != now and not differences:  # a longer run may be resumed, but its schedule is bent: it is no member of the sweep
         differences = [f"epochs: {was} -> {now}"]
-    if differences:
+    return differences
+
+
+def _refuse_changed_run(run: Run, config: Config) -> None:
+    if differences := _differences(run, config):
         raise ConfigError(
             f"{run.folder} was trained with other settings than the sweep has now: {'; '.join(differences)}; go back to them, "
             "or give the changed sweep another name"

@@ -136,8 +136,8 @@ def report(sweep: Sweep, place: Place, rows: Sequence[Row]) -> str:
     failed = sum(state.kind == "failed" for row in rows for state in row.states)
     if failed and sweep.method != "tpe":
         text += (
-            f"\n{failed} failed, which is kept: give the cell other settings and it is trained anew, or --retry-failed goes on "
-            "where it stopped (a training that diverged does so again)"
+            f"\n{failed} failed, which is kept: --retry-failed goes on where it stopped (what diverged does so again); with "
+            "other settings a cell is trained anew, under a new label if it has a seed that is done"
         )
     return text
 

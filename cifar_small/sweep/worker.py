@@ -71,8 +71,8 @@ class Worker:
                 on_epoch(row)
 
         run = self.place.run(cell, seed)
-        self.place.make_room(cell, seed)
         try:
+            self.place.make_room(cell, seed)
             train(cell.seeded(seed), run.folder, resume=True, command=self.command, quiet=self.quiet, on_epoch=each_epoch)
         except InUseError:  # by a process without a claim, such as a cifar-small train by hand
             self.busy.add(run.folder.name)
