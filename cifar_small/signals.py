@@ -31,7 +31,7 @@ def collected_signals(received: list[int]) -> Iterator[None]:
             first = now
             if not received:
                 received.append(number)
-                tqdm.write(f"{signal.Signals(number).name} received: saving after this step (Ctrl+C once more: stop now)")
+            tqdm.write(f"{signal.Signals(number).name} received: saving after this step (Ctrl+C after a second: stop now)")
         elif number == signal.SIGINT and now - first > GRACE:
             raise KeyboardInterrupt
 

@@ -222,7 +222,7 @@ def _draw(sweep: Sweep, place: Place, rows: Sequence[Row]) -> None:
     shown = [row for row in rows if row.accuracies]
     few = len(sweep.spaces) <= 2 and not any(isinstance(space, Range) for space in sweep.spaces.values())
     if not few or (sweep.spaces and len(shown) > MOST_DRAWN):
-        shown = [row for row in shown if row.complete] or shown
+        shown, few = [row for row in shown if row.complete] or shown, False
     path = place.folder / "sweep.png"
     seeds = "1 seed" if len(sweep.seeds) == 1 else f"{len(sweep.seeds)} seeds"
     title = f"{sweep.name}: {len(shown)} of {len(rows)} cells, {seeds}; val accuracy of the selected weights"
