@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,7 +91,7 @@ def model_card(net: Net, run: Run) -> str:
     ]
     home = str(Path.home()).rstrip("/")  # "/" itself, as of users without a home, would be every slash
     text = "\n\n".join(sections)
-    return (text.replace(f"{home}/", "~/") if home else text) + "\n"
+    return (re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if home else text) + "\n"
 
 
 def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, Any]:

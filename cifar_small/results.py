@@ -173,7 +173,8 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
 
     One line for each recipe, or for each of those named: its first seed. Raises DataError when one has no such record.
     """
-    lines: dict[str, tuple[str, list[float], list[float]]] = {}
+    lines: dict[str, tuple[str, list[float], list[float]]] = {}  # by recipe_sha256
+    names: dict[str, str] = {}
     for record_file in sorted(folder.rglob("*.json")):
         run = json.loads(record_file.read_text(encoding="utf-8")).get("run")
         metrics = record_file.with_name("metrics.csv")
@@ -188,10 +189,10 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
             label += f"; test {readings[-1]['accuracy']:.2%} (with views)"
         seconds, accuracies = ([float(row[key]) for row in rows] for key in ("seconds", "val_accuracy"))
         lines[summary["recipe_sha256"]] = (label, seconds, accuracies)
+        names[summary["recipe_sha256"]] = summary["name"]
     if not lines:
         raise DataError(f"no record under {folder} is of a run on all of {source}; record one with cifar-small record")
     if recipes:
-        names = {hashed: label.split(",")[0] for hashed, (label, _, _) in lines.items()}
         if missing := sorted(set(recipes) - set(names.values())):
             raise DataError(
                 f"no record under {folder} is of {missing[0]!r} on all of {source}; there are "

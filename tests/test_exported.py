@@ -105,7 +105,7 @@ def test_files_and_what_config_json_says(folder: Path, run: Run) -> None:
 def test_nothing_of_one_machine_goes_along(tmp_path: Path, run: Run) -> None:
     own = Run(shutil.copytree(run.folder, tmp_path / "run"))
     sessions = json.loads(own.env_file.read_text())
-    sessions["sessions"][0]["command"] = f"cifar-small train --config {Path.home()}/secret/tiny.yaml"
+    sessions["sessions"][0]["command"] = f"cifar-small train --config {Path.home()}/secret/tiny.yaml --data.root {Path.home()}"
     own.env_file.write_text(json.dumps(sessions))
     from cifar_small.checkpoints import load_checkpoint, save_checkpoint
 

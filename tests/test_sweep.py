@@ -795,15 +795,16 @@ def test_a_picture_of_many_cells_written_by_hand_shows_the_best(
     assert "the best 40" in title
 
 
+def diverges_above_1(config: Config) -> float:
+    if config.optim.lr > 1:
+        raise DivergedError("loss is not finite")
+    return 0.5
+
+
 def test_a_mended_cell_is_tried_again_without_being_asked(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def diverge(config: Config) -> float:
-        if config.optim.lr > 1:
-            raise DivergedError("loss is not finite")
-        return 0.5
-
-    fake(diverge)
+    fake(diverges_above_1)
     cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 5.0}]
     assert run_sweep(write(cells=cells), tmp_path / "out") == 5
     assert "1 failed, which is kept: --retry-failed goes on where it stopped" in capsys.readouterr().out
@@ -819,7 +820,7 @@ def test_a_mended_cell_is_tried_again_without_being_asked(
 
 
 def test_a_run_that_failed_goes_on_with_settings_that_do_not_matter_to_it(
-    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
 ) -> None:
     """As smaller batches of evaluation after memory ran out: what it has trained is kept."""
 
@@ -853,12 +854,7 @@ def test_a_failure_of_newer_settings_than_ours_is_left_alone(write: Write, tmp_p
 def test_a_mended_run_that_somebody_trains_by_hand_is_left_to_them(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
 ) -> None:
-    def diverge(config: Config) -> float:
-        if config.optim.lr > 1:
-            raise DivergedError("loss is not finite")
-        return 0.5
-
-    fake(diverge)
+    fake(diverges_above_1)
     assert run_sweep(write(cells=[{"label": "a", "optim.lr": 5.0}]), tmp_path / "out", quiet=True) == 5
     mended = write(cells=[{"label": "a", "optim.lr": 0.1}])
     with locked(Run(tmp_path / "out" / "a-seed0")):
@@ -870,12 +866,7 @@ def test_a_mended_run_that_somebody_trains_by_hand_is_left_to_them(
 def test_retrying_what_failed_sets_a_mended_cells_run_aside_too(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
 ) -> None:
-    def diverge(config: Config) -> float:
-        if config.optim.lr > 1:
-            raise DivergedError("loss is not finite")
-        return 0.5
-
-    fake(diverge)
+    fake(diverges_above_1)
     assert run_sweep(write(cells=[{"label": "a", "optim.lr": 5.0}]), tmp_path / "out", quiet=True) == 5
     assert run_sweep(write(cells=[{"label": "a", "optim.lr": 0.1}]), tmp_path / "out", quiet=True, retry_failed=True) == 0
     assert (tmp_path / "out" / "set_aside" / "a-seed0.0" / "failed.json").exists()
