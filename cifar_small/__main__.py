@@ -2,6 +2,6 @@
 
 import sys
 
-from cifar_small.cli import main
+from cifar_small.cli.main import main
 
 sys.exit(main())

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from cifar_small.config.schema import Engine
 from cifar_small.errors import UserError
-from cifar_small.schema import Engine
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 

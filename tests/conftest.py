@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 import torch
 
-from cifar_small.cli import main
-from cifar_small.config import parse_config
+from cifar_small.cli.main import main
+from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import Config
 from cifar_small.data import load_train
-from cifar_small.schema import Config
-from cifar_small.train import Trainer, train
+from cifar_small.training.trainer import Trainer, train
 
 torch.set_num_threads(1)
 
@@ -58,7 +58,7 @@ def no_pictures() -> Iterator[None]:
     """Runs draw none: they take three quarters of the time of tiny runs, and are looked at elsewhere."""
     with pytest.MonkeyPatch.context() as patch:
         for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(f"cifar_small.summary.{name}", lambda *_: None)
+            patch.setattr(f"cifar_small.training.summary.{name}", lambda *_: None)
         yield
 
 
@@ -66,7 +66,7 @@ def no_pictures() -> Iterator[None]:
 def quick_runs(no_pictures: None) -> Iterator[None]:
     """Runs draw no pictures and read their data once, which takes most of a tiny run's time otherwise."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifar_small.predict.load_train", cache(load_train))
+        patch.setattr("cifar_small.data.datamodule.load_train", cache(load_train))
         yield
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from cifar_small.predictions import Predictions
-from cifar_small.schema import Rules
+from cifar_small.config.schema import Rules
+from cifar_small.runs.predictions import Predictions
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -14,33 +15,40 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "cifar_small"
 
-# From the bottom to the top. A module may import from lower layers, and within its own layer only inside one subpackage.
+# From the bottom to the top. A module may import from lower layers, and from its own package without a circle.
 LAYERS = """
-    __init__ _torchvision errors
-    schema strict_yaml config_errors exits image_ops significance tables published
-    config files signals
-    schedules augment mixing metrics randomness environment plots distributed slurm per_image views coverage lineage preprocess
-    data models blending
-    muon calibration
-    budget checkpoints predictions optim state runs
-    param_table results timeline entries evaluate keeping
-    predict ensemble evaluation_plots weights
-    compare
-    problem soup submission evaluation_files tta uncertainty comparison_tables model_card onnx_files pt2e start
-    diagnose submission_diff
-    augmenter distill exported onnx_export uncertainty_files audit summary
-    train hub quantize report
-    demo kill_resume bench preview sweep levels
-    commands
+    __init__ errors _torchvision
+    files randomness metrics
+    config
+    environment
+    runs
+    data
+    models
+    transforms
+    optim
+    inference
+    evaluation
+    figures
+    training
+    reporting
+    export
+    submission
+    sweep
     cli
     __main__
 """
 LAYER_OF = {module: depth for depth, line in enumerate(LAYERS.split("\n")) for module in line.split()}
 
 # What may be used of pickle: writing the competition's file, and the error that torch.load raises on a refused one.
-PICKLING = {"data/unlabelled.py": {"dump", "dumps"}, "checkpoints.py": {"UnpicklingError"}}
+PICKLING = {"data/unlabelled.py": {"dump", "dumps"}, "runs/checkpoints.py": {"UnpicklingError"}}
 IMPORTS_BY_NAME = {"_torchvision.py"}
-MAY_READ_TEST = {"predict.py", "demo.py", "diagnose.py", "commands/predicting.py", "audit/rules.py"}  # the last: pixels alone
+MAY_READ_TEST = {
+    "inference/predict.py",
+    "cli/demo.py",
+    "cli/predict.py",
+    "submission/diagnose.py",
+    "submission/audit/rules.py",  # pixels alone
+}
 
 
 def sources() -> list[Path]:
@@ -56,9 +64,15 @@ def tree_of(path: Path) -> ast.Module:
 
 
 def owner(module: str) -> str:
-    """The layer entry of a dotted module: cifar_small.data.split -> data, cifar_small -> __init__."""
+    """The layer entry of a dotted module: cifar_small.data.splits -> data, cifar_small -> __init__."""
     parts = module.split(".")
     return parts[1] if len(parts) > 1 else "__init__"
+
+
+def is_source(module: str) -> bool:
+    """Is this dotted name a module or package of ours?"""
+    path = ROOT.joinpath(*module.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
 
 
 def imports(tree: ast.Module, package: list[str]) -> Iterator[tuple[str, int]]:
@@ -71,7 +85,7 @@ def imports(tree: ast.Module, package: list[str]) -> Iterator[tuple[str, int]]:
             module = ".".join([*base, *(node.module.split(".") if node.module else [])])
             for alias in node.names:
                 inner = f"{module}.{alias.name}"
-                is_module = module == "cifar_small" and alias.name in LAYER_OF
+                is_module = module.startswith("cifar_small") and is_source(inner)
                 yield (inner if is_module else module), node.lineno
 
 
@@ -106,25 +120,43 @@ def test_imports_only_go_down() -> None:
 @pytest.mark.parametrize(
     ("path", "text", "count"),
     [
-        ("config.py", "from cifar_small.train import train", 1),
-        ("config.py", "import cifar_small.train", 1),
-        ("config.py", "from cifar_small import train, errors, __version__", 1),
-        ("config.py", "def f():\n    from .train import train", 1),
-        ("data/split.py", "from ..train import train", 1),
-        ("data/split.py", "from cifar_small.models import build_model", 1),
+        ("config/loading.py", "from cifar_small.training.trainer import train", 1),
+        ("config/loading.py", "import cifar_small.training.trainer", 1),
+        ("files.py", "from cifar_small import training, errors, __version__", 1),
+        ("config/loading.py", "def f():\n    from ..training.trainer import train", 1),
+        ("data/splits.py", "from ..training.trainer import train", 1),
+        ("data/splits.py", "from cifar_small.models import build_model", 1),
         (
-            "data/split.py",
+            "data/splits.py",
             "from cifar_small.data.images import Images\nfrom . import images\nfrom ..errors import DataError",
             0,
         ),
-        ("augment.py", "from cifar_small.mixing import Mix", 1),
-        ("augment.py", "from cifar_small.nowhere import x", 1),
-        ("train.py", "import torch\nfrom cifar_small.schema import Config\nfrom cifar_small.data.images import Images", 0),
-        ("problem.py", "from cifar_small.train import train", 1),
+        ("transforms/batched.py", "from cifar_small.optim.muon import Muon", 1),
+        ("transforms/batched.py", "from cifar_small.nowhere import x", 1),
+        (
+            "training/trainer.py",
+            "import torch\nfrom cifar_small.config import x\nfrom cifar_small.data import x",
+            0,
+        ),
+        ("submission/audit/rules.py", "from cifar_small.cli.main import main", 1),
+        ("files.py", "from cifar_small.files import write_json", 1),
     ],
 )
 def test_the_reader_of_imports_sees_upward_ones(path: str, text: str, count: int) -> None:
     assert len(upward(PACKAGE / path, text)) == count
+
+
+def test_no_package_imports_in_a_circle() -> None:
+    """Not even by imports within functions."""
+    needs: dict[str, set[str]] = {}
+    files = {".".join(("cifar_small", *path.relative_to(PACKAGE).with_suffix("").parts)): path for path in sources()}
+    for name, path in files.items():
+        package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+        asked = {module for module, _ in imports(tree_of(path), package)}
+        needs[name.removesuffix(".__init__")] = {module for module in asked if module.startswith("cifar_small")}
+    graph = {name: {other for other in asked if other in needs and other != name} for name, asked in needs.items()}
+    assert sum(map(len, graph.values())) > 300
+    assert list(TopologicalSorter(graph).static_order())  # raises CycleError naming the modules
 
 
 def test_no_module_is_imported_by_a_computed_name() -> None:
@@ -212,27 +244,24 @@ def test_the_test_split_is_read_in_named_modules_only() -> None:
     assert not calls_of(tree_of(PACKAGE / "data" / "sources.py"), "load_test")
 
 
-@pytest.mark.parametrize("module", ["train", "problem"])
-def test_training_takes_nothing_from_predict_that_reads_the_test_split(module: str) -> None:
-    functions = [node for node in tree_of(PACKAGE / "predict.py").body if isinstance(node, ast.FunctionDef)]
+def test_training_takes_nothing_from_predict_that_reads_the_test_split() -> None:
+    functions = [node for node in tree_of(PACKAGE / "inference" / "predict.py").body if isinstance(node, ast.FunctionDef)]
     tainted = {"load_test"}
     while more := {one.name for one in functions if mentioned(one) & tainted} - tainted:
         tainted |= more
     assert "predict" in tainted
-    tree = tree_of(PACKAGE / f"{module}.py")
-    taken = {
-        alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module == "cifar_small.predict"
-        for alias in node.names
-    }
+    taken = set()
+    for path in (PACKAGE / "training").glob("*.py"):
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.ImportFrom) and node.module == "cifar_small.inference.predict":
+                taken |= {alias.name for alias in node.names}
+            assert not isinstance(node, ast.Import) or "cifar_small" not in {alias.name.split(".")[0] for alias in node.names}
     assert taken
     assert not taken & tainted
-    assert "cifar_small.predict" not in {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
 
 
 def test_importing_the_command_line_does_not_import_torch() -> None:
-    code = "import sys, cifar_small.cli; print(sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, cifar_small.cli.main; print(sorted({name.split('.')[0] for name in sys.modules}))"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     loaded = set(ast.literal_eval(done.stdout))
     assert "cifar_small" in loaded
@@ -256,6 +285,6 @@ def own_files(folder: Path = ROOT) -> Iterator[Path]:
 def test_no_file_names_a_folder_of_one_machine() -> None:
     pattern = re.compile(rb"(?<![\w.])/(?:work|home|Users|root)/\w")
     found = list(own_files())
-    assert {"pyproject.toml", "config.py", "param_count", "README.md"} <= {path.name for path in found}
+    assert {"pyproject.toml", "loading.py", "param_count", "README.md"} <= {path.name for path in found}
     assert [str(path.relative_to(ROOT)) for path in found if pattern.search(path.read_bytes())] == []
     assert pattern.search(b"see /" + b"work/main")

@@ -79,7 +79,7 @@ def test_large_blocks_are_reused_between_steps() -> None:
     code = """
 import resource, torch
 from cifar_small.environment import prepare_process
-from cifar_small.schema import Engine
+from cifar_small.config.schema import Engine
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(5):

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import cifar_small.train as train_module
-from cifar_small.config import parse_config
-from cifar_small.distributed import World, average_gradients, synchronise_batchnorm
+import cifar_small.training.trainer as train_module
+from cifar_small.config.loading import parse_config
+from cifar_small.training.distributed import World, average_gradients, synchronise_batchnorm
 
 CONFIG: dict[str, Any] = {
     "name": "ranks",

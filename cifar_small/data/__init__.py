@@ -2,7 +2,7 @@
 
 from cifar_small.data.images import Images
 from cifar_small.data.sources import class_names, is_available, load_test, load_train
-from cifar_small.data.split import index_hash, stratified_split, stratified_subset
+from cifar_small.data.splits import index_hash, stratified_split, stratified_subset
 from cifar_small.data.unlabelled import colour_notes, load_unlabelled, write_unlabelled
 
 __all__ = [

@@ -12,13 +12,13 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.config.schema import Data
 from cifar_small.data.download import download
 from cifar_small.data.images import Images
 from cifar_small.data.pickles import parse_pickle, read_pickle
 from cifar_small.data.readers import npz_keys, read_npz, read_png
-from cifar_small.data.split import stratified_split
+from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError
-from cifar_small.schema import Data
 
 VARIABLE = "CIFAR_SMALL_DATA"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from cifar_small.config.schema import LibraryModel, ResNetModel, WhitenedResNetModel, WideResNetModel
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import Dropout
 from cifar_small.models.library import LibraryNet
 from cifar_small.models.resnet import ResNet
 from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_norms
 from cifar_small.models.wideresnet import WideResNet
-from cifar_small.schema import LibraryModel, ResNetModel, WhitenedResNetModel, WideResNetModel
 
 __all__ = [
     "LibraryNet",

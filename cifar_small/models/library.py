@@ -13,9 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cifar_small._torchvision import import_torchvision
+from cifar_small.config.schema import LibraryModel
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import Dropout, SqueezeExcitation
-from cifar_small.schema import LibraryModel
 
 SE_REDUCTION = 16  # of the attention head, as in Hu et al. (2018)
 CLASSIFIERS = {  # the layer that the head replaces, by library and net

@@ -7,9 +7,9 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_small.config.schema import ResNetModel
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import ACTIVATIONS, BasicBlock, BlockOptions, Dropout, PreactBlock, conv3x3, init_weights
-from cifar_small.schema import ResNetModel
 
 
 class ResNet(nn.Module):

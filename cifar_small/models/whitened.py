@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from cifar_small.config.schema import WhitenedResNetModel, WhitenedStage
 from cifar_small.models.blocks import ACTIVATIONS, Dropout
-from cifar_small.schema import WhitenedResNetModel, WhitenedStage
 
 PATCH = 2  # the stem looks at 2x2 pixels of 3 channels, so it has 12 directions, each with both signs
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cifar_small.config.schema import WideResNetModel
 from cifar_small.models.blocks import BlockOptions, PreactBlock, conv3x3, init_weights
-from cifar_small.schema import WideResNetModel
 
 STEM = 16
 

@@ -14,13 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from cifar_small.budget import count_parameters, num_classes_of, skeleton
-from cifar_small.config import config_dict, load_config, resolve_phases
+from cifar_small.config.hashing import config_dict
+from cifar_small.config.loading import load_config
+from cifar_small.config.phases import resolve_phases
+from cifar_small.config.schema import Config, Model, Recipe
 from cifar_small.errors import ConfigError
-from cifar_small.per_image import check_pipelines
+from cifar_small.models.counting import count_parameters, num_classes_of, skeleton
 from cifar_small.randomness import numpy_generator
-from cifar_small.schema import Config, Model, Recipe
 from cifar_small.sweep.spec import Range, Space, Sweep, canonical
+from cifar_small.transforms.per_image import check_pipelines
 
 SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
 NAME_LENGTH = 64  # with a sweep's name within the 100 characters of a config's

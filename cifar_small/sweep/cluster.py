@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from cifar_small.config.strict_yaml import parse_yaml
 from cifar_small.errors import ConfigError, UserError
-from cifar_small.strict_yaml import parse_yaml
 from cifar_small.sweep.run import finish, prepare, run_sweep
 from cifar_small.sweep.states import Place
 

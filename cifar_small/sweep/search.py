@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from cifar_small.config import resolve_phases
+from cifar_small.config.phases import resolve_phases
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import write_json
-from cifar_small.per_image import check_pipelines
 from cifar_small.randomness import stream_seed
-from cifar_small.runs import read_json
+from cifar_small.runs.directory import read_json
 from cifar_small.sweep.cells import SWEEP, Cell, resolve
 from cifar_small.sweep.spec import Range, Space, canonical
 from cifar_small.sweep.states import PRUNED, job_name, trial_name
 from cifar_small.sweep.worker import OnEpoch, Worker
+from cifar_small.transforms.per_image import check_pipelines
 
 MOST_DRAWS = 100  # for one trial, before we say that its parameters hardly make a config
 

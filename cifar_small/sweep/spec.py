@@ -8,10 +8,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, ValidationError, model_validator
 
-from cifar_small.config_errors import describe_problems
+from cifar_small.config.messages import describe_problems
+from cifar_small.config.schema import PositiveInt, Section, Seed
+from cifar_small.config.strict_yaml import read_yaml
 from cifar_small.errors import ConfigError
-from cifar_small.schema import PositiveInt, Section, Seed
-from cifar_small.strict_yaml import read_yaml
 
 # What no cell may set, with the reason: these name the run, or change the images and rules by which cells are compared.
 FIXED = {

@@ -17,14 +17,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from cifar_small.config import config_hash, resolve_phases
+from cifar_small.config.hashing import config_hash
+from cifar_small.config.phases import resolve_phases
+from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
-from cifar_small.runs import Run, config_differences, locked, read_json
-from cifar_small.schema import Config
-from cifar_small.start import as_begun
+from cifar_small.runs.directory import Run, config_differences, locked, read_json
 from cifar_small.sweep.cells import Cell, resolve
 from cifar_small.sweep.spec import Sweep
+from cifar_small.training.initial_weights import as_begun
 
 FAILED, PRUNED = "failed.json", "pruned.json"
 

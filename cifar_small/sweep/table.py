@@ -10,14 +10,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cifar_small.config import dump_config
+from cifar_small.config.hashing import dump_config
+from cifar_small.figures.run import Dots, draw_cells, draw_marginals
 from cifar_small.files import write_atomic
-from cifar_small.plots import Dots, draw_cells, draw_marginals
+from cifar_small.reporting.tables import aligned
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
 from cifar_small.sweep.spec import Range, Sweep
 from cifar_small.sweep.states import Place, State, job_name
-from cifar_small.tables import aligned
 
 SHOWN = 20  # rows on the terminal; the table file has them all
 MOST_DRAWN = 40  # cells that a picture with a line for each can hold

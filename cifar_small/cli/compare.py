@@ -1,0 +1,202 @@
+"""Commands that compare: compare (models), diff (submissions), diagnose (an unlabelled file with CIFAR)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cifar_small.cli.command import Command
+from cifar_small.errors import UserError
+from cifar_small.files import probe_writable, refuse_existing, write_atomic
+
+FORMATS = {".txt": "text", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
+
+
+def _compare_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "entries", nargs="+", metavar="ENTRY", help="run directory or predictions file; NAME=PATH gives it another name"
+    )
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="images the tests are of (default: val)")
+    parser.add_argument("--pairs", action="store_true", help="test every pair (default: each entry against the first)")
+    parser.add_argument("--config", type=Path, help="config whose rules all are judged by (default: each by its own)")
+    parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
+    parser.add_argument("--output", type=Path, help="file to write (default: print)")
+    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
+    parser.add_argument("--plot-seeds", type=Path, metavar="PNG", help="also draw each recipe's mean, sd and seeds")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    kind = options.format or _format_of(options.output)
+    for picture in (options.plot, options.plot_seeds):
+        if picture is not None and picture.suffix != ".png":
+            raise UserError(f"{picture}: the ending {picture.suffix!r} is no picture's; expected .png")
+    for target in (options.output, options.plot, options.plot_seeds):
+        if target is not None:
+            refuse_existing(target, options.overwrite)
+    from cifar_small.config.loading import load_config
+    from cifar_small.evaluation.compare import compare, seeds_of_recipes
+    from cifar_small.evaluation.entries import load_entries
+    from cifar_small.reporting.comparison_tables import comparison_csv, comparison_tables
+    from cifar_small.reporting.tables import to_latex, to_markdown, to_text
+
+    rules = load_config(options.config).rules if options.config else None
+    comparison = compare(load_entries(options.entries), options.split, all_pairs=options.pairs, rules=rules)
+    drawn = options.plot is not None or options.plot_seeds is not None
+    if drawn and not any(options.split in row.scores for row in comparison.rows):
+        raise UserError(
+            f"a picture needs predictions of {options.split}, which no entry has; predict --split {options.split} first"
+        )
+    if kind == "csv":
+        text = comparison_csv(comparison)
+    else:
+        render = {"text": to_text, "markdown": to_markdown, "latex": to_latex}[kind]
+        text = render(comparison_tables(comparison)) + "\n"
+    for note in comparison.missing:
+        print(f"note: {note}", file=sys.stderr)
+    if any(" --split test" in note for note in comparison.missing):
+        print("note: a reading of the test split is recorded in the run; choose nothing by it", file=sys.stderr)
+    if options.output is None:
+        print(text, end="")
+    else:
+        write_atomic(options.output, text.encode())
+        print(f"{len(comparison.rows)} entries, {len(comparison.pairs)} paired tests on {options.split} -> {options.output}")
+    if options.plot is not None:
+        from cifar_small.figures.evaluation import draw_accuracy_over_size
+
+        draw_accuracy_over_size(comparison.rows, options.split, f"What accuracy on {options.split} costs", options.plot)
+        print(f"accuracy against parameters and multiply-adds -> {options.plot}")
+    if options.plot_seeds is not None:
+        from cifar_small.figures.run import draw_cells
+
+        cells = seeds_of_recipes(comparison)
+        draw_cells(cells, f"Accuracy on {options.split}, recipe by recipe", options.plot_seeds, options.split)
+        print(f"{len(cells)} recipes -> {options.plot_seeds}")
+    return 0
+
+
+def _format_of(output: Path | None) -> str:
+    if output is None:
+        return "text"
+    if output.suffix not in FORMATS:
+        raise UserError(
+            f"--output {output}: the ending {output.suffix!r} names no format; expected {', '.join(FORMATS)} or --format"
+        )
+    return FORMATS[output.suffix]
+
+
+def _diff_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("first", type=Path, metavar="A.csv")
+    parser.add_argument("second", type=Path, metavar="B.csv")
+    parser.add_argument("--config", type=Path, help="config whose classes hold (default: CIFAR-10)")
+    parser.add_argument("--truth", type=Path, metavar="CSV", help="the right classes, in either format: scores both")
+    parser.add_argument("--show", type=int, default=10, metavar="N", help="differing images to print (default: 10)")
+    parser.add_argument("--output", type=Path, help="CSV to write with every image they answer differently")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _diff(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config
+    from cifar_small.config.schema import Data
+    from cifar_small.data import class_names
+    from cifar_small.reporting.tables import Table, to_text
+    from cifar_small.submission import diff as subs
+
+    if options.show < 0:
+        raise UserError(f"--show {options.show} is below 0; expected a number of rows")
+    if options.output is not None:
+        refuse_existing(options.output, options.overwrite)
+        probe_writable(options.output)
+    classes = class_names(load_config(options.config).data if options.config else Data())
+    read = [subs.read_submission(path, classes) for path in (options.first, options.second)]
+    for one in read:
+        for fault in one.faults:
+            print(f"{one.name}: {fault}")
+    found = subs.diff(*read)
+    print("\n".join(subs.summarise(found)))
+    if options.truth is not None:
+        print("\n".join(subs.score_against(found, subs.read_submission(options.truth, classes))))
+    print("\n" + to_text([subs.class_table(found, classes)]))
+    rows = subs.differing_rows(found, classes)
+    if rows and options.show:
+        title = f"{min(options.show, len(rows)):,} of {len(rows):,} images with different answers"
+        print("\n" + to_text([Table(title, ("id", "A", "B"), tuple(rows[: options.show]))]))
+    if options.output is not None:
+        write_atomic(options.output, "\n".join(["id,A,B", *(",".join(row) for row in rows), ""]).encode())
+        print(f"{len(rows):,} images -> {options.output}")
+    for one in read:
+        for warning in subs.warnings_of(one, classes):
+            print(f"warning: {warning}")
+    return 1 if any(one.faults for one in read) else 0
+
+
+def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="FILE", help="competition pickle, .npz, or folder of PNGs")
+    parser.add_argument("--config", type=Path, help="config whose rules and data it is held against (default: CIFAR-10)")
+    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+    parser.add_argument(
+        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
+    )
+    parser.add_argument("--data-root", help="where the config's data lies now (default: the config's)")
+    parser.add_argument("--output", type=Path, help="CSV to write with every copied image")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    if options.output is not None:
+        refuse_existing(options.output, options.overwrite)
+        probe_writable(options.output)
+    from cifar_small.config.loading import load_config
+    from cifar_small.config.schema import Data, Rules
+    from cifar_small.submission.diagnose import copies_csv, diagnose, render_card
+
+    config = load_config(options.config) if options.config else None
+    rules, data = (config.rules, config.data) if config else (Rules(), Data())
+    if options.allow_rows is not None:
+        rules = rules.model_copy(update={"rows": options.allow_rows})
+    if options.data_root:
+        data = data.model_copy(update={"root": options.data_root})
+    found = diagnose(options.file, rules, data, layout=options.layout)
+    print(render_card(found))
+    if options.output is not None:
+        write_atomic(options.output, copies_csv(found).encode())
+        print(f"{len(found.copies):,} copies -> {options.output}")
+    faults, warnings = (found.count(level) for level in ("fault", "warn"))
+    print(f"{options.file}: {faults} fault{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+    return 1 if faults else 0
+
+
+COMMANDS = (
+    Command(
+        "compare",
+        "say which of several models is better, by how much, and whether the comparison is fair",
+        _compare_arguments,
+        _compare,
+        detail="""\
+Parameters, budget, start, data, views, members, epochs, minutes; accuracy with Wilson's intervals; exact McNemar tests on the
+same images against the first entry, corrected by Holm where there are several; mean and sd where runs are seeds of one config.
+What is not like with like is said below the table. Uses the predictions that are there and never reads the test split.
+  cifar-small compare runs/a-seed0 runs/b-seed0 both_val.npz
+  cifar-small compare small=runs/a-seed0 large=runs/b-seed0 --split test --output comparison.tex
+  cifar-small compare scratch=runs/a-seed0 pretrained=runs/b-seed0 --plot cost.png   accuracy per parameter and per MAC""",
+    ),
+    Command(
+        "diff",
+        "say where two submission CSVs differ, and what their labels give away",
+        _diff_arguments,
+        _diff,
+        detail="""\
+Either header, joined by id. Warns where class counts are unlikely for a balanced file, or the order of the rows gives labels
+away. Exits with 1 when a CSV has faults.""",
+    ),
+    Command(
+        "diagnose",
+        "look at an unlabelled file before predicting: layout, values, colours, copies of CIFAR's images",
+        _diagnose_arguments,
+        _diagnose,
+        detail="""\
+Prints a card of ok, note, warn and fault lines; exits with 1 on a fault. Looks for exact and near copies within the file and
+among the training and test images, where these are at hand (nothing is downloaded).""",
+    ),
+)

@@ -1,0 +1,200 @@
+"""Commands that judge what a net answers: evaluate, tta, uncertainty."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_small.cli.command import Command
+from cifar_small.errors import UserError
+from cifar_small.files import probe_writable, refuse_existing
+
+if TYPE_CHECKING:
+    from cifar_small.data import Images
+    from cifar_small.evaluation.uncertainty import Uncertainty
+    from cifar_small.inference.predict import Net
+    from cifar_small.runs.predictions import Predictions
+
+
+def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of val or test")
+    parser.add_argument(
+        "--temperature-from", type=Path, metavar="VAL_PREDICTIONS", help="the same run's predictions of val, to fit on"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write (default: <PREDICTIONS without .npz>_evaluation)")
+    parser.add_argument("--data-root", help="where the run's data lies now, for the pictures of mistakes")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing evaluation")
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from cifar_small.evaluation.evaluate import evaluate
+    from cifar_small.reporting.evaluation_files import FILES, describe, write_evaluation
+    from cifar_small.runs.predictions import load_predictions
+
+    folder = options.output or options.predictions.with_name(f"{options.predictions.stem}_evaluation")
+    _reserve(folder, FILES, options.overwrite)
+    predictions = load_predictions(options.predictions)
+    evaluation = evaluate(predictions, load_predictions(options.temperature_from) if options.temperature_from else None)
+    print(describe(evaluation))
+    images = images_or_note(predictions, options.data_root) if evaluation.mistakes else None
+    _say_written(write_evaluation(evaluation, folder, images), folder)
+    return 0
+
+
+def images_or_note(predictions: Predictions, data_root: str | None) -> Images | None:
+    """The predicted images, or None and a note where they cannot be had."""
+    from cifar_small.inference.predict import images_of
+
+    try:
+        return images_of(predictions, data_root)
+    except UserError as error:
+        print(f"note: no picture of the mistakes: {error}", file=sys.stderr)
+        return None
+
+
+def _run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
+    parser.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing result")
+
+
+def _load(folder: Path, data_root: str | None, device: str | None) -> tuple[Net, Images]:
+    """A run's net and its images of val."""
+    from cifar_small.inference.predict import load_net, load_own_splits, moved
+    from cifar_small.runs.directory import Run
+
+    net = moved(load_net(Run(folder)), device, data_root)
+    return net, load_own_splits(net)[1]
+
+
+def _tta_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--output", type=Path, help="JSON to write (default: RUN/tta.json)")
+    _run_arguments(parser)
+
+
+def _tta(options: argparse.Namespace) -> int:
+    from cifar_small.evaluation.tta_ablation import ablate, describe, plain_ablation
+    from cifar_small.files import write_json
+
+    target = options.output or options.directory / "tta.json"
+    _reserve(target.parent, [target.name], options.overwrite)
+    net, val = _load(options.directory, options.data_root, options.device)
+    ablation = ablate(net, val, progress=True)
+    write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
+    print(describe(ablation))
+    print(f"-> {target}; choose on val, then: cifar-small predict RUN --split SPLIT --views NAME")
+    return 0
+
+
+def _uncertainty_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "sources",
+        type=Path,
+        nargs="+",
+        metavar="RUN_OR_PREDICTIONS",
+        help="a run directory, or two or more predictions files",
+    )
+    parser.add_argument("--output", type=Path, help="folder to write (default for a run: RUN/uncertainty)")
+    parser.add_argument("--passes", type=int, metavar="T", help="answers of a run to each image (default: 20)")
+    parser.add_argument("--seed", type=int, help="of the dropout masks of a run (default: 0)")
+    parser.add_argument("--dropout", type=float, metavar="P", help="dropout of a run's passes (default: as it was trained)")
+    _run_arguments(parser)
+
+
+def _uncertainty(options: argparse.Namespace) -> int:
+    from cifar_small.evaluation.uncertainty import ensemble_uncertainty, selective
+    from cifar_small.reporting.uncertainty_files import FILES, describe, write_uncertainty
+    from cifar_small.runs.predictions import load_predictions
+
+    folder = options.output or options.sources[0] / "uncertainty"
+    if _is_run(options):
+        _reserve(folder, FILES, options.overwrite)
+        uncertainty = _monte_carlo(options)
+    else:
+        uncertainty = ensemble_uncertainty([load_predictions(path) for path in options.sources])
+        _reserve(folder, FILES, options.overwrite)
+    found = None if uncertainty.labels is None else selective(uncertainty)
+    print(describe(uncertainty, found))
+    _say_written(write_uncertainty(uncertainty, found, folder), folder)
+    return 0
+
+
+def _monte_carlo(options: argparse.Namespace) -> Uncertainty:
+    from cifar_small.evaluation.uncertainty import monte_carlo, trained_dropout
+
+    net, val = _load(options.sources[0], options.data_root, options.device)
+    trained, passes = trained_dropout(net), 20 if options.passes is None else options.passes
+    if options.dropout not in (None, trained):
+        print(f"note: the weights were trained with dropout {trained:g}, not {options.dropout:g}", file=sys.stderr)
+    return monte_carlo(net, val, passes=passes, seed=options.seed or 0, dropout=options.dropout, progress=True)
+
+
+def _is_run(options: argparse.Namespace) -> bool:
+    """Is it one run, and not predictions files? Raises UserError for options and sources that do not fit each other."""
+    sources = options.sources
+    folders = [path for path in sources if path.is_dir()]
+    if folders and len(sources) > 1:
+        raise UserError(
+            f"{folders[0]} is a folder; expected one run directory alone, or predictions files such as "
+            f"{folders[0] / 'predictions' / 'val.npz'}"
+        )
+    if folders:
+        if options.passes is not None and options.passes < 2:
+            raise UserError(f"--passes {options.passes}: expected 2 or more; one answer cannot disagree with itself")
+        if options.seed is not None and options.seed < 0:
+            raise UserError(f"--seed {options.seed}: expected 0 or more")
+        if options.dropout is not None and not 0 < options.dropout < 1:
+            raise UserError(f"--dropout {options.dropout:g}: expected a probability between 0 and 1, neither included")
+        return True
+    only_runs = ("passes", "seed", "dropout", "data_root", "device")
+    if idle := [f"--{name.replace('_', '-')}" for name in only_runs if getattr(options, name) is not None]:
+        raise UserError(f"{', '.join(idle)} has no effect on predictions files, only on a run directory; drop it")
+    if options.output is None and len(sources) > 1:
+        raise UserError("several predictions files have no folder of their own; name one with --output")
+    return False
+
+
+def _reserve(folder: Path, names: Sequence[str], overwrite: bool) -> None:
+    """Raise UserError if a file of these names is there or could not be written: before the work, not after it."""
+    for name in names:
+        refuse_existing(folder / name, overwrite)
+    probe_writable(folder / names[0])
+
+
+def _say_written(paths: list[Path], folder: Path) -> None:
+    print(f"-> {folder}: {', '.join(path.name for path in paths)}")
+
+
+COMMANDS = (
+    Command(
+        "evaluate",
+        "score predictions of val or test: accuracy, classes, confusions, calibration, mistakes",
+        _evaluate_arguments,
+        _evaluate,
+        detail="""\
+Tables on the terminal; JSON, CSV and pictures in a folder. A temperature is fitted on val alone:
+  cifar-small evaluate RUN/predictions/test.npz --temperature-from RUN/predictions/val.npz""",
+    ),
+    Command(
+        "tta",
+        "compare all choices of views on val: accuracy, cost, paired tests, learned weights",
+        _tta_arguments,
+        _tta,
+        detail="""\
+Every distinct view is forwarded once. The test split is never read.""",
+    ),
+    Command(
+        "uncertainty",
+        "Monte-Carlo dropout of a run, or the disagreement of several predictions files",
+        _uncertainty_arguments,
+        _uncertainty,
+        detail="""\
+Predictive entropy, expected entropy and mutual information of each image, and accuracy against coverage:
+  cifar-small uncertainty RUN --passes 50                                  one net's dropout, on val
+  cifar-small uncertainty A.npz B.npz C.npz --output runs/uncertainty_abc  an ensemble, of any split""",
+    ),
+)

@@ -1,0 +1,187 @@
+"""Commands from a run to a net that runs elsewhere: onnx, quantize, bench."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cifar_small.cli.command import Command
+from cifar_small.errors import UserError
+from cifar_small.files import probe_writable, refuse_existing
+
+if TYPE_CHECKING:
+    from cifar_small.export.quantize import Accuracy
+
+
+def _onnx_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: RUN/fp32.onnx)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _onnx(options: argparse.Namespace) -> int:
+    from cifar_small.export.onnx_export import CHECKED, write_onnx
+    from cifar_small.inference.predict import load_net
+    from cifar_small.runs.directory import Run
+
+    target = options.output or options.directory / "fp32.onnx"
+    net = load_net(Run(options.directory))
+    refuse_existing(target, options.overwrite)
+    probe_writable(target)
+    content, difference, largest = write_onnx(net, target)
+    print(f"{net.parameters:,} parameters, {len(content) / 1e6:.2f} MB -> {target}")
+    print(f"takes uint8 images (N, 32, 32, 3), RGB, as they are; gives logits (N, {len(net.classes)}); normalisation is inside")
+    print(f"held against torch on {CHECKED} made-up images: logits of up to {largest:.1f} differ by at most {difference:.1e}")
+    return 0
+
+
+def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: RUN/int8.onnx)")
+    parser.add_argument("--images", type=int, metavar="N", help="training images that set the ranges (default: 1,000)")
+    parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 processors without VNNI")
+    parser.add_argument(
+        "--engine",
+        choices=["onnxruntime", "dynamic"],
+        default="onnxruntime",
+        help="dynamic: torch's int8 of linear layers, which is only measured (default: onnxruntime)",
+    )
+    parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _quantize(options: argparse.Namespace) -> int:
+    if options.engine != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
+        raise UserError(f"--engine {options.engine} only measures: drop --output, --overwrite and --reduce-range")
+    measure = {"onnxruntime": _quantize_static, "dynamic": _try_dynamic}[options.engine]
+    accuracy = measure(options)
+    difference, low, high = (100 * value for value in accuracy.difference)
+    print(
+        f"val, {accuracy.images:,} images, one view: fp32 {accuracy.fp32:.2%}, int8 {accuracy.int8:.2%}; difference "
+        f"{difference:+.2f} points (95 % interval {low:+.2f} to {high:+.2f}); the same class for {accuracy.agreement:.2%}"
+    )
+    return 0
+
+
+def _quantize_static(options: argparse.Namespace) -> Accuracy:
+    from cifar_small.environment import integer_sums_saturate
+    from cifar_small.export.quantize import CALIBRATION_IMAGES, quantize
+    from cifar_small.runs.directory import Run
+
+    target = options.output or options.directory / "int8.onnx"
+    result = quantize(
+        Run(options.directory),
+        target,
+        count=CALIBRATION_IMAGES if options.images is None else options.images,
+        reduce_range=options.reduce_range,
+        data_root=options.data_root,
+        overwrite=options.overwrite,
+    )
+    facts = result.facts
+    print(
+        f"ranges from {facts['calibration_images']:,} training images without augmentation; {facts['norms_merged']} of "
+        f"{facts['norms']} BatchNorms merged into convolutions"
+    )
+    print(f"{result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB -> {target}")
+    if integer_sums_saturate() and not options.reduce_range:
+        print("note: this processor has no VNNI, where int8 sums can overflow; --reduce-range avoids it", file=sys.stderr)
+    return result.accuracy
+
+
+def _try_dynamic(options: argparse.Namespace) -> Accuracy:
+    from cifar_small.export.quantize import try_dynamic
+    from cifar_small.runs.directory import Run
+
+    if options.images is not None:
+        raise UserError("--engine dynamic needs no images: drop --images")
+    result = try_dynamic(Run(options.directory), data_root=options.data_root)
+    facts = result.facts
+    layers = "1 linear layer" if facts["layers"] == 1 else f"{facts['layers']} linear layers"
+    print(
+        f"dynamic int8 of {layers}: {100 * facts['weights_share']:.2g} % of the parameters, "
+        f"{100 * facts['macs_share']:.2g} % of the multiply-adds; every convolution stays in fp32, so expect no faster net"
+    )
+    print(f"weights {result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB")
+    return result.accuracy
+
+
+def _bench_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directories", type=Path, nargs="+", metavar="RUN", help="run directories")
+    parser.add_argument(
+        "--int8", type=Path, nargs="+", default=[], metavar="FILE", help="int8 files of these runs (default: made here)"
+    )
+    parser.add_argument("--threads", type=int, nargs="+", metavar="N", help="CPU threads (default: 1, and all there are)")
+    parser.add_argument("--rounds", type=int, default=5, metavar="R", help="measurements, taking turns (default: 5)")
+    parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="of each measurement (default: 0.3)")
+    parser.add_argument("--dynamic", action="store_true", help="torch's dynamic int8 of linear layers too, for comparison")
+    parser.add_argument("--data-root", help="where the runs' data lies now (default: the configs')")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write a Markdown table (.md), or every round (.json)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _bench(options: argparse.Namespace) -> int:
+    given = tuple(dict.fromkeys(options.threads or (1, len(os.sched_getaffinity(0)))))
+    if min(given) < 1 or options.rounds < 1 or not 0 < options.seconds <= 3600:
+        raise UserError("--threads and --rounds must be whole numbers from 1 up, --seconds a positive number")
+    if options.output is not None:
+        if options.output.suffix not in (".md", ".json"):
+            raise UserError(f"--output {options.output}: expected a name that ends in .md or .json")
+        refuse_existing(options.output, options.overwrite)
+        probe_writable(options.output)
+    from cifar_small.export.latency import Settings, bench_runs
+    from cifar_small.runs.directory import Run
+
+    text = bench_runs(
+        [Run(folder) for folder in options.directories],
+        options.int8,
+        Settings(given, options.rounds, options.seconds, options.dynamic),
+        data_root=options.data_root,
+        output=options.output,
+        command=options.command,
+    )
+    print(text)
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "onnx",
+        "write a run's net as an ONNX file that takes images as they are, checked against torch",
+        _onnx_arguments,
+        _onnx,
+        detail="""\
+The file runs wherever ONNX does, with a batch of any size; classes, parameters and hashes stand in its metadata.
+  cifar-small predict RUN --split val --onnx RUN/fp32.onnx    predictions by the file, through the usual path
+Needs the extra `export` (onnx, onnxscript, onnxruntime).""",
+    ),
+    Command(
+        "quantize",
+        "write a run's net in 8-bit integers (ONNX), and say what that costs in accuracy",
+        _quantize_arguments,
+        _quantize,
+        detail="""\
+Static quantization by ONNX Runtime: int8 weights with a scale per output channel, uint8 activations whose ranges are taken from
+training images without augmentation, never from val or test. The cost is measured on val, against fp32 on the same images.
+  cifar-small quantize RUN
+  cifar-small predict RUN --split submit --file cifar_test_nolabel.pkl --onnx RUN/int8.onnx
+--engine dynamic measures what torch's dynamic quantization does to the same net: it changes linear layers alone and leaves
+every convolution in fp32, so it is here for comparison only, and writes no file.
+Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --engine dynamic.""",
+    ),
+    Command(
+        "bench",
+        "time trained nets on the CPU: torch fp32 and bf16, ONNX fp32 and int8; size and accuracy beside it",
+        _bench_arguments,
+        _bench,
+        detail="""\
+For nets that are trained: how fast they answer. How fast a config trains is measured by tools/bench, a program of its own.
+  cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
+Latency at batch 1, throughput at 64 and 512, with one thread and with all, the engines taking turns. The accuracies are of val,
+one view, with the paired difference to torch fp32. Int8 nets are made as `cifar-small quantize` makes them, or given by --int8.
+Needs the extra `export` (onnx, onnxscript, onnxruntime).
+A file that ends in .json also goes into a page: cifar-small report RUN --bench speed.json""",
+    ),
+)

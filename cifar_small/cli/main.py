@@ -1,0 +1,71 @@
+"""The command line: where and which, never what. The other files here hold what each command takes."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+
+from cifar_small import __version__
+from cifar_small.cli import audit, compare, ensemble, evaluate, export, levels, predict, report, share, submit, train, weights
+from cifar_small.cli.exits import exit_code
+
+DESCRIPTION = """\
+Train, predict and submit small image classifiers under a parameter budget.
+
+The usual way, each step a file the next one reads:
+  tools/param_count configs/resnet_hour.yaml            is it legal? (before training)
+  cifar-small train --config configs/resnet_hour.yaml   -> runs/resnet_hour-seed0/
+  cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
+  cifar-small submit runs/resnet_hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv
+  cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
+"""
+EXIT_CODES = """\
+exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
+5 training diverged; 143 stopped by SIGINT or SIGTERM and saved"""
+ALL = (
+    *train.COMMANDS,
+    *weights.COMMANDS,
+    *predict.COMMANDS,
+    *evaluate.COMMANDS,
+    *ensemble.COMMANDS,
+    *compare.COMMANDS,
+    *submit.COMMANDS,
+    *audit.COMMANDS,
+    *report.COMMANDS,
+    *levels.COMMANDS,
+    *export.COMMANDS,
+    *share.COMMANDS,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code; a user's error is one line on stderr."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(given)
+    if rest and not options.chosen.overrides:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    options.overrides, options.command, options.call = rest, shlex.join(["cifar-small", *given]), main
+    return exit_code("cifar-small", lambda: int(options.chosen.run(options)))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="cifar-small", description=DESCRIPTION, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"cifar-small {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    for command in ALL:
+        sub = commands.add_parser(
+            command.name,
+            help=command.summary,
+            description=f"{command.summary[0].upper()}{command.summary[1:]}.\n\n{command.detail}".rstrip(),
+            epilog=EXIT_CODES,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(chosen=command)
+        command.add_arguments(sub)
+    return parser

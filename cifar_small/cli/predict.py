@@ -1,0 +1,117 @@
+"""Commands from a run to predictions files: predict, unlabelled."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import get_args
+
+from cifar_small.cli.command import Command
+from cifar_small.config.schema import Views
+from cifar_small.errors import UserError
+from cifar_small.files import refuse_existing
+
+
+def _predict_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--split", choices=["train", "val", "test", "submit"], required=True)
+    parser.add_argument(
+        "--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs"
+    )
+    parser.add_argument(
+        "--checkpoint",
+        default="best",
+        metavar="NAME",
+        help="which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)",
+    )
+    parser.add_argument("--views", choices=get_args(Views), help="test-time augmentation (default: the config's)")
+    parser.add_argument("--output", type=Path, help="predictions file (default: RUN/predictions/<split>.npz)")
+    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+    parser.add_argument(
+        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
+    )
+    parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="compute by this ONNX file of the run (see onnx, quantize)")
+    parser.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    from cifar_small.inference.predict import predict
+    from cifar_small.metrics.classification import wilson_interval
+    from cifar_small.runs.directory import Run
+
+    run, net = Run(options.directory), None
+    if options.onnx is not None:
+        from cifar_small.export.onnx_session import load_onnx
+
+        if options.device not in (None, "cpu"):
+            raise UserError(f"--device {options.device} has no effect with --onnx, which computes on the CPU; drop one of them")
+        net = load_onnx(run, options.onnx)
+    target, predictions, notes = predict(
+        run,
+        options.split,
+        file=options.file,
+        checkpoint=options.checkpoint,
+        views=options.views,
+        output=options.output,
+        overwrite=options.overwrite,
+        allow_rows=options.allow_rows,
+        layout=options.layout,
+        device=options.device,
+        data_root=options.data_root,
+        net=net,
+        command=options.command,
+    )
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    if predictions.labels is not None:
+        low, high = wilson_interval(int(predictions.correct.sum()), len(predictions.ids))
+        interval = f"95 % interval {low:.2%} to {high:.2%}"
+        print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, {interval}")
+    weights = "" if options.checkpoint == "best" else f"weights {options.checkpoint}, "
+    print(f"{len(predictions.ids):,} images, {weights}views {predictions.meta['views']} -> {target}")
+    return 0
+
+
+def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="whose data set it is")
+    parser.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _unlabelled(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config
+    from cifar_small.data import load_test, write_unlabelled
+
+    refuse_existing(options.output, options.overwrite)
+    images = load_test(load_config(options.config).data)
+    write_unlabelled(options.output, images.images, images.ids)
+    print(f"{len(images):,} images of {images.source}, without labels -> {options.output}")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "predict",
+        "predict a split or an unlabelled file with a run's selected weights, or others it kept",
+        _predict_arguments,
+        _predict,
+        detail="""\
+Reading the test split is recorded in the run directory; choose nothing by it.
+  cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
+  cifar-small predict runs/resnet_hour-seed0 --split val --views none        -> runs/resnet_hour-seed0/predictions/val_none.npz
+  cifar-small predict runs/resnet_hour-seed0 --split test                    what its accuracy is, once""",
+    ),
+    Command(
+        "unlabelled",
+        "write the test images of a config as an unlabelled pickle, to practise on",
+        _unlabelled_arguments,
+        _unlabelled,
+        detail="""\
+A rehearsal of the competition's day, by images whose labels are known afterwards:
+  cifar-small unlabelled --config configs/resnet_hour.yaml --output practice.pkl
+  cifar-small predict runs/resnet_hour-seed0 --split submit --file practice.pkl""",
+    ),
+)

@@ -1,0 +1,77 @@
+"""Commands that write for readers: report."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_small.cli.command import Command
+from cifar_small.cli.evaluate import images_or_note
+from cifar_small.files import probe_writable, refuse_existing, write_atomic
+
+
+def _report_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "entries",
+        nargs="+",
+        metavar="ENTRY",
+        help="run directory with predictions of val or test, or predictions file; NAME=PATH gives it another name",
+    )
+    parser.add_argument("--output", type=Path, default=Path("report.html"), help="page to write (default: report.html)")
+    parser.add_argument("--title", default="Small image classifiers", help="its heading")
+    parser.add_argument(
+        "--bench", type=Path, nargs="+", default=[], metavar="JSON", help="figures of cifar-small bench to show beside them"
+    )
+    parser.add_argument("--paper", type=Path, metavar="FOLDER", help="also write LaTeX tables and PDF figures there")
+    parser.add_argument("--data-root", help="where the runs' data lies now, for pictures of mistakes (default: the config's)")
+    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from cifar_small.data import Images
+    from cifar_small.evaluation.compare import compare
+    from cifar_small.evaluation.entries import load_entries
+    from cifar_small.export.latency import read_figures
+    from cifar_small.reporting.page import common_split, render_page
+    from cifar_small.reporting.paper import paper_files
+    from cifar_small.runs.predictions import Predictions
+
+    refuse_existing(options.output, options.overwrite)
+    probe_writable(options.output)
+    entries = load_entries(options.entries)
+    names = {str(entry.meta["weights_sha256"]): entry.name for entry in reversed(entries) if entry.meta.get("weights_sha256")}
+    speeds = [read_figures(path, names) for path in dict.fromkeys(options.bench)]
+    comparison = compare(entries, common_split(entries), all_recipes=True)
+    paper = {} if options.paper is None else paper_files(entries, comparison, options.paper, overwrite=options.overwrite)
+    known: dict[str, Images | None] = {}
+
+    def images_of(predictions: Predictions) -> Images | None:
+        """The same images are read, or missed, once."""
+        key = str(predictions.meta["images_sha256"])
+        if key not in known:
+            known[key] = images_or_note(predictions, options.data_root)
+        return known[key]
+
+    page = render_page(options.title, entries, comparison, images_of, speeds)
+    write_atomic(options.output, page.encode())
+    print(f"{len(entries)} model{'s' * (len(entries) != 1)}, {len(page) / 1e6:.1f} MB -> {options.output}")
+    for path, content in paper.items():
+        write_atomic(path, content)
+        print(f"-> {path}")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "report",
+        "write one web page about models: accuracy and parameters, comparisons, origins, curves, confusions, mistakes",
+        _report_arguments,
+        _report,
+        detail="""\
+The page needs no network and no other file; open it, print it, or hand it in. It shows what runs and predictions files hold:
+predict val, and test once when all is decided, before. Ensembles are held against the best of their members, where these are
+entries too; seeds of one recipe are shown together where there are more than four entries.
+  cifar-small report runs/a-seed0 runs/b-seed0 --output report.html --paper paper/
+  cifar-small report runs/a-seed* both=ensemble_test.npz --bench speed.json""",
+    ),
+)

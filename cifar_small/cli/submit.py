@@ -1,0 +1,168 @@
+"""Commands from predictions to what is handed in and kept: submit, check, record, results."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from cifar_small.cli.command import Command
+from cifar_small.errors import DataError, UserError
+from cifar_small.files import write_atomic
+
+
+def _submit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
+    parser.add_argument("--output", type=Path, required=True, help="CSV to write")
+    parser.add_argument("--config", type=Path, help="config whose rules hold (default: those of the runs' own configs)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _submit(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config
+    from cifar_small.runs.directory import Run
+    from cifar_small.runs.predictions import load_predictions
+    from cifar_small.submission.submission_file import submit
+
+    predictions = load_predictions(options.predictions)
+    run = Run(options.predictions.resolve().parent.parent)
+    found = run if run.config_file.exists() and not predictions.meta.get("members") else None
+    rules = load_config(options.config).rules if options.config else None
+    record = submit(predictions, options.output, run=found, rules=rules, overwrite=options.overwrite, command=options.command)
+    record_file = options.output.with_suffix(".json")
+    print(f"{record['rows']:,} rows, {predictions.meta['parameters']:,} parameters -> {options.output}; record: {record_file}")
+    return 0
+
+
+def _check_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("csv", type=Path, metavar="CSV")
+    parser.add_argument("--file", type=Path, required=True, help="the unlabelled file the CSV answers")
+    parser.add_argument("--config", type=Path, help="config whose rules and classes hold (default: CIFAR-10, ID,Labels)")
+    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+    parser.add_argument(
+        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
+    )
+
+
+def _check(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config
+    from cifar_small.config.schema import Data, Rules
+    from cifar_small.data import class_names, load_unlabelled
+    from cifar_small.models.counting import num_classes_of
+    from cifar_small.submission.diff import read_submission, warnings_of
+    from cifar_small.submission.submission_file import find_faults
+
+    config = load_config(options.config) if options.config else None
+    rules = config.rules if config else Rules()
+    number = num_classes_of(config) if config else 10
+    if rules.submission == "ID,Labels" and number:
+        classes = tuple(str(label) for label in range(number))  # no names are needed, so no data is read for them
+    else:
+        classes = class_names(config.data if config else Data())
+    rows = options.allow_rows if options.allow_rows is not None else rules.rows
+    images, _ = load_unlabelled(options.file, rows=rows, layout=options.layout)
+    try:
+        content = options.csv.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {options.csv}: {error.strerror}; expected a submission CSV") from None
+    faults = find_faults(content, images.ids, classes, rules)
+    for fault in faults:
+        print(f"{options.csv}: {fault}")
+    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+    if not faults:
+        for warning in warnings_of(read_submission(options.csv, classes), classes):
+            print(f"warning: {warning}", file=sys.stderr)
+    print(f"{options.csv}: {count}" if faults else f"{options.csv}: valid, {len(images):,} rows")
+    return 1 if faults else 0
+
+
+def _record_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    parser.add_argument("--output", type=Path, required=True, help="folder, such as submissions/2026-11-20_mine")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _record(options: argparse.Namespace) -> int:
+    from cifar_small.runs.directory import Run
+    from cifar_small.runs.records import write_record
+
+    print(write_record(Run(options.directory), options.output, overwrite=options.overwrite))
+    return 0
+
+
+def _results_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--records", type=Path, default=Path("submissions"), help="folder of the records (default: submissions)"
+    )
+    parser.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
+    parser.add_argument("--picture", type=Path, metavar="PNG", help="draw accuracy against time of the recorded runs instead")
+    parser.add_argument("--source", default="cifar10", help="data set of the picture (default: cifar10)")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="those the picture shows (default: all)")
+
+
+def _results(options: argparse.Namespace) -> int:
+    from cifar_small.reporting.results import draw_records, render_results, replace_section
+
+    if options.picture is not None:
+        if options.write is not None:
+            raise UserError("--picture and --write make different things; give one of them")
+        lines = draw_records(options.records, options.source, options.picture, options.recipes or ())
+        print(f"{lines} recipe{'s' if lines > 1 else ''} -> {options.picture}")
+        return 0
+    if options.recipes:
+        raise UserError("--recipes is for --picture, and the table has every recipe: add --picture PNG, or drop --recipes")
+    table = render_results(options.records)
+    if options.write is None:
+        print(table)
+        return 0
+    try:
+        text = options.write.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"cannot read {options.write}: {error.strerror}; expected a text file with the results markers"
+        ) from None
+    except UnicodeDecodeError:
+        raise DataError(f"{options.write} is not UTF-8 text; expected a text file with the results markers") from None
+    write_atomic(options.write, replace_section(text, table, str(options.write)).encode())
+    return 0
+
+
+COMMANDS = (
+    Command(
+        "submit",
+        "write the submission CSV and the record of what made it",
+        _submit_arguments,
+        _submit,
+        detail="""\
+The record, curves and config are put beside the CSV, so give each submission a folder of its own:
+  cifar-small submit runs/mine/predictions/submit.npz --output submissions/2026-11-20_mine/submission.csv""",
+    ),
+    Command(
+        "check",
+        "validate any submission CSV against the unlabelled file and name every fault",
+        _check_arguments,
+        _check,
+        detail="""\
+Needs no run and no record, so it also judges a CSV from elsewhere; exit code 1 when there is a fault:
+  cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl""",
+    ),
+    Command(
+        "record",
+        "put the record of a run (summary, config, curves, test readings) into a folder for git",
+        _record_arguments,
+        _record,
+        detail="""\
+For a run that is a result but no submission; small files only, no weights:
+  cifar-small record runs/resnet_hour-seed0 --output submissions/2026-11-20_resnet_hour""",
+    ),
+    Command(
+        "results",
+        "print the results table made from the records under submissions/",
+        _results_arguments,
+        _results,
+        detail="""\
+A row for each recipe, over its recorded seeds:
+  cifar-small results --write README.md                                  between the results markers of that file
+  cifar-small results --picture submissions/accuracy_over_time.png       accuracy against time, a line for each recipe""",
+    ),
+)

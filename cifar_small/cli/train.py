@@ -1,0 +1,232 @@
+"""Commands up to a trained run: demo, train, slurm, preview, schedule, sweep."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from cifar_small.cli.command import Command
+from cifar_small.errors import UserError
+from cifar_small.files import probe_writable, refuse_existing
+
+
+def _demo_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything it writes (default: demo)")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from cifar_small.cli.demo import run_demo
+
+    run_demo(options.output, options.command)
+    return 0
+
+
+def _train_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
+    parser.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
+    parser.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
+    parser.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from cifar_small.config.hashing import dump_config
+    from cifar_small.config.loading import load_config, split_overrides
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    if options.print_config:
+        print(dump_config(config), end="")
+        return 0
+    from cifar_small.training.trainer import train
+
+    train(
+        config,
+        options.output or Path("runs") / f"{config.name}-seed{config.seed}",
+        resume=options.resume,
+        command=options.command,
+    )
+    return 0
+
+
+def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
+    parser.add_argument("--output", type=Path, help="run directory on the shared file system (default: runs/<name>-seed<seed>)")
+    parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
+    parser.add_argument("--processes-per-node", type=int, default=1, help="ranks, and GPUs, of each machine (default: 1)")
+    parser.add_argument("--cpus", type=int, default=4, help="processor cores for each rank (default: 4)")
+    parser.add_argument("--cpu-only", action="store_true", help="ask for no GPUs; so does --engine.device cpu")
+    parser.add_argument("--hours", type=float, default=1.0, help="time limit (default: 1)")
+
+
+def _slurm(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config, split_overrides
+    from cifar_small.training.distributed import refuse_one_gpu, share_batch
+    from cifar_small.training.slurm import batch_file
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    ranks = options.nodes * options.processes_per_node
+    share_batch(config, ranks)  # better refused now than after a night in the queue
+    refuse_one_gpu(config.engine.device, ranks)
+    arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
+    text = batch_file(
+        config.name,
+        [*arguments, *options.overrides],
+        nodes=options.nodes,
+        processes=options.processes_per_node,
+        gpus=not options.cpu_only and config.engine.device != "cpu",
+        hours=options.hours,
+        cpus=options.cpus,
+    )
+    print(text, end="")
+    return 0
+
+
+def _preview_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.add_argument(
+        "--epoch", type=int, metavar="E", help="start at this epoch and draw its phase alone (default: every phase)"
+    )
+    parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default: 8)")
+    parser.add_argument("--columns", type=int, default=4, metavar="N", help="epochs of each phase (default: 4)")
+    parser.add_argument("--output", type=Path, help="PNG to write (default: <name>-preview.png)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _preview(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config, split_overrides
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    target = options.output or Path(f"{config.name}-preview.png")
+    refuse_existing(target, options.overwrite)
+    probe_writable(target)
+    from cifar_small.reporting.preview import draw_preview
+
+    print(draw_preview(config, target, epoch=options.epoch, images=options.images, columns=options.columns))
+    return 0
+
+
+def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", type=Path, metavar="CONFIG")
+    parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed where the source's size is not known")
+    parser.add_argument("--output", type=Path, help="PNG to write (default: <name>-schedule.png)")
+    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+
+
+def _schedule(options: argparse.Namespace) -> int:
+    from cifar_small.config.loading import load_config, split_overrides
+    from cifar_small.reporting.timeline import draw_config, steps_per_epoch
+
+    config = load_config(options.config, split_overrides(options.overrides))
+    if options.steps_per_epoch is not None and options.steps_per_epoch < 1:
+        raise UserError(f"--steps-per-epoch {options.steps_per_epoch} is below 1; expected training images / batch_size")
+    target = options.output or Path(f"{config.name}-schedule.png")
+    refuse_existing(target, options.overwrite)
+    print(draw_config(config, options.steps_per_epoch or steps_per_epoch(config), target))
+    print(f"-> {target}")
+    return 0
+
+
+def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("file", type=Path, metavar="SWEEP", help="YAML file; see configs/sweeps/")
+    parser.add_argument("--output", type=Path, help="folder of the sweep (default: runs/<name>)")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
+    mode.add_argument("--table", action="store_true", help="write table and picture of what is done so far and stop")
+    mode.add_argument("--submit", choices=["slurm", "local"], help="send workers as jobs through submitit")
+    mode.add_argument("--retry-failed", action="store_true", help="go on with the runs that failed, where they stopped")
+    parser.add_argument("--jobs", type=int, metavar="N", help="workers to send (with --submit)")
+    parser.add_argument(
+        "--slurm",
+        nargs="+",
+        metavar="KEY=VALUE",
+        help="settings of the jobs, such as partition=gpu time=600 (minutes) gpus_per_node=1",
+    )
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("a sweep shares runs among its workers, not a run among processes: start it without torchrun")
+    if options.submit is None and (options.jobs is not None or options.slurm):
+        raise UserError("--jobs and --slurm have no effect without --submit; add --submit slurm or --submit local")
+    if options.submit:
+        from cifar_small.sweep.cluster import parse_settings, submit_workers
+
+        if options.jobs is None or options.jobs < 1:
+            raise UserError(f"--submit needs --jobs N, a number of workers from 1 up; got {options.jobs}")
+        if options.slurm and options.submit != "slurm":
+            raise UserError("--slurm has no effect with --submit local; drop it")
+        settings = parse_settings(options.slurm or [])
+        return submit_workers(
+            options.file, options.output, cluster=options.submit, jobs=options.jobs, settings=settings, command=options.command
+        )
+    from cifar_small.sweep.run import finish, prepare, run_sweep, show
+
+    if options.list:
+        print(show(options.file, options.output))
+        return 0
+    if options.table:
+        return finish(*prepare(options.file, options.output))
+    return run_sweep(options.file, options.output, command=options.command, retry_failed=options.retry_failed)
+
+
+COMMANDS = (
+    Command(
+        "demo",
+        "the whole way on digits that come with scikit-learn: no data, no network, no GPU, half a minute",
+        _demo_arguments,
+        _demo,
+    ),
+    Command(
+        "train",
+        "train a config into a run directory",
+        _train_arguments,
+        _train,
+        detail="""\
+Any setting of the config can be overridden by its dotted name:
+  cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
+A run that was killed goes on with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) share one run:
+  .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml""",
+        overrides=True,
+    ),
+    Command(
+        "slurm",
+        "print the SLURM batch file of a training over several processes or machines",
+        _slurm_arguments,
+        _slurm,
+        detail="""\
+Settings are overridden as in train; what is printed is yours to change:
+  cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch""",
+        overrides=True,
+    ),
+    Command(
+        "preview",
+        "draw training images as each phase of a config augments and mixes them",
+        _preview_arguments,
+        _preview,
+        detail="""\
+The very draws of a training run, a row per image. Settings are overridden as for train, after CONFIG.""",
+        overrides=True,
+    ),
+    Command(
+        "schedule",
+        "draw the learning rate of every step and the settings of every phase of a config",
+        _schedule_arguments,
+        _schedule,
+        detail="""\
+Reads no data. Settings are overridden as for train, after CONFIG.""",
+        overrides=True,
+    ),
+    Command(
+        "sweep",
+        "train every cell of a sweep with every seed, and say which is best on val",
+        _sweep_arguments,
+        _sweep,
+        detail="""\
+A sweep file names a base config, what varies, and the seeds; see configs/sweeps/:
+  cifar-small sweep configs/sweeps/ablation_augment.yaml --list   cells, parameters, states; trains nothing
+  cifar-small sweep configs/sweeps/ablation_augment.yaml          train until nothing is left, then table and picture
+Start it as often as you like, on as many machines as share the folder: each run is trained once, a killed one goes on, and
+what is done stays. Or send workers: --submit local --jobs 2, --submit slurm --jobs 8 --slurm partition=gpu time=600.
+Cells over the parameter budget are refused before anything trains. The test split is never read.""",
+    ),
+)

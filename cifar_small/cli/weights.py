@@ -1,0 +1,89 @@
+"""The command for weights from elsewhere: weights list, fetch, verify."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+
+from cifar_small.cli.command import Command
+from cifar_small.config.published import PUBLISHED, Published
+from cifar_small.errors import CheckpointError, UserError
+
+
+def _weights_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("action", choices=["list", "fetch", "verify"], help="show what is here, download, or check hashes")
+    parser.add_argument("nets", nargs="*", metavar="NET", help="such as torchvision/resnet18 (list, verify: default all)")
+
+
+def _weights(options: argparse.Namespace) -> int:
+    for name in options.nets:
+        if name not in PUBLISHED:
+            near = difflib.get_close_matches(name, PUBLISHED, 1, cutoff=0.6)
+            hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(PUBLISHED)}"
+            raise UserError(f"weights: there is no net {name!r}; {hint}")
+    if options.action == "fetch" and not options.nets:
+        raise UserError("weights fetch: name the nets to fetch, such as torchvision/resnet18; cifar-small weights list has all")
+    chosen = [PUBLISHED[name] for name in dict.fromkeys(options.nets or PUBLISHED)]
+    if options.action == "list":
+        return _list(chosen)
+    return _fetch(chosen) if options.action == "fetch" else _verify(chosen, named=bool(options.nets))
+
+
+def _list(chosen: list[Published]) -> int:
+    from cifar_small.models.pretrained import cached
+
+    for one in chosen:
+        try:
+            place = cached(one) or "not here"
+        except UserError as error:
+            place = str(error)
+        print(f"{one.family:<32}{one.source:<40}{one.size} px {one.interpolation:<9} {one.licence:<13} {place}")
+    return 0
+
+
+def _fetch(chosen: list[Published]) -> int:
+    from cifar_small.models.pretrained import cached, fetch, verify
+
+    for one in chosen:
+        there = cached(one)
+        path = there or fetch(one)
+        state = "was here already" if there else "downloaded"
+        print(f"{one.family}: {state}, {path.stat().st_size:,} bytes, sha256 {verify(one, path)}\n  {path}", flush=True)
+    return 0
+
+
+def _verify(chosen: list[Published], named: bool) -> int:
+    from cifar_small.models.pretrained import cached, read_state, verify
+
+    seen = faults = 0
+    for one in chosen:
+        try:
+            path = cached(one)
+            if path is not None:
+                digest = verify(one, path)
+                print(f"{one.family}: whole, {len(read_state(path))} tensors, sha256 {digest}\n  {path}", flush=True)
+                seen += 1
+            elif named:
+                raise CheckpointError(f"not here; run: cifar-small weights fetch {one.family}")
+        except UserError as error:
+            if named or isinstance(error, CheckpointError):  # and not for want of an optional package
+                print(f"{one.family}: {error}")
+                faults += 1
+    if not (seen or faults):
+        print("no weights are here; see: cifar-small weights list")
+    return 1 if faults else 0
+
+
+COMMANDS = (
+    Command(
+        "weights",
+        "list, fetch or verify the published ImageNet weights of torchvision and timm",
+        _weights_arguments,
+        _weights,
+        detail="""\
+For `weights: imagenet` in a config. Files lie in the caches that other programs use too, $TORCH_HOME/hub/checkpoints and
+$HF_HOME/hub; training without a network needs them there. On a machine that has one:
+  cifar-small weights fetch torchvision/resnet18 timm/efficientnet_b0   downloads what is not there; prints sizes and hashes
+  cifar-small weights verify                                            reads every file that is there and checks its hash""",
+    ),
+)

@@ -1,0 +1,117 @@
+"""Reading, resolving and writing the configuration of a run.
+
+A phase inherits every setting from the phase before it and names only what changes; the first phase inherits from the top
+level. A `schedule` that a phase sets starts there and runs until a phase sets another, so boundaries of the learning rate
+and of regularisation need not coincide. All problems of a config are reported at once, each with its dotted key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from cifar_small.config.messages import describe_problems
+from cifar_small.config.phases import _resolve
+from cifar_small.config.published import MEAN, PUBLISHED, STD
+from cifar_small.config.schema import (
+    Config,
+    LibraryModel,
+)
+from cifar_small.config.strict_yaml import parse_yaml, read_yaml
+from cifar_small.errors import ConfigError
+
+
+def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+    """Read a YAML config and apply overrides such as ("optim.lr", "0.2") or ("phases.0.epochs", "3").
+
+    Raises ConfigError that lists every problem, each with its dotted key.
+    """
+    raw = read_yaml(path)
+    if raw is None:
+        raise ConfigError(f"{path} is empty; expected keys such as name, model and phases (see configs/)")
+    if not isinstance(raw, dict):
+        raise ConfigError(f"{path} holds a {type(raw).__name__}; expected keys such as name, model and phases (see configs/)")
+    for key, value in overrides:
+        _override(raw, key, parse_yaml(value, f"--{key}"))
+    return parse_config(raw, str(path))
+
+
+def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
+    """Validate a plain mapping as a Config; `where` names it in messages. Raises ConfigError that lists every problem."""
+    try:
+        config = with_published_input(Config.model_validate(dict(raw)))
+        problems = _resolve(config)[1]
+    except ValidationError as error:
+        bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}  # none: of the config as a whole
+        problems = describe_problems(Config, error, "") + _phase_problems(raw, bad)
+    if problems:
+        head = f"{where}: " if len(problems) == 1 else f"{where}: {len(problems)} problems: "
+        raise ConfigError(head + "; ".join(problems))
+    return config
+
+
+def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
+    """What is wrong with the phases of a config whose keys `bad` are wrong too, so that all is said at once."""
+    stand_ins = {"name": "any", "model": {"family": "wideresnet", "depth": 10, "widen_factor": 1}}
+    rest = {key: value for key, value in raw.items() if key not in bad}
+    try:
+        return _resolve(Config.model_validate({**stand_ins, **rest}))[1]
+    except ValidationError:  # the phases themselves are missing or no list; that has been said
+        return []
+
+
+def with_published_input(config: Config) -> Config:
+    """The config with the input that published weights, or a file for the same net, expect, where it says nothing else."""
+    model = config.model
+    if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None or config.starts_from_run:
+        return config
+    published = PUBLISHED[model.family]
+    return with_input(config, {"size": published.size, "interpolation": published.interpolation, "mean": MEAN, "std": STD})
+
+
+def with_input(config: Config, brought: Mapping[str, Any]) -> Config:
+    """The config with `brought` for what its `input` leaves open; mean and std come together."""
+    given = {key: value for key, value in dict(config.input).items() if value is not None}
+    return config.model_copy(update={"input": config.input.model_copy(update={**brought, **given})})
+
+
+def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Turn ["--optim.lr", "0.1", "--seed=3"] into [("optim.lr", "0.1"), ("seed", "3")]. Raises ConfigError."""
+    pairs = []
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"unexpected argument {flag!r}; settings are overridden as --section.key value")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{key} needs a value; write --{key} VALUE")
+            value = rest.pop(0)
+        pairs.append((key, value))
+    return pairs
+
+
+def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
+    node: Any = raw
+    parts = dotted.split(".")
+    for depth, part in enumerate(parts):
+        here = ".".join(parts[:depth]) or "the config"
+        last = depth == len(parts) - 1
+        if isinstance(node, list):
+            if not part.isdecimal() or int(part) >= len(node):
+                raise ConfigError(f"--{dotted}: {here} is a list of {len(node)}; expected an index below that, got {part!r}")
+            if last:
+                node[int(part)] = value
+            node = node[int(part)]
+        elif isinstance(node, dict):
+            if last:
+                node[part] = value
+            elif not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[part]
+        else:
+            raise ConfigError(f"--{dotted}: {here} is {node!r}, which has no key {part!r}")

@@ -1,0 +1,184 @@
+"""Phases of a run, resolved: each inherits from the one before; what would have no effect is a problem."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+from pydantic import ValidationError
+
+from cifar_small.config.messages import describe_problems
+from cifar_small.config.schema import (
+    AUGMENTS,
+    IDLE_MIX_PROB,
+    MIX_KINDS,
+    MIXINGS,
+    Augment,
+    BasicAugment,
+    Config,
+    Cosine,
+    CosineRestarts,
+    LibraryModel,
+    MultiStep,
+    PhaseSettings,
+    Recipe,
+)
+from cifar_small.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One resolved phase: its settings, its epochs [start, end) and the epochs its schedule spans."""
+
+    index: int
+    start: int
+    end: int
+    schedule_start: int
+    schedule_end: int
+    settings: PhaseSettings
+
+
+def resolve_phases(config: Config) -> tuple[Phase, ...]:
+    """Apply inheritance: the full settings, epochs and schedule span of every phase. Raises ConfigError with all problems."""
+    phases, problems = _resolve(config)
+    if problems:
+        raise ConfigError("; ".join(problems))
+    return phases
+
+
+def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
+    problems: list[str] = []
+    settings = config.model_dump(include=set(Recipe.model_fields))
+    settings["dropout"] = config.model.dropout
+    settings["resolution"] = config.resolution or config.side
+    resolved: list[PhaseSettings] = []
+    schedule_starts: list[int] = []
+    epoch = 0
+    for index, changes in enumerate(config.phases):
+        inherited = settings
+        settings = {**inherited, **{key: _merge(inherited.get(key), value) for key, value in changes.items()}}
+        if "epochs" not in changes:
+            settings.pop("epochs", None)  # the one setting that is not inherited
+        try:
+            phase = PhaseSettings.model_validate(_without_idle(settings, keep=changes))
+        except ValidationError as error:
+            problems += describe_problems(PhaseSettings, error, f"phases.{index}.")
+            settings = inherited  # so that a later phase does not report the same problem again
+            continue
+        problems += _model_problems(config, phase, f"phases.{index}")
+        schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
+        resolved.append(phase)
+        epoch += phase.epochs
+    if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
+        problems.append(IDLE_MIX_PROB)
+    for kind, name in MIX_KINDS.items():
+        if getattr(config.mix_probs, kind, 0) and not any(getattr(phase, name) for phase in resolved):
+            problems.append(f"mix_probs.{kind} has no effect while {name} is 0 in every phase: set {name} or drop the share")
+    if config.input.augment == "after" and config.side == 32 and not _size_is_open(config):
+        problems.append("input.augment after has no effect while images are not enlarged: set input.size above 32, or drop it")
+    if problems:
+        return (), problems
+    problems += _swa_problems(config, resolved)
+    if config.engine.workers and all(isinstance(phase.augment, Augment) for phase in resolved):
+        problems.append(
+            f"engine.workers {config.engine.workers} has no effect while every phase augments by the tensor engine: drop it"
+        )
+    if config.engine.keep_every is not None and config.engine.keep_every > epoch:
+        problems.append(f"engine.keep_every {config.engine.keep_every} never comes within {epoch} epochs: lower it or drop it")
+    phases: list[Phase] = []
+    start = 0
+    for index, phase in enumerate(resolved):
+        later = [other for other in schedule_starts[index + 1 :] if other != schedule_starts[index]]
+        end = later[0] if later else epoch
+        phases.append(Phase(index, start, start + phase.epochs, schedule_starts[index], end, phase))
+        start += phase.epochs
+        problems += _schedule_problems(phases[-1])
+    return tuple(phases), problems
+
+
+def _merge(old: Any, new: Any) -> Any:
+    """A mapping without a `name` or `engine` (or with the same one) changes single keys; all else replaces the old value."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    if "name" in new and new["name"] != old.get("name"):
+        return new
+    if "engine" in new and new["engine"] != old.get("engine", "tensor"):
+        return new
+    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+
+
+def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Settings without those inherited or default values that have no effect beside the others, unless `keep` names them."""
+    keep = keep or {}
+    settings = dict(settings)
+    if not any(settings.get(key) for key in MIXINGS) and "mix_prob" not in keep:
+        settings.pop("mix_prob", None)
+    shares = settings.get("mix_probs")
+    if isinstance(shares, Mapping):
+        named = keep.get("mix_probs") or {}
+        shares = {kind: share for kind, share in shares.items() if kind in named or settings.get(MIX_KINDS.get(kind, ""))}
+        settings["mix_probs"] = shares if shares else None
+    augment = settings.get("augment")
+    if isinstance(augment, Mapping):
+        section = AUGMENTS.get(str(augment.get("engine", "tensor")))
+        if section is not None and issubclass(section, BasicAugment):
+            idle = section.idle(augment).keys() - (keep.get("augment") or {})
+            settings["augment"] = {key: value for key, value in augment.items() if key not in idle}
+    return settings
+
+
+def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
+    """Averages over epochs that would have no effect."""
+    problems = []
+    for averaging, group in groupby(enumerate(phases), key=lambda pair: pair[1].swa is not None):
+        members = list(group)
+        where = f"phases.{members[0][0]}.swa"
+        if averaging and config.ema_decay is not None:
+            problems.append(f"{where} has no effect beside ema_decay, whose average is the one used: drop one of them")
+        elif averaging and sum(phase.epochs // phase.swa.every for _, phase in members if phase.swa is not None) < 2:
+            problems.append(f"{where} averages the weights of a single epoch: lower swa.every or lengthen the phase")
+    return problems
+
+
+def _size_is_open(config: Config) -> bool:
+    """Does the size of evaluation come with another run, which is not read before training starts?"""
+    return config.starts_from_run and config.input.size is None
+
+
+def _model_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:
+    """What a phase asks for that the net, or its evaluation, does not have."""
+    problems = []
+    if phase.dropout and isinstance(config.model, LibraryModel) and config.model.head == "plain":
+        problems.append(f"{where}.dropout {phase.dropout:g} has no effect with model.head plain; use head: dropout or se")
+    if phase.resolution > config.side and not _size_is_open(config):
+        problems.append(
+            f"{where}.resolution {phase.resolution} is above the {config.side} pixels of evaluation; lower it, or raise "
+            "input.size"
+        )
+    return problems
+
+
+def _schedule_problems(phase: Phase) -> list[str]:
+    schedule, span = phase.settings.schedule, phase.schedule_end - phase.schedule_start
+    where = f"phases.{phase.index}.schedule"
+    problems = []
+    warmup = getattr(schedule, "warmup_epochs", 0.0)
+    if warmup >= span:
+        problems.append(f"{where}.warmup_epochs is {warmup:g} but the schedule spans {span} epochs; shorten it")
+    if isinstance(schedule, MultiStep):
+        milestones = schedule.milestones
+        if list(milestones) != sorted(set(milestones)) or (milestones and milestones[-1] >= span):
+            problems.append(
+                f"{where}.milestones {list(milestones)} must increase and lie before the schedule's end, epoch {span}, "
+                "to have an effect"
+            )
+    if isinstance(schedule, CosineRestarts) and warmup + schedule.period >= span:
+        problems.append(
+            f"{where}.period {schedule.period:g} after {warmup:g} epochs of warm-up never restarts within {span} epochs; "
+            "shorten it, or use the cosine schedule"
+        )
+    if isinstance(schedule, Cosine | CosineRestarts) and schedule.min_lr > phase.settings.optim.lr:
+        problems.append(f"{where}.min_lr {schedule.min_lr:g} is above optim.lr {phase.settings.optim.lr:g}")
+    return problems

@@ -1,0 +1,86 @@
+"""The one schema of a run: rules + data + model + a list of phases.
+
+Sections are strict and frozen: unknown keys are errors, numbers are not text, and a value that would have no effect beside
+the others is refused. Comments give units and what None means. `config` reads, resolves and writes these sections.
+"""
+
+from __future__ import annotations
+
+from cifar_small.config.schema.augment import (
+    AUGMENTS,
+    AlbumentationsAugment,
+    AnyAugment,
+    Augment,
+    BasicAugment,
+    PerImageAugment,
+    TorchvisionAugment,
+)
+from cifar_small.config.schema.base import PositiveInt, Section, Seed
+from cifar_small.config.schema.data import Data, Rules, Views
+from cifar_small.config.schema.model import (
+    LibraryModel,
+    Model,
+    ResNetModel,
+    WhitenedResNetModel,
+    WhitenedStage,
+    WideResNetModel,
+)
+from cifar_small.config.schema.optim import (
+    SAM,
+    SGD,
+    Adam,
+    Constant,
+    Cosine,
+    CosineRestarts,
+    Lookahead,
+    MultiStep,
+    Muon,
+    OneCycle,
+    Optim,
+    PiecewiseLinear,
+)
+from cifar_small.config.schema.phase import IDLE_MIX_PROB, MIX_KINDS, MIXINGS, Distill, MixProbs, PhaseSettings, Recipe
+from cifar_small.config.schema.run import Config, Engine
+
+__all__ = [
+    "AUGMENTS",
+    "IDLE_MIX_PROB",
+    "MIXINGS",
+    "MIX_KINDS",
+    "SAM",
+    "SGD",
+    "Adam",
+    "AlbumentationsAugment",
+    "AnyAugment",
+    "Augment",
+    "BasicAugment",
+    "Config",
+    "Constant",
+    "Cosine",
+    "CosineRestarts",
+    "Data",
+    "Distill",
+    "Engine",
+    "LibraryModel",
+    "Lookahead",
+    "MixProbs",
+    "Model",
+    "MultiStep",
+    "Muon",
+    "OneCycle",
+    "Optim",
+    "PerImageAugment",
+    "PhaseSettings",
+    "PiecewiseLinear",
+    "PositiveInt",
+    "Recipe",
+    "ResNetModel",
+    "Rules",
+    "Section",
+    "Seed",
+    "TorchvisionAugment",
+    "Views",
+    "WhitenedResNetModel",
+    "WhitenedStage",
+    "WideResNetModel",
+]

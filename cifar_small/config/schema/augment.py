@@ -1,0 +1,168 @@
+"""The three engines of augmentation."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cifar_small.config.schema.base import Probability, Range, Section, Sigma, Zoom
+
+
+class BasicAugment(Section):
+    """What the tensor and the torchvision engine share: the crop and flips before, the covered squares after."""
+
+    crop: Annotated[int, Field(ge=0, le=16)] = 4  # pixels of padding before a random 32x32 crop
+    pad: Literal["zero", "reflect"] = "zero"
+    flip: Literal["none", "random", "alternating"] = "random"  # alternating: every image flips every other epoch
+    vertical_flip: Probability = 0.0
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0  # side of a square set to the mean
+    erasing: Probability = 0.0  # random erasing with the mean
+    erasing_scale: Range = (0.02, 0.2)  # share of the image
+
+    # What has an effect only while one of others is on, and what only with certain policies.
+    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]] = {"pad": ("crop",), "erasing_scale": ("erasing",)}
+    ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+
+    @classmethod
+    def idle(cls, values: Mapping[str, Any]) -> dict[str, str]:
+        """The settings that have no effect beside `values` (those not given have their default), each with the reason."""
+
+        def value(key: str) -> Any:
+            return values.get(key, cls.model_fields[key].default)
+
+        def off(key: str) -> bool:
+            return value(key) in (0, None, (1.0, 1.0), [1.0, 1.0])
+
+        reasons = {}
+        for key, masters in cls.NEEDS.items():
+            if all(off(master) for master in masters):
+                one = masters[0] if len(masters) == 1 else "one"
+                state = f"{one} is 0" if len(masters) == 1 else f"{', '.join(masters)} are off"
+                reasons[key] = f"{key} has no effect while {state}: set {one} or drop {key}"
+        for key, policies in cls.ARGUMENTS.items():
+            if value("policy") not in policies:
+                given = f"with policy {value('policy')}" if value("policy") else "without a policy"
+                reasons[key] = f"{key} has no effect {given}: set policy to {' or '.join(policies)}, or drop {key}"
+        return reasons
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> BasicAugment:
+        for key, reason in self.idle(dict(self)).items():
+            if key in self.model_fields_set and getattr(self, key) is not None:
+                raise ValueError(reason)
+        for key in ("erasing_scale", "scale", "blur_sigma"):
+            low, high = getattr(self, key, (1.0, 1.0))
+            if not 0 < low <= high:
+                raise ValueError(f"{key} {[low, high]} must be [low, high] with 0 < low <= high")
+        return self
+
+
+class Augment(BasicAugment):
+    """Per-sample random augmentation of training images, batched on the device.
+
+    In this order: crop, flips, one affine map, the policy, brightness, contrast, saturation, hue, blur, normalisation, cutout
+    and erasing. Pixels are floats in 0..255 from the affine map on, clamped but not rounded.
+    """
+
+    engine: Literal["tensor"] = "tensor"
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees to either side
+    translate: Probability = 0.0  # share of the side, up to which an image moves along each axis
+    scale: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.0, 1.0)  # of the content; above 1 it grows
+    shear: Annotated[float, Field(ge=0, le=80)] = 0.0  # degrees to either side, along each axis
+    border: Literal["zero", "reflect"] = "zero"  # what lies beyond the edge of a moved image; zero: the mean colour
+    policy: Literal["trivialaugment", "randaugment"] | None = None
+    num_ops: Annotated[int, Field(ge=1, le=10)] = 2  # operations of randaugment on each image
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # their strength, of 30
+    brightness: Probability = 0.0  # the factor is drawn from 1-x to 1+x, as for contrast and saturation
+    contrast: Probability = 0.0
+    saturation: Probability = 0.0
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the colour circle, to either side
+    blur: Probability = 0.0  # share of the images that a Gaussian blurs
+    blur_sigma: Annotated[tuple[Sigma, Sigma], Field(strict=False)] = (0.1, 2.0)  # pixels
+
+    LATER = frozenset({
+        "engine", "rotation", "translate", "scale", "shear", "border", "policy", "num_ops", "magnitude", "brightness",
+        "contrast", "saturation", "hue", "blur", "blur_sigma",
+    })  # fmt: skip
+    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **BasicAugment.NEEDS,
+        "border": ("rotation", "translate", "scale", "shear", "policy"),
+        "blur_sigma": ("blur",),
+    }
+    ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {"num_ops": ("randaugment",), "magnitude": ("randaugment",)}
+
+
+class AlbumentationsAugment(Section):
+    """A pipeline of Albumentations, image by image: nothing but what is written here happens to an image."""
+
+    engine: Literal["albumentations"]
+    # Each entry {name: HorizontalFlip, p: 0.5, ...} with the transform's own arguments; OneOf and the like take `transforms`.
+    pipeline: Annotated[tuple[Any, ...], Field(strict=False)]
+
+    @model_validator(mode="after")
+    def _entries_are_transforms(self) -> AlbumentationsAugment:
+        _check_pipeline(self.pipeline, "pipeline")
+        try:
+            json.dumps(self.pipeline, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"pipeline must hold text, finite numbers, lists and mappings only: {error}") from None
+        return self
+
+
+def _check_pipeline(pipeline: Any, where: str) -> None:
+    """What can be said without Albumentations, which takes seconds to import; `per_image` checks names and arguments."""
+    if not isinstance(pipeline, list | tuple) or not pipeline:
+        raise ValueError(f"{where} must be a list of transforms such as {{name: HorizontalFlip, p: 0.5}}, got {pipeline!r}")
+    for index, entry in enumerate(pipeline):
+        here = f"{where}.{index}"
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise ValueError(f"{here} must be a transform such as {{name: HorizontalFlip, p: 0.5}}, got {entry!r}")
+        p = entry.get("p", 1)
+        if isinstance(p, bool) or not isinstance(p, int | float) or not 0 <= p <= 1:
+            raise ValueError(f"{here}.p must be a probability from 0 to 1, got {p!r}")
+        if "transforms" in entry:
+            _check_pipeline(entry["transforms"], f"{here}.transforms")
+
+
+class TorchvisionAugment(BasicAugment):
+    """A policy of torchvision, image by image, between crop and flips (before it) and cutout and erasing (after it)."""
+
+    engine: Literal["torchvision"]
+    policy: Literal["autoaugment_cifar10", "randaugment", "trivialaugment_wide", "augmix"]
+    interpolation: Literal["nearest", "bilinear"] | None = None  # None, here and below: as torchvision has it
+    num_ops: Annotated[int, Field(ge=1, le=10)] | None = None
+    magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
+    severity: Annotated[int, Field(ge=1, le=10)] | None = None
+    mixture_width: Annotated[int, Field(ge=1, le=10)] | None = None
+    chain_depth: Annotated[int, Field(ge=1, le=10)] | None = None
+    alpha: Annotated[float, Field(gt=0, le=100)] | None = None
+    all_ops: bool | None = None
+
+    ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "num_ops": ("randaugment",),
+        "magnitude": ("randaugment",),
+        "severity": ("augmix",),
+        "mixture_width": ("augmix",),
+        "chain_depth": ("augmix",),
+        "alpha": ("augmix",),
+        "all_ops": ("augmix",),
+    }
+
+
+def _with_engine(value: Any) -> Any:
+    return {"engine": "tensor", **value} if isinstance(value, Mapping) else value
+
+
+PerImageAugment = AlbumentationsAugment | TorchvisionAugment
+AnyAugment = Annotated[
+    Annotated[Augment | AlbumentationsAugment | TorchvisionAugment, Field(discriminator="engine")],
+    BeforeValidator(_with_engine),
+]
+AUGMENTS: Mapping[str, type[Section]] = {
+    "tensor": Augment,
+    "albumentations": AlbumentationsAugment,
+    "torchvision": TorchvisionAugment,
+}

@@ -1,0 +1,57 @@
+"""What is allowed, which images there are, and what of them a net is given."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cifar_small.config.schema.base import Channels, PositiveInt, Section, Seed, Side
+
+Views = Literal["none", "flip", "shift", "flip_shift", "r3", "random_crops"]
+
+
+class Rules(Section):
+    """What the competition allows; checked before data is read and again on the checkpoint that makes a submission."""
+
+    max_params: PositiveInt = 5_000_000  # trainable parameters of the submitted net
+    pretrained: bool = False  # may weights come from anywhere but this run?
+    # May a teacher have started from other weights? No question where `pretrained` is true.
+    pretrained_teacher: Literal["allowed", "forbidden"] = "forbidden"
+    rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number
+    submission: Literal["ID,Labels", "id,label"] = "ID,Labels"  # header; the second writes class names
+
+    LATER = frozenset({"pretrained_teacher"})
+
+
+class Data(Section):
+    """Where images come from and how the training part is split."""
+
+    source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"] = "cifar10"
+    root: str | None = None  # folder (or .npz file); None: $CIFAR_SMALL_DATA
+    val_size: PositiveInt = 5000  # images held out of the training part, stratified
+    split_seed: Seed = 0  # independent of the run's seed: all runs share one validation set
+    train_limit: PositiveInt | None = None  # use only this many of the remaining images, stratified
+
+
+class Input(Section):
+    """What the net is given: the 32x32 images, enlarged on the device, and how they are normalised.
+
+    None: as the weights that the run starts from have it; without such weights, what the comment says.
+    """
+
+    size: Annotated[Side, Field(ge=32)] | None = None  # pixels a side, in evaluation and where a phase names no other; 32
+    interpolation: Literal["bilinear", "bicubic"] | None = None  # of resizing, always with antialiasing; bilinear
+    mean: Channels | None = None  # in 0..1; of the training images
+    std: Channels | None = None
+    # Enlarging: training images are augmented and mixed at 32x32, which costs less, or at the size that the phase trains at.
+    # Lengths in `augment` are of the 32x32 image in both cases: a crop of 4 at 224 pixels shifts by up to 28.
+    augment: Literal["before", "after"] = "before"
+
+    @model_validator(mode="after")
+    def _normalisation_is_whole(self) -> Input:
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("mean and std belong together: give both or neither")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError(f"std {list(self.std)} must be above 0 in every channel")
+        return self

@@ -1,0 +1,121 @@
+"""The nets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cifar_small.config.schema.base import Branch, Depth, Depths, PositiveInt, Section, Width, Widths
+
+
+class ResNetModel(Section):
+    """BasicBlock ResNet for 32x32 images."""
+
+    family: Literal["resnet"]
+    widths: Widths  # channels of each stage, 3 or 4 stages
+    blocks: Depths  # BasicBlocks in each stage
+    strides: Depths | None = None  # of each stage's first block; None: 1, 2, 2(, 2)
+    stem_width: Width | None = None  # None: widths[0]
+    shortcut: Literal["conv", "pad"] = "conv"  # option B (1x1 projection) or option A (zero padding)
+    preact: bool = False
+    activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "relu"
+    se_reduction: PositiveInt | None = None  # squeeze-and-excitation in every block
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # drop probability of the last block, linear from 0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+
+    @model_validator(mode="after")
+    def _stages_agree(self) -> ResNetModel:
+        stages = len(self.widths)
+        if stages not in (3, 4):
+            raise ValueError(f"widths has {stages} stages; expected 3 or 4")
+        for key in ("blocks", "strides"):
+            value = getattr(self, key)
+            if value is not None and len(value) != stages:
+                raise ValueError(f"{key} has {len(value)} entries but widths has {stages}; give one per stage")
+        return self
+
+
+class WideResNetModel(Section):
+    """WideResNet (Zagoruyko & Komodakis, 2016)."""
+
+    family: Literal["wideresnet"]
+    depth: Depth  # 6n + 4
+    widen_factor: Depth
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # between the two convolutions of a block
+
+    @model_validator(mode="after")
+    def _depth_fits(self) -> WideResNetModel:
+        if self.depth < 10 or (self.depth - 4) % 6:
+            raise ValueError(f"depth {self.depth} is not 6n+4; nearest: {max(10, 6 * round((self.depth - 4) / 6) + 4)}")
+        return self
+
+
+class WhitenedStage(Section):
+    """One stage: convolution, max pooling by 2, BatchNorm, activation, then one residual block."""
+
+    width: Width
+    kernel: Literal[1, 2, 3] = 3  # of the convolution that is pooled; 2 has no padding
+    branch: Annotated[
+        tuple[Branch, ...], Field(strict=False, min_length=1)
+    ]  # the residual: [kernel, channels] of each convolution
+
+    @model_validator(mode="after")
+    def _sum_is_possible(self) -> WhitenedStage:
+        if any(kernel not in (1, 3) for kernel, _ in self.branch):
+            raise ValueError(f"branch {[list(conv) for conv in self.branch]}: kernels must be 1 or 3, which keep the size")
+        if self.branch[-1][1] != self.width:
+            raise ValueError(f"branch ends with {self.branch[-1][1]} channels but is added to {self.width}, the stage's width")
+        return self
+
+
+class WhitenedResNetModel(Section):
+    """A shallow ResNet for short runs: frozen whitening stem, then stages that pool before their BatchNorm."""
+
+    family: Literal["whitened_resnet"]
+    stages: Annotated[tuple[WhitenedStage, ...], Field(strict=False, min_length=1, max_length=4)]
+    whiten: bool = True  # false: the stem's filters train like any, from a random draw
+    stem_bias: bool = False  # train a bias of the stem; phases may freeze it
+    dirac: bool = True  # padded convolutions begin by passing their input through; false: they begin as drawn
+    skip: bool = True  # false: the same net without its skip connections, which is no ResNet
+    activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "silu"
+    head_pool: Literal["max", "max_mean"] = "max"  # of the last stage's map; max_mean: their sum
+    logit_scale: Annotated[float, Field(gt=0)] = 1 / 9
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # weight of a (micro-)batch in the running statistics
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+
+    LATER = frozenset({"whiten", "dirac"})
+
+
+class LibraryModel(Section):
+    """A net of torchvision or timm with a head of its own; `weights` says what it starts from, `input` what it is given."""
+
+    family: Literal[
+        "torchvision/resnet18", "torchvision/resnet50", "torchvision/efficientnet_b0", "torchvision/efficientnet_b2",
+        "torchvision/convnext_tiny", "torchvision/mobilenet_v3_small",
+        "timm/resnet18", "timm/resnet50", "timm/efficientnet_b0", "timm/efficientnet_b2",
+        "timm/convnext_tiny", "timm/mobilenet_v3_small",
+    ]  # fmt: skip
+    # A linear layer; dropout before it; or besides squeeze-and-excitation of the feature map, before it is pooled.
+    head: Literal["plain", "dropout", "se"] = "plain"
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier; with head dropout and se 0.2 unless given
+    stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 at full size, no max-pool; torchvision's ResNets have it
+
+    @model_validator(mode="before")
+    @classmethod
+    def _dropout_comes_with_the_head(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("head", "plain") != "plain":
+            return {"dropout": 0.2, **value}
+        return value
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> LibraryModel:
+        if self.head == "plain" and self.dropout:
+            raise ValueError(f"dropout {self.dropout:g} has no effect with head plain: set head: dropout, or drop it")
+        if self.stem == "cifar" and not self.family.startswith("torchvision/resnet"):
+            raise ValueError(f"stem cifar is there for torchvision/resnet18 and torchvision/resnet50, not for {self.family}")
+        return self
+
+
+Model = Annotated[ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel, Field(discriminator="family")]

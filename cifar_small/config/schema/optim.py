@@ -1,0 +1,184 @@
+"""Optimisers, what wraps them, and schedules of the learning rate."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cifar_small.config.schema.base import Ints, LrFactor, Point, Section
+
+
+class SGD(Section):
+    """SGD with momentum."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.1
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    nesterov: bool = True
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+    backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
+
+    LATER = frozenset({"backbone_lr_factor"})
+
+    @model_validator(mode="after")
+    def _nesterov_needs_momentum(self) -> SGD:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0: set momentum, or nesterov: false")
+        return self
+
+
+class Adam(Section):
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or RAdam (Liu et al. 2020), as torch computes them."""
+
+    name: Literal["adam", "adamw", "radam"]
+    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # added to the gradient; decoupled with adamw
+    decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+    backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
+
+    LATER = frozenset({"backbone_lr_factor"})
+
+
+class Group(Section):
+    """SGD with Nesterov momentum for one group of parameters beside Muon."""
+
+    name: Literal["sgd"] = "sgd"
+    lr: Annotated[float, Field(gt=0, le=10_000)] = 0.1
+    momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    LATER = frozenset({"name"})
+
+
+class HeadGroup(Group):
+    """The same with weight decay."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+
+
+class AdamWGroup(Section):
+    """AdamW for one group of parameters beside Muon."""
+
+    name: Literal["adamw"]
+    lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled
+
+
+def _sgd_by_default(value: Any) -> Any:
+    return {"name": "sgd", **value} if isinstance(value, dict) else value
+
+
+class Muon(Section):
+    """Muon for convolution filters: momentum, orthogonalised; SGD or AdamW for the rest (Jordan 2024)."""
+
+    name: Literal["muon"]
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # of the filters; a schedule scales the groups' rates alike
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    nesterov: bool = True
+    iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
+    normalise: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalise
+    # 1-d parameters: biases and BatchNorm
+    bias: Annotated[Group | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = Group()
+    # the classifier, and filters that see the image itself
+    head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> Muon:
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0: set momentum, or nesterov: false")
+        if self.normalise and self.weight_decay:
+            raise ValueError("weight_decay has no effect on filters of fixed norm: drop it, or set normalise: false")
+        return self
+
+
+Optim = Annotated[SGD | Adam | Muon, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]
+
+
+class Lookahead(Section):
+    """Slow weights that follow the optimiser's every few steps (Zhang et al. 2019, arXiv 1907.08610)."""
+
+    steps: Annotated[int, Field(ge=2)] = 5
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the way to the fast weights
+
+
+class SAM(Section):
+    """Sharpness-aware minimisation: the gradient is taken where the loss near the weights is highest; a step costs two."""
+
+    rho: Annotated[float, Field(gt=0)] = 0.05  # radius (Foret et al. 2021, arXiv 2010.01412)
+    adaptive: bool = False  # ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2
+
+
+class Constant(Section):
+    """The base learning rate throughout."""
+
+    name: Literal["constant"]
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+class Cosine(Section):
+    """From the base learning rate to `min_lr` along half a cosine."""
+
+    name: Literal["cosine"] = "cosine"
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+
+
+class MultiStep(Section):
+    """Multiply by `gamma` at each milestone, in epochs from the schedule's start."""
+
+    name: Literal["multistep"]
+    milestones: Annotated[Ints, Field(min_length=1)]
+    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+
+class CosineRestarts(Section):
+    """Half a cosine down to `min_lr`, again and again from the base learning rate (SGDR, Loshchilov & Hutter 2017)."""
+
+    name: Literal["cosine_restarts"]
+    period: Annotated[float, Field(gt=0)]  # epochs of the first descent, after the warm-up
+    multiplier: Annotated[int, Field(ge=1, le=100)] = 1  # each descent is this many times as long as the one before
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    min_lr: Annotated[float, Field(ge=0)] = 0.0
+
+
+class OneCycle(Section):
+    """Up to the base learning rate and down to almost nothing, each along half a cosine (Smith & Topin 2018)."""
+
+    name: Literal["one_cycle"]
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # share of the steps on which it rises
+    start_divisor: Annotated[float, Field(gt=1)] = 25.0  # it starts at the base rate divided by this
+    end_divisor: Annotated[float, Field(ge=1)] = 1e4  # and ends at the starting rate divided by this
+
+
+class PiecewiseLinear(Section):
+    """The base learning rate times a factor that is linear between points: [[0, 1], [1, 0]] falls linearly to 0."""
+
+    name: Literal["piecewise"]
+    points: Annotated[tuple[Point, ...], Field(strict=False, min_length=2)]  # [share of the schedule, factor]
+    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+
+    @model_validator(mode="after")
+    def _points_span(self) -> PiecewiseLinear:
+        places = [place for place, _ in self.points]
+        if places[0] != 0 or places[-1] != 1 or any(after <= before for before, after in pairwise(places)):
+            raise ValueError(f"points lie at {places}; their shares must increase from 0 to 1")
+        if not any(factor for _, factor in self.points[:-1]):
+            raise ValueError("every factor before the last point is 0, so nothing would be learned")
+        return self
+
+
+Schedule = Annotated[Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear, Field(discriminator="name")]

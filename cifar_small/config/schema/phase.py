@@ -1,0 +1,132 @@
+"""What a phase may change, and a whole phase."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from cifar_small.config.schema.augment import AnyAugment, Augment
+from cifar_small.config.schema.base import BetaParameter, PositiveInt, Probability, Section, Side
+from cifar_small.config.schema.optim import SAM, SGD, Cosine, Lookahead, Optim, Schedule
+
+
+class Distill(Section):
+    """Learn from trained nets beside the labels: (1 - kd_weight) cross-entropy + kd_weight T^2 KL(teachers || net).
+
+    Both sides of the divergence are softened by the temperature T; several teachers speak by the mean of their probabilities
+    (Hinton et al. 2015, arXiv 1503.02531).
+    """
+
+    teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories; each sees the pixels of the very step
+    predictions: str | None = None  # or a file over the training images, as predict --split train and ensemble write it
+    temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
+    kd_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+
+    @model_validator(mode="after")
+    def _one_kind_of_teacher(self) -> Distill:
+        if bool(self.teachers) == (self.predictions is not None):
+            raise ValueError(
+                "give either teachers, a list of run directories, or predictions, a file over the training images; "
+                f"got {'both' if self.teachers else 'neither'}"
+            )
+        return self
+
+
+class SWA(Section):
+    """Stochastic weight averaging: the mean of several epochs' weights is used (Izmailov et al. 2018, arXiv 1803.05407).
+
+    Meant for a learning rate that stays high. The average gets BatchNorm statistics of its own, of training images as they are.
+    """
+
+    every: PositiveInt = 1  # epochs between the weights that are averaged, counted from the phase's start
+
+
+MIXINGS = ("mixup_alpha", "cutmix_alpha", "ricap_beta")  # each is 0 while off
+MIX_KINDS = {name.partition("_")[0]: name for name in MIXINGS}
+IDLE_MIX_PROB = f"mix_prob has no effect while {', '.join(MIXINGS[:-1])} and {MIXINGS[-1]} are 0: set one or drop mix_prob"
+
+
+class MixProbs(Section):
+    """Shares of the batches, one for each kind of mixing that is on; what they leave is not mixed."""
+
+    mixup: Probability = 0.0
+    cutmix: Probability = 0.0
+    ricap: Probability = 0.0
+
+    @model_validator(mode="after")
+    def _shares(self) -> MixProbs:
+        total = sum(getattr(self, kind) for kind in MIX_KINDS)
+        if not total:
+            raise ValueError("expected a share of the batches for a kind that is on, such as {mixup: 0.3}; or drop mix_probs")
+        if total > 1 + 1e-9:
+            raise ValueError(f"the shares of the batches add up to {total:g}; they must not exceed 1")
+        return self
+
+
+def _names(value: Any) -> Any:
+    """`freeze: backbone` and `freeze: none`, written without brackets."""
+    if isinstance(value, str):
+        return () if value == "none" else (value,)
+    return value
+
+
+class Recipe(Section):
+    """The settings that a phase may change."""
+
+    optim: Optim = SGD()
+    schedule: Schedule = Cosine()
+    augment: AnyAugment = Augment()
+    mixup_alpha: BetaParameter = 0.0  # of the Beta(alpha, alpha) distribution of the share of one of two images
+    cutmix_alpha: BetaParameter = 0.0  # the same, of their areas
+    ricap_beta: BetaParameter = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet
+    mix_prob: Probability = 1.0  # share of the batches that are mixed; with several of the above on, equally many by each
+    mix_probs: MixProbs | None = None  # instead of mix_prob: a share for each of the above
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    resolution: Side | None = None  # pixels a side that the net is trained at, at most those of evaluation; None: these
+    lookahead: Lookahead | None = None
+    sam: SAM | None = None
+    distill: Distill | None = None
+    swa: SWA | None = None  # the average is then the one used, and goes on over phases that have it
+    # What does not train: backbone (all but the head), none, or a list of beginnings of parameter names. A BatchNorm frozen
+    # as a whole keeps its statistics too.
+    freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
+
+    LATER = frozenset({"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
+
+    @property
+    def mixes(self) -> bool:
+        """Whether any mixing of images is on."""
+        return any(getattr(self, key) for key in MIXINGS)
+
+
+class PhaseSettings(Recipe):
+    """A whole phase: its length and every setting in force during it."""
+
+    epochs: Annotated[int, Field(ge=1, le=100_000)]  # bounded, so that a slip of the finger hangs no schedule's table
+    resolution: Side = 32  # pixels a side, resolved
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of every dropout layer in the net
+
+    @model_validator(mode="after")
+    def _values_have_effect(self) -> PhaseSettings:
+        if "mix_prob" in self.model_fields_set and not self.mixes:
+            raise ValueError(IDLE_MIX_PROB)
+        if self.mix_probs is not None and self.mix_prob < 1:
+            raise ValueError(f"mix_prob {self.mix_prob:g} has no effect beside mix_probs: drop one of them")
+        for kind, name in MIX_KINDS.items() if self.mix_probs is not None else ():
+            share, strength = getattr(self.mix_probs, kind), getattr(self, name)
+            if share and not strength:
+                raise ValueError(f"mix_probs.{kind} {share:g} has no effect while {name} is 0: set {name} or drop the share")
+            if strength and not share:
+                raise ValueError(f"{name} {strength:g} has no effect without a share: set mix_probs.{kind} or drop {name}")
+        if self.distill is not None and self.distill.kd_weight == 1 and self.label_smoothing:
+            raise ValueError(
+                f"label_smoothing {self.label_smoothing:g} has no effect while distill.kd_weight is 1, which leaves the labels "
+                "out: set label_smoothing to 0, or lower kd_weight"
+            )
+        if self.swa is not None and self.swa.every > self.epochs:
+            raise ValueError(
+                f"swa.every {self.swa.every} is above the phase's {self.epochs} epochs, so none would be averaged: lower it, "
+                "or set swa: null"
+            )
+        return self

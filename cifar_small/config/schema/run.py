@@ -1,0 +1,132 @@
+"""A run: everything together, and how it is computed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cifar_small.config.schema.base import PositiveInt, Section, Seed
+from cifar_small.config.schema.data import Data, Input, Rules, Views
+from cifar_small.config.schema.model import LibraryModel, Model
+from cifar_small.config.schema.phase import Recipe
+
+
+class Engine(Section):
+    """How the run is computed. Precision, layout, micro-batches and sync_batchnorm are part of the recipe; the rest moves last
+    bits, and so does the number of processes, unless BatchNorm has statistics of each one's own.
+    """
+
+    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
+    # Autocast, fp16 with a scaled loss; auto: bf16 where the hardware has it, fp16 on GPUs that have that alone, else fp32.
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    layout: Literal["channels_last", "contiguous"] = "channels_last"
+    # torch.compile the training pass; reduce-overhead: with CUDA graphs. It did not pay for
+    # the one net tried on a CPU (configs/speed/NOTES.md).
+    compile: bool | Literal["reduce-overhead", "max-autotune"] = False
+    threads: PositiveInt | None = None  # CPU threads of each process; None: torch's default, or a share of the cores
+    micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
+    eval_batch_size: PositiveInt = 500
+    sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
+    checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
+    # Weights kept beside best.pt, each a file that `predict --checkpoint` takes: epoch-0010.pt, ..., final.pt.
+    keep_every: PositiveInt | None = None  # of every so many epochs
+    keep_last: PositiveInt | None = None  # of the last so many epochs; older ones are removed
+    keep_final: bool = False  # of the end of the run
+    workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; never moves a pixel
+
+    LATER = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
+
+
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
+
+
+class Config(Recipe):
+    """A run. Field comments give units; README and configs/ show complete examples."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    seed: Seed = 0
+    rules: Rules = Rules()
+    data: Data = Data()
+    model: Model
+    # Where the run starts from: imagenet (as the net's library publishes it), a file (.safetensors, .pth, .pt, .bin), a run
+    # directory, or None: from scratch. The head starts anew, but for a run on the same classes.
+    weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    input: Input = Input()
+    batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
+    phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
+    selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
+    patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
+    views: Views = "none"  # test-time augmentation of predictions; see views.py
+    engine: Engine = Engine()
+
+    LATER = Recipe.LATER | {"weights", "input"}
+
+    @property
+    def side(self) -> int:
+        """Pixels a side of the images that the net is evaluated on."""
+        return self.input.size or 32
+
+    @property
+    def interpolation(self) -> str:
+        """How images are resized."""
+        return self.input.interpolation or "bilinear"
+
+    @property
+    def starts_from_run(self) -> bool:
+        """Are the weights those of another run of this toolkit?"""
+        return self.weights not in (None, "imagenet") and not str(self.weights).endswith(WEIGHT_FILES)
+
+    def augmented_at(self, resolution: int) -> int:
+        """Pixels a side that training images are augmented at, in a phase that trains at `resolution`."""
+        return resolution if self.input.augment == "after" else 32
+
+    @model_validator(mode="after")
+    def _slices_are_equal(self) -> Config:
+        size = self.engine.micro_batch_size
+        if size is not None and self.batch_size % size:
+            raise ValueError(
+                f"engine.micro_batch_size {size} does not divide batch_size {self.batch_size}: BatchNorm would see slices of "
+                "different sizes; use a divisor"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _graphs_do_not_accumulate(self) -> Config:
+        engine = self.engine
+        if isinstance(engine.compile, str) and engine.micro_batch_size not in (None, self.batch_size):
+            raise ValueError(
+                f"engine.compile {engine.compile} uses CUDA graphs, in which torch cannot accumulate the gradients of "
+                f"engine.micro_batch_size {engine.micro_batch_size}: use compile: true, or drop micro_batch_size"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _final_is_another(self) -> Config:
+        if self.engine.keep_final and self.selection == "last":
+            raise ValueError("engine.keep_final has no effect with selection: last, which makes best.pt the end: drop it")
+        return self
+
+    @model_validator(mode="after")
+    def _weights_are_allowed(self) -> Config:
+        if self.weights is None:
+            return self
+        if not self.rules.pretrained:
+            raise ValueError(
+                f"weights {self.weights} are refused by rules.pretrained: false; train from scratch (weights: null), or set "
+                "rules.pretrained: true where the competition allows it"
+            )
+        if self.weights != "imagenet":
+            return self
+        if not isinstance(self.model, LibraryModel):
+            raise ValueError(
+                f"weights imagenet are published for the nets of torchvision and timm, not for {self.model.family}; choose a "
+                "family such as torchvision/resnet18, or name a file or a run"
+            )
+        if self.model.stem == "cifar":
+            raise ValueError(
+                "weights imagenet belong to a 7x7 stem, which model.stem cifar replaces by 3x3; use stem: imagenet and a "
+                "larger input.size, or weights of a run with that stem"
+            )
+        return self

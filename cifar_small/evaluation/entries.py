@@ -1,0 +1,311 @@
+"""What a comparison is made of: runs and predictions files, and the facts of each that a fair comparison has to state."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from cifar_small.config.hashing import recipe_hash
+from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import Rules
+from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.models.counting import footprint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.lineage import fault_of
+from cifar_small.runs.predictions import Predictions, load_predictions, rules_of
+
+SPLITS = ("val", "test")  # those that have labels
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model to compare: its labelled predictions by split, and the run directory they lie in, if they lie in one."""
+
+    name: str
+    predictions: Mapping[str, Predictions]
+    run: Run | None = None
+
+    @property
+    def meta(self) -> dict[str, Any]:
+        """What made the predictions; the same for every split but for the images."""
+        return next(iter(self.predictions.values())).meta
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        """The facts of each member, one for a single net."""
+        return self.meta.get("members") or [self.meta]
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Is it made of other predictions?"""
+        return bool(self.meta.get("members"))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Right answers among the images of a split."""
+
+    correct: int
+    total: int
+    images_sha256: str
+
+    @property
+    def accuracy(self) -> float:
+        """As a share."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy."""
+        return wilson_interval(self.correct, self.total)
+
+
+@dataclass(frozen=True)
+class Row:
+    """An entry as a table shows it. What its files do not tell is None or empty."""
+
+    name: str
+    title: str  # the config's name
+    seed: int | None
+    recipe: str | None  # equal for seeds of one recipe, predicted with the same views
+    parameters: int  # of all members together
+    macs: int | None  # multiply-adds of all members for one image and one view, at the size that each is evaluated at
+    budget: int
+    faults: tuple[str, ...]  # why the rules forbid it; empty: legal
+    lineage: tuple[str, ...]  # weights it started from; empty: from scratch
+    data: str
+    train_sha256: str  # of the indices it was trained on
+    views: str
+    members: int
+    selection: str
+    epochs: tuple[int, ...]  # of each member
+    minutes: float | None  # of training, all members together
+    hardware: str
+    test_readings: int | None
+    scores: Mapping[str, Score]  # by split
+
+    @property
+    def legal(self) -> bool:
+        """Is it within the rules?"""
+        return not self.faults
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What a finished run's directory says of its weights."""
+
+    recipe: str
+    epochs: int
+    minutes: float
+    hardware: str
+    test_readings: int
+
+
+def load_entries(arguments: Sequence[str]) -> list[Entry]:
+    """Entries from run directories and predictions files, each `PATH` or `NAME=PATH`, in the order given.
+
+    Of a run, the files of its config's views are taken; of a file in a run, also the one of the other split. Two files of one
+    ensemble, val and test, become one entry. Raises UserError, DataError or CheckpointError.
+    """
+    entries: dict[tuple[Any, ...], Entry] = {}
+    paths: dict[tuple[Any, ...], str] = {}
+    for argument in arguments:
+        given, path = _named(argument)
+        entry = _of_run(path) if path.is_dir() else _of_file(path)
+        key = (entry.meta["name"], entry.meta.get("seed"), _views(entry), *(one.get("weights_sha256") for one in entry.parts))
+        known = entries.get(key)
+        if known is not None and set(known.predictions) & set(entry.predictions):
+            raise UserError(f"{paths[key]} and {path} are the same weights with the same views; name each entry once")
+        if known is not None:
+            entry = replace(known, predictions={**known.predictions, **entry.predictions}, run=known.run or entry.run)
+        entries[key] = replace(entry, name=given) if given else entry
+        paths.setdefault(key, str(path))
+    often = Counter(entry.name for entry in entries.values())
+    return [entry if often[entry.name] == 1 else replace(entry, name=paths[key]) for key, entry in entries.items()]
+
+
+def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[Row]:
+    """The row of each entry. What a run directory knows of some weights also serves the ensembles they are members of.
+
+    rules: those that all are judged by; None: each by its own.
+    """
+    entries = list(entries)
+    trainings = {entry.meta["weights_sha256"]: _training(entry.run) for entry in entries if entry.run is not None}
+    return [_row(entry, trainings, rules or rules_of(entry.meta, entry.name)) for entry in entries]
+
+
+def _named(argument: str) -> tuple[str, Path]:
+    name, equals, path = argument.partition("=")
+    if Path(argument).exists():
+        return "", Path(argument)
+    if equals and name and Path(path).exists():
+        return name, Path(path)
+    raise UserError(f"{argument} does not exist; expected a run directory or a predictions file, or NAME=PATH")
+
+
+def _of_run(folder: Path) -> Entry:
+    """The predictions that a run has with its config's views."""
+    run = Run(folder)
+    summary = _finished(run)
+    found = {split: run.predictions / f"{split}.npz" for split in SPLITS}
+    predictions = {split: _load(path, run, summary) for split, path in found.items() if path.exists()}
+    if not predictions:
+        raise CheckpointError(
+            f"{folder} has no predictions of val or test; cifar-small predict {folder} --split val makes them"
+        )
+    return Entry(folder.resolve().name, predictions, run)
+
+
+def _of_file(path: Path) -> Entry:
+    """A predictions file, and of a run's also the other split's where it was made with the same views."""
+    first = load_predictions(path)
+    split = _split(first, path)
+    run = Run(path.resolve().parent.parent)
+    if first.meta.get("members") or not run.config_file.exists():
+        name = re.sub(rf"[-_.]?{split}$", "", path.stem) or path.stem
+        return Entry(name, {split: first})
+    summary = _finished(run)
+    predictions = {split: _load(path, run, summary)}
+    for other in SPLITS:
+        sibling = path.with_name(path.name.replace(split, other, 1))
+        if other != split and path.name.startswith(split) and sibling.exists():
+            found = _load(sibling, run, summary)
+            if found.meta.get("views") == first.meta.get("views"):
+                predictions[other] = found
+    unusual = [] if first.meta.get("views") == summary["views"] else [str(first.meta.get("views"))]
+    return Entry(" ".join([run.folder.name, *unusual, *_form(first.meta)]), predictions, run)
+
+
+def _finished(run: Run) -> dict[str, Any]:
+    summary = run.require().summary()
+    if summary is None:
+        raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
+    return summary
+
+
+def _load(path: Path, run: Run, summary: Mapping[str, Any]) -> Predictions:
+    """The labelled predictions in a run directory. Raises CheckpointError for those of other weights than it has now."""
+    predictions = load_predictions(path)
+    split = _split(predictions, path)
+    if predictions.meta.get("weights_sha256") != summary["weights_sha256"]:
+        raise CheckpointError(
+            f"{path} was not made by the weights that {run.summary_file} speaks of; "
+            f"cifar-small predict {run.folder} --split {split} --overwrite makes it anew"
+        )
+    return predictions
+
+
+def _split(predictions: Predictions, path: Path) -> str:
+    split = str(predictions.meta.get("split"))
+    if predictions.labels is None or split not in SPLITS:
+        raise DataError(
+            f"{path} is of split {split}{' without labels' if predictions.labels is None else ''}; expected val or test; "
+            "what two submissions agree on: cifar-small diff A.csv B.csv"
+        )
+    return split
+
+
+def _training(run: Run) -> _Training:
+    summary, sessions = _finished(run), run.sessions()
+    # A run whose last phase was made longer on the way has bent its schedule: it is no seed of the straight recipe.
+    planned = sorted({session.get("epochs_planned") or 0 for session in sessions})
+    recipe = summary["recipe_sha256"] if len(planned) < 2 else f"{summary['recipe_sha256']} {planned}"
+    machines = (f"{one['device']}, {one['threads']} threads, {one['precision']}" for one in sessions)
+    hardware = " then ".join(dict.fromkeys(machines))
+    return _Training(recipe, int(summary["epochs"]), summary["seconds"] / 60, hardware, len(run.test_readings()))
+
+
+def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Row:
+    meta, parts = entry.meta, entry.parts
+    single = len(parts) == 1
+    known = [training for part in parts if (training := trainings.get(str(part.get("weights_sha256")))) is not None]
+    whole = len(known) == len(parts)
+    views = _views(entry)
+    lineage = tuple(sorted({str(one) for part in (meta, *parts) for one in part.get("lineage") or []}))
+    parameters = int(meta["parameters"])
+    recipe = known[0].recipe if known else _planned_recipe(meta)
+    return Row(
+        name=entry.name,
+        title=str(meta["name"]),
+        seed=meta.get("seed") if single else None,
+        recipe=f"{recipe} {views}" if single and recipe else None,
+        parameters=parameters,
+        macs=_macs(parts, next(iter(entry.predictions.values())).classes),
+        budget=rules.max_params,
+        faults=_faults([int(part.get("parameters") or 0) for part in parts], parameters, lineage, rules),
+        lineage=lineage,
+        data=_joined(_data_text(part.get("data") or {}) for part in parts),
+        train_sha256=_joined((part.get("data") or {}).get("train_sha256", "") for part in parts),
+        views=views,
+        members=len(parts),
+        selection=_joined(str((part.get("config") or {}).get("selection", "")) for part in parts),
+        epochs=tuple(training.epochs for training in known) if whole else _planned_epochs(parts),
+        minutes=sum(training.minutes for training in known) if whole else None,
+        hardware=_joined(training.hardware for training in known) if whole else "",
+        test_readings=known[0].test_readings if single and known else None,
+        scores={
+            split: Score(int(one.correct.sum()), len(one.ids), str(one.meta["images_sha256"]))
+            for split, one in entry.predictions.items()
+        },
+    )
+
+
+def _macs(parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> int | None:
+    """Of the nets that the members' configs describe, None where one has none, or one that this installation cannot build."""
+    if not all(part.get("config") for part in parts):
+        return None
+    try:
+        configs = [parse_config(part["config"], f"the config of {part.get('name')}") for part in parts]
+        return sum(footprint(config.model, len(classes), config.side).macs for config in configs)
+    except ConfigError:  # a net of timm without timm, say: all else can still be compared
+        return None
+
+
+def _planned_recipe(meta: Mapping[str, Any]) -> str:
+    """The recipe by the config in a predictions file, empty for one that holds none."""
+    return recipe_hash(parse_config(meta["config"], f"the config in {meta.get('file')}")) if meta.get("config") else ""
+
+
+def _views(entry: Entry) -> str:
+    """The views, and the form of the net where it is not the weights as they are: views of int8 are not views of fp32."""
+    return views_and_form(entry.meta) if entry.meta.get("views") else _joined(views_and_form(part) for part in entry.parts)
+
+
+def views_and_form(meta: Mapping[str, Any]) -> str:
+    """In what views, and as what file if not by the weights as they are, a net answered: `flip`, `flip onnx int8`."""
+    return " ".join([str(meta.get("views")), *_form(meta)])
+
+
+def _form(meta: Mapping[str, Any]) -> list[str]:
+    return [f"onnx {meta['precision']}"] if meta.get("onnx") else []
+
+
+def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
+    faults = []
+    if parameters > rules.max_params:
+        over = f"{parameters - rules.max_params:,} over"
+        faults.append(f"sum {over}, each within" if max(each) <= rules.max_params else over)
+    if (fault := fault_of(lineage, rules)) is not None:
+        faults.append(fault)
+    return tuple(faults)
+
+
+def _data_text(data: Mapping[str, Any]) -> str:
+    limit = data.get("train_limit")
+    return f"{data.get('source', '')}{f', {limit:,} images' if limit else ''}"
+
+
+def _planned_epochs(parts: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+    """Epochs by each member's config, none where one does not say."""
+    phases = [(part.get("config") or {}).get("phases") for part in parts]
+    return tuple(sum(int(phase["epochs"]) for phase in own) for own in phases if own) if all(phases) else ()
+
+
+def _joined(values: Iterable[str]) -> str:
+    """Different values once each, in order."""
+    return " + ".join(dict.fromkeys(value for value in values if value))

@@ -1,0 +1,190 @@
+"""How sure are several answers to one image? Monte-Carlo dropout or an ensemble; entropies; accuracy against coverage.
+
+Of M answers to one image, each a distribution over classes (entropies H in nats): the predictive entropy H[mean] is the whole
+uncertainty; the expected entropy mean(H) is what each answer says of itself, the ambiguity of the image; their difference, the
+mutual information, is how far the answers disagree, which more training images would settle. Sources: Gal & Ghahramani (2016),
+arXiv 1506.02142; Houlsby et al. (2011), arXiv 1112.5745; Lakshminarayanan et al. (2017), arXiv 1612.01474.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from tqdm.auto import tqdm
+
+from cifar_small.config.phases import resolve_phases
+from cifar_small.data import Images
+from cifar_small.errors import CheckpointError, DataError
+from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.predict import Net, predict_images
+from cifar_small.metrics.classification import log_softmax
+from cifar_small.metrics.coverage import CoverageCurve, best_curve, coverage_curve
+from cifar_small.models import set_dropout
+from cifar_small.randomness import DROPOUT, stream_seed
+from cifar_small.runs.predictions import Predictions
+
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the table
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Of N images, from several answers to each; labels: None where the split has none; meta: what made it, plain JSON values.
+
+    probabilities: (N, K), the mean of the answers; predictive_entropy, expected_entropy, mutual_information: (N,), nats.
+    """
+
+    ids: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64] | None
+    classes: tuple[str, ...]
+    probabilities: Floats
+    predictive_entropy: Floats
+    expected_entropy: Floats
+    mutual_information: Floats
+    meta: dict[str, Any]
+
+    @property
+    def predicted(self) -> npt.NDArray[np.int64]:
+        """The class of the largest mean probability, (N,)."""
+        return np.asarray(self.probabilities.argmax(axis=1), np.int64)
+
+    @property
+    def confidence(self) -> Floats:
+        """The largest mean probability, (N,)."""
+        return np.asarray(self.probabilities.max(axis=1), np.float64)
+
+    @property
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Which predictions are right, (N,). Only for labelled splits."""
+        assert self.labels is not None
+        return np.asarray(self.predicted == self.labels, np.bool_)
+
+    @property
+    def scores(self) -> dict[str, Floats]:
+        """What images can be ordered by, the surest lowest, (N,) each."""
+        return {
+            "predictive entropy": self.predictive_entropy,
+            "expected entropy": self.expected_entropy,
+            "mutual information": self.mutual_information,
+            "1 - confidence": 1 - self.confidence,
+        }
+
+
+def entropies(logits: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
+    """Of M answers' logits (M, N, K): mean probabilities (N, K), predictive and expected entropy (N,) in nats."""
+    probabilities = np.zeros(logits.shape[1:])
+    expected = np.zeros(logits.shape[1])
+    for answer in logits:  # one by one: a hundred passes over a hundred classes would fill the memory
+        log_probabilities = log_softmax(answer)
+        own = np.exp(log_probabilities)
+        probabilities += own / len(logits)
+        expected -= (own * log_probabilities).sum(axis=1) / len(logits)
+    predictive = -(probabilities * np.log(np.maximum(probabilities, 1e-300))).sum(axis=1)  # 0 log 0 is 0
+    return probabilities, predictive, expected
+
+
+def _measure(logits: npt.NDArray[Any], of: Predictions, meta: dict[str, Any]) -> Uncertainty:
+    probabilities, predictive, expected = entropies(logits)
+    information = np.maximum(predictive - expected, 0.0)  # never below 0 but by rounding
+    kept = {key: of.meta.get(key) for key in ("source", "images_sha256", "split")}
+    return Uncertainty(of.ids, of.labels, of.classes, probabilities, predictive, expected, information, {**meta, **kept})
+
+
+def trained_dropout(net: Net) -> float:
+    """The dropout p in force when the net's weights were selected: that of their phase."""
+    last = int(net.facts["epoch"]) - 1
+    return next(phase.settings.dropout for phase in resolve_phases(net.config) if phase.start <= last < phase.end)
+
+
+def monte_carlo(
+    net: Net,
+    images: Images,
+    *,
+    passes: int = 20,
+    seed: int = 0,
+    dropout: float | None = None,
+    progress: bool = False,
+) -> Uncertainty:
+    """The uncertainty of one net on its images of val by dropout: `passes` answers to each, only dropout layers active.
+
+    dropout: their p, by default the one trained with. Masks depend on the seed, the pass, the batch size and the device. Raises
+    CheckpointError for a net whose answers do not differ.
+    """
+    p = trained_dropout(net) if dropout is None else dropout
+    advice = (
+        "train one with dropout (model.dropout 0.1 to 0.3, also in the last phase), or give the predictions of several runs"
+    )
+    if not p:
+        raise CheckpointError(f"{net.config.name} was trained without dropout at its end: all passes would be equal; {advice}")
+    set_dropout(net.model, p)
+    answers = []
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
+        for number in tqdm(range(passes), unit="pass", disable=None if progress else True):
+            torch.manual_seed(stream_seed(seed, DROPOUT, number))
+            answers.append(predict_images(net, images, "none", dropout=True))
+    logits = np.stack([answer.logits for answer in answers])
+    if passes > 1 and (logits == logits[0]).all():
+        raise CheckpointError(f"{net.config.name} has no dropout layer that acts: all passes are equal; {advice}")
+    first = answers[0]
+    facts = ("name", "seed", "parameters", "weights_sha256", "config_sha256", "precision", "device", "packages")
+    first.meta["split"] = "val"
+    made = {
+        "method": "Monte-Carlo dropout",
+        "answers": passes,
+        "dropout": p,
+        "dropout_trained_with": trained_dropout(net),
+        "dropout_seed": seed,
+        "views": "none",
+        "members": [{key: first.meta.get(key) for key in facts}],
+    }
+    return _measure(logits, first, made)
+
+
+def ensemble_uncertainty(members: Sequence[Predictions]) -> Uncertainty:
+    """The uncertainty of several nets' predictions of the same images, joined by id.
+
+    Raises DataError as `ensemble.mean_logits` does, for files that do not belong together.
+    """
+    if len(members) < 2:
+        raise DataError(
+            "one predictions file holds one answer to each image, which cannot disagree with itself; give two or more, or "
+            "a run directory for Monte-Carlo dropout"
+        )
+    joined = mean_logits(members)  # for its checks and its meta; the mean itself says nothing of disagreement
+    logits = []
+    for member in members:
+        order = np.argsort(member.ids)
+        logits.append(member.logits[order[np.searchsorted(member.ids, joined.ids, sorter=order)]])
+    facts = ("name", "seed", "run", "parameters", "views", "weights_sha256", "file", "sha256")
+    listed = [{key: member.meta.get(key) for key in facts} for member in members]
+    return _measure(np.stack(logits), joined, {"method": "ensemble", "answers": len(members), "members": listed})
+
+
+@dataclass(frozen=True)
+class Selective:
+    """Accuracy against coverage of one uncertainty: a curve for each score, and that of the best order of these predictions."""
+
+    curves: dict[str, CoverageCurve]
+    best: CoverageCurve
+
+    @property
+    def table(self) -> dict[str, dict[str, float]]:
+        """Of each score and the best order: accuracy at each of COVERAGES, as `90 %`, and `AURC`."""
+        rows = {**self.curves, "best order": self.best}
+        return {
+            name: {**{f"{coverage:.0%}": curve.at(coverage) for coverage in COVERAGES}, "AURC": curve.aurc}
+            for name, curve in rows.items()
+        }
+
+
+def selective(uncertainty: Uncertainty) -> Selective:
+    """The accuracy on the surest images, by each score. Only for labelled splits."""
+    correct = uncertainty.correct
+    curves = {name: coverage_curve(scores, correct) for name, scores in uncertainty.scores.items()}
+    return Selective(curves, best_curve(correct))

@@ -1,0 +1,85 @@
+"""Publishing an exported folder on the Hugging Face hub; the token comes from the environment and from nowhere else."""
+
+from __future__ import annotations
+
+import os
+import re
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+from cifar_small.errors import UserError
+from cifar_small.export.weights_folder import FILES, require_exported
+
+TIMEOUT = 8.0  # seconds until the hub counts as out of reach; its own client would wait and retry for minutes
+TOKENS = "https://huggingface.co/settings/tokens"
+
+
+def push(folder: Path, repo: str, *, private: bool = True) -> str:
+    """Upload the files of an exported folder to a model repository, made if it is not there; returns its address.
+
+    repo: OWNER/NAME. Raises CheckpointError for a folder that is no whole export, UserError for everything between here and the
+    hub: no token, offline, refused, or a repository that is there with another visibility.
+    """
+    facts = require_exported(folder)
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII):
+        raise UserError(f"{repo!r} is no repository of the hub; expected OWNER/NAME, such as me/resnet-5m")
+    token = os.environ.get("HF_TOKEN", "").strip()
+    if not token:
+        raise UserError(f"HF_TOKEN is not set; expected a token that may write, from {TOKENS}, in the environment")
+    hub = _import_hub()
+    api = hub.HfApi(token=token)
+    _require_reachable(api.endpoint)
+    message = f"{facts['facts']['parameters']:,} parameters, weights {facts['facts']['weights_sha256'][:12]}"
+    # The client's errors descend from those of the HTTP library that its version is built on.
+    http_errors = hub.errors.HfHubHTTPError.__bases__
+    try:
+        api.create_repo(repo, private=private, exist_ok=True)
+        is_private = bool(api.model_info(repo).private)
+        if is_private == private:
+            api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(FILES), commit_message=message)
+    except hub.errors.HfHubHTTPError as error:
+        raise UserError(_refusal(error, api.endpoint, repo)) from None
+    except (OSError, ValueError, *http_errors) as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise UserError(f"the upload to {api.endpoint}/{repo} failed ({reason}); push again") from None
+    if is_private != private:  # creating a repository that is there changes nothing of it
+        visibility = "private" if is_private else "public"
+        raise UserError(f"{repo} is there already and is {visibility}; add --{visibility}, or choose another name")
+    return f"{api.endpoint}/{repo}"
+
+
+def _import_hub() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.errors
+    except ImportError as error:
+        raise UserError(f"huggingface_hub is needed and is not installed ({error}); pip install -e '.[pretrained]'") from None
+    return huggingface_hub
+
+
+def _require_reachable(endpoint: str) -> None:
+    """Ask for the hub's front page, without the token. Raises UserError when no answer comes, of whatever kind."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT):
+            pass
+    except urllib.error.HTTPError as error:
+        error.close()  # an answer
+    except OSError as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"cannot reach {endpoint} ({reason}); expected a connection to the hub: nothing was uploaded; push again from a "
+            "machine that has one (the folder is all it takes)"
+        ) from None
+
+
+def _refusal(error: Any, endpoint: str, repo: str) -> str:
+    """What the hub's answer means for the user."""
+    status = error.response.status_code
+    if status == 401:
+        return f"{endpoint} does not accept the token in HF_TOKEN (401); make a new one at {TOKENS}"
+    if status == 403:
+        return f"the token in HF_TOKEN may not write to {repo} (403); use one that may, from {TOKENS}"
+    reason = " ".join(str(error).split())[:300]
+    return f"{endpoint} refused the upload to {repo} ({status}): {reason}; nothing was committed"

@@ -1,0 +1,197 @@
+"""The model card of an exported net: README.md as the Hugging Face hub reads it, every number from the run's own records."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.inference.predict import Net
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.models.counting import footprint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.lineage import start_of
+
+# Data sources by their title, and those that the hub has too by their name there.
+TITLES = {
+    "cifar10": "CIFAR-10",
+    "cifar100": "CIFAR-100",
+    "cifar100_coarse": "CIFAR-100 with its 20 coarse classes",
+    "digits": "scikit-learn's handwritten digits, enlarged to 32x32",
+}
+HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100_coarse": "uoft-cs/cifar100"}
+
+USE = """\
+With the package cifar_small, in the folder of this card:
+
+```python
+from cifar_small.data import load_unlabelled
+from cifar_small.export.weights_folder import load_exported
+from cifar_small.inference.predict import predict_images
+
+images, _ = load_unlabelled("images.npz")  # data: uint8 (N, 32, 32, 3), RGB; ids; or a competition's pickle, a folder of PNGs
+print(predict_images(load_exported("."), images, views="{views}").predicted)
+```
+
+With torch alone (written by torch {torch}):
+
+```python
+import torch
+
+net = torch.export.load("model.pt2").module()
+images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)  # RGB, 0 to 255: normalisation is part of the net
+print(net(images).argmax(1))  # places in the list of classes
+```
+"""
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """One measured accuracy of these very weights."""
+
+    split: str  # val or test
+    views: str
+    value: float
+    images: int
+
+    @property
+    def text(self) -> str:
+        """Accuracy with n, Wilson's interval and views, in words."""
+        low, high = wilson_interval(round(self.value * self.images), self.images)
+        return f"{self.value:.2%} of {self.images:,} images, 95 % interval {low:.2%} to {high:.2%}, views {self.views}"
+
+
+def accuracies(net: Net, run: Run) -> list[Accuracy]:
+    """What the run's records say of these weights: val, then the latest reading of test with each choice of views."""
+    summary, weights = run.summary(), net.facts["weights_sha256"]
+    if summary is not None and summary["weights_sha256"] == weights:
+        val = Accuracy("val", summary["views"], summary["val_accuracy"], summary["val_images"])
+    else:
+        val = Accuracy("val", "none", net.facts["val_accuracy"], net.config.data.val_size)
+    readings = {one["views"]: one for one in run.test_readings() if one["weights_sha256"] == weights}
+    return [val, *(Accuracy("test", views, one["accuracy"], one["images"]) for views, one in readings.items())]
+
+
+def model_card(net: Net, run: Run) -> str:
+    """The text of README.md: front matter, figures, how to load, how it was trained. What was not measured is said to be so."""
+    config, found = net.config, accuracies(net, run)
+    sections = [
+        f"---\n{dump_yaml(_front_matter(net, found))}---",
+        f"# {config.name}, seed {config.seed}",
+        _introduction(net),
+        _figures(net, run, found),
+        f"## Use\n\n{USE.format(views=config.views, torch=torch.__version__)}".rstrip(),
+        _training(net, run),
+        "## Limits\n\nMeasured on the splits named above and on nothing else: not on other data or corrupted images; neither "
+        "calibration nor fairness. No licence is stated; whoever publishes these weights has to.",
+    ]
+    home = str(Path.home()).rstrip("/")  # "/" itself, as of users without a home, would be every slash
+    text = "\n\n".join(sections)
+    return (re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if home else text) + "\n"
+
+
+def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, Any]:
+    source, family = net.config.data.source, net.config.model.family
+    dataset = HUB_DATASETS.get(source)
+    results = [
+        {
+            "task": {"type": "image-classification"},
+            "dataset": {
+                "name": f"{TITLES.get(source, source)}, {one.split}",
+                "type": dataset or source,
+                "split": "train" if one.split == "val" else "test",  # val was held out of the training part
+            },
+            "metrics": [
+                {"type": "accuracy", "value": one.value, "name": f"accuracy of {one.images:,} images, views {one.views}"}
+            ],
+        }
+        for one in found
+    ]
+    return {
+        "library_name": "cifar_small",
+        "pipeline_tag": "image-classification",
+        "tags": ["image-classification", "pytorch", "safetensors", "parameter-budget", source, family],
+        **({"datasets": [dataset]} if dataset else {}),
+        "metrics": ["accuracy"],
+        "model-index": [{"name": net.config.name, "results": results}],
+    }
+
+
+def _introduction(net: Net) -> str:
+    config = net.config
+    title = TITLES.get(config.data.source, f"images of a {config.data.source} source")
+    known = ", ".join(map(str, net.facts["lineage"]))
+    words = {"scratch": "trained from scratch", "pretrained": f"started from {known}"}
+    origin = words.get(start_of(net.facts["lineage"]), f"trained from scratch, with what it learned of {known},")
+    return (
+        f"A {config.model.family} for 32x32 RGB images of {len(net.classes)} classes, {origin} on {title}.\n\n"
+        f"Classes, in the order of the logits: {', '.join(net.classes)}."
+    )
+
+
+def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
+    budget, chosen = net.config.rules.max_params, net.facts["selection"] == "best" and net.facts["checkpoint"] == "best"
+    rows = [
+        ("trainable parameters", f"{net.parameters:,}; {budget - net.parameters:,} below the budget of {budget:,}"),
+        ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes), net.config.side).macs:,}"),
+        ("weights", _weights(net)),
+    ]
+    for one in found:
+        note = " (val chose the epoch, so slightly optimistic)" if chosen and one.split == "val" else ""
+        rows.append((f"accuracy on {one.split}", one.text + note))
+    readings = run.test_readings()
+    if len(found) == 1:
+        rows.append(("accuracy on test", "not measured: the test split was not read with these weights"))
+    rows.append(("readings of test in this run", f"{len(readings)}, with any of its weights"))
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
+
+
+def _weights(net: Net) -> str:
+    facts = net.facts
+    which = {"best": "the last" if facts["selection"] == "last" else "the best on val", "final": "the last"}
+    text = f"{facts['checkpoint']}.pt of the run, after epoch {facts['epoch']}"
+    if facts["checkpoint"] in which:
+        text += f", {which[facts['checkpoint']]}"
+    if net.config.ema_decay is not None:
+        text += f"; an exponential average over steps, decay {net.config.ema_decay:g}"
+    elif facts["averaged"]:
+        text += f"; the mean of the weights after {facts['averaged']} epochs (SWA)"
+    return text
+
+
+def _training(net: Net, run: Run) -> str:
+    config, data, sessions, summary = net.config, net.facts["data"], run.sessions(), run.summary()
+    images = f"{data['train_limit']:,} images" if "train_limit" in data else "all images"
+    title = TITLES.get(data["source"], data["source"])
+    commands = dict.fromkeys(session["command"] for session in sessions if session["command"])
+    hardware = dict.fromkeys(
+        f"{one['device']}, {one['threads']} threads, {one['precision']}, {one.get('processes', 1)} process(es)"
+        for one in sessions
+    )
+    packages = ", ".join(f"{name} {version}" for name, version in _versions(run).items())
+    time = f"{summary['seconds']:,.0f} s for {summary['epochs']} epochs" if summary else "not recorded: the run has not ended"
+    lines = [
+        f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
+        f"(SHA-256 of the data {data['sha256']}, of val's indices {data['val_sha256']})",
+        "- recipe: `config.yaml`; to train by it again: `cifar-small train --config config.yaml`",
+        f"- hardware: {'; then '.join(hardware) or 'not recorded'}",
+        f"- time, with evaluation and pictures: {time}",
+        f"- versions: {packages or 'not recorded'}",
+    ]
+    shown = "\n".join(commands) or "(not recorded: started from Python)"
+    return "## Training\n\n" + "\n".join(lines) + f"\n\nCommand:\n\n```\n{shown}\n```"
+
+
+def _versions(run: Run) -> dict[str, str]:
+    """The versions of the session that ended the run."""
+    sessions = run.sessions()
+    if not sessions:
+        return {}
+    last = sessions[-1]
+    commit = {"commit": last["commit"] + (" with changes" if last["dirty"] else "")} if last["commit"] else {}
+    packages = {name: last["packages"][name] for name in ("torch", "torchvision", "albumentations") if name in last["packages"]}
+    return {"cifar_small": last["cifar_small"], **commit, "Python": last["python"], **packages}

@@ -1,0 +1,143 @@
+"""A trained net as a folder to hand on: weights as safetensors, config, model card, a program for plain torch; and back.
+
+model.safetensors   the weights, float32, by the names of the net's own state dict
+model.pt2           the net with its normalisation, for torch.export.load: uint8 (N, 3, 32, 32) -> logits (N, K)
+config.yaml         the configuration of the run
+config.json         classes, normalisation, where the weights come from, SHA-256 of the other files; written last
+README.md           the model card
+"""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from cifar_small.config.hashing import config_dict, dump_config
+from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.schema import Config
+from cifar_small.errors import CheckpointError, UserError
+from cifar_small.export.model_card import model_card
+from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
+from cifar_small.inference.predict import Net, load_net, with_weights
+from cifar_small.runs.directory import Run, read_json
+from cifar_small.transforms.preprocess import FromPixels
+
+WEIGHTS, PROGRAM, CONFIG, CARD, FACTS = "model.safetensors", "model.pt2", "config.yaml", "README.md", "config.json"
+FILES = (WEIGHTS, PROGRAM, CONFIG, CARD, FACTS)
+FORMAT = 1
+
+
+def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool = False) -> Net:
+    """Write a run's weights into a folder of their own and return the net; `overwrite` replaces an earlier export.
+
+    Raises CheckpointError for a run without them, UserError for a folder of other files or without the extra `pretrained`.
+    """
+    safetensors = _import_safetensors()
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
+        raise UserError(f"{folder} holds other files ({others[0]}, ...); choose a new or empty --output")
+    for name in FILES:
+        refuse_existing(folder / name, overwrite)
+    net = load_net(run, checkpoint)
+    tensors = {name: tensor.contiguous() for name, tensor in net.model.state_dict().items()}
+    contents = {
+        WEIGHTS: safetensors.save(tensors, metadata={"format": "pt"}),
+        PROGRAM: _program(net),
+        CONFIG: dump_config(_portable(net.config)).encode(),
+    }
+    card = model_card(net, run)
+    (folder / FACTS).unlink(missing_ok=True)  # without it a folder is no export, so that a half-written one is none
+    for name, content in contents.items():
+        write_atomic(folder / name, content)
+    write_atomic(folder / CARD, card.encode())
+    facts = {
+        "library_name": "cifar_small",
+        "format": FORMAT,
+        "model": config_dict(net.config)["model"],
+        "classes": net.classes,
+        "mean": net.mean,
+        "std": net.std,
+        "facts": net.facts,
+        "sha256": {name: sha256_bytes(content) for name, content in contents.items()},
+    }
+    write_json(folder / FACTS, facts)
+    return net
+
+
+def require_exported(folder: Path) -> dict[str, Any]:
+    """What config.json of an exported folder says. Raises CheckpointError for another, incomplete or damaged folder."""
+    path = folder / FACTS
+    expected = "expected a folder written by cifar-small export"
+    if not path.is_file():
+        raise CheckpointError(f"{folder} {'has no ' + FACTS if folder.is_dir() else 'is no folder'}; {expected}")
+    facts = read_json(path)
+    if not isinstance(facts, dict) or facts.get("library_name") != "cifar_small":
+        raise CheckpointError(f"{path} is not of a net of this toolkit; {expected}")
+    if facts.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {facts.get('format')}; this version reads format {FORMAT}: update cifar_small"
+        )
+    if missing := [key for key in ("classes", "mean", "std", "facts", "sha256") if key not in facts]:
+        raise CheckpointError(f"{path} lacks {', '.join(missing)}; {expected}: export it again")
+    for name in FILES:
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder} has no {name}; {expected}: export it again")
+    for name in (WEIGHTS, PROGRAM, CONFIG):
+        if sha256_file(folder / name) != facts["sha256"].get(name):
+            raise CheckpointError(f"{folder / name} is damaged or changed: {FACTS} has another SHA-256 for it; export it again")
+    return facts
+
+
+def load_exported(folder: str | Path) -> Net:
+    """The net of an exported folder, whose predictions are those of the run's own checkpoint bit for bit.
+
+    Raises CheckpointError for a damaged or incomplete folder, UserError without the extra `pretrained`.
+    """
+    folder = Path(folder)
+    safetensors, facts = _import_safetensors(), require_exported(folder)
+    config = load_config(folder / CONFIG)
+    weights: dict[str, Tensor] = safetensors.load((folder / WEIGHTS).read_bytes())
+    model = with_weights(config, len(facts["classes"]), weights, facts["facts"]["parameters"], folder / WEIGHTS)
+    return Net(model, config, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]), facts["facts"])
+
+
+def _import_safetensors() -> Any:
+    """`safetensors.torch`. Raises UserError, naming the extra, where it is not installed."""
+    try:
+        import safetensors.torch
+    except ImportError as error:
+        raise UserError(f"safetensors is needed and is not installed ({error}); pip install -e '.[pretrained]'") from None
+    return safetensors.torch
+
+
+def _program(net: Net) -> bytes:
+    """The net as torch.export saves it, for any number of images."""
+    example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    with torch.no_grad():
+        model = FromPixels(net.model, net.preprocess).eval()
+        program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("images", min=1)}})
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer)
+    return buffer.getvalue()
+
+
+def _portable(config: Config) -> Config:
+    """The configuration without what belongs to one machine: where its data, weights or teachers lie, which of its GPUs."""
+    plain = config_dict(config)
+    plain["data"]["root"] = None
+    plain = _without_folders(plain)
+    if plain["engine"]["device"] != "cpu":
+        plain["engine"]["device"] = "auto"
+    return parse_config(plain, CONFIG)
+
+
+def _without_folders(value: Any) -> Any:
+    """A config's values with the last part alone of every absolute path, which is no keyword then."""
+    if isinstance(value, dict):
+        return {key: _without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_without_folders(item) for item in value]
+    return f"./{Path(value).name}" if isinstance(value, str) and Path(value).is_absolute() else value

@@ -1,0 +1,1 @@
+"""Pictures: of a run, of an evaluation, of a confusion matrix."""

@@ -1,0 +1,223 @@
+"""Pictures of predictions: confusions, classes, reliability, mistakes, accuracy over coverage; for 10 classes and for 100."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.evaluation.entries import Row
+from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
+from cifar_small.figures.run import BLUE, GREY, LINES, ORANGE, _figure, _plain, _save
+from cifar_small.metrics.calibration import Reliability
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.metrics.coverage import CoverageCurve
+
+
+def draw_confused(confused: Sequence[Confused], title: str, path: Path) -> None:
+    """The most confused pairs as bars of their share of the true class, with counts; most images on top."""
+    figure = _figure(8, 1.3 + 0.27 * max(len(confused), 1))
+    axes = figure.subplots()
+    shares = [100 * one.share for one in confused]
+    axes.barh(range(len(confused)), shares, color=BLUE, height=0.7)
+    for row, one in enumerate(confused):
+        axes.text(shares[row], row, f" {one.images:,}", va="center", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(confused)), [f"{one.true} → {one.predicted}" for one in confused], fontsize=9)
+    axes.set_ylim(len(confused) - 0.4, -0.6)
+    axes.set_xlabel("% of the true class's images (number: images)")
+    _plain(axes)
+    axes.grid(visible=False, axis="y")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_per_class(classes: Sequence[ClassScore], title: str, path: Path) -> None:
+    """Recall with its Wilson interval and precision of every class that has images, worst recall on top; 25 to a column."""
+    known = sorted((one for one in classes if one.recall is not None), key=lambda one: (one.recall, one.name))
+    columns = -(-len(known) // 25)
+    rows = -(-len(known) // columns)
+    figure = _figure(max(7.5, 3.9 * columns), 1.4 + 0.27 * rows)
+    panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
+    for place, axes in enumerate(panels):
+        part = known[place * rows : (place + 1) * rows]
+        low, high = (100 * np.array([one.recall_interval[end] for one in part if one.recall_interval]) for end in (0, 1))
+        recall = np.array([100 * one.recall for one in part if one.recall is not None])
+        precise = [(100 * one.precision, row) for row, one in enumerate(part) if one.precision is not None]
+        axes.hlines(range(len(part)), low, high, color=BLUE, linewidth=3, alpha=0.3, label="95 % interval of recall")
+        axes.plot(recall, range(len(part)), "o", color=BLUE, markersize=5, label="recall: found of the class's images")
+        if precise:
+            label = "precision: right of those called so"
+            axes.plot(*zip(*precise, strict=True), "D", color=ORANGE, markersize=4.5, fillstyle="none", label=label)
+        axes.set_yticks(range(len(part)), [one.name for one in part], fontsize=8 if columns > 1 else 9)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.set_xlabel("%")
+        _plain(axes)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_reliability(evaluation: Evaluation, title: str, path: Path) -> None:
+    """Accuracy over confidence in 15 bins with Wilson intervals, and how many images each bin has; before and after scaling."""
+    panels = [("as it is", evaluation.before)]
+    if evaluation.scaling:
+        crossed = ", halves cross-fitted" if evaluation.scaling.of_halves else ""
+        panels.append((f"at temperature {evaluation.scaling.temperature:.2f}{crossed}", evaluation.scaling.after))
+    figure = _figure(0.6 + 4.9 * len(panels), 6.0)
+    grid = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=[3.2, 1], squeeze=False)
+    for column, (name, found) in enumerate(panels):
+        above, below = grid[:, column]
+        _reliability_panel(above, below, found.reliability)
+        ece, chance = 100 * found.reliability.ece, 100 * found.reliability.ece_by_chance
+        above.set_title(f"{name}\nECE {ece:.2f} % (by chance alone {chance:.2f} %), NLL {found.nll:.4f}", fontsize=10)
+        below.set_xlabel("confidence, %")
+    grid[0, 0].set_ylabel("accuracy, %")
+    grid[1, 0].set_ylabel("% of images")
+    grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
+    bins = len(found.counts)
+    filled = found.counts > 0
+    confidence, accuracy = 100 * found.confidences[filled], 100 * found.accuracies[filled]
+    counts = found.counts[filled]
+    right = np.rint(found.accuracies[filled] * counts).astype(int)
+    ends = 100 * np.array([wilson_interval(int(good), int(count)) for good, count in zip(right, counts, strict=True)])
+    above.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="confidence = accuracy")
+    above.vlines(confidence, confidence, accuracy, color=ORANGE, linewidth=5, alpha=0.35, label="gap")
+    spread = np.abs(ends.T - accuracy)  # the interval holds the share itself, up to rounding
+    above.errorbar(
+        confidence,
+        accuracy,
+        yerr=spread,
+        fmt="o-",
+        color=BLUE,
+        markersize=4,
+        linewidth=1.2,
+        capsize=2,
+        label="bin, 95 % interval",
+    )
+    above.set_xlim(0, 100)
+    above.set_ylim(0, 100)
+    below.bar((np.arange(bins) + 0.5) * 100 / bins, 100 * found.counts / found.counts.sum(), width=90 / bins, color=BLUE)
+    for axes in (above, below):
+        _plain(axes)
+
+
+def draw_mistakes(mistakes: Sequence[tuple[npt.NDArray[np.uint8], Mistake]], title: str, path: Path) -> None:
+    """Images (32, 32, 3) called what they are not, most confident first, six to a row."""
+    columns = 6
+    rows = -(-len(mistakes) // columns)
+    figure = _figure(1.55 * columns, 0.5 + 2.15 * rows)
+    figure.get_layout_engine().set(h_pad=0.09)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for axes in grid.flat:
+        axes.set_axis_off()
+    for axes, (pixels, mistake) in zip(grid.flat, mistakes, strict=False):
+        axes.imshow(pixels, interpolation="nearest")
+        axes.set_title(mistake.true, fontsize=9, pad=3, color=BLUE)
+        said = f"called {mistake.predicted}\n{100 * mistake.confidence:.1f} %"
+        axes.text(0.5, -0.03, said, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=ORANGE, linespacing=1.15)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_coverage(
+    curves: Mapping[str, CoverageCurve],
+    best: CoverageCurve,
+    entropies: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
+    title: str,
+    path: Path,
+) -> None:
+    """Accuracy against coverage for each score, the best order and no order at all; and where right and wrong images lie.
+
+    entropies: the predictive entropy, nats, of the right images and of the wrong ones.
+    """
+    figure = _figure(11.5, 5.0)
+    axes, spread = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    share = 100 * np.arange(1, len(best.accuracies) + 1) / len(best.accuracies)
+    axes.plot(share, 100 * best.accuracies, color=GREY, linewidth=1.2, linestyle=":", label=f"best order, AURC {best.aurc:.4f}")
+    for (name, curve), colour in zip(curves.items(), LINES, strict=False):
+        axes.plot(share, 100 * curve.accuracies, color=colour, linewidth=1.6, label=f"{name}, AURC {curve.aurc:.4f}")
+    axes.axhline(100 * best.accuracies[-1], color=GREY, linewidth=1, linestyle="--", label="no order")
+    settled = share >= 5  # the first few images are a lottery that would stretch the scale
+    low = min(float(curve.accuracies[settled].min()) for curve in curves.values())
+    low = 100 * min(low, float(best.accuracies[-1]))
+    axes.set_ylim(low - 0.08 * (100 - low) - 0.1, 100 + 0.04 * (100 - low) + 0.05)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("coverage: % of images kept, the surest first")
+    axes.set_ylabel("accuracy on those kept, %")
+    above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 8.5}  # hides no line there
+    axes.legend(ncols=3, **above)
+    edges = np.linspace(0, max(float(part.max()) for part in entropies if len(part)) + 1e-9, 31)
+    for part, name, colour in zip(entropies, ("right", "wrong"), (BLUE, ORANGE), strict=True):
+        if len(part):
+            weights = np.full(len(part), 100 / len(part))
+            spread.hist(part, edges, weights=weights, color=colour, alpha=0.55, label=f"{name} ({len(part):,} images)")
+    spread.set_xlabel("predictive entropy, nats")
+    spread.set_ylabel("% of the right, % of the wrong")
+    spread.legend(ncols=2, **above)
+    for one in (axes, spread):
+        _plain(one)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: Path) -> None:
+    """Accuracy on a split, with Wilson's intervals, against parameters and against multiply-adds, each entry a numbered point.
+
+    Entries without an accuracy on the split are left out.
+    """
+    shown = [(number, row, row.scores[split]) for number, row in enumerate(rows, start=1) if split in row.scores]
+    figure = _figure(12.5, 4.6)
+    panels = figure.subplots(1, 3, width_ratios=[1, 1, 0.62])
+    for axes, name, sizes in (
+        (panels[0], "parameters", [row.parameters for _, row, _ in shown]),
+        (panels[1], "multiply-adds of one image, one view", [row.macs for _, row, _ in shown]),
+    ):
+        for size, (number, row, score) in zip(sizes, shown, strict=True):
+            if size is None:
+                continue
+            colour = ORANGE if row.lineage else BLUE
+            low, high = score.interval
+            errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
+            face = colour if row.legal else "white"
+            axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=colour, mfc=face, ms=15, capsize=3, linewidth=1.2)
+            text = "white" if row.legal else colour
+            axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
+        axes.set_xscale("log")
+        axes.margins(x=0.12, y=0.08)
+        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if _decades(sizes) > 0.4 else (1, 1.5, *range(2, 10)))
+        axes.xaxis.set_major_formatter(_short_number)
+        axes.minorticks_off()
+        axes.set_xlabel(name)
+        axes.set_ylabel(f"accuracy on {split}, %")
+        _plain(axes)
+    key = panels[2]
+    key.axis("off")
+    for place, (number, row, score) in enumerate(shown):
+        said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
+        colour = ORANGE if row.lineage else BLUE
+        key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=colour)
+    said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
+    key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
+    figure.suptitle(title, fontsize=11)
+    _save(figure, path)
+
+
+def _short_number(value: float, _: int) -> str:
+    """1,200,000 as 1.2M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
+
+
+def _decades(sizes: Sequence[int | None]) -> float:
+    known = [size for size in sizes if size]
+    return float(np.log10(max(known) / min(known))) if known else 0.0

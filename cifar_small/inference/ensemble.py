@@ -1,0 +1,238 @@
+"""Ensembles of predictions files, joined by id; their `meta` says what they are made of, so that they can be made again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.errors import DataError
+from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
+from cifar_small.metrics.classification import mcnemar
+from cifar_small.runs.predictions import Predictions, label, load_predictions, nets_of
+
+TITLES: dict[Method, str] = {
+    "logits": "mean of logits",
+    "probabilities": "mean of probabilities",
+    "vote": "majority vote",
+    "weighted": "weighted mean of probabilities",
+    "greedy": "greedy selection",
+}
+FACTS = (
+    "name",
+    "seed",
+    "run",
+    "parameters",
+    "val_accuracy",
+    "views",
+    "precision",
+    "onnx",
+    "checkpoint",
+    "weights_sha256",
+    "config_sha256",
+    "sha256",
+    "data",
+    "lineage",
+    "ancestors",
+    "teachers",
+    "config",
+    "packages",
+    "commit",
+    "dirty",
+    "file",
+    "method",  # of a member that is an ensemble itself, with its
+    "members",
+)
+
+
+def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequence[Predictions] | None = None) -> Predictions:
+    """One answer of several members for the images of the first, joined by id.
+
+    val: predictions of val by the same weights with the same views, in any order; needed where `method` fits weights, which a
+    member may leave with 0. Raises DataError when a member has other ids, class names or labels, was made under other rules or
+    from other images, or shares weights with another; and for val predictions that are missing or of another split.
+
+    `meta` has `method`, `members` (each with its `weight`), `left_out`, `fitted_on` (the val predictions' hashes), `parameters`
+    (the sum): `blending.blend(method, logits, weights)` of the members' files gives the same logits again.
+    """
+    logits = _join(members)
+    weights: npt.NDArray[np.float64] = np.full(len(members), 1 / len(members))
+    fitted_on: dict[str, Any] | None = None
+    if method in FITTED:
+        if val is None:
+            raise DataError(f"method {method} fits the members' weights on val: give the val predictions of every member")
+        weights, fitted_on = _fit(members, val, method)
+    taken: list[int] = np.flatnonzero(weights).tolist()
+    facts = [{key: member.meta[key] for key in FACTS if key in member.meta} for member in members]
+    names = _labels(members)
+    parts = ", ".join(names[index] + (f" x {weights[index]:.3f}" if method in FITTED else "") for index in taken)
+    first = members[0]
+    meta: dict[str, Any] = {
+        **{key: first.meta.get(key) for key in ("rules", "images_sha256", "source", "split")},
+        "name": f"{TITLES[method]}: {parts}",
+        "method": method,
+        "members": [{**facts[index], "weight": float(weights[index])} for index in taken],
+        "left_out": [one for index, one in enumerate(facts) if index not in taken],
+        "fitted_on": fitted_on,
+        "lineage": sorted({str(one) for index in taken for one in members[index].meta.get("lineage") or []}),
+        "parameters": sum(int(members[index].meta["parameters"]) for index in taken),
+    }
+    return Predictions(first.ids, blend(method, logits[taken], weights[taken]), first.labels, first.classes, meta)
+
+
+def mean_logits(members: Sequence[Predictions]) -> Predictions:
+    """The mean of the members' logits; see `combine`."""
+    return combine(members, "logits")
+
+
+def _labels(members: Sequence[Predictions]) -> list[str]:
+    """What each member is called beside the others: those of one name and seed by their folders too."""
+    names = [label(member.meta) for member in members]
+    return [label(member.meta, folder=names.count(name) > 1) for name, member in zip(names, members, strict=True)]
+
+
+def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
+    """The members' logits (M, N, K) in the first one's order of ids, after checking that they belong together."""
+    if len(members) < 2:
+        raise DataError(f"an ensemble needs at least two predictions files, got {len(members)}")
+    first = members[0]
+    names = [_file(member) for member in members]
+    joined: list[npt.NDArray[np.float32]] = []
+    for member, name in zip(members, names, strict=True):
+        if member.classes != first.classes:
+            own, others = list(member.classes)[:3], list(first.classes)[:3]
+            raise DataError(f"{name} has classes {own}..., {names[0]} {others}...; the same names in the same order are needed")
+        for key in ("images_sha256", "rules"):
+            if member.meta.get(key) != first.meta.get(key):
+                raise DataError(
+                    f"{name} and {names[0]} differ in {key}: {member.meta.get(key)} and {first.meta.get(key)}; predict again"
+                )
+        order = np.argsort(member.ids)
+        if not np.array_equal(member.ids[order], np.sort(first.ids)):
+            raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
+        place = order[np.searchsorted(member.ids, first.ids, sorter=order)]
+        if not _same(None if member.labels is None else member.labels[place], first.labels):
+            raise DataError(f"{name} has other labels than {names[0]}; predict the same split with every member")
+        for earlier, (other, logits) in enumerate(zip(members, joined, strict=False)):
+            if np.array_equal(logits, member.logits[place]) or _weights(other) & _weights(member):
+                raise DataError(
+                    f"{name} and {names[earlier]} are of the same weights; leave one out (--views averages views of one net)"
+                )
+        joined.append(member.logits[place])
+    return np.stack(joined)
+
+
+def _file(member: Predictions) -> str:
+    return f"{member.meta.get('run')}/{member.meta.get('file')}"
+
+
+def _same(labels: npt.NDArray[np.int64] | None, others: npt.NDArray[np.int64] | None) -> bool:
+    if labels is None or others is None:
+        return labels is others
+    return np.array_equal(labels, others)
+
+
+def _weights(member: Predictions) -> set[str]:
+    return {str(net["weights_sha256"]) for net in nets_of(member.meta) if net.get("weights_sha256")}
+
+
+# ----------------------------------------------------------------------------------------------------- weights fitted on val
+
+
+def _fit(
+    members: Sequence[Predictions], val: Sequence[Predictions], method: Method
+) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+    """The members' weights and what they were fitted on."""
+    own = match_val(members, val)
+    logits, labels = _join(own), own[0].labels
+    assert labels is not None
+    weights = fit_weights(logits, labels) if method == "weighted" else select_greedily(logits, labels)
+    return weights, {
+        "split": "val",
+        "images": len(labels),
+        "images_sha256": own[0].meta.get("images_sha256"),
+        "predictions": [one.meta.get("sha256") for one in own],
+    }
+
+
+def match_val(members: Sequence[Predictions], val: Sequence[Predictions]) -> list[Predictions]:
+    """Each member's own predictions of val, in the members' order. Raises DataError where one is missing or not of val."""
+    by_maker: dict[str, Predictions] = {}
+    for one in val:
+        if one.meta.get("split") != "val" or one.labels is None:
+            raise DataError(
+                f"{_file(one)} is of the split {one.meta.get('split')}; weights are fitted on val alone, never on what is "
+                "scored: predict --split val"
+            )
+        by_maker[_maker(one.meta)] = one
+    missing = [member for member in members if _maker(member.meta) not in by_maker]
+    if missing:
+        raise DataError(
+            f"{_file(missing[0])} has no val predictions by the same weights with the same views "
+            f"({missing[0].meta.get('views', 'as its members')}): predict its run with --split val and these --views"
+            + (f"; {len(missing)} of {len(members)} members miss theirs" if len(missing) > 1 else "")
+        )
+    return [by_maker[_maker(member.meta)] for member in members]
+
+
+def find_val(paths: Sequence[Path], members: Sequence[Predictions]) -> list[Predictions]:
+    """The val predictions that lie beside the members' files and were made as these were; perhaps not of every member."""
+    found = []
+    for path, member in zip(paths, members, strict=True):
+        beside = (load_predictions(other) for other in sorted(path.parent.glob("val*.npz")))
+        alike = (one for one in beside if one.meta.get("split") == "val" and _maker(one.meta) == _maker(member.meta))
+        found += [one for one in alike if one.labels is not None][:1]
+    return found
+
+
+def _maker(meta: dict[str, Any]) -> str:
+    """What made predictions, whatever they are of: weights and views, or the method and the makers of an ensemble."""
+    if not meta.get("members"):
+        return json.dumps([meta.get("weights_sha256"), meta.get("views")])
+    return json.dumps([meta.get("method"), sorted([_maker(one), one.get("weight")] for one in meta["members"])])
+
+
+# -------------------------------------------------------------------------------------------------------------------- verdict
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was made of several nets against the best of them, on the same labelled images."""
+
+    what: str  # was made: ensemble, soup
+    best: str  # the member that is right most often, the earlier of equals
+    images: int
+    accuracy: float
+    best_accuracy: float
+    only_ours: int  # images that only the ensemble has right
+    only_best: int
+    p: float  # of the exact McNemar test, two-sided
+
+    @classmethod
+    def between(cls, what: str, right: npt.NDArray[np.bool_], best: str, best_right: npt.NDArray[np.bool_]) -> Verdict:
+        """Compare by which images (N,) each has right."""
+        only_ours, only_best, p = mcnemar(right, best_right)
+        return cls(what, best, len(right), float(right.mean()), float(best_right.mean()), only_ours, only_best, p)
+
+    def __str__(self) -> str:
+        against = f"{self.accuracy:.2%} of {self.images:,} images against {self.best_accuracy:.2%} of {self.best}"
+        counts = f"only the {self.what} has {self.only_ours:,} right, only that member {self.only_best:,}"
+        test = f"paired exact McNemar p = {self.p:.3g}"
+        if self.only_ours <= self.only_best:
+            return f"no better than its best member: {against} ({counts}; {test}); prefer that member"
+        gain = 100 * (self.only_ours - self.only_best) / self.images
+        chance = "" if self.p < 0.05 else ", which may be chance"
+        return f"better than its best member by {gain:.2f} points{chance}: {against} ({counts}; {test})"
+
+
+def judge(joined: Predictions, members: Sequence[Predictions]) -> Verdict:
+    """An ensemble against its best member, on labelled images."""
+    assert joined.labels is not None
+    right = [logits.argmax(axis=-1) == joined.labels for logits in _join(members)]
+    best = int(np.argmax([one.sum() for one in right]))
+    return Verdict.between("ensemble", joined.correct, _labels(members)[best], right[best])

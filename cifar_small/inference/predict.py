@@ -1,0 +1,245 @@
+"""The only inference path: weights of a run + images + views -> logits in a predictions file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from torch import Tensor, nn
+
+from cifar_small.config.hashing import config_dict, config_hash
+from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import Config
+from cifar_small.data import (
+    Images,
+    colour_notes,
+    load_test,
+    load_unlabelled,
+)
+from cifar_small.data.datamodule import load_splits, to_tensor
+from cifar_small.environment import (
+    commit,
+    memory_format,
+    package_versions,
+    prepare_process,
+    resolve_device,
+    resolve_precision,
+)
+from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
+from cifar_small.inference.forward import _name, compute_logits
+from cifar_small.models import build_model
+from cifar_small.models.counting import count_parameters
+from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import Predictions
+from cifar_small.transforms.preprocess import STORED, Preprocess
+from cifar_small.transforms.views import Weighted
+
+
+@dataclass(frozen=True)
+class Net:
+    """A trained net with what belongs to it: its normalisation, classes, configuration and hashes."""
+
+    model: nn.Module
+    config: Config
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]  # that its input is normalised by, 0..1, per channel
+    std: tuple[float, ...]
+    facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
+    onnx: dict[str, Any] | None = None  # of the ONNX file that computes in place of the weights, if one does
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """From stored pixels to its input. An ONNX file enlarges images itself."""
+        side = STORED if self.onnx else self.config.side
+        return Preprocess(self.mean, self.std, side, self.config.interpolation)
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters."""
+        return int(self.facts["parameters"])
+
+
+def load_net(run: Run, checkpoint: str = "best") -> Net:
+    """The weights of a run: the selected ones, or those called `final` or `epoch-0010`.
+
+    Raises CheckpointError when they are missing, damaged or of another net.
+    """
+    path = run.require().checkpoint(checkpoint)
+    state = load_checkpoint(path)
+    if "weights" not in state:
+        raise CheckpointError(f"{path} holds no selected weights (it looks like a last.pt); expected the run's own {path.name}")
+    config = parse_config(state["config"], str(path))
+    model = with_weights(config, len(state["classes"]), state["weights"], state["parameters"], path)
+    kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
+    facts = {
+        **{key: state[key] for key in kept},
+        **{key: state[key] for key in ("teachers", "soup") if state.get(key)},
+        "ancestors": state.get("ancestors", []),
+        "checkpoint": checkpoint,
+        "averaged": state.get("averaged"),  # None: written before it was recorded
+        "weights_sha256": sha256_file(path),
+        "config_sha256": config_hash(config),
+    }
+    return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
+
+
+def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], parameters: int, path: Path) -> nn.Module:
+    """The net of a config with the weights read from `path`. Raises CheckpointError when they are of another net."""
+    model = build_model(config.model, classes)
+    try:
+        model.load_state_dict(weights, strict=True)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"{path} does not fit the net its own config describes: {reason}") from None
+    if count_parameters(model) != parameters:
+        raise CheckpointError(f"{path} says {parameters:,} parameters; its net has {count_parameters(model):,}")
+    return model
+
+
+def load_own_splits(net: Net) -> tuple[Images, Images]:
+    """The training and validation images of a net. Raises CheckpointError if its data is not what it was trained on."""
+    train, val, facts = load_splits(net.config.data)
+    if facts != net.facts["data"]:
+        raise CheckpointError(
+            f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
+            "these; restore the data, or name its place with --data-root"
+        )
+    return train, val
+
+
+def predict_images(
+    net: Net,
+    images: Images,
+    views: str | Weighted,
+    *,
+    precision: str | None = None,
+    progress: bool = False,
+    dropout: bool = False,
+) -> Predictions:
+    """Predict any images with a net; `meta` says what made it.
+
+    views, dropout: as in `compute_logits`; precision: a resolved one (default: the config's, on this machine).
+    """
+    engine = net.config.engine
+    prepare_process(engine)
+    device = resolve_device("cpu" if net.onnx else engine.device)
+    precision = net.onnx["precision"] if net.onnx else precision or resolve_precision(engine.precision, device)
+    model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
+    pixels = to_tensor(images, device)
+    logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout)
+    meta = {
+        "name": net.config.name,
+        "seed": net.config.seed,
+        "views": _name(views),
+        "rules": net.config.rules.model_dump(),
+        "config": config_dict(net.config),
+        "packages": package_versions(),
+        **commit(),
+        "precision": precision,
+        "device": device.type,
+        "images_sha256": images.sha256,
+        "source": images.source,
+        **net.facts,
+        **({"onnx": net.onnx} if net.onnx else {}),
+    }
+    return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
+
+
+def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
+    """The images that predictions of val or test were made from. Raises UserError when they cannot be had."""
+    members = predictions.meta.get("members") or [{}]
+    config, split = predictions.meta.get("config") or members[0].get("config"), predictions.meta.get("split")
+    if config is None or split not in ("val", "test"):
+        raise UserError(
+            "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
+        )
+    data = elsewhere(parse_config(config, "the predictions' config"), None, data_root).data
+    images = load_splits(data)[1] if split == "val" else load_test(data)
+    if images.sha256 != predictions.meta["images_sha256"]:
+        raise DataError(f"{images.source} now holds other images than those predicted; restore the data, or use --data-root")
+    return images
+
+
+def predict(
+    run: Run,
+    split: Literal["train", "val", "test", "submit"],
+    *,
+    file: Path | None = None,
+    checkpoint: str = "best",
+    views: str | None = None,
+    output: Path | None = None,
+    overwrite: bool = False,
+    allow_rows: int | None = None,
+    layout: Literal["auto", "HWC", "CHW"] = "auto",
+    device: str | None = None,
+    data_root: str | None = None,
+    net: Net | None = None,
+    command: str = "",
+) -> tuple[Path, Predictions, list[str]]:
+    """Predict one split of a run's data, or an unlabelled file, with one of its checkpoints, and write the predictions file.
+
+    net: another form of the run's net than its selected weights. Returns the path, the predictions and notes in plain words.
+    Reading `test` is recorded in the run directory.
+    """
+    if (split == "submit") != (file is not None):
+        raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
+    if split != "submit" and (allow_rows is not None or layout != "auto"):
+        raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
+    net = moved(net or load_net(run, checkpoint), device, data_root)
+    chosen = views or net.config.views
+    name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
+    name += [f"onnx_{net.onnx['precision']}"] if net.onnx else []
+    target = output or run.predictions / f"{'_'.join(name)}.npz"
+    refuse_existing(target, overwrite)
+    probe_writable(target)  # now, not after minutes of work, or after the test split was read
+    notes: list[str] = []
+    if file is not None:
+        rows = allow_rows if allow_rows is not None else net.config.rules.rows
+        images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
+        if net.config.input.mean is None:  # else it says nothing of the images it was trained on
+            notes += colour_notes(images, net.mean)
+    elif split in ("train", "val"):
+        images = load_own_splits(net)[split == "val"]
+    else:
+        images = load_test(net.config.data)
+    if images.classes and images.classes != net.classes:
+        raise CheckpointError(
+            f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
+        )
+    predictions = predict_images(net, images, chosen, progress=True)
+    predictions.meta.update(split=split, run=run.folder.name, command=command)
+    content = predictions.to_bytes()
+    if split == "test":  # recorded before the result can be seen, even if the file cannot be written
+        run.append_test_reading(
+            {
+                "command": command,
+                "views": chosen,
+                "images": len(images),
+                "accuracy": predictions.accuracy,
+                "predictions": target.name,
+                "predictions_sha256": sha256_bytes(content),
+                "checkpoint": checkpoint,
+                "weights_sha256": net.facts["weights_sha256"],
+                **({"onnx_sha256": net.onnx["sha256"]} if net.onnx else {}),
+            }
+        )
+    write_atomic(target, content)
+    return target, predictions, notes
+
+
+def moved(net: Net, device: str | None, data_root: str | None) -> Net:
+    """The same net on another device or with its data in another place; None: as it is."""
+    return replace(net, config=elsewhere(net.config, device, data_root)) if device or data_root else net
+
+
+def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+    """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
+    plain = config_dict(config)
+    plain["engine"]["device"] = device or plain["engine"]["device"]
+    plain["data"]["root"] = data_root or plain["data"]["root"]
+    return parse_config(plain, "--device" if device else "--data-root")

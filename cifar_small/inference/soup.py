@@ -1,0 +1,236 @@
+"""Soups: the weights of several runs averaged into one net, in a run directory of its own (Wortsman et al. 2022).
+
+arXiv 2203.05482. A soup has the parameters and the cost of one net. What is chosen is chosen on val, and the record names every
+run that went in or was tried.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from copy import deepcopy
+from dataclasses import replace
+from typing import Any, Literal, TypeVar
+
+import torch
+from torch import Tensor
+
+from cifar_small.config.hashing import config_dict, config_hash, recipe_hash
+from cifar_small.config.phases import resolve_phases
+from cifar_small.config.schema import Config
+from cifar_small.data.datamodule import load_splits, to_tensor
+from cifar_small.environment import autocast, describe, memory_format, prepare_process, resolve_device, resolve_precision
+from cifar_small.errors import CheckpointError, UserError
+from cifar_small.files import write_json
+from cifar_small.inference.ensemble import Verdict
+from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.predict import Net, elsewhere, load_net, predict_images
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.models import refresh_statistics, set_frozen
+from cifar_small.randomness import ORDER, torch_generator
+from cifar_small.runs.checkpoints import save_checkpoint
+from cifar_small.runs.directory import Run, write_start
+from cifar_small.runs.predictions import Predictions, label
+
+T = TypeVar("T")
+REFRESH_IMAGES = 10_000  # training images that BatchNorm statistics are taken from, at most
+REFRESH_BATCH = 500
+
+Method = Literal["uniform", "greedy"]
+
+
+def make_soup(
+    runs: Sequence[Run],
+    output: Run,
+    method: Method = "uniform",
+    *,
+    device: str | None = None,
+    data_root: str | None = None,
+    command: str = "",
+) -> tuple[dict[str, Any], Verdict]:
+    """Average the selected weights of runs into a run directory; returns its summary and the comparison with the best of them.
+
+    uniform takes all runs; greedy the best on val, and then each other, in the order of val accuracy, with which the soup's
+    accuracy on val (without views) is not lower. Raises UserError for fewer than two runs, an `output` in use, or a greedy soup
+    of one; CheckpointError for runs that differ in architecture, classes, normalisation, rules or data, or share weights.
+    """
+    started = time.monotonic()
+    if output.folder.exists() and any(output.folder.iterdir()):
+        raise UserError(f"{output.folder} holds files already; choose a new or empty --output")
+    nets = [load_net(run) for run in runs]
+    _check(runs, nets)
+    config = elsewhere(nets[0].config, device, data_root)
+    config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
+    pot = Pot(replace(nets[0], config=config), _never_trained(nets))
+    order = sorted(range(len(nets)), key=lambda index: -float(nets[index].facts["val_accuracy"]))
+    taken = order if method == "uniform" else _choose(pot, nets, order)
+    if len(taken) == 1:
+        raise UserError(
+            f"{runs[taken[0]].folder} alone is better on val than averaged with any of the others: use it as it is; nothing "
+            "was written"
+        )
+    members = [_facts(run, net, index in taken) for index, (run, net) in enumerate(zip(runs, nets, strict=True))]
+    content = pot.cook([nets[index] for index in taken]) | {"soup": members}
+    # Of all runs together, those left out too: it took them to make it.
+    epochs, seconds = (sum((run.summary() or {}).get(key, 0) for run in runs) for key in ("epochs", "seconds"))
+    write_start(output, config, {**describe(pot.device, pot.precision), "processes": 1}, command, epochs)
+    save_checkpoint(output.best, content)
+    predictions = predict_images(replace(load_net(output), config=config), pot.val, config.views, progress=True)
+    predictions.meta.update(split="val", run=output.folder.name, command=command)
+    predictions.save(output.predictions / "val.npz")
+    summary = {**_summary(config, predictions), "epochs": epochs, "epochs_planned": epochs, "soup": members}
+    summary["seconds"] = round(seconds + time.monotonic() - started, 1)
+    write_json(output.summary_file, summary)  # last: a soup without it is not whole
+    best = predict_images(replace(nets[order[0]], config=config), pot.val, config.views, progress=True)
+    return summary, Verdict.between("soup", predictions.correct, label(members[order[0]], folder=True), best.correct)
+
+
+class Pot:
+    """The net that weights are averaged into, with training images to refresh its statistics and val images to judge it."""
+
+    def __init__(self, net: Net, frozen: tuple[str, ...]) -> None:
+        """Read the data of a net, whose own weights stay as they are. Raises CheckpointError if it is not what it was.
+
+        frozen: beginnings of the names of parameters that none of the nets ever trained.
+        """
+        prepare_process(net.config.engine)
+        self.net, engine = net, net.config.engine
+        self.device = resolve_device(engine.device)
+        self.precision = resolve_precision(engine.precision, self.device)
+        train, self.val, facts = load_splits(net.config.data)
+        if facts != net.facts["data"]:
+            raise CheckpointError(
+                "the runs were trained on other data than is there now, so statistics and accuracy would be of other images; "
+                "restore the data, or name its place with --data-root"
+            )
+        self.model = deepcopy(net.model).to(device=self.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
+        set_frozen(self.model, frozen)  # a BatchNorm that never trained keeps its statistics
+        self.val_images = to_tensor(self.val, self.device)
+        batch = min(REFRESH_BATCH, engine.eval_batch_size, len(train))
+        count = min(REFRESH_IMAGES, len(train)) // batch * batch  # batches of one size
+        # In random order, since a source may hold its images class by class; the same for every soup of this data.
+        chosen = torch.randperm(len(train), generator=torch_generator(0, ORDER))[:count]
+        self.batches = torch.split(to_tensor(train.take(chosen.numpy()), self.device), batch)
+
+    def cook(self, nets: Sequence[Net]) -> dict[str, Any]:
+        """Average the weights of nets and refresh the statistics; returns what `best.pt` holds, accuracy on val included."""
+        net, model = self.net, self.model
+        model.load_state_dict(average_weights([one.model.state_dict() for one in nets]))
+        pixels = (net.preprocess(batch) for batch in self.batches)
+        with autocast(self.device, self.precision):
+            refresh_statistics(model, (batch.contiguous(memory_format=torch.channels_last) for batch in pixels))
+        size = net.config.engine.eval_batch_size
+        logits = compute_logits(model, self.val_images, net.preprocess, "none", self.precision, size)
+        assert self.val.labels is not None
+        labels = torch.from_numpy(self.val.labels).to(self.device)
+        return {
+            "weights": model.state_dict(),
+            "config": config_dict(net.config),
+            "classes": list(net.classes),
+            "mean": list(net.mean),
+            "std": list(net.std),
+            "parameters": net.parameters,
+            "epoch": max(int(one.facts["epoch"]) for one in nets),
+            "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),
+            "selection": net.config.selection,
+            "data": net.facts["data"],
+            "ancestors": _distinct(ancestor for one in nets for ancestor in one.facts["ancestors"]),
+            "lineage": _distinct(line for one in nets for line in one.facts["lineage"]),
+            "teachers": _distinct(teacher for one in nets for teacher in one.facts.get("teachers", [])),
+        }
+
+
+def _distinct(values: Iterable[T]) -> list[T]:
+    """Each of these once, in order."""
+    found: list[T] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found
+
+
+def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The mean of each floating-point entry, taken in float64; what is counted in whole numbers is the first one's."""
+
+    def mean(key: str, value: Tensor) -> Tensor:
+        return torch.stack([state[key].double() for state in states]).mean(0).to(value.dtype)
+
+    return {key: mean(key, value) if value.is_floating_point() else value.clone() for key, value in states[0].items()}
+
+
+def _choose(pot: Pot, nets: Sequence[Net], order: Sequence[int]) -> list[int]:
+    """The members of a greedy soup, tried in this order."""
+    taken, accuracy = [order[0]], float(nets[order[0]].facts["val_accuracy"])
+    for index in order[1:]:
+        tried = pot.cook([nets[one] for one in [*taken, index]])["val_accuracy"]
+        if tried >= accuracy:
+            taken, accuracy = [*taken, index], tried
+    return taken
+
+
+def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
+    if len(nets) < 2:
+        raise UserError(f"a soup needs at least two runs, got {len(nets)}")
+    first, where = nets[0], runs[0].folder
+    for number, (run, net) in enumerate(zip(runs, nets, strict=True)):
+        ours, theirs = (one.config.model.model_dump() for one in (net, first))
+        if ours != theirs:
+            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
+            differing = "; ".join(f"model.{key}: {theirs.get(key)} and {ours.get(key)}" for key in keys)
+            raise CheckpointError(
+                f"{where} and {run.folder} are of different nets ({differing}); only one shape can be averaged"
+            )
+        for what, own, other in (
+            ("classes", net.classes, first.classes),
+            ("normalisation", (net.mean, net.std), (first.mean, first.std)),
+            ("input size", net.preprocess, first.preprocess),
+            ("rules", net.config.rules, first.config.rules),
+            ("data", net.facts["data"], first.facts["data"]),
+        ):
+            if own != other:
+                raise CheckpointError(
+                    f"{where} and {run.folder} differ in {what}: {other} and {own}; runs of the same data and rules are needed"
+                )
+        for earlier, other_net in zip(runs[:number], nets, strict=False):
+            if other_net.facts["weights_sha256"] == net.facts["weights_sha256"]:
+                raise CheckpointError(f"{earlier.folder} and {run.folder} hold the same weights; leave one out")
+
+
+def _never_trained(nets: Sequence[Net]) -> tuple[str, ...]:
+    """What every phase of every net freezes."""
+    frozen = [set(phase.settings.freeze) for net in nets for phase in resolve_phases(net.config)]
+    return tuple(sorted(set.intersection(*frozen)))
+
+
+def _facts(run: Run, net: Net, taken: bool) -> dict[str, Any]:
+    kept = ("parameters", "epoch", "val_accuracy", "weights_sha256", "config_sha256", "lineage")
+    return {
+        "name": net.config.name,
+        "seed": net.config.seed,
+        "run": run.folder.name,
+        **{key: net.facts[key] for key in kept},
+        "taken": taken,
+    }
+
+
+def _summary(config: Config, predictions: Predictions) -> dict[str, Any]:
+    """What a summary says, as one of a trained run does."""
+    meta = predictions.meta
+    return {
+        "name": config.name,
+        "seed": config.seed,
+        "parameters": meta["parameters"],
+        "max_params": config.rules.max_params,
+        "selection": config.selection,
+        "selected_epoch": meta["epoch"],
+        "val_accuracy": predictions.accuracy,
+        "val_interval": list(wilson_interval(int(predictions.correct.sum()), len(predictions.ids))),
+        "val_images": len(predictions.ids),
+        "views": config.views,
+        "val_accuracy_plain": meta["val_accuracy"],
+        "data": meta["data"],
+        "config_sha256": config_hash(config),
+        "recipe_sha256": recipe_hash(config),
+        "weights_sha256": meta["weights_sha256"],
+        "teachers": meta.get("teachers", []),
+    }

@@ -1,0 +1,1 @@
+"""Numbers from labels and logits: accuracy, calibration, coverage, significance, spread."""

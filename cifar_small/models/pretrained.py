@@ -1,0 +1,202 @@
+"""Files of weights: the published ones in the caches that torchvision and timm share with everyone, fetched once and checked.
+
+Nothing here waits long: a server that does not answer within PATIENCE is given up, and nothing is tried twice. (The hub's own
+client tries five times, 23 s for each file it looks for.)
+"""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from torch import Tensor
+
+from cifar_small.config.published import HUB_FILE, TORCHVISION_URL, Published
+from cifar_small.data.download import download
+from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.files import sha256_file
+from cifar_small.runs.checkpoints import kind_of
+
+EXPORTED = ("config.yaml", "config.json")  # both stand beside the weights of an exported run
+PATIENCE = 1.5  # seconds for a server to answer
+
+
+def cache_folder(published: Published) -> Path:
+    """Where the library keeps these weights: $TORCH_HOME/hub/checkpoints, or $HF_HOME/hub for timm's."""
+    return Path(_hub().constants.HF_HUB_CACHE) if published.on_hub else Path(torch.hub.get_dir(), "checkpoints")
+
+
+def cached(published: Published) -> Path | None:
+    """The file of these weights in its cache, or None. Asks no network. Raises ConfigError where the hub's client is needed."""
+    if published.on_hub:
+        found = _hub().try_to_load_from_cache(published.source, HUB_FILE, cache_dir=cache_folder(published))
+        return Path(found) if isinstance(found, str) else None
+    path = cache_folder(published) / published.source
+    return path if path.is_file() else None
+
+
+def locate(published: Published) -> Path:
+    """The whole file of these weights, from the cache or downloaded into it. Raises CheckpointError: damaged, out of reach."""
+    path = cached(published) or fetch(published)
+    verify(published, path)
+    return path
+
+
+def verify(published: Published, path: Path) -> str:
+    """The SHA-256 of a cached file. Raises CheckpointError if it is not the one that its name in the cache promises."""
+    found, expected = sha256_file(path), _promised(published, path)
+    if not found.startswith(expected):
+        raise CheckpointError(
+            f"{path} is damaged: its SHA-256 starts with {found[:8]}, expected {expected[:8]}; delete it and run: "
+            f"cifar-small weights fetch {published.family}"
+        )
+    return found
+
+
+def _promised(published: Published, path: Path) -> str:
+    """The start of the SHA-256: torchvision's file names end with it, the hub's cache links to a file named by it."""
+    if published.on_hub:
+        target = Path(os.readlink(path)).name if path.is_symlink() else ""
+        return target if re.fullmatch("[0-9a-f]{64}", target) else ""
+    return published.source.removesuffix(".pth").rpartition("-")[2]
+
+
+def fetch(published: Published) -> Path:
+    """Download these weights into their cache and return the file. Raises CheckpointError that says what else can be done."""
+    folder = cache_folder(published)
+    try:
+        if published.on_hub:
+            url = _hub().hf_hub_url(published.source, HUB_FILE)
+            _require_answer(url)
+            _hub().get_hf_file_metadata(url)  # asks once; the download would ask five times
+            return Path(_hub().hf_hub_download(published.source, HUB_FILE))
+        url, target = TORCHVISION_URL + published.source, folder / published.source
+        _require_answer(url)
+        download(url, _promised(published, target), target, algorithm="sha256")
+        return target
+    except Exception as error:  # the hub raises errors of whichever HTTP client it uses now
+        reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
+        raise CheckpointError(
+            f"weights imagenet of {published.family} ({published.source}) are not in {folder} and cannot be downloaded "
+            f"({reason}); run `cifar-small weights fetch {published.family}` on a machine with a network and copy that folder "
+            "here, or name a file (weights: FILE.safetensors or FILE.pth), or train from scratch (weights: null)"
+        ) from error
+
+
+class _Unfollowed(urllib.request.HTTPRedirectHandler):
+    """A redirect is an answer, and enough of one."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Do not follow."""
+
+
+def _require_answer(url: str) -> None:
+    """Raise OSError unless the server of an address, through the proxy if there is one, answers within PATIENCE.
+
+    A connection alone says little: many a firewall accepts one and stays silent.
+    """
+    failures: list[Exception] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifar_small"})
+        try:
+            urllib.request.build_opener(_Unfollowed).open(request, timeout=PATIENCE).close()
+        except urllib.error.HTTPError as error:
+            error.close()  # whatever it says, the download will be told too
+        except (OSError, http.client.HTTPException) as error:
+            reason = getattr(error, "reason", None)
+            failures.append(reason if isinstance(reason, OSError) else error)
+
+    thread = threading.Thread(target=ask, daemon=True)  # since the look-up of a name heeds no timeout
+    thread.start()
+    thread.join(PATIENCE)
+    if thread.is_alive() or any(isinstance(one, TimeoutError) for one in failures):
+        raise TimeoutError(f"{urlsplit(url).hostname} does not answer within {PATIENCE:g} s")
+    if failures:
+        raise failures[0]
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """The state dict in a file of safetensors or torch, on the CPU. Raises CheckpointError for anything else.
+
+    One wrapping as training scripts have it (`state_dict`, `model`, names that start with `module.`) is taken off.
+    """
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+        if path.suffix == ".safetensors":
+            content: Any = _safetensors().load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot read the weights {path}: {error.strerror or error}; expected a file of them") from None
+    except ConfigError:
+        raise
+    except Exception as error:  # a damaged file raises errors of torch, zipfile, pickle and safetensors of a dozen kinds
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes, {kind_of(start)}) cannot be read as weights ({_reason(error)}): damaged, "
+            "cut short or of another kind; expected a state dict, as safetensors or as torch.save writes tensors alone"
+        ) from None
+    return _state_dict(content, path)
+
+
+def _reason(error: Exception) -> str:
+    """Why a file could not be read, in a few words, without the libraries' advice to read it unsafely."""
+    text = " ".join(str(error).split())
+    if "Weights only load failed" in text:
+        return "it holds pickled objects: save model.state_dict(), which is tensors alone"
+    if "PytorchStreamReader" in text:
+        return "its end is missing, or it is no archive of torch"
+    return text[:120] if len(text) > len("101") else f"{type(error).__name__} {text}".rstrip()
+
+
+def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, Mapping) and "format" in content and {"config", "config_sha256"} & content.keys():
+        raise CheckpointError(f"{path} is a checkpoint of this toolkit; name its run directory as weights: {path.parent}")
+    if path.suffix == ".safetensors" and all((path.parent / name).is_file() for name in EXPORTED):
+        raise CheckpointError(
+            f"{path} was exported by this toolkit ({' and '.join(EXPORTED)} lie beside it) and does not say itself what it was "
+            "trained on; name the run directory it came from as weights"
+        )
+    for wrapping in ("state_dict", "model"):
+        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
+            content = content[wrapping]
+    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} holds no state dict; expected tensors by name and nothing else")
+    parallel = all(name.startswith("module.") for name in content)
+    state = {name.removeprefix("module.") if parallel else name: value for name, value in content.items()}
+    broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
+    if broken:
+        raise CheckpointError(f"{path} holds NaN or infinite numbers, first in {broken[0]}; it is damaged: use another file")
+    return state
+
+
+def _hub() -> Any:
+    try:
+        import huggingface_hub
+        import huggingface_hub.constants
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "weights imagenet of timm need huggingface_hub, which is not installed: pip install 'cifar_small[pretrained]', "
+            "or use the same net of torchvision"
+        ) from error
+    return huggingface_hub
+
+
+def _safetensors() -> Any:
+    try:
+        import safetensors.torch
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            "a .safetensors file needs safetensors, which is not installed: pip install 'cifar_small[pretrained]'"
+        ) from error
+    return safetensors.torch

@@ -1,0 +1,205 @@
+"""Optimisers and their parameter groups."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_small.config.schema import SAM, SGD, Adam, Lookahead, Optim
+from cifar_small.models import in_backbone
+from cifar_small.optim.muon import Muon
+
+
+def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, object]]:
+    """Parameters in groups: weights with decay, 1-d ones (biases, BatchNorm) without, unless `decay: all`.
+
+    Head and backbone stand apart where the backbone has a learning rate of its own.
+    """
+    groups: dict[tuple[bool, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            spared = parameter.ndim <= 1 and settings.decay != "all"
+            apart = settings.backbone_lr_factor != 1 and in_backbone(name)
+            groups.setdefault((apart, spared), []).append(parameter)
+    return [
+        {
+            "params": members,
+            "weight_decay": 0.0 if spared else settings.weight_decay,
+            "lr_factor": settings.backbone_lr_factor if apart else 1.0,
+        }
+        for (apart, spared), members in sorted(groups.items(), key=lambda item: item[0])
+    ]
+
+
+def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
+    """The optimiser over the parameters that train now, fused where torch has it; learning rates are set before every step."""
+    if isinstance(settings, SGD):
+        sgd = torch.optim.SGD(
+            parameter_groups(model, settings),
+            lr=settings.lr,
+            momentum=settings.momentum,
+            nesterov=settings.nesterov,
+            fused=True,
+        )
+        _complete_momentum(sgd)
+        return sgd
+    if isinstance(settings, Adam):
+        groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
+        if settings.name == "radam":
+            return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
+        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
+        return kind(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+    filters = {
+        "lr": settings.lr,
+        "momentum": settings.momentum,
+        "weight_decay": settings.weight_decay,
+        "nesterov": settings.nesterov,
+        "iterations": settings.iterations,
+        "normalise": settings.normalise,
+        "rule": "muon",
+    }
+    members: dict[str, list[Tensor]] = {"filters": [], "bias": [], "head": []}
+    for parameter in _trained(model):
+        # Filters that see the image itself have 3 channels in: too few directions for an orthogonal update to make sense.
+        filter_bank = parameter.ndim == 4 and parameter.shape[1] > 3
+        members["filters" if filter_bank else "bias" if parameter.ndim <= 1 else "head"].append(parameter)
+    hyper: dict[str, dict[str, Any]] = {
+        "filters": filters,
+        "bias": {**dict(settings.bias), "rule": settings.bias.name},
+        "head": {**dict(settings.head), "rule": settings.head.name},
+    }
+    return Muon(
+        [
+            {"params": members[kind], **hyper[kind], "lr_factor": hyper[kind]["lr"] / settings.lr}
+            for kind in members
+            if members[kind]
+        ]
+    )
+
+
+class GuardedRAdam(torch.optim.RAdam):
+    """RAdam that heeds `found_inf`, which torch's own does not; reading the flag waits for the device."""
+
+    found_inf: Tensor | None = None
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One step, or none if the gradient was not finite."""
+        if self.found_inf is None or not self.found_inf.item():
+            super().step(closure)
+
+
+def _trained(model: nn.Module) -> list[Tensor]:
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+def update_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
+    """The optimiser for a phase that changed settings or what trains: new hyper-parameters, the momentum buffers kept.
+
+    Another kind of optimiser starts without momentum: its numbers mean something else there.
+    """
+    fresh = build_optimizer(model, settings)
+    if type(fresh) is type(optimizer):
+        trained = {parameter for group in fresh.param_groups for parameter in group["params"]}
+        for parameter, state in optimizer.state.items():
+            if parameter in trained:
+                fresh.state[parameter] = state
+        if isinstance(fresh, torch.optim.SGD):
+            _complete_momentum(fresh)
+    return fresh
+
+
+def _complete_momentum(optimizer: torch.optim.SGD) -> None:
+    """Give parameters without momentum one of 0.
+
+    That is how each would begin anyway, but torch's fused step takes buffers for all of a group or for none, and leaves new
+    ones uninitialised where `found_inf` makes the first step none.
+    """
+    for group in optimizer.param_groups:
+        for parameter in group["params"] if group["momentum"] else ():
+            if optimizer.state[parameter].get("momentum_buffer") is None:
+                optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Set the learning rate of the step; groups with a rate of their own (Muon's, the backbone's) keep their ratio to it."""
+    for group in optimizer.param_groups:
+        group["lr"] = lr * group.get("lr_factor", 1.0)
+
+
+def clip_and_check(
+    optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None, stopped: Tensor | None = None
+) -> Tensor:
+    """Clip the gradient and make the coming step a no-op on the device if loss or gradient is not finite, or if `stopped`.
+
+    Returns a bool tensor: is something not finite? The fused optimiser reads the same flag (its `found_inf`, made for
+    gradient scaling) and leaves the weights alone, so no host synchronisation is needed to stop *before* the update.
+    """
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = nn.utils.get_total_norm(gradients)
+    bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
+    optimizer.found_inf = (bad if stopped is None else bad | stopped).float()  # type: ignore[attr-defined]
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_((p for group in optimizer.param_groups for p in group["params"]), clip_norm, norm)
+    return bad
+
+
+GROWTH_STEPS = 2000  # as torch's GradScaler has it
+
+
+@torch.no_grad()
+def unscale(model: nn.Module, scale: Tensor) -> None:
+    """Divide the gradients by the factor of the loss, in place."""
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+    torch._foreach_mul_(gradients, 1 / scale)
+
+
+def adjust_scale(scaling: Tensor, loss: Tensor, bad: Tensor) -> Tensor:
+    """After a step in fp16: halve the factor of the loss if its gradients overflowed, double it after many steps without.
+
+    scaling: (factor, steps since it changed), in place, on the device, so that nobody waits, unlike in torch's GradScaler;
+    bad: was loss or gradient not finite, so that the step was none? Returns a bool tensor: is it beyond remedy? So it is where
+    the loss itself is not finite, or the gradient with a factor below 1.
+    """
+    factor, steps = scaling.clone().unbind()
+    grown = torch.where(steps + 1 >= GROWTH_STEPS, factor * 2, factor)
+    scaling[0] = torch.where(bad, factor / 2, grown)
+    scaling[1] = torch.where(bad | (grown > factor), 0.0, steps + 1)
+    return bad & (~torch.isfinite(loss) | (factor < 1))
+
+
+@torch.no_grad()
+def climb(optimizer: torch.optim.Optimizer, settings: SAM) -> list[tuple[Tensor, Tensor]]:
+    """Move the weights to where SAM takes its gradient, in place; returns each parameter with its former value.
+
+    Plain: w + rho g / |g|. Adaptive: w + rho w^2 g / |w g|, the same in coordinates scaled by each weight.
+    """
+    members = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    scaled = [p.abs() * p.grad if settings.adaptive else p.grad for p in members]
+    factor = settings.rho / (nn.utils.get_total_norm(scaled) + 1e-12)
+    former = [(parameter, parameter.clone()) for parameter in members]
+    for parameter, direction in zip(members, scaled, strict=True):
+        parameter.add_(factor * (parameter.abs() * direction if settings.adaptive else direction))
+    return former
+
+
+@torch.no_grad()
+def descend(former: list[tuple[Tensor, Tensor]]) -> None:
+    """Give the weights the values they had before `climb`; the gradients stay."""
+    for parameter, value in former:
+        parameter.copy_(value)
+
+
+@torch.no_grad()
+def look_ahead(model: nn.Module, slow: dict[str, Tensor], settings: Lookahead, step: int, steps: int) -> None:
+    """After step `step` (from 1) of `steps` in an epoch: every few of them move the slow weights, and the model's to them.
+
+    An epoch's last step always does, so that what is evaluated and saved are the slow weights, as in the paper.
+    """
+    if step % settings.steps and step != steps:
+        return
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            slow[name].lerp_(parameter, settings.alpha)
+            parameter.copy_(slow[name])

@@ -1,0 +1,63 @@
+"""Learning-rate schedules as pure functions of the step.
+
+`learning_rate(schedule, base_lr, step, steps, steps_per_epoch)` is the rate used by optimiser step `step` (0-based) of a
+schedule that spans `steps` steps. The rate of a step depends on nothing else, so a resumed run needs no scheduler state.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+
+from cifar_small.config.schema import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
+
+AnySchedule = Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear
+
+
+def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, steps_per_epoch: int) -> float:
+    """The learning rate of one step.
+
+    Warm-up rises linearly so that its last step uses `base_lr`: (step + 1) / warm-up steps. After it, cosine spans the
+    remaining steps and would reach `min_lr` at step `steps`, as torch's CosineAnnealingLR does; restarts follow torch's
+    CosineAnnealingWarmRestarts; milestones count epochs from the start of the schedule, warm-up included; piecewise points are
+    shares of the steps after the warm-up. one_cycle has its own rise and is torch's OneCycleLR.
+    """
+    if isinstance(schedule, OneCycle):
+        return _one_cycle(schedule, base_lr, step, steps)
+    warmup = round(schedule.warmup_epochs * steps_per_epoch)
+    if step < warmup:
+        return base_lr * ((step + 1) / warmup)
+    step, steps = step - warmup, steps - warmup  # from here on, of the part after the warm-up
+    match schedule:
+        case Cosine():
+            return _half_cosine(base_lr, schedule.min_lr, step / steps)
+        case CosineRestarts():
+            length, place = schedule.period * steps_per_epoch, float(step)
+            if schedule.multiplier == 1:
+                place %= length
+            while place >= length:
+                place, length = place - length, length * schedule.multiplier
+            return _half_cosine(base_lr, schedule.min_lr, place / length)
+        case MultiStep():
+            passed = sum(step + warmup >= milestone * steps_per_epoch for milestone in schedule.milestones)
+            return float(base_lr * schedule.gamma**passed)
+        case PiecewiseLinear():
+            return base_lr * _interpolate(schedule.points, step / steps)
+    return base_lr
+
+
+def _half_cosine(start: float, end: float, progress: float) -> float:
+    return end + (start - end) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _one_cycle(schedule: OneCycle, base_lr: float, step: int, steps: int) -> float:
+    first, top = base_lr / schedule.start_divisor, schedule.rise * steps - 1
+    if step < top:
+        return _half_cosine(first, base_lr, step / top)
+    return _half_cosine(base_lr, first / schedule.end_divisor, (step - top) / (steps - 1 - top))
+
+
+def _interpolate(points: tuple[tuple[float, float], ...], place: float) -> float:
+    right = bisect.bisect_right([share for share, _ in points[:-1]], place)
+    (x0, y0), (x1, y1) = points[right - 1], points[right]
+    return y0 + (y1 - y0) * (place - x0) / (x1 - x0)

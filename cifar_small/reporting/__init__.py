@@ -1,0 +1,1 @@
+"""Tables, pages and previews made from runs, records and predictions."""

@@ -1,0 +1,248 @@
+"""A comparison as tables for readers, and as one CSV for programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any
+
+from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTest, epochs_text
+from cifar_small.evaluation.entries import SPLITS, Row, Score
+from cifar_small.reporting.tables import Table
+from cifar_small.runs.lineage import start_of
+
+TESTED = ("difference", "right alone", "p", "Holm")
+
+
+def comparison_tables(comparison: Comparison) -> list[Table]:
+    """What the entries are, how good they are, and their pairs and recipes where there are any."""
+    tables = [entries_table(comparison), scores_table(comparison)]
+    if len(comparison.pairs) > len(comparison.rows) - 1:
+        tables.append(_pairs_table(comparison))
+    if comparison.groups:
+        tables.append(groups_table(comparison))
+    if any(test.first != comparison.rows[0].name for test in comparison.ensembles):  # else they stand in the table above
+        tables.append(ensembles_table(comparison))
+    return tables
+
+
+def entries_table(comparison: Comparison) -> Table:
+    """A row per entry: size, budget, start, data, views, members, cost."""
+    machines = list(dict.fromkeys(row.hardware for row in comparison.rows if row.hardware))
+    letters = {machine: chr(ord("a") + number) for number, machine in enumerate(machines)}
+    header = ("entry", "parameters", "MACs", "budget", "legal", "start", "data", "views", "members", "epochs", "minutes")
+    rows = [_entry_cells(row, letters) for row in comparison.rows]
+    notes = ["MACs: multiply-adds of one image and one view, at the size the net is given; of an ensemble the sum"]
+    notes += [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
+    notes += [f"not like with like: {line}" for line in comparison.unlike]
+    return Table("What is compared", header, tuple(rows), tuple(notes), "entries")
+
+
+def _entry_cells(row: Row, letters: dict[str, str]) -> tuple[str, ...]:
+    minutes = "" if row.minutes is None else f"{row.minutes:.1f}" + (f" {letters[row.hardware]}" if row.hardware else "")
+    return (
+        row.name,
+        f"{row.parameters:,}",
+        "" if row.macs is None else f"{row.macs / 1e6:,.0f}M",
+        f"{row.budget:,}",
+        "yes" if row.legal else "no: " + ", ".join(row.faults),
+        start_of(row.lineage),
+        row.data,
+        row.views,
+        str(row.members),
+        epochs_text(row.epochs),
+        minutes,
+    )
+
+
+def scores_table(comparison: Comparison) -> Table:
+    """A row per entry: accuracy of each split with its interval, and the test against the first entry."""
+    first = comparison.rows[0].name
+    tests = {pair.second: pair for pair in comparison.pairs if pair.first == first}
+    splits = [split for split in SPLITS if any(split in row.scores for row in comparison.rows)]
+    tested = TESTED[: 0 if not tests else 3 if len(comparison.pairs) == 1 else 4]
+    rows = []
+    for row in comparison.rows:
+        scores = [score_text(row.scores.get(split)) for split in splits]
+        rows.append((row.name, *scores, *_test_cells(tests.get(row.name), len(tested))))
+    notes = ["accuracy in % with Wilson's 95 % interval"]
+    if tests:
+        notes.append(
+            f"difference: points above {first} on the same {comparison.split} images, with its 95 % interval; "
+            f"right alone: images that only the entry / only {first} gets right; p: exact McNemar, two-sided"
+            + "; Holm: p corrected for all tests"
+            * (len(tested) > 3)
+        )
+    notes += comparison.refused
+    return Table(
+        "How good they are", ("entry", *(f"{split} %" for split in splits), *tested), tuple(rows), tuple(notes), "scores"
+    )
+
+
+def _test_cells(test: PairTest | None, count: int) -> tuple[str, ...]:
+    if test is None:
+        return ("",) * count
+    alone = f"{test.only_second} / {test.only_first}"
+    return (_difference(test), alone, p_text(test.p), p_text(test.p_holm))[:count]
+
+
+def _pairs_table(comparison: Comparison) -> Table:
+    rows = [(f"{pair.second} - {pair.first}", *_test_cells(pair, 4)) for pair in comparison.pairs]
+    notes = (
+        f"difference: points of the one above the other on the same {comparison.split} images, with its 95 % interval; "
+        "right alone: images that only the one / only the other gets right; p: exact McNemar, two-sided; "
+        "Holm: p corrected for all pairs",
+    )
+    return Table("Every pair", ("pair", *TESTED), tuple(rows), notes, "pairs")
+
+
+def ensembles_table(comparison: Comparison) -> Table:
+    """A row per ensemble: what it costs, and what it gains over the best of its members."""
+    rows = {row.name: row for row in comparison.rows}
+    cells = []
+    for test in comparison.ensembles:
+        row = rows[test.second]
+        score = score_text(row.scores[comparison.split])
+        cells.append((test.second, str(row.members), f"{row.parameters:,}", score, test.first, *_test_cells(test, 4)))
+    notes = (
+        f"difference: points above its best member, the one that is right most often on these {comparison.split} images; "
+        "right alone: images that only the ensemble / only that member gets right; p: exact McNemar, two-sided; "
+        "Holm: p corrected for all ensembles",
+    )
+    header = ("ensemble", "members", "parameters", f"{comparison.split} %", "best member", *TESTED)
+    return Table("Ensembles against their best members", header, tuple(cells), notes, "ensembles")
+
+
+def groups_table(comparison: Comparison) -> Table:
+    """A row per recipe: its seeds, mean and sd, and the tests of recipes."""
+    splits = [split for split in SPLITS if any(split in group.spreads for group in comparison.groups)]
+    tests = comparison.group_tests
+    first = comparison.groups[0].name
+    against = {test.second: test for test in tests if test.first == first}
+    tested = ("difference", "by", "p", "Holm")[: 0 if not tests else 3 if len(tests) == 1 else 4]
+    rows = [_group_cells(group, splits, against.get(group.name), len(tested)) for group in comparison.groups]
+    others = [test for test in tests if test.first != first]
+    rows += [
+        (f"{test.second} - {test.first}", "", *("" for _ in splits), *_group_test_cells(test)[: len(tested)]) for test in others
+    ]
+    notes = ["accuracy in %, mean and sd (n - 1) over the seeds"]
+    if tests:
+        notes.append(
+            f"difference: points above {first}{', or of the first named above the second,' if others else ''} on "
+            f"{comparison.split}, with its 95 % interval by Student's t: "
+            "of the differences seed by seed where seeds are shared, else Welch's; "
+            f"{'Holm: p corrected for all of them; ' if len(tested) > 3 else ''}"
+            "it is about recipes, McNemar's test about trained nets"
+        )
+    return Table(
+        "Recipes over seeds",
+        ("recipe", "seeds", *(f"{split} %" for split in splits), *tested),
+        tuple(rows),
+        tuple(notes),
+        "recipes",
+    )
+
+
+def _group_cells(group: Group, splits: Sequence[str], test: GroupTest | None, count: int) -> tuple[str, ...]:
+    spreads = [group.spreads.get(split) for split in splits]
+    texts = ["" if one is None else f"{100 * one.mean:.2f} ± {100 * one.sd:.2f}" for one in spreads]
+    seeds = f"{len(group.rows)} ({', '.join(str(row.seed) for row in group.rows)})"
+    return (group.name, seeds, *texts, *(_group_test_cells(test)[:count] if test else ("",) * count))
+
+
+def _group_test_cells(test: GroupTest) -> tuple[str, ...]:
+    by = f"{len(test.seeds)} shared seeds" if test.seeds else "Welch"
+    return _difference(test), by, p_text(test.p), p_text(test.p_holm)
+
+
+def score_text(score: Score | None) -> str:
+    """Accuracy in % with its interval, empty for none."""
+    if score is None:
+        return ""
+    low, high = score.interval
+    return f"{100 * score.accuracy:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+
+
+def _difference(test: PairTest | GroupTest) -> str:
+    return f"{100 * test.difference:+.2f} [{100 * test.low:+.2f}, {100 * test.high:+.2f}]"
+
+
+def p_text(p: float) -> str:
+    """A p value as papers print it."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+COLUMNS = (
+    "kind", "name", "against", "split", "parameters", "macs", "budget", "legal", "start", "data", "views", "members", "seeds",
+    "epochs", "minutes", "hardware", "test_readings", "val", "val_low", "val_high", "val_sd", "val_images", "test",
+    "test_low", "test_high", "test_sd", "test_images", "difference", "difference_low", "difference_high", "only_name",
+    "only_against", "test_kind", "p", "p_holm",
+)  # fmt: skip
+
+
+def comparison_csv(comparison: Comparison) -> str:
+    """One CSV of all: `kind` is entry, pair, ensemble, recipe or recipe_pair. Accuracies are shares; unknown is empty."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(_entry_record(row) for row in comparison.rows)
+    writer.writerows(_pair_record("pair", pair, comparison.split) for pair in comparison.pairs)
+    writer.writerows(_pair_record("ensemble", pair, comparison.split) for pair in comparison.ensembles)
+    writer.writerows(_group_record(group) for group in comparison.groups)
+    writer.writerows(_group_test_record(test, comparison.split) for test in comparison.group_tests)
+    return text.getvalue()
+
+
+def _entry_record(row: Row) -> dict[str, Any]:
+    record: dict[str, Any] = {
+        "kind": "entry",
+        "name": row.name,
+        "parameters": row.parameters,
+        "macs": row.macs,
+        "budget": row.budget,
+        "legal": "yes" if row.legal else "; ".join(row.faults),
+        "start": "; ".join(row.lineage) or "scratch",
+        "data": row.data,
+        "views": row.views,
+        "members": row.members,
+        "seeds": row.seed,
+        "epochs": epochs_text(row.epochs),
+        "minutes": None if row.minutes is None else round(row.minutes, 2),
+        "hardware": row.hardware,
+        "test_readings": row.test_readings,
+    }
+    for split, score in row.scores.items():
+        low, high = score.interval
+        record |= {split: score.accuracy, f"{split}_low": low, f"{split}_high": high, f"{split}_images": score.total}
+    return record
+
+
+def _pair_record(kind: str, pair: PairTest, split: str) -> dict[str, Any]:
+    counts = {"only_name": pair.only_second, "only_against": pair.only_first, "test_kind": "exact McNemar"}
+    return {"kind": kind, **_tested(pair, split), **counts}
+
+
+def _group_record(group: Group) -> dict[str, Any]:
+    record: dict[str, Any] = {"kind": "recipe", "name": group.name, "seeds": " ".join(str(row.seed) for row in group.rows)}
+    for split, spread in group.spreads.items():
+        record |= {split: spread.mean, f"{split}_sd": spread.sd}
+    return record
+
+
+def _group_test_record(test: GroupTest, split: str) -> dict[str, Any]:
+    kind = {"test_kind": "paired t" if test.seeds else "Welch t", "seeds": " ".join(str(seed) for seed in test.seeds)}
+    return {"kind": "recipe_pair", **_tested(test, split), **kind}
+
+
+def _tested(test: PairTest | GroupTest, split: str) -> dict[str, Any]:
+    return {
+        "name": test.second,
+        "against": test.first,
+        "split": split,
+        "difference": test.difference,
+        "difference_low": test.low,
+        "difference_high": test.high,
+        "p": test.p,
+        "p_holm": test.p_holm,
+    }

@@ -1,0 +1,171 @@
+"""What a page speaks of, one model or the seeds of one recipe, and where the numbers of each come from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cifar_small.evaluation.compare import Comparison, Group, epochs_text
+from cifar_small.evaluation.entries import Entry, Row
+from cifar_small.inference.ensemble import TITLES
+from cifar_small.runs.lineage import start_of
+from cifar_small.runs.predictions import label
+
+FEW = 4  # a page of more models shows the seeds of a recipe together
+MOODS = ("", "good", "warn", "bad")  # classes of the style sheet, the worst last
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model, or the seeds of one recipe, which the page then shows by mean and sd."""
+
+    name: str
+    entries: tuple[Entry, ...]
+    rows: tuple[Row, ...]
+    group: Group | None = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A cell of the table of origins; mood is the class that the style sheet colours."""
+
+    text: str
+    mood: str = ""
+
+
+@dataclass(frozen=True)
+class Question:
+    """A row of the table of origins: one answer a subject."""
+
+    question: str
+    answers: tuple[Answer, ...]
+
+
+def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Subject]:
+    """What to show, in the order of the entries; each stands alone where there are few."""
+    by_name = {entry.name: entry for entry in entries}
+    groups = {row.name: group for group in comparison.groups if group.spreads for row in group.rows}
+    subjects, done = [], set[str]()
+    for row in comparison.rows:
+        group = groups.get(row.name) if len(entries) > FEW else None
+        if group is None:
+            subjects.append(Subject(row.name, (by_name[row.name],), (row,)))
+        elif group.name not in done:
+            done.add(group.name)
+            subjects.append(Subject(group.name, tuple(by_name[one.name] for one in group.rows), group.rows, group))
+    return subjects
+
+
+def find_origins(subjects: Sequence[Subject]) -> list[Question]:
+    """The questions a grader asks; seeds of a recipe that answer differently are told apart."""
+    by_weights = {str(entry.meta.get("weights_sha256")): entry for one in subjects for entry in one.entries if entry.run}
+    asked: list[tuple[str, Callable[[Entry, Row], Answer]]] = [
+        ("within its rules", lambda _, row: _legal(row)),
+        ("started from", lambda _, row: _start(row)),
+        ("made of", lambda entry, _: _made_of(entry)),
+        ("taught by", lambda entry, _: _taught(entry)),
+        ("weights chosen by", _selection),
+        ("members weighted by", lambda entry, _: _weighting(entry)),
+        ("test split read", lambda entry, _: _readings(entry, by_weights)),
+        ("trained on", lambda _, row: Answer(row.data)),
+        ("seed", lambda _, row: Answer("" if row.seed is None else str(row.seed))),
+        ("views", lambda _, row: Answer(row.views)),
+        ("epochs", lambda _, row: Answer(epochs_text(row.epochs))),
+        ("minutes", lambda _, row: Answer("not known" if row.minutes is None else f"{row.minutes:.1f}")),
+        ("hardware", lambda _, row: Answer(row.hardware or "not known")),
+        ("sessions", lambda entry, _: _sessions(entry)),
+        ("code", lambda entry, _: _code(entry)),
+        ("weights", lambda entry, _: _hashes(entry)),
+    ]
+    questions = []
+    for question, answer in asked:
+        answers = [
+            _joined([(row.seed, answer(entry, row)) for entry, row in zip(one.entries, one.rows, strict=True)])
+            for one in subjects
+        ]
+        if any(one.text for one in answers):  # nobody is taught where nobody has teachers
+            questions.append(Question(question, tuple(answers)))
+    return questions
+
+
+def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
+    """The answers of seeds as one: what all say, or what each says, in the mood of the worst."""
+    mood = max((one.mood for _, one in answers), key=MOODS.index)
+    if len({one.text for _, one in answers}) == 1:
+        return Answer(answers[0][1].text, mood)
+    if all(one.text == str(seed) for seed, one in answers):
+        return Answer(", ".join(one.text for _, one in answers), mood)
+    return Answer("; ".join(f"seed {seed}: {one.text}" for seed, one in answers), mood)
+
+
+def _legal(row: Row) -> Answer:
+    return Answer("yes", "good") if row.legal else Answer("no: " + ", ".join(row.faults), "bad")
+
+
+def _start(row: Row) -> Answer:
+    start = start_of(row.lineage)
+    return Answer(f"{start}: {', '.join(row.lineage)}", "warn") if row.lineage else Answer(start, "good")
+
+
+def _made_of(entry: Entry) -> Answer:
+    method = entry.meta.get("method")
+    if not method:
+        return Answer("")
+    fitted = bool(entry.meta.get("fitted_on"))
+    taken = [f"{label(one)} x {one['weight']:.3f}" if fitted else label(one) for one in entry.parts]
+    left_out = [label(one) for one in entry.meta.get("left_out") or []]
+    return Answer(f"{TITLES[method]}: {', '.join(taken)}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+
+
+def _taught(entry: Entry) -> Answer:
+    return Answer(", ".join(dict.fromkeys(label(teacher) for part in entry.parts for teacher in part.get("teachers") or [])))
+
+
+def _selection(entry: Entry, row: Row) -> Answer:
+    how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
+    summary = (entry.run.summary() if entry.run else None) or {}
+    return Answer(f"{how} (epoch {summary['selected_epoch']} of {summary['epochs']})" if summary.get("selected_epoch") else how)
+
+
+def _weighting(entry: Entry) -> Answer:
+    fitted = entry.meta.get("fitted_on")
+    return Answer(f"{fitted['images']:,} images of {fitted['split']}" if fitted else "nothing" if entry.is_ensemble else "")
+
+
+def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
+    """How often a run read test; of an ensemble, how often its members did, where their runs are on the page."""
+    if entry.is_ensemble:
+        members = [by_weights.get(str(part.get("weights_sha256"))) for part in entry.parts]
+        answers = [_readings(one, by_weights) for one in members if one is not None]
+        if len(answers) < len(members):
+            return Answer("not known")
+        mood = max((one.mood for one in answers), key=MOODS.index)
+        return Answer("by its members: " + "; ".join(dict.fromkeys(one.text for one in answers)), mood)
+    if entry.run is None:
+        return Answer("not known")
+    readings = entry.run.test_readings()
+    if not readings:
+        return Answer("never")
+    times = "once" if len(readings) == 1 else f"{len(readings)} times"
+    dates = ", ".join(dict.fromkeys(str(one["time"])[:10] for one in readings))
+    return Answer(f"{times} ({dates})", "good" if len(readings) == 1 else "warn")
+
+
+def _sessions(entry: Entry) -> Answer:
+    if entry.run is None:
+        return Answer("")
+    number = len(entry.run.sessions())
+    return Answer("1, not interrupted" if number == 1 else f"{number}, resumed {number - 1} time{'s' * (number > 2)}")
+
+
+def _code(entry: Entry) -> Answer:
+    made: Sequence[dict[str, Any]] = entry.parts if entry.run is None else entry.run.sessions()
+    commits = list(dict.fromkeys(str(one["commit"])[:12] for one in made if one.get("commit")))
+    if any(one.get("dirty") for one in made):
+        return Answer(", ".join(commits) + ", with changes that were not committed", "warn")
+    return Answer(", ".join(commits) or "not known", "good" if commits else "warn")
+
+
+def _hashes(entry: Entry) -> Answer:
+    return Answer(", ".join(str(part.get("weights_sha256", "not known"))[:12] for part in entry.parts))

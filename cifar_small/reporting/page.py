@@ -1,0 +1,324 @@
+"""One self-contained web page about models: accuracy and parameters first, comparisons, origins, then each model.
+
+The page is made of what run directories and predictions files hold; nothing is predicted for it. It needs
+no network, follows the reader's light or dark setting, and prints.
+"""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup, escape
+
+from cifar_small.data import Images
+from cifar_small.evaluation.compare import Comparison
+from cifar_small.evaluation.entries import Entry
+from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
+from cifar_small.reporting.charts import Axis, Line, around, confusion_chart, legend, line_chart, reliability_chart
+from cifar_small.reporting.comparison_tables import ensembles_table, groups_table, p_text, score_text
+from cifar_small.reporting.origins import FEW, Subject, find_origins, find_subjects
+from cifar_small.reporting.tables import Table
+from cifar_small.runs.directory import Run
+from cifar_small.runs.lineage import start_of
+from cifar_small.runs.predictions import Predictions
+
+Picture = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A chart and the legend above it."""
+
+    legend: Markup
+    chart: Markup
+
+
+@dataclass(frozen=True)
+class ShownMistake:
+    """An image the net was sure about and wrong."""
+
+    id: int
+    picture: int  # among the page's pictures: what many models get wrong is there once
+    predicted: str
+    confidence: str
+    label: str
+
+
+@dataclass(frozen=True)
+class Hero:
+    """What stands first of a model, or of the seeds of a recipe."""
+
+    name: str
+    accuracy: str
+    accuracy_of: str
+    parameters: str
+    budget: str
+    mood: str  # of the parameters: bad where the rules forbid it
+    warning: str  # empty, or that it was not tested where others were
+
+
+@dataclass(frozen=True)
+class Part:
+    """What the page shows of one model further down."""
+
+    name: str
+    remark: str  # that other seeds of its recipe are not shown, where there are some
+    summary: str
+    curves: list[Panel]
+    scored: str  # the split and views that the scores are of
+    scores: Table
+    classes: Table
+    confusion: Markup
+    reliability: Markup
+    mistakes: list[ShownMistake]
+    commands: list[str]
+    config: str
+
+
+def render_page(
+    title: str,
+    entries: Sequence[Entry],
+    comparison: Comparison,
+    images_of: Callable[[Predictions], Images | None],
+    speeds: Sequence[Table] = (),
+) -> str:
+    """The page as HTML. images_of: those that predictions are of, or None; speeds: tables of `bench`, shown as they are."""
+    subjects = find_subjects(entries, comparison)
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    pictures: dict[str, int] = {}
+    template = environment.from_string(files("cifar_small.reporting").joinpath("page.html.j2").read_text(encoding="utf-8"))
+    return template.render(
+        title=title,
+        subtitle=_subtitle(entries),
+        heroes=[_hero(one, any("test" in other.predictions for other in entries)) for one in subjects],
+        tables=[*_tables(comparison), *speeds],
+        subjects=[one.name for one in subjects],
+        origins=find_origins(subjects),
+        parts=[_part(one, images_of, pictures) for one in subjects],
+        pictures=pictures,
+        folded=len(entries) > FEW,
+        grid=_grid,
+    )
+
+
+def best_known(entry: Entry) -> str:
+    """The split that stands first: test where it was read, else val."""
+    return "test" if "test" in entry.predictions else "val"
+
+
+def common_split(entries: Sequence[Entry]) -> str:
+    """The split that entries are tested on: test where every one has read it, else val."""
+    return "test" if all("test" in entry.predictions for entry in entries) else "val"
+
+
+def _subtitle(entries: Sequence[Entry]) -> str:
+    number = "1 model" if len(entries) == 1 else f"{len(entries)} models"
+    return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
+
+
+def _hero(subject: Subject, others_tested: bool) -> Hero:
+    row = subject.rows[0]
+    if subject.group is None:
+        split = best_known(subject.entries[0])
+        score = row.scores[split]
+        low, high = score.interval
+        accuracy = f"{score.accuracy:.2%}"
+        of = f"{split} accuracy, 95 % interval {low:.2%} to {high:.2%}, {score.total:,} images"
+    else:
+        split = "test" if "test" in subject.group.spreads else "val"
+        spread = subject.group.spreads[split]
+        accuracy = f"{100 * spread.mean:.2f} ± {100 * spread.sd:.2f}%"
+        of = f"{split} accuracy, mean and sd of {spread.n} seeds, {row.scores[split].total:,} images"
+    allowed = f"parameters, of {row.budget:,} allowed" + "".join(f"; {fault}" for fault in row.faults)
+    warning = "on val, not test" if others_tested and split == "val" else ""
+    return Hero(subject.name, accuracy, of, f"{row.parameters:,}", allowed, "" if row.legal else "bad", warning)
+
+
+def _tables(comparison: Comparison) -> list[Table]:
+    """What is there to compare: all entries, recipes over seeds, ensembles with their best members."""
+    tables = []
+    if len(comparison.rows) > 1:
+        tables.append(_comparison_table(comparison))
+    if len(comparison.groups) > 1:
+        tables.append(groups_table(comparison))
+    if comparison.ensembles:
+        tables.append(ensembles_table(comparison))
+    return tables
+
+
+def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
+    """The first seed of a recipe speaks for the others. pictures: data URIs by number, to which its own are added."""
+    entry, row = subject.entries[0], subject.rows[0]
+    split = best_known(entry)
+    predictions, run = entry.predictions[split], entry.run
+    images = images_of(predictions)
+    evaluation = evaluate(predictions, entry.predictions.get("val"))
+    found = evaluation.before.reliability
+    bins = (found.confidences.tolist(), found.accuracies.tolist(), found.counts.tolist())
+    return Part(
+        name=entry.name,
+        remark=_remark(subject),
+        summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
+        curves=[] if run is None else training_panels(read_metrics(run)),
+        scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
+        scores=scores_table(evaluation),
+        classes=classes_table(evaluation),
+        confusion=Markup(confusion_chart("Confusion matrix", evaluation.counts, predictions.classes)),
+        reliability=Markup(reliability_chart("Accuracy against confidence", *bins)),
+        mistakes=[] if images is None else _shown(evaluation.mistakes, images, pictures),
+        commands=[] if run is None else [str(session["command"]) for session in run.sessions() if session["command"]],
+        config=_facts_of(entry) if run is None else run.config_file.read_text(encoding="utf-8"),
+    )
+
+
+def _remark(subject: Subject) -> str:
+    if subject.group is None:
+        return ""
+    others = [str(row.seed) for row in subject.rows[1:]]
+    plural = "seeds " + ", ".join(others) if len(others) > 1 else f"seed {others[0]}"
+    return f"One run of {subject.name}, seed {subject.rows[0].seed}; {plural} of this recipe count in the tables above alone."
+
+
+def _facts_of(entry: Entry) -> str:
+    """What a predictions file says of its making, as YAML."""
+    keys = ("name", "method", "fitted_on", "command", "config")
+    facts: dict[str, Any] = {key: entry.meta[key] for key in keys if entry.meta.get(key)}
+    members = [{key: one.get(key) for key in ("name", "seed", "run", "file", "views", "weight")} for one in entry.parts]
+    return str(yaml.safe_dump({**facts, **({"members": members} if entry.is_ensemble else {})}, sort_keys=False, width=120))
+
+
+def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]) -> list[ShownMistake]:
+    place = {int(one): row for row, one in enumerate(images.ids)}
+    shown = []
+    for one in mistakes:
+        number = pictures.setdefault(_data_uri(images.images[place[one.id]]), len(pictures))
+        shown.append(ShownMistake(one.id, number, one.predicted, f"{one.confidence:.0%}", one.true))
+    return shown
+
+
+def read_metrics(run: Run) -> list[dict[str, float]]:
+    """The numbers of each epoch of a run, none before its first epoch has ended."""
+    if not run.metrics_file.exists():
+        return []
+    rows = csv.DictReader(io.StringIO(run.metrics_file.read_text(encoding="utf-8")))
+    return [{key: float(value) for key, value in row.items() if key != "train_targets"} for row in rows]
+
+
+def training_panels(rows: Sequence[dict[str, float]]) -> list[Panel]:
+    """Loss, accuracy and learning rate over epochs, with a dashed line where a phase ends."""
+    if not rows:
+        return []
+    epochs = [row["epoch"] for row in rows]
+    ends = [before["epoch"] + 0.5 for before, after in itertools.pairwise(rows) if before["phase"] != after["phase"]]
+    x = Axis("epoch", min(epochs) - 0.5, max(epochs) + 0.5)
+    panels = []
+    for label, kinds, scale in (
+        ("cross-entropy, nats", {"train_loss": "orange", "val_loss": "blue"}, 1),
+        ("accuracy, %", {"train_accuracy": "orange", "val_accuracy": "blue"}, 100),
+        ("learning rate", {"lr": "soft"}, 1),
+    ):
+        lines = [
+            Line(
+                key.split("_")[0] if "_" in key else "last step of the epoch", epochs, [row[key] * scale for row in rows], kind
+            )
+            for key, kind in kinds.items()
+        ]
+        values = [value for line in lines for value in line.y]
+        chart = line_chart(f"{label} over epochs", lines, x, around(values, label), ends)
+        panels.append(Panel(Markup(legend(lines)), Markup(chart)))
+    return panels
+
+
+def scores_table(evaluation: Evaluation) -> Table:
+    """Accuracy and calibration, before temperature scaling and, where val gave a temperature, after."""
+    low, high = evaluation.interval
+    before = evaluation.before
+    cells = [f"{before.nll:.4f}", f"{before.brier:.4f}", f"{100 * before.reliability.ece:.2f}"]
+    f1 = "" if evaluation.macro_f1 is None else f"{100 * evaluation.macro_f1:.2f}"
+    accuracy = f"{100 * evaluation.accuracy:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
+    rows = [("as it is", accuracy, f1, *cells)]
+    notes = ["NLL in nats; Brier from 0 to 2; ECE in %, 15 bins"]
+    if evaluation.scaling is not None:
+        after = evaluation.scaling.after
+        cells = [f"{after.nll:.4f}", f"{after.brier:.4f}", f"{100 * after.reliability.ece:.2f}"]
+        rows.append((f"logits / {evaluation.scaling.temperature:.3f}", accuracy, f1, *cells))
+        notes.append(f"the temperature was fitted on the {evaluation.scaling.images:,} images of val")
+    header = ("", "accuracy %", "macro F1 %", "NLL", "Brier", "ECE %")
+    return Table("Scores", header, tuple(rows), tuple(notes), "scores")
+
+
+def classes_table(evaluation: Evaluation) -> Table:
+    """A row per class: images, recall with its interval, precision, F1."""
+    rows = []
+    for one in evaluation.classes:
+        interval = one.recall_interval
+        recall = "" if one.recall is None else f"{100 * one.recall:.1f}"
+        span = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+        shares = ("" if value is None else f"{100 * value:.1f}" for value in (one.precision, one.f1))
+        rows.append((one.name, f"{one.images:,}", recall, span, *shares))
+    header = ("class", "images", "recall %", "95 % interval", "precision %", "F1 %")
+    return Table("By class", header, tuple(rows), (), "classes")
+
+
+def _comparison_table(comparison: Comparison) -> Table:
+    """One table of all: size, cost, accuracy, and the test against the first."""
+    first = comparison.rows[0].name
+    tests = {pair.second: pair for pair in comparison.pairs if pair.first == first}
+    rows = []
+    for row in comparison.rows:
+        test = tests.get(row.name)
+        tested = ("", "") if test is None else (f"{100 * test.difference:+.2f}", p_text(test.p_holm))
+        minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
+        scores = (score_text(row.scores.get(split)) for split in ("val", "test"))
+        start = start_of(row.lineage)
+        legal = "yes" if row.legal else "no: " + ", ".join(row.faults)
+        rows.append((row.name, f"{row.parameters:,}", legal, start, row.views, minutes, *scores, *tested))
+    against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
+    notes = (
+        against,
+        *(f"not like with like: {line}" for line in comparison.unlike),
+        *comparison.refused,
+        *comparison.missing,
+    )
+    header = ("model", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
+    return Table("Side by side", header, tuple(rows), notes, "comparison")
+
+
+def _grid(table: Table, sortable: bool = False) -> Markup:
+    """A table as HTML, numbers to the right; its notes below."""
+    aligned = [Markup(' class="number"') if right else Markup("") for right in table.numeric]
+
+    def head(text: str, how: Markup) -> Markup:
+        inner = Markup("<button>{}</button>").format(text) if sortable and text else escape(text)
+        return Markup("<th{}>{}</th>").format(how, inner)
+
+    heads = Markup("").join(head(text, how) for text, how in zip(table.header, aligned, strict=True))
+    body = Markup("\n").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup("<td{}>{}</td>").format(how, cell) for cell, how in zip(row, aligned, strict=True))
+        )
+        for row in table.rows
+    )
+    notes = Markup("").join(Markup('<p class="soft">{}</p>').format(note) for note in table.notes)
+    kind = Markup(' class="sortable"') if sortable else Markup("")
+    whole = Markup('<div class="wide"><table{}><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>{}')
+    return whole.format(kind, heads, body, notes)
+
+
+def _data_uri(pixels: Picture) -> str:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, format="png", optimize=True)
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

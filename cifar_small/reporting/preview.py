@@ -1,0 +1,148 @@
+"""What the net will see: training images as each phase augments and mixes them, from the very draws of a run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cifar_small.config.phases import Phase, resolve_phases
+from cifar_small.config.schema import Config
+from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.errors import UserError
+from cifar_small.figures.run import draw_contact_sheet
+from cifar_small.randomness import MIX, numpy_generator
+from cifar_small.reporting.timeline import UPDATES, phase_rows
+from cifar_small.training.initial_weights import with_input_of_weights
+from cifar_small.transforms.augmenter import Augmenter, epoch_order
+from cifar_small.transforms.functional import resize
+from cifar_small.transforms.mixing import apply_mix, draw_mix
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One image as the net gets it in one epoch."""
+
+    pixels: npt.NDArray[np.uint8]  # (side, side, 3) at the phase's resolution, after undoing the normalisation
+    shares: dict[int, float]  # share of each class in the target, largest first, without label smoothing
+
+
+@dataclass(frozen=True)
+class Block:
+    """The cells of one phase: a row per image, a column per epoch; None where an epoch leaves an image out."""
+
+    phase: Phase
+    epochs: tuple[int, ...]  # 0-based
+    cells: tuple[tuple[Cell | None, ...], ...]
+
+
+def choose_images(labels: Tensor, number: int) -> list[int]:
+    """The first `number` dataset indices when classes take turns."""
+    seen: Counter[int] = Counter()
+    turns = []
+    for index, label in enumerate(labels.tolist()):
+        turns.append((seen[label], label, index))
+        seen[label] += 1
+    return [index for _, _, index in sorted(turns)[:number]]
+
+
+def preview_blocks(
+    config: Config, problem: Problem, chosen: list[int], epoch: int | None = None, columns: int = 4
+) -> list[Block]:
+    """The cells of every phase from its first epoch on, or of the phase in force at `epoch` (0-based) from there on."""
+    blocks = []
+    with closing(Augmenter(problem, config.seed, config.engine.workers, config.interpolation)) as augmenter:
+        for phase in resolve_phases(config):
+            if epoch is not None and not phase.start <= epoch < phase.end:
+                continue
+            first = phase.start if epoch is None else epoch
+            epochs = tuple(range(first, min(first + columns, phase.end)))
+            by_epoch = [_cells(config, problem, augmenter, phase, one, chosen) for one in epochs]
+            blocks.append(Block(phase, epochs, tuple(zip(*by_epoch, strict=True))))
+    return blocks
+
+
+def _cells(
+    config: Config, problem: Problem, augmenter: Augmenter, phase: Phase, epoch: int, chosen: list[int]
+) -> list[Cell | None]:
+    """One epoch's cell of each chosen image. Whole batches are made as in training, since mixing takes partners from them."""
+    settings, batch = phase.settings, config.batch_size
+    order = epoch_order(len(problem.images), config.seed, epoch)
+    places = torch.argsort(order)[chosen].tolist()
+    last = len(problem.images) // batch * batch
+    steps = sorted({place // batch for place in places if place < last})
+    parts = [slice(step * batch, (step + 1) * batch) for step in steps]
+    found: dict[int, Cell] = {}
+    side = config.augmented_at(settings.resolution)
+    batches = augmenter.epoch(settings.augment, order, epoch, parts, side)
+    for step, rows, pixels in zip(steps, parts, batches, strict=True):
+        targets = F.one_hot(problem.labels[order[rows].to(problem.device)], len(problem.classes)).float()
+        mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step), side)
+        mixed, mixed_targets = apply_mix(mix, pixels, targets)
+        mixed = resize(mixed, settings.resolution, config.interpolation)
+        for place in places:
+            if place // batch == step:
+                row = place - step * batch
+                found[place] = Cell(_visible(mixed[row], problem), _shares(mixed_targets[row]))
+    return [found.get(place) for place in places]
+
+
+def _visible(pixels: Tensor, problem: Problem) -> npt.NDArray[np.uint8]:
+    mean, std = (np.array(values)[:, None, None] for values in (problem.mean, problem.std))
+    levels: npt.NDArray[np.float64] = 255 * (pixels.cpu().numpy() * std + mean)
+    return levels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
+
+
+def _shares(target: Tensor) -> dict[int, float]:
+    values = enumerate(target.tolist())
+    return dict(sorted(((label, share) for label, share in values if share > 0.0005), key=lambda item: -item[1]))
+
+
+def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images: int = 8, columns: int = 4) -> str:
+    """Write the contact sheet of a config as a PNG and say in a line what is on it.
+
+    epoch: 1-based as training counts them; None: the first epochs of every phase. Raises UserError for an epoch or a number
+    of images that the run does not have.
+    """
+    config = with_input_of_weights(config)
+    phases = resolve_phases(config)
+    if epoch is not None and not 1 <= epoch <= phases[-1].end:
+        raise UserError(f"--epoch {epoch} is not in this run, which has {phases[-1].end} epochs; choose one of 1 to that")
+    problem = load_problem(config)
+    if not 1 <= images <= len(problem.images) or columns < 1:
+        raise UserError(
+            f"--images {images} and --columns {columns}: expected 1 to {len(problem.images):,} images, 1 column or more"
+        )
+    chosen = choose_images(problem.labels, images)
+    blocks = preview_blocks(config, problem, chosen, None if epoch is None else epoch - 1, columns)
+    labels = problem.labels.tolist()
+    originals = [(problem.images[index].permute(1, 2, 0).cpu().numpy(), problem.classes[labels[index]]) for index in chosen]
+    rows = {name: values for name, values in phase_rows(phases).items() if name not in UPDATES}
+    sheet = []
+    for block in blocks:
+        number = block.phase.index
+        on = [rows["augment"][number]]
+        on += [f"{name} {values[number]}" for name, values in rows.items() if name != "augment" and values[number] != "-"]
+        title = f"phase {number + 1}, epochs {block.phase.start + 1}-{block.phase.end}: " + "; ".join(on)
+        cells = [
+            [None if cell is None else (cell.pixels, _caption(cell, labels[index], problem)) for cell in row]
+            for index, row in zip(chosen, block.cells, strict=True)
+        ]
+        sheet.append((title, [f"epoch {one + 1}" for one in block.epochs], cells))
+    draw_contact_sheet(originals, sheet, f"{config.name}, seed {config.seed}", path)
+    return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
+
+
+def _caption(cell: Cell, label: int, problem: Problem) -> str:
+    """The target of a mixed image, to a hundredth; nothing for one that kept its own label whole."""
+    if list(cell.shares) == [label]:
+        return ""
+    shown = {other: share for other, share in cell.shares.items() if share >= 0.005}
+    return "\n".join(f"{share:.2f} {problem.classes[other]}" for other, share in shown.items())

@@ -1,0 +1,175 @@
+"""What a config will do over its epochs, from it alone: the learning rate of every step, the settings of every phase."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar_small.config.phases import Phase, resolve_phases
+from cifar_small.config.schema import (
+    MIX_KINDS,
+    MIXINGS,
+    AlbumentationsAugment,
+    AnyAugment,
+    Config,
+    Optim,
+    PhaseSettings,
+    Section,
+)
+from cifar_small.errors import UserError
+from cifar_small.figures.run import Bar, draw_timeline
+from cifar_small.optim.schedulers import learning_rate
+from cifar_small.reporting.tables import aligned
+
+# Labelled training images of the sources whose size is known without reading them.
+SIZES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_coarse": 50_000, "digits": 1437}
+NUMBERS = (*MIXINGS, "label_smoothing", "dropout")
+UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move, of which images show nothing
+
+
+def steps_per_epoch(config: Config) -> int:
+    """Optimiser steps of an epoch. Raises UserError for a source whose size is not known without reading it, or too small."""
+    data = config.data
+    if data.source not in SIZES:
+        raise UserError(
+            f"how many images {data.source} holds is not known without reading them; give --steps-per-epoch "
+            "(training images / batch_size, rounded down)"
+        )
+    images = SIZES[data.source] - data.val_size if data.train_limit is None else data.train_limit
+    if images < config.batch_size:
+        raise UserError(f"batch_size {config.batch_size} is above the {images:,} training images of {data.source}; lower it")
+    return images // config.batch_size
+
+
+def learning_rates(phases: Sequence[Phase], steps: int) -> list[float]:
+    """The learning rate of every optimiser step of a run with `steps` steps an epoch."""
+    rates = []
+    for phase in phases:
+        settings, span = phase.settings, (phase.schedule_end - phase.schedule_start) * steps
+        first, last = ((epoch - phase.schedule_start) * steps for epoch in (phase.start, phase.end))
+        rates += [learning_rate(settings.schedule, settings.optim.lr, step, span, steps) for step in range(first, last)]
+    return rates
+
+
+def describe_augment(augment: AnyAugment) -> str:
+    """An augment section in a line: what is on, by the names of its settings."""
+    if isinstance(augment, AlbumentationsAugment):
+        return "albumentations: " + ", ".join(_describe_transform(entry) for entry in augment.pipeline)
+    values = dict(augment)
+    idle = augment.idle(values)
+    parts: list[str] = [] if augment.engine == "tensor" else [augment.engine]
+    for key, value in values.items():
+        if key == "engine" or key in idle or value in (0, None, "none", (1.0, 1.0)):
+            continue
+        shown = f"{value[0]:g}-{value[1]:g}" if isinstance(value, tuple) else str(value)
+        parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {shown}")
+    return ", ".join(parts) or "none"
+
+
+def _describe_transform(entry: dict[str, Any]) -> str:
+    inner = f"({', '.join(_describe_transform(one) for one in entry['transforms'])})" if "transforms" in entry else ""
+    return f"{entry['name']}{inner}" + (f" {entry['p']:g}" if "p" in entry else "")
+
+
+def describe_optim(optim: Optim) -> str:
+    """An optim section in a line: every setting but the learning rate, which has a curve of its own."""
+    return ", ".join([optim.name, *_settings(optim, leave_out=("name", "lr"))])
+
+
+def _settings(section: Section, leave_out: Sequence[str] = ()) -> list[str]:
+    """What is on in a section, by the names of its settings."""
+    parts = []
+    for key, value in section:
+        idle = key in section.LATER and value == type(section).model_fields[key].default
+        if key in leave_out or value in (None, 0) or idle:
+            continue
+        if isinstance(value, Section):
+            parts.append(f"{key} ({', '.join(_settings(value))})")
+        elif value is True:
+            parts.append(key)
+        else:
+            parts.append(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}")
+    return parts
+
+
+def _texts(settings: PhaseSettings) -> dict[str, str]:
+    """What a phase says in words; "-": off."""
+    return {
+        "freeze": ", ".join(settings.freeze) or "-",
+        "lookahead": ", ".join(_settings(settings.lookahead)) if settings.lookahead else "-",
+        "sam": ", ".join(_settings(settings.sam)) if settings.sam else "-",
+        "optim": describe_optim(settings.optim),
+        "augment": describe_augment(settings.augment),
+    }
+
+
+def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
+    """Each setting that is on anywhere, numbers before texts, with its value in each phase as text; "-": off."""
+    settings = [phase.settings for phase in phases]
+    rows: dict[str, list[str]] = {}
+    for name in NUMBERS:
+        values = [getattr(one, name) for one in settings]
+        if any(values):
+            rows[name] = [f"{value:g}" if value else "-" for value in values]
+    if any(one.distill for one in settings):
+        rows["kd_weight"] = [f"{one.distill.kd_weight:g}" if one.distill else "-" for one in settings]
+    if any(one.resolution != 32 for one in settings):
+        rows["resolution"] = [str(one.resolution) for one in settings]
+    if any(one.swa for one in settings):
+        rows["swa_every"] = [str(one.swa.every) if one.swa else "-" for one in settings]
+    for kind in MIX_KINDS:
+        shares = [getattr(one.mix_probs, kind, 0) for one in settings]
+        if any(shares):
+            rows[f"{kind}_prob"] = [f"{share:g}" if share else "-" for share in shares]
+    if any(one.mixes and one.mix_prob < 1 for one in settings):
+        rows["mix_prob"] = [f"{one.mix_prob:g}" if one.mixes else "-" for one in settings]
+    texts = [_texts(one) for one in settings]
+    return rows | {name: values for name in texts[0] if set(values := [one[name] for one in texts]) != {"-"}}
+
+
+def phase_bars(values: Sequence[str], bounds: Sequence[int]) -> list[Bar]:
+    """A row of `phase_rows` as bars, one for neighbouring phases that agree: numbers the darker the larger, words all alike.
+
+    bounds: the epochs at which phases begin, and the last one's end.
+    """
+    try:
+        numbers = [0.0 if value == "-" else float(value) for value in values]
+        shades = [0.1 + 0.5 * number / (max(numbers) or 1) for number in numbers]
+    except ValueError:  # words
+        shades = [0.3] * len(values)
+    bars: list[Bar] = []
+    start = 0
+    for index, value in enumerate(values):
+        if index + 1 == len(values) or values[index + 1] != value:
+            bars.append((bounds[start], bounds[index + 1], value, 0.0 if value == "-" else shades[index]))
+            start = index + 1
+    return bars
+
+
+def phase_table(phases: Sequence[Phase], steps: int) -> str:
+    """A table with a row per phase: epochs, learning rate at its first and last step (and its peak), and what is on."""
+    rates, rows = learning_rates(phases, steps), phase_rows(phases)
+    lines = [["phase", "epochs", "lr", *rows]]
+    for phase in phases:
+        own = rates[phase.start * steps : phase.end * steps]
+        rate = f"{own[0]:.3g} to {own[-1]:.3g}" + (f", at most {max(own):.3g}" if max(own) > max(own[0], own[-1]) else "")
+        lines.append(
+            [
+                str(phase.index + 1),
+                f"{phase.start + 1}-{phase.end}",
+                f"{rate} ({phase.settings.schedule.name})",
+                *(values[phase.index] for values in rows.values()),
+            ]
+        )
+    return aligned(lines, [False] * len(lines[0]))
+
+
+def draw_config(config: Config, steps: int, path: Path) -> str:
+    """Draw the run that a config describes into a PNG and return its table of phases."""
+    phases = resolve_phases(config)
+    title = f"{config.name}: {phases[-1].end} epochs of {steps:,} steps"
+    bounds = [phase.start for phase in phases] + [phases[-1].end]
+    rows = {name: phase_bars(values, bounds) for name, values in phase_rows(phases).items()}
+    draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title, path)
+    return phase_table(phases, steps)

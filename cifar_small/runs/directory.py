@@ -1,0 +1,257 @@
+"""A run directory: what is in it, who may write to it, and whether a config may resume it.
+
+config.yaml   the resolved configuration          last.pt      everything needed to go on, bit for bit
+env.json      machine, versions, commit            previous.pt  the one before, kept until last.pt is whole
+metrics.csv   a row per epoch                      best.pt      the selected weights
+summary.json  parameters, accuracy, time           predictions/ one file per split
+curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
+fp32.onnx, int8.onnx  the selected weights for use elsewhere, where `cifar-small onnx` and `quantize` were asked for them
+"""
+
+from __future__ import annotations
+
+import csv
+import fcntl
+import io
+import json
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from cifar_small.config.hashing import config_dict, dump_config
+from cifar_small.config.loading import load_config
+from cifar_small.config.schema import Config
+from cifar_small.errors import CheckpointError, ConfigError, InUseError, UserError
+from cifar_small.files import append_line, sha256_bytes, write_atomic, write_json
+
+# What may differ between a run and its continuation: it touches last bits at most, never the recipe.
+FREE_TO_CHANGE = (
+    "data.root",
+    "engine.device",
+    "engine.threads",
+    "engine.compile",
+    "engine.eval_batch_size",
+    "engine.checkpoint_steps",
+    "engine.workers",
+    "engine.keep_every",
+    "engine.keep_last",
+    "engine.keep_final",
+)
+
+
+class Run:
+    """The paths of a run directory and the small files in it."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.config_file = self.folder / "config.yaml"
+        self.env_file = self.folder / "env.json"
+        self.metrics_file = self.folder / "metrics.csv"
+        self.summary_file = self.folder / "summary.json"
+        self.last = self.folder / "last.pt"
+        self.previous = self.folder / "previous.pt"
+        self.best = self.folder / "best.pt"
+        self.final = self.folder / "final.pt"
+        self.predictions = self.folder / "predictions"
+        self.test_readings_file = self.folder / "test_readings.jsonl"
+
+    def require(self) -> Run:
+        """This run if it is one. Raises CheckpointError for a folder that is not a run directory."""
+        if not self.config_file.exists():
+            what = "has no config.yaml" if self.folder.is_dir() else "does not exist"
+            raise CheckpointError(f"{self.folder} {what}: expected a run directory written by cifar-small train")
+        return self
+
+    def kept_file(self, epoch: int) -> Path:
+        """Where the weights of an epoch are kept: `epoch-0010.pt`."""
+        return self.folder / f"epoch-{epoch:04d}.pt"
+
+    def kept_epochs(self) -> list[int]:
+        """The epochs whose weights are there, in order."""
+        found = (re.fullmatch(r"epoch-([0-9]{4}|[1-9][0-9]{4,})\.pt", path.name) for path in self.folder.glob("epoch-*.pt"))
+        return sorted(int(match[1]) for match in found if match)
+
+    def checkpoint(self, name: str) -> Path:
+        """The weights called `best`, `final` or `epoch-0010`. Raises CheckpointError that names those there are."""
+        kept = [self.kept_file(epoch) for epoch in self.kept_epochs()]
+        there = {path.stem: path for path in (self.best, self.final, *kept) if path.exists()}
+        if name != "best" and name not in there:
+            raise CheckpointError(f"{self.folder} has no checkpoint {name}; expected one of {', '.join(there) or 'best'}")
+        return there.get(name, self.best)
+
+    @property
+    def begun(self) -> bool:
+        """Is there anything to go on from, or to lose?"""
+        return any(path.exists() for path in (self.last, self.previous, self.summary_file))
+
+    def config(self) -> Config:
+        """The resolved configuration the run was started with."""
+        return load_config(self.require().config_file)
+
+    def summary(self) -> dict[str, Any] | None:
+        """What the run ended with, or None while it has not ended."""
+        if not self.summary_file.exists():
+            return None
+        summary: dict[str, Any] = read_json(self.summary_file)
+        return summary
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """Each time the run was started or resumed: command, machine, versions, commit."""
+        if not self.env_file.exists():
+            return []
+        sessions: list[dict[str, Any]] = read_json(self.env_file)["sessions"]
+        return sessions
+
+    def write_metrics(self, rows: list[dict[str, Any]]) -> None:
+        """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row stands twice."""
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_atomic(self.metrics_file, text.getvalue().encode())
+
+    def test_readings(self) -> list[dict[str, Any]]:
+        """Every reading of the test split so far, oldest first."""
+        return [_parse_json(line, self.test_readings_file) for line in self.test_reading_lines()]
+
+    def test_reading_lines(self) -> list[str]:
+        """The same as they stand in the file."""
+        if not self.test_readings_file.exists():
+            return []
+        return self.test_readings_file.read_text(encoding="utf-8").splitlines()
+
+    def append_test_reading(self, reading: Mapping[str, Any]) -> None:
+        """Record that the test split was read, by which command and with what result.
+
+        Each line names the hash of the one before it, so that none can be taken away from their midst unnoticed.
+        """
+        lines = self.test_reading_lines()
+        previous = sha256_bytes(lines[-1].encode()) if lines else None
+        stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading, "previous_sha256": previous}
+        append_line(self.test_readings_file, json.dumps(stamped, allow_nan=False))
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file of ours. Raises CheckpointError if it is damaged."""
+    return _parse_json(path.read_bytes(), path)
+
+
+def _parse_json(text: str | bytes, path: Path) -> Any:
+    try:
+        return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error}); expected JSON as this toolkit writes it: restore or remove it"
+        ) from None
+
+
+@contextmanager
+def locked(run: Run) -> Iterator[None]:
+    """Hold the run directory alone; the lock goes with the process, however it ends. Raises InUseError if it is held."""
+    try:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
+    except OSError as error:
+        raise UserError(f"cannot write to {run.folder}: {error.strerror}; choose another --output") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise InUseError(f"{run.folder} is in use by {holder}; wait for it, or choose another --output") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        with _without_trace(run.folder):
+            yield
+
+
+@contextmanager
+def _without_trace(folder: Path) -> Iterator[None]:
+    """Remove the folder again if nothing but our lock was put into it; it may have been renamed meanwhile."""
+    try:
+        yield
+    finally:
+        if folder.exists() and [path.name for path in folder.iterdir()] == [".lock"]:
+            (folder / ".lock").unlink()
+            folder.rmdir()
+
+
+def can_resume(run: Run, config: Config, resume: bool) -> bool:
+    """True if there is a run to go on from; changes nothing but leftovers of killed writers.
+
+    Raises UserError for an existing run without `resume`, CheckpointError for a folder of other files, ConfigError when the
+    config differs from the run's in anything but more epochs and `FREE_TO_CHANGE`.
+    """
+    foreign = [path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")]
+    if foreign and not run.config_file.exists():
+        raise CheckpointError(
+            f"{run.folder} holds other files ({sorted(foreign)[0]}, ...) and no run; move them away, or choose a new or empty "
+            "--output"
+        )
+    for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
+        leftover.unlink()  # of a process killed while writing; we hold the lock
+    if not run.begun:
+        return False  # nothing to lose: no epoch was completed
+    if not resume:
+        raise UserError(f"{run.folder} already holds a run; add --resume to continue it, or choose another --output")
+    differences = config_differences(run.config(), config)
+    if differences:
+        raise ConfigError(
+            f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
+            "use the run's own settings or another --output"
+        )
+    return True
+
+
+def config_differences(old: Config, new: Config) -> list[str]:
+    """The settings that forbid resuming, each as `key: old -> new`."""
+    before, after = flatten(config_dict(old)), flatten(config_dict(new))
+    last_epochs = f"phases.{len(old.phases) - 1}.epochs"
+    differences = []
+    for key in sorted(before.keys() | after.keys()):
+        was, now = before.get(key), after.get(key)
+        if was == now or key in FREE_TO_CHANGE:
+            continue
+        if key == last_epochs and len(new.phases) == len(old.phases) and int(now or 0) > int(was or 0):
+            continue
+        differences.append(f"{key}: {was} -> {now}")
+    return differences
+
+
+def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
+    """Nested dicts and lists as one dict by dotted keys, such as `phases.0.epochs`; empty ones leave nothing."""
+    if isinstance(value, dict):
+        items = list(value.items())
+    elif isinstance(value, list):
+        items = list(enumerate(value))
+    else:
+        return {prefix.rstrip("."): value}
+    return {key: item for name, child in items for key, item in flatten(child, f"{prefix}{name}.").items()}
+
+
+def require_space(run: Run, needed: int) -> None:
+    """Raise UserError before training if the disk cannot hold `needed` bytes of checkpoints."""
+    free = shutil.disk_usage(run.folder).free
+    if free < needed:
+        raise UserError(f"{run.folder} has {free / 1e6:,.0f} MB free; checkpoints need {needed / 1e6:,.0f} MB; free some space")
+
+
+def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str, epochs: int) -> None:
+    """Write `config.yaml`, and append this session to `env.json`: one entry for each time the run was started or resumed."""
+    write_atomic(run.config_file, dump_config(config).encode())
+    for ended in (run.summary_file, run.final):
+        ended.unlink(missing_ok=True)  # of the shorter run that this one makes longer
+    sessions = run.sessions()
+    started = datetime.now(UTC).isoformat(timespec="seconds")
+    write_json(
+        run.env_file,
+        {"sessions": [*sessions, {"started": started, "command": command, "epochs_planned": epochs, **environment}]},
+    )

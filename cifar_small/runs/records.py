@@ -1,0 +1,44 @@
+"""Records: what a finished run says of itself, written where results are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cifar_small.errors import CheckpointError
+from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_json
+from cifar_small.runs.directory import Run
+
+COPIED = ("config.yaml", "metrics.csv", "curves.png", "confusion.png")
+
+
+def run_record(run: Run) -> dict[str, Any]:
+    """What a record says of a run: summary, sessions (command, machine, versions, commit), readings of the test split."""
+    summary = run.require().summary()
+    if summary is None:
+        raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
+    if not run.best.exists() or sha256_file(run.best) != summary["weights_sha256"]:
+        raise CheckpointError(
+            f"{run.best} is not the file that {run.summary_file.name} speaks of; train to the end with --resume"
+        )
+    return {"summary": summary, "sessions": run.sessions(), "test_readings": run.test_readings()}
+
+
+def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
+    """Put a run's config, metrics and pictures beside its record; returns the new files. Replaces none without `overwrite`."""
+    names = [name for name in COPIED if (run.folder / name).exists()]
+    for name in names:
+        refuse_existing(folder / name, overwrite)
+    for name in names:
+        write_atomic(folder / name, (run.folder / name).read_bytes())
+    return [folder / name for name in names]
+
+
+def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
+    """Write `record.json` with a run's record into a folder, its config, metrics and pictures beside it."""
+    target = folder / "record.json"
+    refuse_existing(target, overwrite)
+    record = {"run": run_record(run)}
+    copy_pictures(run, folder, overwrite=overwrite)
+    write_json(target, record)
+    return target

@@ -1,0 +1,311 @@
+"""What an audit looks at: the CSV, its record, predictions files, run directories, data; each read when first needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.schema import Config, Data, Rules
+from cifar_small.data import Images, load_unlabelled
+from cifar_small.data.datamodule import load_splits
+from cifar_small.data.sources import VARIABLE
+from cifar_small.data.unlabelled import Layout
+from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.files import sha256_file
+from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.submission.audit.card import Unavailable
+
+
+class Sources:
+    """The images at hand: the data of the runs, and the unlabelled file."""
+
+    def __init__(self, data_root: str | None, file: Path | None, layout: Layout) -> None:
+        self.data_root, self.file, self.layout = data_root, file, layout
+        self._splits: dict[Data, tuple[Images, Images, dict[str, Any]]] = {}
+        self._unlabelled: dict[tuple[str, ...], Images] = {}
+
+    def located(self, data: Data) -> Data:
+        """The same data where it lies now. Raises Unavailable where it would have to be downloaded."""
+        root = self.data_root or data.root or os.environ.get(VARIABLE)
+        if root is None and data.source != "digits":
+            raise Unavailable(f"the {data.source} data are not at hand: name their place with --data-root")
+        return data.model_copy(update={"root": root})
+
+    def splits(self, data: Data) -> tuple[Images, Images, dict[str, Any]]:
+        """Training and validation images, and their hashes. Raises Unavailable when they are not at hand."""
+        here = self.located(data)
+        if here not in self._splits:
+            try:
+                self._splits[here] = load_splits(here)
+            except DataError as error:
+                if self.data_root is not None:
+                    raise
+                raise Unavailable(f"{error}; name the place of the data with --data-root") from None
+        return self._splits[here]
+
+    def unlabelled(self, classes: tuple[str, ...]) -> Images:
+        """The images of the unlabelled file. Raises Unavailable without one."""
+        if self.file is None:
+            raise Unavailable("no unlabelled file: name it with --file")
+        if classes not in self._unlabelled:
+            self._unlabelled[classes] = load_unlabelled(self.file, classes=classes, layout=self.layout)[0]
+        return self._unlabelled[classes]
+
+
+class Made:
+    """A predictions file, and what the record says of it."""
+
+    def __init__(self, said: dict[str, Any], file: Path | None, otherwise: str) -> None:
+        self.said, self._file, self._otherwise = said, file, otherwise
+
+    @property
+    def file(self) -> Path:
+        """The file. Raises Unavailable when it is not at hand."""
+        if self._file is None:
+            raise Unavailable(self._otherwise)
+        return self._file
+
+    @cached_property
+    def predictions(self) -> Predictions:
+        """What is in the file. Raises Unavailable for a missing or damaged one, of which the link `predictions` speaks."""
+        try:
+            return load_predictions(self.file)
+        except DataError as error:
+            raise Unavailable(str(error)) from None
+
+
+@dataclass
+class Member:
+    """One net of a submission: what the record says of it, and its run directory where that is at hand."""
+
+    said: dict[str, Any]  # the meta of its predictions, as recorded
+    label: str  # "" for a submission of one net
+    folder: Run | None
+    made: Made
+    recorded: dict[str, Any] | None  # the run's summary, sessions and test readings, as recorded when the CSV was written
+    written: str  # when that was
+    copies: Path  # where the record keeps copies of the run's config and metrics
+    classes: tuple[str, ...]
+    rules: Rules  # that it is judged by
+    sources: Sources
+
+    @property
+    def run(self) -> Run:
+        """Its run directory. Raises Unavailable when none was given."""
+        if self.folder is None:
+            raise Unavailable(f"no run directory: name it with --run (recorded as {self.said.get('run')})")
+        return self.folder
+
+    @cached_property
+    def checkpoint(self) -> dict[str, Any]:
+        """What is in its best.pt. Raises Unavailable for a missing or damaged one, of which the link `weights` speaks."""
+        try:
+            return load_checkpoint(self.run.best)
+        except CheckpointError as error:
+            raise Unavailable(str(error)) from None
+
+    @cached_property
+    def config(self) -> Config:
+        """Its config: the checkpoint's, else the run's, else the record's copy, else the one that the predictions name."""
+        if self.folder is not None:
+            try:
+                return parse_config(self.checkpoint["config"], str(self.folder.best))
+            except Unavailable:
+                return self.folder.config()
+        if self.copied("config.yaml") is not None:
+            return load_config(self.copies / "config.yaml")
+        if "config" not in self.said:
+            raise Unavailable("the record is of a time when predictions did not name their config; give --run")
+        return parse_config(self.said["config"], "the record")
+
+    @cached_property
+    def splits(self) -> tuple[Images, Images, dict[str, Any]]:
+        """Training and validation images of its config, and their hashes. Raises Unavailable."""
+        return self.sources.splits(self.config.data)
+
+    @cached_property
+    def val(self) -> Predictions:
+        """What the run predicted for val when it ended. Raises Unavailable, or DataError for a damaged file."""
+        path = self.run.predictions / "val.npz"
+        if not path.exists():
+            raise Unavailable(f"{path} is missing; cifar-small predict {self.run.folder} --split val makes one")
+        return load_predictions(path)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The run's summary, or the record's copy. Raises Unavailable when there is neither."""
+        if self.folder is not None:
+            summary = self.folder.summary()
+            if summary is None:
+                raise Unavailable(f"{self.folder.folder} has no summary.json")
+            return summary
+        if self.recorded is None:
+            raise Unavailable("the record holds no summary of the run: name its directory with --run")
+        copy: dict[str, Any] = self.recorded["summary"]
+        return copy
+
+    def copied(self, name: str) -> Path | None:
+        """The record's copy of a file of the run, if it has one."""
+        path = self.copies / name
+        return path if self.recorded is not None and path.exists() else None
+
+
+@dataclass
+class Submission:
+    """A CSV and what is at hand of the chain that made it."""
+
+    csv: Path
+    content: bytes
+    record: dict[str, Any]
+    rules: Rules  # that it is judged by
+    made: Made  # of the ensemble, where it is one
+    members: list[Member]
+    sources: Sources
+
+    @property
+    def said(self) -> dict[str, Any]:
+        """The meta of the predictions, as recorded."""
+        return self.made.said
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, as recorded."""
+        return tuple(self.record["class_counts"])
+
+    def ids(self) -> tuple[npt.NDArray[np.int64], str]:
+        """The ids to answer, in order, and where they come from: the unlabelled file, else the predictions."""
+        if self.sources.file is not None:
+            return self.sources.unlabelled(self.classes).ids, "the unlabelled file"
+        try:
+            return self.made.predictions.ids, "the predictions"
+        except Unavailable:
+            raise Unavailable("neither the unlabelled file nor the predictions are at hand: name one") from None
+
+
+def gather(
+    csv: Path,
+    *,
+    runs: Sequence[Path] = (),
+    predictions: Path | None = None,
+    file: Path | None = None,
+    layout: Layout = "auto",
+    data_root: str | None = None,
+    config: Path | None = None,
+) -> Submission:
+    """Find the record beside a submission and match the given files with it.
+
+    config: whose rules hold instead of those in the record. Raises UserError for a path that does not exist or a run directory
+    that is none of the submission's, DataError without a record.
+    """
+    for path in (predictions, file, None if data_root is None else Path(data_root).expanduser()):
+        if path is not None and not path.exists():
+            raise UserError(f"{path} does not exist; expected a file or folder to audit with")
+    content, record = _read(csv)
+    said = record["predictions"]
+    rules = load_config(config).rules if config is not None else _rules(said["rules"], csv)
+    folders = [Run(folder).require() for folder in runs]
+    sources = Sources(data_root, file, layout)
+    written, classes = str(record["written"]), tuple(record["class_counts"])
+    if not said.get("members"):
+        if len(folders) > 1:
+            raise UserError(f"--run names {len(folders)} run directories; {csv.name} was made by one net: give one")
+        run = folders[0] if folders else None
+        made = Made(said, predictions or _file_of(said, run), _missing(said, run))
+        one = Member(said, "", run, made, record.get("run"), written, csv.parent, classes, rules, sources)
+        return Submission(csv, content, record, rules, made, [one], sources)
+    members = []
+    for number, (meta, run) in enumerate(zip(said["members"], _assign(said["members"], folders), strict=True), start=1):
+        meta = {**meta, "rules": said["rules"], "images_sha256": said["images_sha256"]}
+        label = f"member {number} ({meta['name']}, seed {meta['seed']})"
+        made = Made(meta, _file_of(meta, run), _missing(meta, run))
+        members.append(Member(meta, label, run, made, None, written, csv.parent, classes, rules, sources))
+    joined = Made(said, predictions, "the ensemble's predictions are not at hand: name them with --predictions")
+    return Submission(csv, content, record, rules, joined, members, sources)
+
+
+def _read(csv: Path) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of the CSV and its record. Raises DataError for a record that cannot be audited at all."""
+    path = csv.with_suffix(".json")
+    try:
+        content = csv.read_bytes()
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}; expected a CSV with the record that cifar-small submit writes "
+            "beside it"
+        ) from None
+    except ValueError as error:
+        raise DataError(f"{path} is not JSON ({error}); expected the record that cifar-small submit writes") from None
+    needed = {"sha256": str, "rows": int, "written": str, "class_counts": dict, "predictions": dict}
+    wrong = [key for key, kind in needed.items() if not (isinstance(record, dict) and isinstance(record.get(key), kind))]
+    if not wrong and not record["class_counts"]:
+        wrong = ["class_counts"]
+    if not wrong:
+        said = record["predictions"]
+        members = said.get("members") or []
+        wrong = [f"predictions.{key}" for key in ("name", "rules", "images_sha256") if key not in said]
+        if not (isinstance(members, list) and all(isinstance(one, dict) and {"name", "seed"} <= one.keys() for one in members)):
+            wrong.append("predictions.members")
+    if wrong:
+        raise DataError(f"{path} has no {', '.join(wrong)}; expected the record that cifar-small submit writes")
+    return content, record
+
+
+def _rules(said: Any, csv: Path) -> Rules:
+    """The rules in a record. Raises DataError when they cannot be read."""
+    try:
+        return Rules.model_validate(said)
+    except ValidationError as error:
+        raise DataError(
+            f"the record of {csv} holds rules that cannot be read ({error.error_count()} problems); name a config with --config"
+        ) from None
+
+
+def _assign(members: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[Run | None]:
+    """The run directory of each member: by its weights, else by its name. Raises UserError for one that is nobody's."""
+    left = list(runs)
+    found: list[Run | None] = [None] * len(members)
+    weights = {run.folder: sha256_file(run.best) if run.best.exists() else "" for run in runs}
+
+    def take(fits: Any) -> None:
+        for place, meta in enumerate(members):
+            if found[place] is None and (matching := [run for run in left if fits(run, meta)]):
+                found[place] = matching[0]
+                left.remove(matching[0])
+
+    take(lambda run, meta: weights[run.folder] == meta.get("weights_sha256"))
+    take(lambda run, meta: run.folder.resolve().name == meta.get("run"))
+    if left:
+        names = ", ".join(str(meta.get("run")) for meta in members)
+        raise UserError(f"--run {left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
+    return found
+
+
+def _file_of(said: dict[str, Any], run: Run | None) -> Path | None:
+    """The predictions file of a net in its run directory: by its recorded name, else by its hash."""
+    if run is None or not run.predictions.is_dir():
+        return None
+    named = run.predictions / Path(str(said.get("file", ""))).name
+    if named.is_file():
+        return named
+    files = sorted(run.predictions.glob("*.npz"))
+    equal = [path for path in files if sha256_file(path) == said.get("sha256")]
+    return next(iter(equal), None)
+
+
+def _missing(said: dict[str, Any], run: Run | None) -> str:
+    if run is None:
+        return "no predictions file: name it with --predictions, or its run with --run"
+    return f"{run.predictions} holds no {said.get('file', 'predictions file with the recorded hash')}"

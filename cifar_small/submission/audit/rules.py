@@ -1,0 +1,248 @@
+"""The links that are rules: what was selected and how, parameters, scratch, test images and readings, seed, commit."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+
+from cifar_small.config.phases import resolve_phases
+from cifar_small.data import Images, load_test
+from cifar_small.errors import CheckpointError, DataError
+from cifar_small.files import sha256_bytes, sha256_file
+from cifar_small.inference.predict import load_net
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.models.counting import check_tensors, count_parameters, skeleton
+from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
+from cifar_small.runs.predictions import load_predictions
+from cifar_small.submission.audit.card import Account, Unavailable, link
+from cifar_small.submission.audit.evidence import Member, Submission
+
+# Share of the images that may be copies: counted pixel by pixel, 10 of the 10,000 test images of CIFAR-100 stand in its own
+# training part too; of CIFAR-10 and of the digits none does.
+COPIES = 0.002
+
+
+@link("summary", "the run's summary is what its files give")
+def summary(member: Member, account: Account) -> str:
+    """Its numbers again: from the weights, the config, and the predictions of val."""
+    said, state, config, val = member.summary, member.checkpoint, member.run.config(), member.val
+    again: dict[str, Any] = {
+        "name": config.name,
+        "seed": config.seed,
+        "parameters": state["parameters"],
+        "max_params": config.rules.max_params,
+        "epochs_planned": resolve_phases(config)[-1].end,
+        "selection": config.selection,
+        "selected_epoch": state["epoch"],
+        "val_images": len(val.ids),
+        "views": val.meta.get("views"),
+        "val_accuracy_plain": state["val_accuracy"],
+        "data": state["data"],
+    }
+    if val.labels is not None:
+        right = int(val.correct.sum())
+        again |= {"val_accuracy": val.accuracy, "val_interval": list(wilson_interval(right, len(val.ids)))}
+    account.same("summary.json", again, {key: said.get(key) for key in again})
+    account.same("the weights of val.npz:", said["weights_sha256"], val.meta.get("weights_sha256"))
+    if "val_predictions_sha256" in said:
+        account.same("SHA-256 of val.npz", said["val_predictions_sha256"], val.meta["sha256"])
+    return f"{said['val_accuracy']:.2%} of {len(val.ids):,} validation images, views {said['views']}"
+
+
+@link("selection", "the weights are those of the epoch that the rule selects on val")
+def selection(member: Member, account: Account) -> str:
+    """The selected epoch again from metrics.csv, the run's and the record's copy."""
+    said, config = member.summary, member.config
+    own = None if member.folder is None else member.folder.metrics_file
+    paths = [path for path in (own, member.copied("metrics.csv")) if path is not None and path.exists()]
+    if not paths:
+        raise Unavailable("no metrics.csv, in a run directory or beside the CSV")
+    for path in paths:
+        if "metrics_sha256" in said:
+            account.same(f"SHA-256 of {path.name}", said["metrics_sha256"], sha256_file(path))
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+        accuracies = [float(row["val_accuracy"]) for row in rows]
+        place = len(rows) - 1 if config.selection == "last" else accuracies.index(max(accuracies))  # the first of equals
+        account.same("epochs", said["epochs"], len(rows))
+        account.same("selected epoch", place + 1, said["selected_epoch"])
+        account.same("its accuracy on val", accuracies[place], member.said["val_accuracy"])
+        if member.folder is not None:
+            account.same("epoch of best.pt", place + 1, member.checkpoint["epoch"])
+            account.same("accuracy of best.pt on val", accuracies[place], member.checkpoint["val_accuracy"])
+    rule = "best on val" if config.selection == "best" else "last"
+    return f"epoch {said['selected_epoch']} of {said['epochs']}, the rule being: {rule}"
+
+
+@link("parameters", "trainable parameters, counted by building the net again")
+def parameters(member: Member, account: Account) -> str:
+    """The count of the config's net, of the weights themselves, and what the records say."""
+    counted = counted_parameters(member)
+    account.same("in the record of the predictions:", counted, member.said["parameters"])
+    if member.recorded is not None:
+        account.same("in the recorded summary:", counted, member.recorded["summary"]["parameters"])
+    if member.folder is not None:
+        account.same("in best.pt:", counted, member.checkpoint["parameters"])
+        net = load_net(member.folder)  # refuses weights that do not fit the net
+        check_tensors(net.model)
+        account.same("in the net that best.pt fills:", counted, count_parameters(net.model))
+    where = "by its config and in best.pt" if member.folder is not None else "by its config alone: best.pt is not at hand"
+    return f"{counted:,} in {member.config.model.family}, {where}"
+
+
+def counted_parameters(member: Member) -> int:
+    """Trainable parameters of the net that a member's config describes. Raises Unavailable without a config."""
+    return count_parameters(skeleton(member.config.model, len(member.classes)))
+
+
+@link("budget", "trainable parameters of all nets together against the rules")
+def budget(submission: Submission, account: Account) -> str:
+    """The sum of what is counted, where a config is at hand, and of what is recorded."""
+    most = submission.rules.max_params
+    counts = [counted_parameters(member) for member in submission.members]
+    account.same("the record's sum:", sum(counts), submission.said["parameters"])
+    account.require(sum(counts) <= most, f"at most {most:,}", f"{sum(counts):,}, {sum(counts) - most:,} over")
+    each = " + ".join(f"{count:,}" for count in counts) + (" = " if len(counts) > 1 else "")
+    return f"{each}{sum(counts):,} of at most {most:,}" if len(counts) > 1 else f"{sum(counts):,} of at most {most:,}"
+
+
+@link("from scratch", "no weights from elsewhere, unless the rules allow them")
+def from_scratch(member: Member, account: Account) -> str:
+    """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
+    state = member.checkpoint
+    lineage, ancestors, teachers = state["lineage"], state.get("ancestors", []), state.get("teachers", [])
+    account.same("lineage in the record", lineage, member.said.get("lineage"))
+    if "soup" not in state:
+        account.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
+    try:
+        check_unseen(ancestors, state["data"])
+    except CheckpointError as error:
+        account.require(False, "no ancestor that was trained on its val images", str(error))
+    weights = member.config.weights
+    account.require(weights is None or bool(ancestors), f"an ancestor, as the config starts from {weights}", "none")
+    rules = f"pretrained: false, pretrained_teacher: {member.rules.pretrained_teacher}"
+    account.require(fault_of(lineage, member.rules) is None, f"no other weights ({rules})", f"lineage {lineage}")
+    return f"from {', '.join(map(str, lineage))}, which the rules allow" if lineage else "best.pt names no other weights"
+
+
+@link("test images", "no image of the test split or of the unlabelled file was trained on or selected with")
+def test_images(member: Member, account: Account) -> str:
+    """Pixels compared exactly; of the test split nothing else is read. Copies that data sets have of old are allowed."""
+    train, val, _ = member.splits
+    seen = {*_fingerprints(train), *_fingerprints(val)}
+    others = {}
+    try:
+        others["the test split"] = load_test(member.sources.located(member.config.data))
+    except DataError as error:
+        account.gap(f"the test split cannot be read: {error}")
+    if member.sources.file is not None:
+        others["the unlabelled file"] = member.sources.unlabelled(member.classes)
+    said = []
+    for where, images in others.items():
+        copies = sum(one in seen for one in _fingerprints(images))
+        expected = f"at most {COPIES:.1%} of the images of {where} among those trained on"
+        account.require(copies <= COPIES * len(images), expected, f"{copies:,} of {len(images):,}")
+        said.append(f"{copies:,} of {len(images):,} images of {where} are, pixel by pixel, among the {len(seen):,} used")
+    return "; ".join(said)
+
+
+def _fingerprints(images: Images) -> list[bytes]:
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images.images]
+
+
+@link("test readings", "every reading of the test split is on record, and none came before training ended")
+def test_readings(member: Member, account: Account) -> str:
+    """The run's readings against the record's, their chain of hashes, the predictions files of test, and the sessions."""
+    recorded = None if member.recorded is None else member.recorded["test_readings"]
+    if member.folder is None and recorded is not None:
+        raise Unavailable(f"recorded: {_told(recorded)}; whether that is all only the run directory tells: name it with --run")
+    own = member.run.test_readings()
+    if recorded is not None:
+        account.require(own[: len(recorded)] == recorded, f"the record's: {_told(recorded)}", _told(own))
+        hidden = [one for one in own[len(recorded) :] if _time(one["time"]) < _time(member.written)]
+        account.require(
+            not hidden, "the record to hold all readings before it was written", f"{len(hidden)} more: {_told(hidden)}"
+        )
+    _compare_chain(member, account)
+    known = {one.get("predictions_sha256") for one in own}
+    for path in sorted(member.run.predictions.glob("*.npz")):
+        of_test = load_predictions(path).meta.get("split") == "test"
+        account.require(not of_test or sha256_file(path) in known, f"a reading that made {path.name}", "none")
+    ended = max((_time(session["started"]) for session in member.run.sessions()), default=None)
+    early = [one for one in own if ended is not None and _time(one["time"]) < ended]
+    account.require(not early, f"no reading before the last session of training, {ended}", _told(early))
+    return _told(own)
+
+
+def _compare_chain(member: Member, account: Account) -> None:
+    """Each line of test_readings.jsonl names the hash of the line before it, so that none can go from their midst."""
+    before: str | None = None
+    for number, (line, reading) in enumerate(zip(member.run.test_reading_lines(), member.run.test_readings(), strict=True), 1):
+        if "previous_sha256" in reading:  # readings of older versions have none
+            account.same(f"reading {number} to follow", before, reading["previous_sha256"])
+        before = sha256_bytes(line.encode())
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _told(readings: Sequence[Mapping[str, Any]]) -> str:
+    """How often, when and with what result."""
+    if not readings:
+        return "never read"
+    each = [f"{one['time']}, views {one['views']}, {one['accuracy']:.2%} of {one['images']:,}" for one in readings]
+    return f"read {'once' if len(each) == 1 else f'{len(each)} times'}: {'; '.join(each)}"
+
+
+@link("seed", "one seed in the config, the predictions and the summary")
+def seed(member: Member, account: Account) -> str:
+    """The config's seed against what the records say."""
+    config = member.config
+    account.same("in the record of the predictions: seed", config.seed, member.said["seed"])
+    if member.recorded is not None:
+        account.same("in the recorded summary: seed", config.seed, member.recorded["summary"]["seed"])
+    return f"{config.seed}, of the split {config.data.split_seed}"
+
+
+@link("commit", "training and prediction ran from committed code")
+def commit(member: Member, account: Account) -> str:
+    """Commit and dirty flag of every session of training, in the run and in the record, and of the prediction."""
+    sessions = [] if member.folder is None else member.folder.sessions()
+    entries = [("training", session) for session in [*sessions, *(member.recorded or {}).get("sessions", [])]]
+    if not entries:
+        raise Unavailable("no sessions of training at hand: name the run directory with --run")
+    if "commit" in member.said:  # predictions of older versions have none
+        entries.append(("prediction", member.said))
+    return _committed(account, entries)
+
+
+@link("commit of CSV", "the CSV was written from committed code")
+def csv_commit(submission: Submission, account: Account) -> str:
+    """Commit and dirty flag in the record."""
+    return _committed(account, [("the CSV", submission.record)])
+
+
+def _committed(account: Account, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """A fault for changed code, a gap for no commit; the text says which were used for what."""
+    used: dict[str, None] = {}
+    for what, entry in entries:
+        if entry["commit"] is None or entry["dirty"] is None:
+            account.gap(f"{what} names no commit: it ran outside a git checkout")
+            continue
+        clean = entry["dirty"] is False
+        account.require(clean, f"{what} from {entry['commit']} as committed", "files changed since (dirty)")
+        used[f"{what} from {entry['commit']}"] = None
+    return ", ".join(used)
+
+
+@link("unlabelled file", "the file at hand is the one that was predicted")
+def unlabelled_file(submission: Submission, account: Account) -> str:
+    """The hash of its images and ids against the record."""
+    images = submission.sources.unlabelled(submission.classes)
+    account.same("SHA-256 of its images and ids", submission.said["images_sha256"], images.sha256)
+    return f"{len(images):,} images, SHA-256 {images.sha256}"

@@ -1,0 +1,191 @@
+"""What an unlabelled file is, before anything is predicted on it: a card of findings, from its container to copied images.
+
+The labelled test images are read for one purpose, to look for their pixels in the file; their labels are dropped at once.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.config.schema import Data, Rules
+from cifar_small.data import Images, is_available, load_test, load_train
+from cifar_small.data.datamodule import channel_moments, channel_statistics
+from cifar_small.data.duplicates import NEAR, Copies, find_copies
+from cifar_small.data.unlabelled import HWC_ABOVE, Layout, colour_notes, load_unlabelled, read_raw, smoothness
+from cifar_small.metrics.significance import neighbour_likeness
+
+Level = Literal["ok", "note", "warn", "fault"]
+SHIFTED = 4.0  # standard errors of a channel's mean or contrast from which the images are not like the training images
+ALPHA = 0.001
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the card."""
+
+    level: Level
+    subject: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The card, and every copied image as (id, where its original is, its id there, likeness, exact)."""
+
+    findings: tuple[Finding, ...]
+    copies: tuple[tuple[int, str, int, float, bool], ...]
+
+    def count(self, level: Level) -> int:
+        """How many findings are of a level; a fault means that predictions on the file would be wrong or refused."""
+        return sum(finding.level == level for finding in self.findings)
+
+
+def diagnose(path: Path, rules: Rules, data: Data, *, layout: Layout = "auto") -> Diagnosis:
+    """Look at an unlabelled file as it will be read, and compare it with the training and test images where they are there.
+
+    Nothing is downloaded. Raises DataError for a file that cannot be read at all.
+    """
+    images, notes = load_unlabelled(path, layout=layout)
+    findings = list(_container(path, images, rules))
+    findings += [Finding("warn", "reading", note) for note in notes]
+    if not notes:
+        findings.append(Finding("ok", "reading", "uint8 as it stands, ids 0, 1, ... in order, no image constant or repeated"))
+    copies: list[tuple[int, str, int, float, bool]] = []
+    parts: dict[str, Images | None] = {"file": None}
+    if is_available(data):
+        parts |= {"train": load_train(data), "test": replace(load_test(data), labels=None)}
+        train = parts["train"]
+        assert train is not None
+        findings += _colours(images, train)
+    else:
+        findings.append(
+            Finding(
+                "note", "data", f"no {data.source} data at hand, so colours and copies are not compared with it; --data-root"
+            )
+        )
+    for where, part in parts.items():
+        found = find_copies(images.images, None if part is None else part.images)
+        findings.append(_copied(found, where, part, images))
+        ids = (part or images).ids
+        copies += [
+            (int(images.ids[at]), where, int(ids[other]), float(likeness), bool(exact))
+            for at, other, likeness, exact in zip(found.index, found.other, found.likeness, found.exact, strict=True)
+        ]
+    findings += [Finding("note", "near copies", USUAL), _order(images)]
+    return Diagnosis(tuple(findings), tuple(copies))
+
+
+def _container(path: Path, images: Images, rules: Rules) -> Iterator[Finding]:
+    count = len(images)
+    if path.is_dir():
+        yield Finding("ok", "file", f"{count:,} PNG pictures")
+    else:
+        data, ids = read_raw(path)
+        kind = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else f"{type(ids).__name__} of {len(ids):,}"
+        yield Finding("ok", "file", f"data {data.dtype} {data.shape}, ids {kind}")
+    if rules.rows is not None and count != rules.rows:
+        yield Finding(
+            "fault", "rows", f"{count:,} images; the rules expect {rules.rows:,} (--allow-rows {count} if the file is right)"
+        )
+    else:
+        yield Finding("ok", "rows", f"{count:,} images" + ", as the rules expect" * (rules.rows is not None))
+    score = smoothness(images.images.reshape(count, -1))
+    shown = "all constant" if score is None else f"smoothness {score:.2f}; pictures read right have over {HWC_ABOVE}"
+    smooth = score is not None and score > HWC_ABOVE
+    yield Finding("ok" if smooth else "warn", "layout", shown if smooth else f"{shown}: noise, or read in the wrong layout?")
+    low, high = int(images.images.min()), int(images.images.max())
+    used = len(np.unique(images.images))
+    level: Level = "fault" if high <= 1 else "warn" if used < 64 else "ok"
+    yield Finding(level, "values", f"{low}..{high}, {used} different ones as uint8" + ": coarse or scaled" * (level != "ok"))
+
+
+def _colours(images: Images, train: Images) -> Iterator[Finding]:
+    mean, std = channel_statistics(train)
+    own_mean, own_std = channel_moments(images)
+    texts = [", ".join(f"{value:.3f}" for value in values) for values in (own_mean, own_std, mean, std)]
+    text = f"mean {texts[0]}, sd {texts[1]}; in training {texts[2]} and {texts[3]}"
+    if wrong := colour_notes(images, mean):
+        yield from (Finding("fault", "colours", note) for note in wrong)
+        return
+    own, trained = (_per_image(part, mean) for part in (images, train))
+    away = np.abs(own.mean(axis=0) - trained.mean(axis=0)) / (trained.std(axis=0) / np.sqrt(len(images)))
+    if away.max() > SHIFTED:
+        text += (
+            f": {away[:3].max():.0f} standard errors apart in colour, {away[3:].max():.0f} in contrast: images of another "
+            "source, so expect an accuracy below that on val"
+        )
+        yield Finding("warn", "colours", text)
+    else:
+        yield Finding("ok", "colours", text)
+
+
+def _per_image(images: Images, centre: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Mean of each channel, and mean squared distance from `centre`, of each image: (N, 6), pixels in 0..1."""
+    flat = images.images.reshape(len(images), -1, 3)
+    means = flat.mean(axis=1) / 255
+    squares = np.einsum("npc,npc->nc", flat, flat, dtype=np.int64) / (flat.shape[1] * 255**2)  # casts as it goes
+    return np.concatenate([means, squares - 2 * means * centre + np.square(centre)], axis=1)
+
+
+USUAL = (
+    f"details correlate from {NEAR} on; by this rule 282 of CIFAR-10's own 10,000 test images are near copies of "
+    "training images and 40 of other test images"
+)
+# Where an original may stand: what it is called there, and what a copy of it means.
+ORIGINALS = {
+    "file": ("earlier images of the file", "they count as many times as they stand"),
+    "train": ("training images", "accuracy on them says little about new images"),
+    "test": ("labelled test images", "their labels are public: train on none of them and choose nothing by them"),
+}
+
+
+def _copied(found: Copies, where: str, part: Images | None, images: Images) -> Finding:
+    of, meaning = ORIGINALS[where]
+    subject = f"copies of {where}"
+    compared = "" if part is None else f" ({len(part):,} compared)"
+    if not len(found):
+        return Finding("ok", subject, f"no image is an exact or near copy of {of}{compared}")
+    exact, ids = int(found.exact.sum()), (part or images).ids
+    first = ", ".join(f"{images.ids[at]} = {ids[other]}" for at, other in zip(found.index[:3], found.other[:3], strict=True))
+    text = (
+        f"{exact:,} exact and {len(found) - exact:,} near copies of {of}{compared}, "
+        f"{len(found) / len(images):.2%} of the file, first ids {first}: {meaning}"
+    )
+    return Finding("warn", subject, text)
+
+
+def _order(images: Images) -> Finding:
+    known = "what a label-sorted file gives away is seen on a submission, by cifar-small check or diff"
+    flat = images.images.reshape(len(images), -1, 3)
+    features = np.concatenate([flat.mean(axis=1), flat.std(axis=1)], axis=1, dtype=np.float64)
+    found = neighbour_likeness(features)
+    if found is None:
+        return Finding("note", "order", f"too few images to tell; {known}")
+    likeness, p = found
+    shown = f"neighbours' colours correlate by {likeness:.3f}"
+    if p < ALPHA:
+        return Finding("warn", "order", f"{shown} (p {p:.1g}): not shuffled, sorted by class or source? {known}")
+    return Finding("ok", "order", f"{shown}, as in a random order (p {p:.2f}); {known}")
+
+
+def render_card(diagnosis: Diagnosis) -> str:
+    """The card for a terminal: level, subject, finding."""
+    width = max(len(finding.subject) for finding in diagnosis.findings)
+    heads = [f"{one.level:<5}  {one.subject:<{width}}  " for one in diagnosis.findings]
+    return "\n".join(
+        textwrap.fill(one.text, 120, initial_indent=head, subsequent_indent=" " * len(head), break_on_hyphens=False)
+        for head, one in zip(heads, diagnosis.findings, strict=True)
+    )
+
+
+def copies_csv(diagnosis: Diagnosis) -> str:
+    """Every copied image: `id,copy_of,other_id,correlation,exact`, where copy_of is file, train or test."""
+    lines = [f"{image},{where},{other},{likeness:.4f},{exact}" for image, where, other, likeness, exact in diagnosis.copies]
+    return "\n".join(["id,copy_of,other_id,correlation,exact", *lines]) + "\n"

@@ -1,0 +1,221 @@
+"""From a predictions file to a submission CSV with the record of what made it, and back: reading and checking any CSV.
+
+A submission is `ID,Labels` with class indices, or `id,label` with class names; one row per image in the order of the file,
+UTF-8, `\\n` line ends, no quoting. Ids and labels are written from integers and a fixed set of names, so nothing a
+spreadsheet would run as a formula can get in.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.config.schema import Rules
+from cifar_small.environment import commit, package_version
+from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
+from cifar_small.inference.predict import load_net
+from cifar_small.models.counting import check_count
+from cifar_small.runs.directory import Run
+from cifar_small.runs.lineage import check_lineage
+from cifar_small.runs.predictions import Predictions, rules_of
+from cifar_small.runs.records import copy_pictures, run_record
+
+INTEGER = re.compile(r"0|[1-9][0-9]*")
+
+
+def render_csv(predictions: Predictions, rules: Rules) -> bytes:
+    """The submission's bytes. Raises DataError for class names that a CSV or a spreadsheet would misread, or negative ids."""
+    if predictions.ids.min() < 0:
+        raise DataError(f"id {predictions.ids.min()} cannot stand in a submission; expected ids from 0 on")
+    values: Sequence[object] = predictions.predicted.tolist()
+    if rules.submission == "id,label":
+        unsafe = [name for name in predictions.classes if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", name)]
+        if unsafe:
+            raise DataError(f"class name {unsafe[0]!r} cannot stand in a CSV; expected letters, digits, space, '_', '.', '-'")
+        if len(set(predictions.classes)) < len(predictions.classes):
+            raise DataError(f"two classes have one name in {list(predictions.classes)[:20]}; id,label needs different names")
+        values = [predictions.classes[index] for index in predictions.predicted]
+    lines = [rules.submission, *(f"{image},{value}" for image, value in zip(predictions.ids.tolist(), values, strict=True))]
+    return ("\n".join(lines) + "\n").encode()
+
+
+def find_faults(content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules) -> list[str]:
+    """Every fault of a submission CSV against the unlabelled file's ids, in plain words; an empty list for a good one.
+
+    ids: in the file's order. Order of rows counts as a fault although graders may accept it: it usually means that ids were
+    made up instead of read.
+    """
+    return read_csv(content, ids, classes, rules)[1]
+
+
+def read_csv(
+    content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules
+) -> tuple[dict[int, int], list[str]]:
+    """The class of each id that a CSV gives validly, and every fault of the CSV."""
+    faults: list[str] = []
+    if content.startswith(b"\xef\xbb\xbf"):
+        faults.append("starts with a byte order mark; save as UTF-8 without BOM")
+    try:
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        return {}, [f"is not UTF-8: byte {content[error.start]:#04x} at offset {error.start}; save as UTF-8"]
+    if "\r" in text:
+        faults.append(f"has {text.count(chr(13)):,} carriage returns; lines must end with \\n alone")
+        text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if '"' in text:
+        faults.append(f"has {text.count(chr(34)):,} quotation marks; values must stand unquoted")
+        text = text.replace('"', "")
+    if "\0" in text:
+        return {}, [*faults, "contains NUL bytes: not a CSV"]
+    if text and not text.endswith("\n"):
+        faults.append("does not end with a line end: cut short?")
+    rows = [line.split(",") for line in text.removesuffix("\n").split("\n")] if text else []
+    if not rows:
+        return {}, [*faults, f"is empty; expected the header {rules.submission} and {len(ids):,} rows"]
+    if rows[0] != rules.submission.split(","):
+        faults.append(f"has the header {','.join(rows[0])[:60]!r}; expected {rules.submission!r}")
+    answers, row_faults = _read_rows(rows[1:], {int(image) for image in ids}, classes, rules)
+    faults += row_faults
+    missing = [int(image) for image in ids if int(image) not in answers]
+    if missing:
+        faults.append(f"gives no valid label for {len(missing):,} of {len(ids):,} ids, first {missing[:5]}")
+    if not missing and list(answers) != ids.tolist():
+        faults.append("has all ids but in another order than the file; write them in the file's order")
+    if not missing and len(ids) >= 100 and len(set(answers.values())) == 1:
+        faults.append(f"gives every image the same label {next(iter(answers.values()))}: a broken model?")
+    return answers, faults
+
+
+def _read_rows(
+    rows: Sequence[Sequence[str]], known: set[int], classes: Sequence[str], rules: Rules
+) -> tuple[dict[int, int], list[str]]:
+    """Valid answers, and one fault per kind with its count and the first line it stands in."""
+    by_name = {name: index for index, name in enumerate(classes)}
+    answers: dict[int, int] = {}
+    seen: set[int] = set()
+    found: dict[str, list[str]] = {}
+    for line, row in enumerate(rows, start=2):
+        at = f"line {line}: {','.join(row)[:40]!r}"
+        if len(row) != 2:
+            found.setdefault("without exactly two values", []).append(at)
+            continue
+        image, label = row
+        if not INTEGER.fullmatch(image) or len(image) > 18:
+            found.setdefault("whose id is not a plain integer (no zeros in front, no spaces, no decimals)", []).append(at)
+            continue
+        number = int(image)
+        if number not in known:
+            found.setdefault("whose id is not in the file", []).append(at)
+        elif number in seen:
+            found.setdefault("with an id that was given before", []).append(at)
+        elif rules.submission == "id,label" and label not in by_name:
+            found.setdefault(f"whose label is not a class name ({', '.join(classes[:3])}, ...)", []).append(at)
+        elif rules.submission == "ID,Labels" and not (
+            INTEGER.fullmatch(label) and len(label) < 9 and int(label) < len(classes)
+        ):
+            found.setdefault(f"whose label is not an integer from 0 to {len(classes) - 1}", []).append(at)
+        else:
+            answers[number] = by_name[label] if rules.submission == "id,label" else int(label)
+        seen.add(number)
+    return answers, [f"has {_rows(len(places))} {kind}, first in {places[0]}" for kind, places in found.items()]
+
+
+def _rows(number: int) -> str:
+    return "1 row" if number == 1 else f"{number:,} rows"
+
+
+def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
+    """The given rules, or those the predictions were made under. Raises ConfigError for a model that does not keep them."""
+    rules = rules or rules_of(predictions.meta, predictions.meta.get("file"))
+    name = str(predictions.meta["name"])
+    check_count(name, int(predictions.meta["parameters"]), rules)
+    members = predictions.meta.get("members") or []
+    for one in (predictions.meta, *members):
+        check_lineage(name, one.get("lineage") or [], rules)
+    return rules
+
+
+def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> None:
+    """Count the checkpoint and judge its lineage. Raises CheckpointError if it is not the one that made the predictions."""
+    checkpoint = str(predictions.meta.get("checkpoint", "best"))
+    net = load_net(run, checkpoint)
+    if net.facts["weights_sha256"] != predictions.meta["weights_sha256"]:
+        raise CheckpointError(
+            f"{predictions.meta.get('file')} was not made by the weights {run.checkpoint(checkpoint)} now holds; "
+            "predict again, with --overwrite"
+        )
+    check_count(net.config.name, net.parameters, rules or net.config.rules)
+    check_lineage(net.config.name, net.facts["lineage"], rules or net.config.rules)
+
+
+def submit(
+    predictions: Predictions,
+    output: Path,
+    *,
+    run: Run | None = None,
+    rules: Rules | None = None,
+    overwrite: bool = False,
+    command: str = "",
+) -> dict[str, Any]:
+    """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
+
+    run: the run directory, whose summary, environment, curves and readings of the test split join the record. rules: those of
+    the competition; None: of the run's own config. Nothing is left behind when a check fails. Raises ConfigError (rules),
+    DataError (predictions, or a CSV that reads back wrong).
+    """
+    if output.suffix != ".csv":
+        raise DataError(f"--output is {output.name}; expected a name ending in .csv")
+    if predictions.labels is not None:
+        raise DataError(
+            f"{predictions.meta.get('file')} is of a labelled split; predict --split submit --file FILE, then submit that"
+        )
+    record_file = output.with_suffix(".json")
+    refuse_existing(output, overwrite)
+    refuse_existing(record_file, overwrite)
+    given, rules = rules, check_rules(predictions, rules)
+    if run is not None:
+        _check_weights(predictions, run, given)
+    evidence = {"run": run_record(run)} if run is not None else {}
+    content = render_csv(predictions, rules)
+    answers, faults = read_csv(content, predictions.ids, predictions.classes, rules)
+    if faults or list(answers.values()) != predictions.predicted.tolist():
+        reason = "; ".join(faults) or "reads back as other labels"
+        raise DataError(f"the CSV of {predictions.meta.get('file')} {reason}; nothing was written")
+    counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
+    record: dict[str, Any] = {
+        "submission": output.name,
+        "sha256": sha256_bytes(content),
+        "rows": len(predictions.ids),
+        "written": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command,
+        "cifar_small": package_version(),
+        **commit(),
+        "class_counts": dict(zip(predictions.classes, counts, strict=True)),
+        **({"rules": given.model_dump(mode="json")} if given else {}),
+        "predictions": predictions.meta,
+        **evidence,
+    }
+    copied = copy_pictures(run, output.parent, overwrite=overwrite) if run is not None else []
+    write_json(record_file, record)  # before the CSV, so that a disk that fills up leaves no CSV without its record
+    try:
+        write_atomic(output, content)
+        if output.read_bytes() != content:
+            raise DataError(f"{output} does not read back as written; check the disk")
+    except UserError:
+        if not output.exists() or output.read_bytes() != content:
+            for path in (record_file, *copied):
+                path.unlink(missing_ok=True)
+        raise
+    return record
+
+
+def score(answers: dict[int, int], labels: dict[int, int]) -> tuple[int, int]:
+    """(right, total) of answers against withheld labels by id; a missing answer counts as wrong."""
+    return sum(answers.get(image) == label for image, label in labels.items()), len(labels)

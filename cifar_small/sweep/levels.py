@@ -1,0 +1,304 @@
+"""Two published reports on transfer learning, level by level: the runs of each, and what is made of them.
+
+A level is a list of this program's own commands. It is done by calling them, each printed first, so any of them can be repeated
+or changed by hand.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cifar_small.config.loading import load_config
+from cifar_small.config.published import PUBLISHED
+from cifar_small.config.schema import Config
+from cifar_small.errors import ConfigError, UserError
+from cifar_small.evaluation.compare import epochs_text
+from cifar_small.evaluation.entries import SPLITS, Row, collect_rows, load_entries
+from cifar_small.export.onnx_session import require_extra
+from cifar_small.files import write_atomic
+from cifar_small.models.counting import check_budget
+from cifar_small.models.pretrained import locate
+from cifar_small.reporting.comparison_tables import score_text
+from cifar_small.reporting.tables import Table, to_markdown
+from cifar_small.runs.directory import Run
+
+CALL = Callable[[Sequence[str]], int]  # runs a command line and returns its exit code
+CONFIGS = Path("configs/levels")
+CLASSES = 10
+SMOKE = {  # a few hundred images that come with scikit-learn, at 64 px, from random weights
+    "weights": "null",
+    "input.size": "64",
+    "data": "{source: digits, val_size: 100, train_limit: 200}",
+    "rules.rows": "null",
+    "batch_size": "20",
+}
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One training of a level's config."""
+
+    claimed: str  # test accuracy in %, by the report
+    settings: tuple[str, ...] = ()  # changes of the level's config: key, value, ...; {arm} is another arm's run directory
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Several runs that answer together, by a method of `cifar-small ensemble`."""
+
+    claimed: str
+    method: str
+    members: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Level:
+    """What a level trains, joins and looks at."""
+
+    title: str
+    arms: Mapping[str, Arm]
+    beside: tuple[str, ...] = ()  # arms of earlier levels that it is compared with
+    joints: Mapping[str, Joint] = field(default_factory=dict)
+    views: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)  # a name for an arm with other views; and the claim
+    steps: tuple[str, ...] = ()  # further commands; {arm}: a run directory, {here}: the level's folder
+
+
+NO_AUGMENTATION = ("augment", "{{crop: 0, flip: none}}")
+POLICY_ALONE = (  # level 1's recipe with RandAugment and nothing else of level 2
+    *(
+        "augment",
+        "{{crop: 4, pad: reflect, flip: random, brightness: 0.2, contrast: 0.2, saturation: 0.2, policy: randaugment}}",
+    ),
+    *("label_smoothing", "0", "phases.1.mixup_alpha", "0", "phases.1.cutmix_alpha", "0", "phases.1.epochs", "15"),
+)
+ROWS: dict[str, dict[int, Level]] = {
+    "r1": {
+        1: Level("A new head for an ImageNet ResNet18", {"baseline": Arm("93.91")}),
+        2: Level(
+            "AdamW, cosine and label smoothing, without and with augmentation",
+            {"plain": Arm("95.04", NO_AUGMENTATION), "augmented": Arm("95.84")},
+        ),
+        3: Level("Attention to the feature map", {"attention": Arm("95.51")}, beside=("augmented",)),
+        4: Level(
+            "A soft vote of ResNet18 and EfficientNet-B0",
+            {"efficientnet_b0": Arm("97.16")},
+            beside=("augmented",),
+            joints={"soft_vote": Joint("97.27", "logits", ("augmented", "efficientnet_b0"))},
+        ),
+        5: Level(
+            "A small student, int8, latency and uncertainty",
+            {"student": Arm("88.35", ("distill.teachers", "[{efficientnet_b0}]"))},
+            beside=("efficientnet_b0",),
+            steps=(
+                "quantize {student} --engine dynamic",
+                "bench {student} --dynamic --rounds {rounds} --seconds {seconds} --output {here}/latency.md --overwrite",
+                "uncertainty {student} --passes {passes} --output {here}/uncertainty --overwrite",
+            ),
+        ),
+    },
+    "r2": {
+        1: Level("ResNet50, first its head, then everything", {"resnet50": Arm("96.34")}),
+        2: Level(
+            "RandAugment, then mixing, then views",
+            {"randaugment": Arm("96.56", POLICY_ALONE), "mixed": Arm("96.56")},
+            beside=("resnet50",),
+            views={"mixed_views": ("mixed", "flip_shift", "96.88")},
+        ),
+        3: Level("EfficientNet-B2 at 144 px", {"efficientnet_b2": Arm("96.20")}, beside=("resnet50",)),
+        4: Level(
+            "A majority vote with ConvNeXt-Tiny, and the soft vote it should have been",
+            {"convnext_tiny": Arm("98.48")},
+            beside=("resnet50", "efficientnet_b2"),
+            joints={
+                "vote": Joint("97.58", "vote", ("resnet50", "efficientnet_b2", "convnext_tiny")),
+                "soft_vote": Joint("", "probabilities", ("resnet50", "efficientnet_b2", "convnext_tiny")),
+            },
+        ),
+    },
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the levels of a report are run."""
+
+    report: str
+    numbers: tuple[int, ...]
+    output: Path
+    configs: Path = CONFIGS
+    weights: Path | None = None  # a folder of files for `weights: imagenet`
+    smoke: bool = False
+    test: bool = False  # also read the test split, once for each run
+    overrides: tuple[tuple[str, str], ...] = ()  # of every run, by dotted key
+
+    @property
+    def levels(self) -> dict[int, Level]:
+        """Those that are run."""
+        return {number: ROWS[self.report][number] for number in self.numbers}
+
+    def folder(self, number: int) -> Path:
+        """Where everything of a level goes."""
+        return self.output / f"{self.report}_level{number}"
+
+    def config(self, number: int) -> Path:
+        """The config of a level's runs."""
+        return self.configs / f"{self.report}_level{number}.yaml"
+
+    def places(self, number: int) -> dict[str, str]:
+        """What the names in a level's commands stand for."""
+        runs = {arm: str(self.folder(one) / arm) for one, level in ROWS[self.report].items() for arm in level.arms}
+        thorough = {"rounds": "5", "seconds": "0.3", "passes": "20"}
+        quick = {"rounds": "1", "seconds": "0.02", "passes": "4"}
+        return {**runs, **(quick if self.smoke else thorough), "here": str(self.folder(number))}
+
+
+def run_levels(plan: Plan, call: CALL) -> int:
+    """Train and evaluate the levels in order; what is trained already stays. Returns 0, or the exit code of what failed.
+
+    Raises UserError, before anything trains, for a missing config, library or file of weights, or an earlier level to be run.
+    """
+    _require_earlier(plan)
+    if any("bench" in step for level in plan.levels.values() for step in level.steps):
+        require_extra()
+    training = {number: _training(plan, number) for number in plan.numbers}
+    for number, level in plan.levels.items():
+        print(f"\n{plan.report.upper()}, level {number}: {level.title}", flush=True)
+        for line in [*training[number], *_evaluation(plan, number)]:
+            print(f"$ {shlex.join(['cifar-small', *line])}", flush=True)
+            if code := call(line):
+                return code
+    summary = plan.output / f"{plan.report}.md"
+    write_atomic(summary, f"{to_markdown([levels_table(plan)])}\n".encode())
+    print(f"\n{summary}: every run beside what the report claims of it")
+    return 0
+
+
+def _training(plan: Plan, number: int) -> list[list[str]]:
+    """The command lines that train a level's arms. Raises ConfigError for what cannot be trained."""
+    path, places, lines = plan.config(number), plan.places(number), []
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; run this in the project's folder, or name its folder with --configs")
+    for name, arm in ROWS[plan.report][number].arms.items():
+        settings = [part.format_map(places) for part in arm.settings]
+        changes = dict(zip(settings[::2], settings[1::2], strict=True))
+        changes |= (_smoke(load_config(path)) if plan.smoke else {}) | dict(plan.overrides)
+        config = load_config(path, list(changes.items()))
+        check_budget(config, CLASSES)  # which needs the net's library
+        if config.weights == "imagenet" and plan.weights is not None:
+            changes["weights"] = str(_file_of(config, plan.weights))
+        elif config.weights == "imagenet" and not Run(places[name]).begun:
+            locate(PUBLISHED[config.model.family])
+        elif plan.weights is not None:
+            raise ConfigError(f"--weights-dir has no effect on {name}, whose weights are {config.weights or 'random'}: drop it")
+        output = ["--config", str(path), "--output", places[name], "--resume"]
+        lines.append(["train", *output, *(part for key, value in changes.items() for part in (f"--{key}", value))])
+    return lines
+
+
+def _smoke(config: Config) -> dict[str, str]:
+    return {**SMOKE, **{f"phases.{index}.epochs": "1" for index in range(len(config.phases))}}
+
+
+def _file_of(config: Config, folder: Path) -> Path:
+    """The file in a folder that holds the published weights of a config's net. Raises ConfigError that says how to name it."""
+    if not folder.is_dir():
+        raise ConfigError(f"--weights-dir {folder} does not exist; expected a folder with files of weights")
+    published = PUBLISHED[config.model.family]
+    library, _, net = published.family.partition("/")
+    own = Path(published.source).name + (".safetensors" if published.on_hub else "")
+    names = [own, *(f"{stem}{ending}" for stem in (f"{library}_{net}", net) for ending in (".safetensors", ".pth"))]
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    listed = f"{', '.join(names[:-1])} or {names[-1]}"
+    raise ConfigError(f"{folder} has no weights of {published.family}; expected a file called {listed}")
+
+
+def _require_earlier(plan: Plan) -> None:
+    """Raise ConfigError that names the levels to run first, where a level needs the runs of another."""
+    for number, level in plan.levels.items():
+        needed = {*level.beside, *(member for joint in level.joints.values() for member in joint.members)} - {*level.arms}
+        for earlier, other in ROWS[plan.report].items():
+            missing = [arm for arm in other.arms if arm in needed and not _is_done(plan.folder(earlier) / arm)]
+            if missing and not (earlier in plan.numbers and earlier < number):
+                raise ConfigError(
+                    f"level {number} of {plan.report} needs {', '.join(missing)} of level {earlier}, not found under "
+                    f"{plan.output}; first run: cifar-small levels {plan.report} --level {earlier}"
+                )
+
+
+def _is_done(folder: Path) -> bool:
+    return Run(folder).summary_file.exists()
+
+
+def _is_there(path: Path) -> bool:
+    return path.is_file() or _is_done(path)
+
+
+def _evaluation(plan: Plan, number: int) -> list[list[str]]:
+    """The command lines that follow the training."""
+    level, places, here = ROWS[plan.report][number], plan.places(number), plan.folder(number)
+    splits = SPLITS if plan.test else SPLITS[:1]
+    lines = []
+    for arm in level.arms:
+        for split in splits:
+            predictions = Path(places[arm]) / "predictions" / f"{split}.npz"
+            if split == "test" and not predictions.exists():  # each reading of test is on record, so there is one
+                lines.append(["predict", places[arm], "--split", "test"])
+            lines.append(["evaluate", str(predictions), "--output", str(here / f"{arm}_{split}_evaluation"), "--overwrite"])
+    for name, (arm, views, _) in level.views.items():
+        for split in splits:
+            answers = here / f"{name}-{split}.npz"
+            if split == "val" or not answers.exists():
+                line = ["predict", places[arm], "--split", split, "--views", views, "--output", str(answers)]
+                lines.append(line + ["--overwrite"] * (split == "val"))
+    for name, joint in level.joints.items():
+        for split in splits:
+            members = [f"{places[member]}/predictions/{split}.npz" for member in joint.members]
+            target = str(here / f"{name}-{split}.npz")
+            lines.append(["ensemble", *members, "--method", joint.method, "--output", target, "--overwrite"])
+    lines += [[part.format_map(places) for part in shlex.split(step)] for step in level.steps]
+    for split in splits:
+        files = ["--output", str(here / f"comparison_{split}.md"), "--plot", str(here / f"comparison_{split}.png")]
+        lines.append(["compare", *entries_of(plan, number), "--split", split, *files, "--overwrite"])
+    return lines
+
+
+def entries_of(plan: Plan, number: int) -> list[str]:
+    """What a level compares, as `cifar-small compare` takes it: arms beside it, its own, and what they say together."""
+    level, places, here = ROWS[plan.report][number], plan.places(number), plan.folder(number)
+    named = [f"{arm}={places[arm]}" for arm in (*level.beside, *level.arms)]
+    splits = SPLITS if plan.test else SPLITS[:1]
+    return named + [f"{name}={here / f'{name}-{split}.npz'}" for name in (*level.views, *level.joints) for split in splits]
+
+
+def levels_table(plan: Plan) -> Table:
+    """A row for every run and joint answer of all levels that are there, with what the report claims of it."""
+    header = ("level", "run", "claimed test %", "val %", "test %", "parameters", "start", "data", "px", "epochs", "minutes")
+    rows = []
+    for number, level in ROWS[plan.report].items():
+        claims = {name: arm.claimed for name, arm in level.arms.items() if _is_done(Path(plan.places(number)[name]))}
+        claims |= {name: claim for name, (_, _, claim) in level.views.items()} | {n: j.claimed for n, j in level.joints.items()}
+        arguments = [one for one in entries_of(plan, number) if _is_there(Path(one.partition("=")[2]))]
+        found = {entry.name: entry for entry in load_entries(arguments)} if arguments else {}
+        for name, row in zip(found, collect_rows(found.values()), strict=True):
+            if name in claims:
+                sides = {str((part.get("config") or {}).get("input", {}).get("size") or 32) for part in found[name].parts}
+                rows.append((str(number), name, claims[name], *_cells(row, " + ".join(sorted(sides)))))
+    if not rows:
+        raise UserError(f"no run of {plan.report} is done under {plan.output}")
+    notes = (
+        "claimed: by the report, on CIFAR-10's test images, from ImageNet weights",
+        "val and test: in % with Wilson's 95 % interval; which differences are more than chance: comparison_val.md",
+    )
+    return Table(f"{plan.report.upper()}, level by level", header, tuple(rows), notes, plan.report)
+
+
+def _cells(row: Row, side: str) -> tuple[str, ...]:
+    scores = [score_text(row.scores.get(split)) for split in SPLITS]
+    minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
+    start = "; ".join(row.lineage) or "random weights"
+    return (*scores, f"{row.parameters:,}", start, row.data, side, epochs_text(row.epochs), minutes)

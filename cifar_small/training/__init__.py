@@ -1,0 +1,1 @@
+"""From a config to a run directory: the loop, its state, and what surrounds it."""

@@ -1,0 +1,232 @@
+"""Distillation: what the teachers of a phase say of its images, and the loss that learns from it beside the labels.
+
+A phase with teachers trains on targets (B, 2K): the labels' shares of K classes, then the teachers' K probabilities at the
+temperature. A run directory that teaches is asked in every step about the very pixels its pupil is about to see, augmented and
+mixed, at the images' full resolution. A file has spoken once of the images as they are; its words are mixed as labels are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cifar_small.config.phases import Phase
+from cifar_small.config.schema import Config, Distill
+from cifar_small.data.datamodule import Problem
+from cifar_small.environment import autocast, memory_format
+from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.inference.predict import Net, load_net
+from cifar_small.runs.directory import Run
+from cifar_small.runs.lineage import check_unseen, fault_of, through_teacher
+from cifar_small.runs.predictions import Predictions, label, load_predictions, nets_of
+from cifar_small.transforms.preprocess import Preprocess
+
+
+def distilled_loss(logits: Tensor, targets: Tensor, settings: Distill, label_smoothing: float) -> Tensor:
+    """(1 - w) cross-entropy + w T^2 KL(teachers || net), summed over images; logits (B, K), targets (B, 2K).
+
+    The teachers' probabilities are at the temperature T already; the net's logits are divided by it here. T^2 keeps the size of
+    the gradient as T grows (Hinton et al. 2015, arXiv 1503.02531).
+    """
+    labels, said = targets.chunk(2, dim=1)
+    weight, temperature = settings.kd_weight, settings.temperature
+    hard = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
+    soft = F.kl_div(F.log_softmax(logits / temperature, dim=1), said, reduction="sum")
+    return (1 - weight) * hard + weight * temperature**2 * soft
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A trained net that only answers: evaluated, without gradients, and given pixels as it wants them."""
+
+    model: nn.Module
+    preprocess: Preprocess
+    scale: Tensor  # (1, 3, 1, 1): from the pupil's normalised pixels to its own
+    offset: Tensor
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """Logits (B, K) float32 of the pupil's pixels (B, 3, H, H)."""
+        answer: Tensor = self.model(self.preprocess.enlarge(pixels * self.scale + self.offset))
+        return answer.float()
+
+
+class Lesson:
+    """What the teachers of one phase say."""
+
+    def __init__(
+        self, settings: Distill, teachers: Sequence[Teacher], said: Tensor | None, slices: int, config: Config
+    ) -> None:
+        """Nets to ask, `slices` images at a time, or what was `said` (N, K) of all training images, as probabilities at T."""
+        self.settings, self.teachers, self.said, self.slices = settings, teachers, said, slices
+        self.layout = memory_format(config.engine)
+
+    def of_images(self, targets: Tensor, chosen: Tensor) -> Tensor:
+        """Before mixing: the targets (B, K) of images of the dataset, with what was said of them; chosen: int64 (B,)."""
+        return targets if self.said is None else torch.cat((targets, self.said[chosen]), dim=1)
+
+    @torch.no_grad()
+    def of_pixels(self, targets: Tensor, pixels: Tensor, precision: str) -> Tensor:
+        """After mixing: the targets with what nets say of the pixels (B, 3, H, H), asked in the pupil's precision."""
+        if self.said is not None:
+            return targets
+        parts = []
+        for part in torch.split(pixels.contiguous(memory_format=self.layout), self.slices):
+            with autocast(pixels.device, precision):
+                answers = [teacher(part) for teacher in self.teachers]
+            parts.append(torch.stack([F.softmax(answer / self.settings.temperature, dim=1) for answer in answers]).mean(0))
+        return torch.cat((targets, torch.cat(parts)), dim=1)
+
+
+def load_lessons(
+    config: Config, phases: Sequence[Phase], problem: Problem, slices: int
+) -> tuple[dict[int, Lesson], list[dict[str, Any]]]:
+    """The lesson of every phase that has teachers, by its index, and the facts of all teachers, for the record.
+
+    Raises ConfigError for teachers of other classes, that have trained on our val images, or that the rules forbid, and what
+    `load_net` and `load_predictions` raise.
+    """
+    lessons: dict[int, Lesson] = {}
+    nets: dict[str, tuple[Teacher, dict[str, Any]]] = {}
+    files: dict[str, tuple[Predictions, dict[str, Any]]] = {}
+    for phase in phases:
+        settings = phase.settings.distill
+        if settings is None:
+            continue
+        where = f"phases.{phase.index}.distill"
+        for path in settings.teachers:
+            if path not in nets:
+                nets[path] = _load_teacher(path, config, problem, where)
+        said = None
+        if settings.predictions is not None:
+            if settings.predictions not in files:
+                files[settings.predictions] = _load_file(settings.predictions, config, problem, where)
+            said = _probabilities(files[settings.predictions][0], problem, settings.temperature)
+        chosen = [nets[path] for path in settings.teachers]
+        hashes = [facts["weights_sha256"][0] for _, facts in chosen]
+        if len(set(hashes)) < len(hashes):
+            raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two are of the same weights; leave one out")
+        lessons[phase.index] = Lesson(settings, [teacher for teacher, _ in chosen], said, slices, config)
+    return lessons, [facts for _, facts in [*nets.values(), *files.values()]]
+
+
+def _load_teacher(path: str, config: Config, problem: Problem, where: str) -> tuple[Teacher, dict[str, Any]]:
+    run = Run(path)
+    net = load_net(run)
+    if run.summary() is None:
+        raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
+    _check(path, net.classes, net.facts["data"], net.facts["lineage"], config, problem, where)
+    check_unseen(net.facts["ancestors"], problem.facts)
+    model = net.model.to(device=problem.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
+    model.eval().requires_grad_(False)
+    facts = {
+        "name": net.config.name,
+        "seed": net.config.seed,
+        "run": run.folder.name,
+        "parameters": net.parameters,
+        "val_accuracy": net.facts["val_accuracy"],
+        "weights_sha256": [net.facts["weights_sha256"]],
+        "pretrained": bool(net.facts["lineage"]),
+        "lineage": net.facts["lineage"],
+    }
+    return Teacher(model, net.preprocess, *_renormalisation(net, problem)), facts
+
+
+def _renormalisation(net: Net, problem: Problem) -> tuple[Tensor, Tensor]:
+    """Scale and offset (1, 3, 1, 1) from pixels in the problem's normalisation to the net's; 1 and 0 where they agree."""
+    mean, std, own_mean, own_std = (np.array(one) for one in (problem.mean, problem.std, net.mean, net.std))
+    parts = (std / own_std, (mean - own_mean) / own_std)  # in float64: equal statistics give exactly 1 and 0
+    scale, offset = (torch.tensor(part, dtype=torch.float32, device=problem.device).view(1, -1, 1, 1) for part in parts)
+    return scale, offset
+
+
+def _load_file(path: str, config: Config, problem: Problem, where: str) -> tuple[Predictions, dict[str, Any]]:
+    """Predictions over (at least) the training images, in any order."""
+    predictions = load_predictions(path)
+    meta = predictions.meta
+    for net in nets_of(meta):
+        _check(path, predictions.classes, net.get("data") or {}, net.get("lineage") or [], config, problem, where)
+        check_unseen(net.get("ancestors") or [], problem.facts)
+    facts = {
+        "name": label(meta),
+        "file": Path(path).name,
+        "sha256": meta["sha256"],
+        "parameters": meta["parameters"],
+        "views": meta.get("views"),
+        "weights_sha256": [net.get("weights_sha256") for net in nets_of(meta)],
+        "pretrained": bool(meta.get("lineage")),
+        "lineage": meta.get("lineage") or [],
+    }
+    return predictions, facts
+
+
+def _probabilities(predictions: Predictions, problem: Problem, temperature: float) -> Tensor:
+    """What a file says of the training images (N, K), joined by id, as probabilities at the temperature."""
+    name, order = predictions.meta["file"], np.argsort(predictions.ids)
+    place = np.searchsorted(predictions.ids, problem.ids, sorter=order)
+    rows = order[np.minimum(place, len(order) - 1)]
+    missing = problem.ids[predictions.ids[rows] != problem.ids]
+    if len(missing):
+        raise ConfigError(
+            f"distill.predictions {name} says nothing of {len(missing):,} of the {len(problem.ids):,} training images, first "
+            f"ids {missing[:5].tolist()}; make it by: cifar-small predict RUN --split train"
+        )
+    labels = problem.labels.cpu().numpy()
+    if predictions.labels is None or not np.array_equal(predictions.labels[rows], labels):
+        raise ConfigError(
+            f"distill.predictions {name} has other labels than the training images, so its ids are of other images; make it "
+            "by: cifar-small predict RUN --split train"
+        )
+    logits = torch.from_numpy(predictions.logits[rows]).to(problem.device)
+    return F.softmax(logits / temperature, dim=1)
+
+
+def _check(
+    path: str,
+    classes: tuple[str, ...],
+    data: dict[str, Any],
+    lineage: list[str],
+    config: Config,
+    problem: Problem,
+    where: str,
+) -> None:
+    """Raise ConfigError for a teacher that may not or cannot teach this run."""
+    if classes != problem.classes:
+        raise ConfigError(
+            f"{where}: {path} knows the classes {list(classes)[:3]}... ({len(classes)}), this data has "
+            f"{list(problem.classes)[:3]}... ({len(problem.classes)}); the same names in the same order are needed"
+        )
+    ours = problem.facts
+    if data.get("sha256") == ours["sha256"] and data.get("val_sha256") != ours["val_sha256"]:
+        raise ConfigError(
+            f"{where}: {path} held out other images than this config, so it has trained on some of our val and would whisper "
+            "their labels; use its data.val_size and data.split_seed, or another teacher"
+        )
+    inherited = [through_teacher(one, path) for one in lineage]
+    if fault_of(inherited, config.rules) is not None:
+        raise ConfigError(
+            f"{where}: {path} comes from other weights ({'; '.join(lineage)}), and what it knows of them would pass on; the "
+            "rules say pretrained_teacher: forbidden: take a teacher trained from scratch, or set "
+            "rules.pretrained_teacher: allowed where the competition allows it"
+        )
+
+
+def check_same_teachers(saved: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], folder: Path) -> None:
+    """Raise CheckpointError when a run would go on with other teachers' weights than it began with."""
+    before, after = ([facts.get("sha256") or facts["weights_sha256"] for facts in teachers] for teachers in (saved, now))
+    if before != after:
+        raise CheckpointError(
+            f"{folder} began with teachers of other weights: {_names(saved)} then, {_names(now)} now; put the former teachers "
+            "back, or train into another --output"
+        )
+
+
+def _names(teachers: Sequence[dict[str, Any]]) -> str:
+    parts = (f"{label(facts)} {(facts.get('sha256') or facts['weights_sha256'][0])[:12]}" for facts in teachers)
+    return ", ".join(parts) or "none"

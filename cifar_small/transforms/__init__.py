@@ -1,0 +1,1 @@
+"""What is done to images: batched augmentation, library pipelines, mixing, preprocessing, views."""

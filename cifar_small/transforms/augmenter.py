@@ -1,0 +1,179 @@
+"""Where training takes its pixels from: one interface over the engines of `augment:`.
+
+The pixels of an image in an epoch depend on (seed, epoch, its place in the epoch's order, its index in the dataset) and on
+nothing else: not on the batch it stands in, the number of workers, or where a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cifar_small.config.schema import AnyAugment, Augment, BasicAugment, PerImageAugment
+from cifar_small.data.datamodule import Problem
+from cifar_small.errors import UserError
+from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
+from cifar_small.transforms.batched import Draws, cover, crop_and_flip, distort, draw, enlarge, pad_images, scaled
+from cifar_small.transforms.per_image import Pixels, Seeds, Transform, build_transform, start_worker, work
+from cifar_small.transforms.preprocess import normalise
+
+Rows = slice | Tensor  # which of an epoch's places: a slice, or int64 on the CPU
+
+
+def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
+    """The order of an epoch: int64 (N,), the dataset index at each place."""
+    return torch.randperm(count, generator=torch_generator(seed, ORDER, epoch))
+
+
+class Augmenter:
+    """Augments the training images of a problem, epoch by epoch; close it to end its worker processes."""
+
+    def __init__(self, problem: Problem, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
+        """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same.
+
+        interpolation: by which images are enlarged that are augmented at another size than theirs.
+        """
+        self.problem, self.seed, self.workers, self.interpolation = problem, seed, workers, interpolation
+        self.fill = problem.fill
+        # In which direction each image starts where flips alternate.
+        self.parity = torch.rand(len(problem.images), generator=torch_generator(seed, PARITY)) < 0.5
+        self._padded: tuple[tuple[int, str, torch.device], Tensor] | None = None
+        self._transform: tuple[tuple[PerImageAugment, int], Transform] | None = None
+        self._pool: tuple[tuple[PerImageAugment, int], ProcessPoolExecutor] | None = None
+
+    def epoch(self, settings: AnyAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int = 32) -> Iterator[Tensor]:
+        """The pixels of each of `parts` in turn: normalised float32 (B, 3, side, side) on the problem's device.
+
+        order: as `epoch_order` gives it, on the CPU; epoch: 0-based; parts: the places wanted, known ahead so that workers can
+        run ahead of the caller; side: pixels that images are enlarged to before they are augmented. Raises ConfigError for a
+        pipeline that cannot run.
+        """
+        if isinstance(settings, Augment):
+            yield from self._batched(scaled(settings, side), order, epoch, parts, side)
+        else:
+            yield from self._image_by_image(settings, order, epoch, parts, side)
+
+    def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
+        problem = self.problem
+        generator = torch_generator(self.seed, AUGMENT, epoch)
+        draws = draw(settings, order, generator, self.parity, epoch, side).to(problem.device)
+        order = order.to(problem.device)
+        for rows in parts:
+            chosen = draws[rows]
+            pixels = distort(self._windows(settings, problem.images, order[rows], chosen, side), settings, chosen, self.fill)
+            yield cover(normalise(pixels, problem.mean, problem.std), settings, chosen)
+
+    def _image_by_image(
+        self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int
+    ) -> Iterator[Tensor]:
+        problem, basic = self.problem, scaled(settings, side) if isinstance(settings, BasicAugment) else None
+        images = self._images_here
+        seeds = numpy_generator(self.seed, SAMPLE, epoch).integers(2**63, size=len(images))
+        draws = None
+        if basic is not None:
+            draws = draw(basic, order, torch_generator(self.seed, AUGMENT, epoch), self.parity, epoch, side)
+
+        def tasks() -> Iterator[tuple[Pixels, Seeds]]:
+            for rows in parts:
+                chosen = order[rows]
+                if basic is None or draws is None:
+                    batch = enlarge(images[chosen], side, self.interpolation)
+                else:
+                    batch = self._windows(basic, images, chosen, draws[rows], side)
+                yield np.ascontiguousarray(batch.permute(0, 2, 3, 1).numpy()), seeds[chosen.numpy()]
+
+        results = self._by_workers(settings, side, tasks()) if self.workers else self._here(settings, side, tasks())
+        for rows, result in zip(parts, results, strict=True):
+            pixels = torch.from_numpy(result)
+            if problem.device.type == "cuda":
+                pixels = pixels.pin_memory()
+            pixels = pixels.to(problem.device, non_blocking=True).permute(0, 3, 1, 2)
+            pixels = normalise(pixels, problem.mean, problem.std)
+            yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(problem.device))
+
+    @cached_property
+    def _images_here(self) -> Tensor:
+        """The dataset on the CPU, where engines work image by image; copied once from a GPU."""
+        return self.problem.images.cpu()
+
+    @cached_property
+    def _fill_here(self) -> Tensor:
+        return self.fill.cpu()
+
+    def _fill_on(self, device: torch.device) -> Tensor:
+        return self.fill if device == self.fill.device else self._fill_here
+
+    def _windows(self, settings: BasicAugment, images: Tensor, chosen: Tensor, draws: Draws, side: int) -> Tensor:
+        """Cropped and flipped images of the dataset, enlarged first: uint8 (B, 3, side, side)."""
+        if side == images.shape[-1]:
+            return crop_and_flip(self._pad(settings, images), chosen, draws)
+        enlarged = enlarge(images[chosen], side, self.interpolation)
+        padded = pad_images(enlarged, settings, self._fill_on(images.device))
+        return crop_and_flip(padded, torch.arange(len(padded), device=images.device), draws, side)
+
+    def _pad(self, settings: BasicAugment, images: Tensor) -> Tensor:
+        """The padded dataset, kept from epoch to epoch."""
+        key = (settings.crop, settings.pad, images.device)
+        if self._padded is None or self._padded[0] != key:
+            self._padded = None  # before another copy is made
+            self._padded = key, pad_images(images, settings, self._fill_on(images.device))
+        return self._padded[1]
+
+    def _here(self, settings: PerImageAugment, side: int, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
+        if self._transform is None or self._transform[0] != (settings, side):
+            self._transform = (settings, side), build_transform(settings, side)
+        for pixels, seeds in tasks:
+            yield self._transform[1](pixels, seeds)
+
+    def _by_workers(self, settings: PerImageAugment, side: int, tasks: Iterator[tuple[Pixels, Seeds]]) -> Iterator[Pixels]:
+        """Results in order, with up to two batches a worker under way."""
+        if self._pool is None or self._pool[0] != (settings, side):
+            self.close()
+            self._pool = (settings, side), _start_pool(settings, side, self.workers)
+        waiting: deque[Future[Pixels]] = deque()
+        try:
+            for task in tasks:
+                waiting.append(self._pool[1].submit(work, *task))
+                if len(waiting) > 2 * self.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise UserError(
+                f"one of the {self.workers} processes of engine.workers has ended ({error}), for want of memory perhaps; "
+                "resume with fewer of them, or with engine.workers 0"
+            ) from error
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def close(self) -> None:
+        """End the worker processes."""
+        if self._pool is not None:
+            self._pool[1].shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+
+def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPoolExecutor:
+    """Processes that inherit nothing of this one: not the run directory's lock, nor a GPU, nor handlers of signals."""
+    import multiprocessing
+    from multiprocessing import forkserver, resource_tracker
+
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cifar_small.transforms.per_image", "albumentations"])
+    # Ctrl-C and SIGTERM may reach the whole process group; the trainer answers them, and its workers must live to see it save.
+    resource_tracker.ensure_running()  # which the fork server would do otherwise, unblocking what we block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings, side))

@@ -1,0 +1,651 @@
+"""Nets that leave torch: the ONNX file against torch, int8 and what calibrates it, predictions by a file, the bench's table."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from conftest import tiny_raw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from cifar_small.cli.main import main
+from cifar_small.config.hashing import config_hash
+from cifar_small.config.loading import parse_config
+from cifar_small.data import load_test, write_unlabelled
+from cifar_small.data.datamodule import to_tensor
+from cifar_small.errors import CheckpointError, UserError
+from cifar_small.evaluation.entries import collect_rows, load_entries
+from cifar_small.export import latency as inference
+from cifar_small.export import quantize as quantize_module
+from cifar_small.export.latency import HEADER, Measured, Settings, Timing, bench_runs, read_figures, rows_of, take_turns
+from cifar_small.export.onnx_export import export_onnx, largest_difference
+from cifar_small.export.onnx_session import (
+    OnnxModel,
+    as_onnx_net,
+    load_onnx,
+    open_session,
+    read_onnx,
+    require_extra,
+    run_session,
+    seal_model,
+)
+from cifar_small.export.quantize import Quantized, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
+from cifar_small.files import sha256_file
+from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.predict import Net, load_net, load_own_splits, predict
+from cifar_small.metrics.significance import paired_difference
+from cifar_small.models import build_model, merge_pooled_norms
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import load_predictions
+from cifar_small.training.trainer import train
+from cifar_small.transforms.preprocess import normalise
+
+CPU = torch.device("cpu")
+CONFIG = parse_config(tiny_raw(data={"source": "digits", "val_size": 200}, phases=[{"epochs": 6}]))
+MEAN, STD = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
+PLAIN = {"family": "resnet", "widths": [8, 16, 32], "blocks": [1, 1, 1], "strides": [2, 2, 2]}
+FAMILIES = {
+    "resnet": PLAIN
+    | {"preact": True, "shortcut": "pad", "activation": "gelu", "se_reduction": 4, "stochastic_depth": 0.2, "dropout": 0.1},
+    "wideresnet": {"family": "wideresnet", "depth": 10, "widen_factor": 1, "dropout": 0.1},
+    "whitened": {
+        "family": "whitened_resnet",
+        "stages": [{"width": 8, "branch": [[1, 8]]}, {"width": 16, "kernel": 2, "branch": [[3, 8], [3, 16]]}],
+        "head_pool": "max_mean",
+        "stem_bias": True,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """A run with its two files: never to be written into."""
+    run = Run(tmp_path_factory.mktemp("deploying") / "trained")
+    train(CONFIG, run.folder, quiet=True)
+    assert main(["onnx", str(run.folder)]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def quantized(trained: Run) -> Quantized:
+    with pytest.MonkeyPatch.context() as patch:  # exporting takes seconds: the file is there already
+        patch.setattr(quantize_module, "export_onnx", lambda net: (trained.folder / "fp32.onnx").read_bytes())
+        return quantize(trained, trained.folder / "int8.onnx", count=200)
+
+
+@cache
+def exported(family: str) -> tuple[Net, bytes]:
+    net = untrained(FAMILIES[family])
+    return net, export_onnx(net)
+
+
+@pytest.fixture
+def run(trained: Run, quantized: Quantized, tmp_path: Path) -> Run:
+    """A copy of the trained run with both files, for a test to do with as it likes."""
+    return Run(shutil.copytree(trained.folder, tmp_path / "run"))
+
+
+def untrained(model: dict[str, Any]) -> Net:
+    """A net whose BatchNorms have statistics, weights and biases of a trained one, in effect."""
+    config = parse_config(tiny_raw(model=model))
+    torch.manual_seed(3)
+    net = build_model(config.model, 10)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, 0, 0.2)  # type: ignore[arg-type]
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.normal_(module.bias, 0, 0.2)
+            if module.weight.requires_grad:
+                nn.init.uniform_(module.weight, -1, 1.5)
+    facts = {"config_sha256": config_hash(config), "weights_sha256": "5" * 64, "parameters": 1000, "lineage": []}
+    return Net(net, config, tuple("0123456789"), MEAN, STD, facts)
+
+
+def logits_of(net: Net, pixels: torch.Tensor, views: str = "none") -> np.ndarray[Any, Any]:
+    return compute_logits(net.model, pixels, net.preprocess, views, "fp32", 100).numpy()
+
+
+def properties(content: bytes) -> dict[str, str]:
+    return {entry.key: entry.value for entry in onnx.load_model_from_string(content).metadata_props}
+
+
+def of_other_weights(file: Path, target: Path) -> Path:
+    """The file as another net's would be, as far as its metadata go."""
+    content = file.read_bytes()
+    model = onnx.load_model_from_string(content)
+    target.write_bytes(seal_model(model, properties(content) | {"weights_sha256": "5" * 64}))
+    return target
+
+
+# ------------------------------------------------------------------------------------------------------------------- export
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_torchs_logits(family: str) -> None:
+    net, content = exported(family)
+    difference, largest = largest_difference(net, content, "made")
+    assert largest > 0.05
+    assert 0 < difference < 1e-4 * max(1, largest)  # an exact zero would mean that torch was asked twice
+
+
+def test_the_file_takes_images_as_they_are_in_any_number(trained: Run) -> None:
+    net = load_net(trained)
+    session = open_session(read_onnx(trained.folder / "fp32.onnx"), 1)
+    images = load_test(CONFIG.data).images[:7]
+    expected = logits_of(net, torch.from_numpy(images).permute(0, 3, 1, 2))
+    for count in (1, 2, 7):
+        assert np.allclose(run_session(session, images[:count]), expected[:count], atol=1e-4)
+    assert expected.std() > 0.5
+    with pytest.raises(Exception, match="Unexpected input data type"):
+        session.run(None, {"images": images.astype(np.float32) / 255})
+
+
+def test_metadata_say_what_it_is_and_name_no_folder(trained: Run) -> None:
+    content = (trained.folder / "fp32.onnx").read_bytes()
+    found, net = properties(content), load_net(trained)
+    assert json.loads(found["classes"]) == list("0123456789")
+    assert int(found["parameters"]) == net.parameters == sum(p.numel() for p in net.model.parameters())
+    assert found["weights_sha256"] == sha256_file(trained.best)
+    assert found["config_sha256"] == config_hash(CONFIG)
+    assert (found["name"], found["seed"], found["precision"], found["lineage"]) == ("tiny", "0", "fp32", "[]")
+    assert len(found["sha256"]) == 64
+    for trace in (b"/site-packages/", b"cifar_small/", b'File "', b".forward"):
+        assert trace not in content
+    assert abs(len(content) / (4 * net.parameters) - 1) < 0.25
+    onnx.checker.check_model(onnx.load_model_from_string(content))
+
+
+def test_an_export_that_differs_is_not_written(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = load_net(trained)
+    content = read_onnx(trained.folder / "fp32.onnx")
+    with torch.no_grad():
+        net.model.fc.bias[3] += 0.5  # type: ignore[index, operator, union-attr]
+    with pytest.raises(CheckpointError, match=r"would differ from tiny by 0\.5 in logits of up to"):
+        largest_difference(net, content, "x.onnx")
+
+
+@torch.no_grad()
+def test_norms_after_pooling_are_merged_without_a_change() -> None:
+    net = untrained(FAMILIES["whitened"]).model.eval()
+    images = torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    before = net(images)
+    merge_pooled_norms(net)
+    assert torch.allclose(net(images), before, atol=1e-5)
+    assert before.std() > 0.01
+    assert [type(getattr(net, stage).bn) for stage in ("layer1", "layer2")] == [nn.Identity, nn.Identity]
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(st.floats(0.05, 0.95), min_size=3, max_size=3),
+    st.lists(st.floats(0.02, 0.5), min_size=3, max_size=3),
+    st.integers(0, 2**31),
+)
+def test_normalised_pixels_reach_the_file_as_they_were(mean: list[float], std: list[float], seed: int) -> None:
+    images = np.random.default_rng(seed).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+
+    class Session:
+        def run(self, outputs: list[str], inputs: dict[str, np.ndarray[Any, Any]]) -> list[np.ndarray[Any, Any]]:
+            assert outputs == ["logits"]
+            assert inputs["images"].tobytes() == images.tobytes()
+            return [np.zeros((3, 10), np.float32)]
+
+    pixels = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), tuple(mean), tuple(std))
+    assert OnnxModel(Session(), tuple(mean), tuple(std))(pixels).shape == (3, 10)
+
+
+# ------------------------------------------------------------------------------------------------------------ damaged files
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda content: content[:-1], r"\d bytes\) does not end with a checksum of this toolkit"),
+        (lambda content: content[: len(content) // 2], "does not end with a checksum"),
+        (lambda content: b"", r"\(0 bytes\) does not end with a checksum"),
+        (lambda content: b"<html>" + content[6:-200], "does not end with a checksum"),
+        (
+            lambda content: content[:2000] + bytes([content[2000] ^ 1]) + content[2001:],
+            "is damaged: its content does not match",
+        ),
+        (lambda content: content[:-5] + b"00000", "is damaged"),
+        (lambda content: content[100:], "is damaged"),
+    ],
+)
+def test_a_damaged_file_is_one_clear_line(
+    damage: Callable[[bytes], bytes], message: str, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = run.folder / "int8.onnx"
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(CheckpointError, match=message):
+        read_onnx(file)
+    assert main(["predict", str(run.folder), "--split", "val", "--onnx", str(file)]) == 4
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("cifar-small: error: ")
+    assert "int8.onnx" in line
+
+
+def test_foreign_and_missing_files_are_refused(run: Run, tmp_path: Path) -> None:
+    model = onnx.load_model_from_string(read_onnx(run.folder / "fp32.onnx"))
+    del model.metadata_props[:]
+    foreign = tmp_path / "foreign.onnx"
+    foreign.write_bytes(model.SerializeToString())
+    with pytest.raises(CheckpointError, match=r"foreign\.onnx .* not ours"):
+        load_onnx(run, foreign)
+    with pytest.raises(CheckpointError, match=r"cannot read .*none\.onnx: No such file"):
+        load_onnx(run, tmp_path / "none.onnx")
+
+
+def test_a_file_of_another_runs_weights_is_refused(run: Run, tmp_path: Path) -> None:
+    other = of_other_weights(run.folder / "fp32.onnx", tmp_path / "other.onnx")
+    with pytest.raises(CheckpointError, match=r"other\.onnx was made from the weights 5{12} of tiny, seed 0; the run holds"):
+        load_onnx(run, other)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript"])
+def test_without_the_extra_the_message_names_it(
+    package: str, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(UserError, match=rf"need {package}, which .* pip install -e '\.\[export\]'"):
+        require_extra()
+    for command in (["onnx"], ["quantize"], ["predict", "--split", "val", "--onnx", "x"], ["bench"]):
+        tail = ["--overwrite"] if command != ["bench"] else []
+        assert main([command[0], str(run.folder), *command[1:], *tail]) == 2
+        assert "[export]" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------------- int8
+
+
+def convolutions(content: bytes) -> list[Any]:
+    tensors = onnx.load_model_from_string(content).graph.initializer
+    return [tensor for tensor in tensors if len(tensor.dims) == 4 and tensor.dims[0] > 1]  # not the normalisation's constants
+
+
+def test_int8_agrees_with_fp32_and_is_smaller(trained: Run, quantized: Quantized) -> None:
+    accuracy, content = quantized.accuracy, (trained.folder / "int8.onnx").read_bytes()
+    predictions = load_predictions(trained.predictions / "val.npz")
+    assert accuracy.images == 200
+    assert accuracy.fp32 == pytest.approx(predictions.accuracy, abs=1 / 200)
+    assert accuracy.fp32 > 0.6
+    assert accuracy.agreement >= 0.97
+    difference, low, high = accuracy.difference
+    assert difference == pytest.approx(accuracy.int8 - accuracy.fp32)
+    assert low < difference < high
+    assert quantized.size == len(content)
+    assert quantized.fp32_size == (trained.folder / "fp32.onnx").stat().st_size
+    assert len(convolutions(content)) == 10  # stem, two in each of three blocks, three projections
+    assert {tensor.data_type for tensor in convolutions(content)} == {onnx.TensorProto.INT8}
+
+
+def test_int8_logits_keep_their_resolution_and_scales_are_per_channel(trained: Run, quantized: Quantized) -> None:
+    net = load_onnx(trained, trained.folder / "int8.onnx")
+    _, val = load_own_splits(net)
+    logits = logits_of(net, to_tensor(val, CPU))
+    assert len(np.unique(logits)) > 1000  # rounded to 8 bits there would be 256
+    graph = onnx.load_model_from_string(read_onnx(trained.folder / "int8.onnx")).graph
+    weights = {tensor.name for tensor in convolutions(read_onnx(trained.folder / "int8.onnx"))}
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    scales = [shapes[node.input[1]] for node in graph.node if node.op_type == "DequantizeLinear" and node.input[0] in weights]
+    assert len(scales) == len(weights) == 10
+    assert {len(shape) for shape in scales} == {1}
+    assert sorted({shape[0] for shape in scales}) == [8, 16, 32]
+    assert quantized.facts["norms"] == quantized.facts["norms_merged"] == 10
+
+
+def test_a_processor_without_vnni_is_told_of_reduce_range(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(quantize_module, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("old", frozenset({"avx2"})))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    arguments = ["quantize", str(run.folder), "--images", "10", "--overwrite"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr()
+    assert "no VNNI" in shown.err
+    assert "10 of 10 BatchNorms merged" in shown.out
+    assert main([*arguments, "--reduce-range"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_calibration_sees_training_images_alone_as_they_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[np.ndarray[Any, Any]] = []
+
+    class Spy(quantize_module._Batches):
+        def get_next(self) -> dict[str, Any] | None:
+            batch = super().get_next()
+            seen.extend(batch["images"] if batch else [])
+            return batch
+
+    monkeypatch.setattr(quantize_module, "_Batches", Spy)
+    monkeypatch.setattr(quantize_module, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
+    monkeypatch.setattr("cifar_small.inference.predict.load_test", None)  # whoever reads the test split here, fails
+    facts = quantize(run, run.folder / "spied.onnx", count=120).facts
+    images, val = load_own_splits(load_net(run))
+    known = {image.tobytes(): label for image, label in zip(images.images, images.labels, strict=True)}  # type: ignore[arg-type]
+    held_out = {image.tobytes() for image in val.images}
+    assert len(seen) == 120 == facts["calibration_images"]
+    assert all(image.tobytes() in known and image.tobytes() not in held_out for image in seen)
+    counts = np.bincount([known[image.tobytes()] for image in seen], minlength=10)
+    assert counts.min() >= 10
+    assert counts.max() <= 14
+    assert facts["calibration_split"] == "train"
+
+
+def test_too_many_or_no_calibration_images_are_refused(run: Run) -> None:
+    for count, named in ((1238, "1,238"), (0, "0")):
+        with pytest.raises(UserError, match=rf"^{named} images for calibration: expected 1 to 1,237, the training images"):
+            quantize(run, run.folder / "new.onnx", count=count)
+    assert not (run.folder / "new.onnx").exists()
+
+
+def test_reduced_range_uses_seven_bits(trained: Run, quantized: Quantized) -> None:
+    net = load_net(trained)
+    images, _ = load_own_splits(net)
+    chosen = calibration_images(net, images, 20)
+    content, facts = static_int8(net, read_onnx(trained.folder / "fp32.onnx"), chosen, reduce_range=True)
+    assert facts["reduce_range"] is True
+
+    def largest(model: bytes) -> int:
+        return max(int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()) for one in convolutions(model))
+
+    assert (largest(content), largest(read_onnx(trained.folder / "int8.onnx"))) == (64, 127)
+
+
+@pytest.mark.parametrize(("family", "left"), [("whitened", 0), ("wideresnet", 4)])
+def test_other_families_quantize_too(family: str, left: int, trained: Run) -> None:
+    net, fp32 = exported(family)
+    images, val = load_own_splits(load_net(trained))
+    content, facts = static_int8(net, fp32, calibration_images(net, images, 100))
+    assert facts["norms"] - facts["norms_merged"] == left  # before activation there is no convolution to merge into
+    pixels = to_tensor(val, CPU)
+    expected, got = logits_of(net, pixels), logits_of(as_onnx_net(net, content, "made"), pixels)
+    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+def test_dynamic_changes_linear_layers_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    net = load_net(run)
+    integer = dynamic_int8(net.model)
+    kinds = {name: type(module).__module__ for name, module in integer.named_modules() if name == "fc" or "conv" in name}
+    assert kinds.pop("fc").startswith("torch.ao.nn.quantized")
+    assert set(kinds.values()) == {"torch.nn.modules.conv"}
+    assert isinstance(net.model.fc, nn.Linear)  # the net itself is left alone
+    result = try_dynamic(run)
+    assert result.facts["layers"] == 1
+    assert result.facts["weights_share"] == 320 / net.parameters
+    assert result.accuracy.agreement > 0.97
+    before = sorted(run.folder.rglob("*"))
+    assert main(["quantize", str(run.folder), "--engine", "dynamic"]) == 0
+    assert "every convolution stays in fp32" in capsys.readouterr().out
+    assert sorted(run.folder.rglob("*")) == before
+    assert main(["quantize", str(run.folder), "--engine", "dynamic", "--images", "5"]) == 2
+
+
+# -------------------------------------------------------------------------------------------------------------- predictions
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_predictions_by_a_file_name_it_and_its_weights(precision: str, run: Run) -> None:
+    file = run.folder / f"{precision}.onnx"
+    assert main(["predict", str(run.folder), "--split", "val", "--onnx", str(file)]) == 0
+    made = load_predictions(run.predictions / f"val_onnx_{precision}.npz")
+    plain = load_predictions(run.predictions / "val.npz")
+    meta = made.meta
+    assert meta["weights_sha256"] == plain.meta["weights_sha256"] == sha256_file(run.best)
+    assert (meta["precision"], meta["device"], meta["lineage"]) == (precision, "cpu", [])
+    assert meta["onnx"]["sha256"] == sha256_file(file)
+    assert meta["onnx"]["bytes"] == file.stat().st_size
+    assert ("quantization" in meta["onnx"]) == (precision == "int8")
+    assert meta["parameters"] == plain.meta["parameters"]
+    assert meta["config_sha256"] == plain.meta["config_sha256"]
+    apart = np.abs(made.logits - plain.logits).max()
+    assert apart < 1e-4 if precision == "fp32" else 1e-3 < apart < 0.2 * np.abs(plain.logits).max()
+    rows = collect_rows(load_entries([str(run.folder), str(run.predictions / f"val_onnx_{precision}.npz")]))
+    assert [row.name for row in rows] == [run.folder.name, f"{run.folder.name} onnx {precision}"]
+    assert rows[0].parameters == rows[1].parameters
+
+
+@pytest.mark.parametrize(("views", "tolerance"), [("shift", 1e-4), ("flip_shift", 1e-4), ("r3", 0.05)])
+def test_views_reach_the_file(views: str, tolerance: float, run: Run) -> None:
+    net, images = load_net(run), to_tensor(load_test(CONFIG.data).take(np.arange(40)), CPU)
+    expected, got = logits_of(net, images, views), logits_of(load_onnx(run, run.folder / "fp32.onnx"), images, views)
+    assert np.abs(expected - got).max() < tolerance  # r3 blurs, and the file takes whole numbers
+    assert np.abs(expected - logits_of(net, images)).max() > 0.1
+
+
+def test_a_reading_of_test_names_the_file_and_its_submission_passes(run: Run, tmp_path: Path) -> None:
+    int8 = run.folder / "int8.onnx"
+    predict(run, "test", net=load_onnx(run, int8), command="mine")
+    (reading,) = run.test_readings()
+    assert reading["onnx_sha256"] == sha256_file(int8)
+    assert reading["weights_sha256"] == sha256_file(run.best)
+    pickle = tmp_path / "nolabel.pkl"
+    write_unlabelled(pickle, load_test(CONFIG.data).images, np.arange(360))
+    assert main(["predict", str(run.folder), "--split", "submit", "--file", str(pickle), "--onnx", str(int8)]) == 0
+    csv = tmp_path / "out" / "submission.csv"
+    assert main(["submit", str(run.predictions / "submit_onnx_int8.npz"), "--output", str(csv)]) == 0
+    record = json.loads(csv.with_suffix(".json").read_text())
+    assert record["predictions"]["onnx"]["sha256"] == sha256_file(int8)
+
+
+def test_another_device_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    file = str(run.folder / "fp32.onnx")
+    assert main(["predict", str(run.folder), "--split", "val", "--onnx", file, "--device", "cuda"]) == 2
+    assert "--device cuda has no effect with --onnx" in capsys.readouterr().err
+
+
+# --------------------------------------------------------------------------------------------------------------------- bench
+
+
+def test_table_has_a_row_for_each_engine_and_number_of_threads() -> None:
+    fast = [
+        Timing(threads, batch, [0.001 * batch, 0.002 * batch, 0.004 * batch]) for threads in (1, 2) for batch in (1, 64, 512)
+    ]
+    slow = [Timing(one.threads, one.batch, [0.004 * one.batch] * 3) for one in fast]
+    rows = rows_of(
+        "mine",
+        [
+            Measured("torch fp32", 11_000_000, 0.9, (0.0, -0.001, 0.001), slow),
+            Measured("ONNX int8", 2_750_000, 0.895, (-0.005, -0.0075, -0.0025), fast),
+        ],
+    )
+    assert {len(row) for row in rows} == {len(HEADER)}
+    assert [row[:3] for row in rows[:2]] == [["torch fp32", "mine", "1"], ["ONNX int8", "mine", "1"]]
+    assert [row[::2][:2] for row in rows[2:]] == [["torch fp32", "2"], ["ONNX int8", "2"]]
+    first = dict(zip(HEADER, rows[1], strict=True))
+    assert first["ms at batch 1"] == "2.00 (1.00 .. 4.00)"
+    assert (first["images/s at 64"], first["images/s at 512"]) == ("500", "500")
+    assert first["speed at 64, torch fp32 = 1"] == "2.00 (1.00 .. 4.00)"
+    assert (first["MB"], first["val %"]) == ("2.75", "89.50")
+    assert first["difference in points (95 %)"] == "-0.50 (-0.75 .. -0.25)"
+    assert rows[0][HEADER.index("speed at 64, torch fp32 = 1")] == "1"
+
+
+def test_engines_take_turns_and_the_first_call_of_a_turn_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = [0.0], list[str]()
+    monkeypatch.setattr("cifar_small.export.latency.time.perf_counter", lambda: now[0])
+
+    def engine(name: str, cold: float, warm: float) -> Callable[[Any], object]:
+        def call(pixels: Any) -> None:
+            now[0] += warm if order and order[-1] == name else cold
+            order.append(name)
+
+        return call
+
+    calls = {"a": engine("a", 50.0, 2.0), "b": engine("b", 90.0, 0.5)}
+    values = take_turns(calls, np.zeros((1, 32, 32, 3), np.uint8), 2, 4.0)
+    assert values == {"a": [2.0, 2.0], "b": [0.5, 0.5]}
+    assert order == ["a", "b", *(["a"] * 4 + ["b"] * 9) * 2]  # three calls at least, or as many as 4 seconds hold
+
+
+@pytest.fixture
+def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What takes seconds is done already, or done once."""
+    monkeypatch.setattr(inference, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
+    monkeypatch.setattr(inference, "LEAST_CALLS", 1)
+
+
+@pytest.mark.usefixtures("quick")
+def test_bench_measures_every_engine_and_writes_every_round(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = torch.get_num_threads()
+    output = run.folder / "speed.json"
+    arguments = [
+        "--threads",
+        "1",
+        "--rounds",
+        "2",
+        "--seconds",
+        "0.001",
+        "--dynamic",
+        "--int8",
+        str(run.folder / "int8.onnx"),
+    ]
+    assert main(["bench", str(run.folder), *arguments, "--output", str(output)]) == 0
+    shown = capsys.readouterr().out
+    assert "torch int8 Linear: dynamic quantization of the linear layers alone" in shown
+    assert all(column in shown for column in HEADER)
+    written = json.loads(output.read_text())
+    assert {"environment", "load_average", "command", "settings", "started"} <= set(written)
+    (result,) = written["results"]
+    engines = {one["engine"]: one for one in result["engines"]}
+    assert list(engines) == ["torch fp32", "torch bf16", "ONNX fp32", "ONNX int8", "torch int8 Linear"]
+    assert engines["ONNX int8"]["size"] == (run.folder / "int8.onnx").stat().st_size
+    assert engines["torch fp32"]["size"] == run.best.stat().st_size
+    assert engines["ONNX fp32"]["difference"][0] == 0.0
+    assert [one["batch"] for one in engines["torch bf16"]["timings"]] == [1, 64, 512]
+    assert all(len(one["seconds"]) == 2 and min(one["seconds"]) > 0 for e in engines.values() for one in e["timings"])
+    assert torch.get_num_threads() == before
+    table = read_figures(output, {result["weights_sha256"]: run.folder.name})  # for the report
+    assert table.header == HEADER
+    assert [row[0] for row in table.rows] == list(engines)
+    assert all(cell in shown for row in table.rows for cell in row)
+    assert all(note in shown for note in table.notes[:-1])
+    assert table.notes[-1] == written["command"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, r"speed\.json does not exist; expected a file of cifar-small bench RUN --output NAME\.json"),
+        ('{"bench": "inference"}', r"is damaged, or of another version of cifar-small bench \(KeyError: 'results'\)"),
+        ('{"bench": "inference", "results": [{"run": 1}]}', "is damaged, or of another version"),
+        ('{"bench": "inference", "results": [], "environment": {}}', "is damaged, or of another version"),
+        ('{"bench": "steps"}', "holds no figures of cifar-small bench"),
+        ("[1]", "holds no figures of cifar-small bench"),
+        ("{", "is damaged"),
+    ],
+)
+def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "speed.json").write_text(content)
+    with pytest.raises(CheckpointError, match=says):
+        read_figures(tmp_path / "speed.json", {})
+    with pytest.raises(CheckpointError, match="is a folder; expected a file"):
+        read_figures(tmp_path, {})
+    (tmp_path / "speed.json").write_bytes(b"\xff\xfe{}\x80")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        read_figures(tmp_path / "speed.json", {})
+
+
+@pytest.mark.usefixtures("quick")
+def test_bench_makes_int8_itself_and_writes_markdown(run: Run, tmp_path: Path) -> None:
+    output = tmp_path / "speed.md"
+    bench_runs([run], [], Settings((1,), rounds=1, seconds=0.001), data_root=None, output=output, command="mine")
+    header, line, *rows = output.read_text().splitlines()
+    assert header == "| " + " | ".join(HEADER) + " |"
+    assert line.count("---") == len(HEADER)
+    assert [row.removeprefix("| ").split(" | ")[0] for row in rows[:4]] == [
+        "torch fp32",
+        "torch bf16",
+        "ONNX fp32",
+        "ONNX int8",
+    ]
+    assert output.read_text().endswith("`mine`\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--threads", "0"], 2, "--threads and --rounds must be whole numbers from 1 up"),
+        (["--rounds", "0"], 2, "--threads and --rounds"),
+        (["--seconds", "nan"], 2, "--seconds a positive number"),
+        (["--output", "speed.txt"], 2, "expected a name that ends in .md or .json"),
+        (["--int8", "FP32"], 2, "it holds fp32; expected a file of cifar-small quantize"),
+        (["--int8", "INT8", "INT8"], 2, "a second file of tiny, seed 0"),
+        (["--int8", "OTHER"], 4, "made from tiny, seed 0 (weights 555555555555), which is none of these runs"),
+    ],
+)
+def test_bench_refuses(
+    arguments: list[str], code: int, message: str, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"FP32": run.folder / "fp32.onnx", "INT8": run.folder / "int8.onnx", "OTHER": tmp_path / "other.onnx"}
+    if "OTHER" in arguments:
+        of_other_weights(files["INT8"], files["OTHER"])
+    assert main(["bench", str(run.folder), *(str(files.get(one, one)) for one in arguments)]) == code
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+
+
+def test_commands_refuse_to_replace_their_files(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.read_bytes() for path in run.folder.glob("*.onnx")}
+    for command in ("onnx", "quantize"):
+        assert main([command, str(run.folder)]) == 2
+        assert "exists already" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.folder.glob("*.onnx")} == before
+    assert main(["quantize", str(run.folder / "none")]) == 4
+
+
+# ------------------------------------------------------------------------------------------------------- paired difference
+
+
+def answers(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    counts = (both, first, second, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+def test_paired_difference_by_hand() -> None:
+    difference, low, high = paired_difference(*answers(80, 6, 2, 12))
+    assert difference == pytest.approx(-0.04)
+    centre, half = (3 - 7) / 102, 1.959963984540054 * ((10 / 102 - (4 / 102) ** 2) / 102) ** 0.5
+    assert (low, high) == pytest.approx((centre - half, centre + half))
+    swapped = paired_difference(*reversed(answers(80, 6, 2, 12)))
+    assert swapped == pytest.approx((-difference, -high, -low))
+
+
+def test_paired_difference_of_equal_answers_has_width() -> None:
+    difference, low, high = paired_difference(*answers(90, 0, 0, 10))
+    assert difference == 0
+    assert low == -high
+    assert 0.01 < high < 0.05
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
+def test_paired_difference_stays_within_bounds(both: int, first: int, second: int, neither: int) -> None:
+    if both + first + second + neither == 0:
+        return
+    difference, low, high = paired_difference(*answers(both, first, second, neither))
+    assert -1 <= low < high <= 1
+    assert -1 <= difference <= 1
+
+
+def test_paired_difference_covers_the_truth() -> None:
+    rng = np.random.default_rng(0)
+    shares, total, repeats = (0.9, 0.03, 0.02, 0.05), 1000, 2000
+    covered = 0
+    for both, first, second, neither in rng.multinomial(total, shares, repeats):
+        _, low, high = paired_difference(*answers(both, first, second, neither))
+        covered += low <= shares[2] - shares[1] <= high
+    assert 0.94 < covered / repeats < 0.97

@@ -1,0 +1,256 @@
+"""Soups: the mean of weights with statistics taken anew, in a directory that is used like any run's."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_raw
+from torch import nn
+from torch.optim.swa_utils import update_bn
+
+import cifar_small.inference.soup as soup_module
+from cifar_small.cli.main import main
+from cifar_small.config.hashing import config_dict
+from cifar_small.config.loading import parse_config
+from cifar_small.data.datamodule import load_splits
+from cifar_small.errors import CheckpointError, UserError
+from cifar_small.inference.predict import load_net
+from cifar_small.inference.soup import average_weights, make_soup
+from cifar_small.models import build_model, refresh_statistics
+from cifar_small.models.counting import count_parameters
+from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import load_predictions
+from cifar_small.training.trainer import train
+from cifar_small.transforms.preprocess import normalise
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Run, Run, Run]:
+    """Two checkpoints of one run, two epochs apart, and a net of the same shape from another start, which knows little."""
+    folder = tmp_path_factory.mktemp("members")
+    raw = tiny_raw(
+        data={"source": "digits", "val_size": 200, "train_limit": 800},
+        optim={"lr": 0.03},
+        schedule={"name": "constant"},
+        selection="last",
+        phases=[{"epochs": 3}],
+        views="shift",
+        engine={**tiny_raw()["engine"], "eval_batch_size": 800},
+    )
+    train(parse_config(raw), folder / "early", quiet=True)
+    shutil.copytree(folder / "early", folder / "late")
+    train(parse_config({**raw, "phases": [{"epochs": 5}]}), folder / "late", resume=True, quiet=True)
+    torch.manual_seed(1)
+    fresh = build_model(parse_config(raw).model, 10).state_dict()
+    other = changed(Run(folder / "early"), folder / "other", weights=fresh, val_accuracy=0.1)
+    return Run(folder / "early"), Run(folder / "late"), other
+
+
+def changed(run: Run, folder: Path, **changes: Any) -> Run:
+    """A copy of a run whose checkpoint says something else."""
+    shutil.copytree(run.folder, folder)
+    if changes:
+        save_checkpoint(folder / "best.pt", {**load_checkpoint(run.best), **changes})
+    return Run(folder)
+
+
+def test_weights_are_averaged_and_counters_are_not() -> None:
+    states = [{"w": torch.tensor([1.0, value]), "n": torch.tensor(count)} for value, count in ((2.0, 7), (3.0, 9), (10.0, 9))]
+    mean = average_weights(states)
+    assert mean["w"].tolist() == [1.0, 5.0]
+    assert mean["w"].dtype == torch.float32
+    assert int(mean["n"]) == 7
+    mean["n"] += 1
+    assert int(states[0]["n"]) == 7  # a copy
+
+
+def net_with_dropout(p: float = 0.5) -> nn.Module:
+    torch.manual_seed(0)
+    config = parse_config(tiny_raw())
+    net = build_model(config.model.model_copy(update={"dropout": p, "stochastic_depth": p}), 10)
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.fill_(9.0)
+            module.momentum = 0.3
+    return net
+
+
+def statistics(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: buffer.clone() for name, buffer in net.named_buffers()}
+
+
+BATCHES = [torch.randn(16, 3, 32, 32, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
+
+
+def test_statistics_are_those_of_torchs_own_update() -> None:
+    net = net_with_dropout(0.0)
+    reference = deepcopy(net)
+    update_bn(BATCHES, reference)
+    refresh_statistics(net, BATCHES)
+    for name, buffer in statistics(reference).items():
+        torch.testing.assert_close(statistics(net)[name], buffer, msg=name)
+
+
+def test_statistics_do_not_depend_on_chance_and_nothing_else_changes() -> None:
+    net = net_with_dropout()
+    before = {name: parameter.clone() for name, parameter in net.named_parameters()}
+    refresh_statistics(net.train(), BATCHES)
+    assert net.training
+    assert {module.momentum for module in net.modules() if isinstance(module, nn.BatchNorm2d)} == {0.3}
+    assert all(torch.equal(parameter, before[name]) for name, parameter in net.named_parameters())
+    first = statistics(net)
+    torch.manual_seed(99)
+    refresh_statistics(net.eval(), iter(BATCHES))
+    assert not net.training
+    assert all(torch.equal(buffer, first[name]) for name, buffer in statistics(net).items())
+    assert not any((buffer == 9).any() for name, buffer in first.items() if name.endswith("running_mean"))
+
+
+def test_a_soup_is_the_mean_and_is_used_like_a_run(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
+    early, late, _ = runs
+    soup = Run(tmp_path / "soup")
+    summary, verdict = make_soup([early, late], soup, command="the command")
+    states = [load_checkpoint(run.best)["weights"] for run in (early, late)]
+    content = load_checkpoint(soup.best)
+    for name, value in content["weights"].items():
+        if "running" in name:
+            assert not torch.equal(value, average_weights(states)[name]), name  # taken anew
+        elif "num_batches" not in name:
+            assert torch.allclose(value.double(), (states[0][name].double() + states[1][name].double()) / 2, atol=1e-6), name
+    assert summary == soup.summary()
+    assert summary["val_accuracy"] > 0.5
+    assert summary["parameters"] == count_parameters(load_net(soup).model) == load_net(early).parameters
+    assert (summary["name"], summary["epochs"]) == ("tiny_soup", 3 + 5)
+    assert [(one["run"], one["taken"]) for one in summary["soup"]] == [("early", True), ("late", True)]
+    hashes = [load_net(run).facts["weights_sha256"] for run in (early, late)]
+    assert [one["weights_sha256"] for one in summary["soup"]] == hashes
+    assert content["lineage"] == []  # trained from scratch, all of them
+    assert soup.sessions()[0]["command"] == "the command"
+    val = load_predictions(soup.predictions / "val.npz")
+    assert val.accuracy == summary["val_accuracy"] == verdict.accuracy
+    assert verdict.best_accuracy == max(load_predictions(run.predictions / "val.npz").accuracy for run in (early, late))
+    assert [one["weights_sha256"] for one in val.meta["soup"]] == hashes
+    # The other commands take it: predict, submit, record.
+    for arguments in (
+        ["unlabelled", "--config", soup.config_file, "--output", tmp_path / "file.pkl"],
+        ["predict", soup.folder, "--split", "submit", "--file", tmp_path / "file.pkl"],
+        ["submit", soup.predictions / "submit.npz", "--output", tmp_path / "out" / "mine.csv"],
+        ["record", soup.folder, "--output", tmp_path / "record"],
+    ):
+        assert main([str(argument) for argument in arguments]) == 0, arguments
+
+
+def test_statistics_of_a_soup_are_of_unaugmented_training_images(
+    runs: tuple[Run, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The mean of the first BatchNorm is that of the first convolution over the images as they are."""
+    monkeypatch.setattr(soup_module, "REFRESH_BATCH", 800)  # so that all are in one
+    soup = Run(tmp_path / "soup")
+    make_soup(list(runs[:2]), soup)
+    net = load_net(soup)
+    images = load_splits(net.config.data)[0].images
+    pixels = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), net.mean, net.std)
+    with torch.no_grad():
+        mean = net.model.conv1(pixels).mean((0, 2, 3))
+    torch.testing.assert_close(net.model.bn1.running_mean, mean, atol=1e-4, rtol=1e-3)
+
+
+def test_order_of_runs_and_repetition_do_not_matter(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
+    one, _ = make_soup(list(runs[:2]), Run(tmp_path / "one"))
+    two, _ = make_soup(list(runs[1::-1]), Run(tmp_path / "two"))
+    assert one["val_accuracy"] == two["val_accuracy"]
+    weights = [load_checkpoint(tmp_path / name / "best.pt")["weights"] for name in ("one", "two")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+
+
+def test_greedy_leaves_out_what_does_not_average(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
+    """The uniform soup is poor with the third, and says so; the greedy one of a good net and the third keeps to the one."""
+    _, uniform = make_soup(list(runs), Run(tmp_path / "uniform"))
+    assert uniform.accuracy < uniform.best_accuracy
+    assert str(uniform).startswith("no better than its best member")
+    with pytest.raises(UserError, match=r"alone is better on val than averaged with any .* nothing was written"):
+        make_soup([runs[1], runs[2]], Run(tmp_path / "none"), "greedy")
+    assert not (tmp_path / "none").exists()
+
+
+def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tried: list[int] = []
+    answers = iter([0.05, 1.0, 1.0])
+    cook = soup_module.Pot.cook
+
+    def scripted(self: Any, nets: Any) -> dict[str, Any]:
+        tried.append(len(nets))
+        return {**cook(self, nets), "val_accuracy": next(answers)}
+
+    monkeypatch.setattr(soup_module.Pot, "cook", scripted)
+    summary, _ = make_soup(list(runs), Run(tmp_path / "soup"), "greedy")
+    order = sorted(range(3), key=lambda index: -load_net(runs[index]).facts["val_accuracy"])
+    assert tried == [2, 2, 2]  # the second lowers accuracy and is left out; the third is tried with the first, and cooked
+    assert [one["taken"] for one in summary["soup"]] == [index != order[1] for index in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"mean": [0.1, 0.2, 0.3]}, "differ in normalisation"),
+        ({"classes": [*"ABCDEFGHIJ"]}, "differ in classes"),
+        ({"data": {"source": "digits", "sha256": "0"}}, "differ in data"),
+        ({}, "hold the same weights; leave one out"),
+    ],
+)
+def test_runs_that_do_not_belong_together_are_refused(
+    runs: tuple[Run, Run, Run], tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        make_soup([runs[0], changed(runs[0], tmp_path / "changed", **changes)], Run(tmp_path / "soup"))
+    assert not (tmp_path / "soup").exists()
+
+
+def test_other_architectures_one_run_and_used_folders_are_refused(
+    runs: tuple[Run, Run, Run], tmp_path: Path, tiny: Callable[..., Any]
+) -> None:
+    narrow = tiny(model={"family": "resnet", "widths": [8, 16, 24], "blocks": [1, 1, 1], "strides": [2, 2, 2]})
+    net = build_model(narrow.model, 10)
+    facts = {"config": config_dict(narrow), "weights": net.state_dict(), "parameters": count_parameters(net)}
+    changed(runs[0], tmp_path / "narrow", **facts)
+    with pytest.raises(CheckpointError, match=r"of different nets \(model.widths: \(8, 16, 32\) and \(8, 16, 24\)\)"):
+        make_soup([runs[0], Run(tmp_path / "narrow")], Run(tmp_path / "soup"))
+    with pytest.raises(UserError, match="at least two runs, got 1"):
+        make_soup([runs[0]], Run(tmp_path / "soup"))
+    with pytest.raises(UserError, match="holds files already"):
+        make_soup(list(runs[:2]), runs[2])
+
+
+def test_lineage_of_any_member_is_the_soups(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
+    foreign = changed(runs[1], tmp_path / "foreign", lineage=["imagenet"])
+    summary, _ = make_soup([runs[0], foreign], Run(tmp_path / "soup"))
+    assert load_checkpoint(tmp_path / "soup" / "best.pt")["lineage"] == ["imagenet"]
+    assert [one["lineage"] for one in summary["soup"]] == [[], ["imagenet"]]
+
+
+def test_the_command_says_what_went_in_and_what_came_out(
+    runs: tuple[Run, Run, Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["soup", *(str(run.folder) for run in runs[:2]), "--output", str(tmp_path / "soup")]
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("tiny (seed 0, early), val ")
+    assert "than its best member" in lines[2]
+    assert lines[-1].endswith(f"parameters -> {tmp_path / 'soup'}")
+    assert main(arguments) == 2
+    assert np.isfinite(load_predictions(tmp_path / "soup" / "predictions" / "val.npz").logits).all()
+
+
+def test_nets_of_another_input_size_are_refused(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
+    config = {**load_checkpoint(runs[1].best)["config"], "input": {"size": 40}}
+    larger = changed(runs[1], tmp_path / "larger", config=config)
+    with pytest.raises(CheckpointError, match="differ in input size"):
+        make_soup([runs[0], larger], Run(tmp_path / "soup"))

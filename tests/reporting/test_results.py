@@ -1,0 +1,248 @@
+"""The results table says what the records say, and the README's copy of it is the generated one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.reporting import results
+from cifar_small.reporting.results import BEGIN, END, render_results, replace_section
+from cifar_small.runs.directory import Run
+from cifar_small.runs.records import write_record
+
+ROOT = Path(__file__).resolve().parents[2]
+SHA = "a" * 64
+
+
+def reading(accuracy: float, views: str = "flip") -> dict[str, Any]:
+    return {"views": views, "images": 10_000, "accuracy": accuracy}
+
+
+def record(
+    folder: Path,
+    seed: int = 0,
+    readings: tuple[dict[str, Any], ...] = (),
+    *,
+    recipe: str = SHA,
+    val: float = 0.93,
+    seconds: float = 600.0,
+    name: str = "net",
+    file: str = "record.json",
+    selection: str = "last",
+    **data: Any,
+) -> None:
+    """A record as `cifar-small record` writes it, in a folder of its own."""
+    summary = {
+        "name": name,
+        "seed": seed,
+        "parameters": 4_999_999,
+        "epochs": 30,
+        "val_accuracy": val,
+        "val_images": 5000,
+        "selection": selection,
+        "views": "flip",
+        "seconds": seconds,
+        "data": {"source": "cifar10", **data},
+        "recipe_sha256": recipe,
+        "weights_sha256": f"{name} {seed}",
+    }
+    session = {"command": f"cifar-small train --seed {seed}", "device": "a CPU", "threads": 2, "precision": "fp32"}
+    own = folder / f"{name}-{seed}"
+    own.mkdir(parents=True, exist_ok=True)
+    content = {"run": {"summary": summary, "sessions": [session], "test_readings": list(readings)}}
+    (own / file).write_text(json.dumps(content))
+
+
+def rows(table: str) -> list[dict[str, str]]:
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() if line.startswith("|")]
+    return [dict(zip(lines[0], line, strict=True)) for line in lines[2:]]
+
+
+def test_no_records(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="submissions is no folder"):
+        render_results(tmp_path / "submissions")
+    (tmp_path / "submissions").mkdir()
+    assert render_results(tmp_path / "submissions") == "No records under submissions/ yet."
+
+
+def test_one_seed_gives_the_wilson_interval(tmp_path: Path) -> None:
+    record(tmp_path / "submissions", 3, (reading(0.9412),), train_limit=20_000)
+    table = render_results(tmp_path / "submissions")
+    low, high = wilson_interval(9412, 10_000)
+    assert rows(table) == [
+        {
+            "recipe": "net",
+            "data": "cifar10, 20,000 images",
+            "parameters": "4,999,999",
+            "epochs": "30",
+            "seeds": "1 (3)",
+            "views": "flip",
+            "val %": "93.00 (5,000)",
+            "test %": f"94.12 [{100 * low:.2f}, {100 * high:.2f}] (read once)",
+            "minutes": "10.0",
+            "hardware": "a CPU, 2 threads, fp32",
+        }
+    ]
+    assert "94.12 [93.64, 94.56] (read once)" in table
+    assert "- `net`: `cifar-small train --seed 3` ([record](submissions/net-3))" in table
+
+
+def test_two_seeds_give_mean_sd_and_n(tmp_path: Path) -> None:
+    record(tmp_path, 0, (reading(0.94),), val=0.93, seconds=600)
+    record(tmp_path, 1, (reading(0.95),), val=0.94, seconds=1200)
+    table = render_results(tmp_path)
+    (row,) = rows(table)
+    assert row["seeds"] == "2 (0, 1)"
+    assert row["val %"] == "93.50 (5,000)"
+    assert "`cifar-small train --seed 0` ([record](" + tmp_path.name + "/net-0), [2](" + tmp_path.name + "/net-1))" in table
+    assert row["test %"] == f"94.50 ± {math.sqrt(0.5):.2f} sd (read once)" == "94.50 ± 0.71 sd (read once)"
+    assert row["minutes"] == "15.0"
+
+
+def test_a_val_that_chose_the_epoch_says_so(tmp_path: Path) -> None:
+    record(tmp_path, selection="best")
+    assert rows(render_results(tmp_path))[0]["val %"] == "93.00 (5,000, *best*)"
+
+
+def test_a_seed_whose_test_was_not_read_leaves_no_mean(tmp_path: Path) -> None:
+    record(tmp_path, 0, (reading(0.94),))
+    record(tmp_path, 1)
+    (row,) = rows(render_results(tmp_path))
+    assert row["test %"] == "not read"
+    assert row["seeds"] == "2 (0, 1)"
+
+
+def test_reading_with_other_views_is_no_result_but_counts_as_a_reading(tmp_path: Path) -> None:
+    record(tmp_path / "a", 0, (reading(0.99, "none"),))
+    assert rows(render_results(tmp_path / "a"))[0]["test %"] == "not read"
+    record(tmp_path / "b", 0, (reading(0.91), reading(0.99, "none"), reading(0.92)))
+    assert rows(render_results(tmp_path / "b"))[0]["test %"].startswith("92.00 [")
+    assert rows(render_results(tmp_path / "b"))[0]["test %"].endswith("(read 3 times)")
+
+
+def test_other_recipes_have_rows_of_their_own_best_first(tmp_path: Path) -> None:
+    record(tmp_path, 0, name="weak", recipe="b" * 64, val=0.5)
+    record(tmp_path, 0, name="strong", recipe="c" * 64, val=0.9)
+    record(tmp_path, 0, name="digits", recipe="d" * 64, val=0.99, source="digits")
+    assert [row["recipe"] for row in rows(render_results(tmp_path))] == ["strong", "weak", "digits"]
+
+
+def test_a_run_recorded_twice_is_one_seed(tmp_path: Path) -> None:
+    record(tmp_path, 0, (reading(0.94),))
+    record(tmp_path, 0, (reading(0.94),), file="submission.json")
+    (row,) = rows(render_results(tmp_path))
+    assert row["seeds"] == "1 (0)"
+    assert "±" not in row["test %"]
+
+
+def test_the_record_of_a_submission_counts_as_well(tmp_path: Path) -> None:
+    record(tmp_path, 4, (reading(0.94),), file="submission.json")
+    assert [row["seeds"] for row in rows(render_results(tmp_path))] == ["1 (4)"]
+
+
+def test_submissions_without_a_run_are_listed_wherever_they_lie(tmp_path: Path) -> None:
+    for place in (tmp_path, tmp_path / "ensemble"):
+        place.mkdir(exist_ok=True)
+        (place / "submission.json").write_text(
+            json.dumps({"predictions": {"name": "mean of logits: a, b", "parameters": 2500}})
+        )
+    table = render_results(tmp_path)
+    assert "- mean of logits: a, b: 2,500 parameters, submission alone" in table
+    assert f"({tmp_path.name}/ensemble)" in table
+    assert f"({tmp_path.name})" in table
+
+
+@pytest.mark.parametrize("content", ['{"run": ', "[]", '{"run": {"summary": {}}}', b"\xff"])
+def test_a_damaged_record_is_named(content: str | bytes, tmp_path: Path) -> None:
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one" / "record.json").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=r"one/record\.json"):
+        render_results(tmp_path)
+
+
+def test_figures_of_a_benchmark_beside_the_records_are_no_record(tmp_path: Path) -> None:
+    (tmp_path / "some").mkdir()
+    (tmp_path / "some" / "speed.json").write_text('{"bench": "inference", "results": []}')
+    assert render_results(tmp_path).startswith("No records under")
+
+
+def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.folder.mkdir()
+    run.config_file.write_text("name: net\n")
+    with pytest.raises(CheckpointError, match=r"has not finished \(no summary.json\)"):
+        write_record(run, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (run.folder / "curves.png").write_bytes(b"picture")
+    (run.folder / "best.pt").write_bytes(b"weights")
+    run.summary_file.write_text('{"name": "net", "weights_sha256": "of an earlier, shorter run"}')
+    with pytest.raises(CheckpointError, match=r"best.pt is not the file that summary.json speaks of"):
+        write_record(run, tmp_path / "out")
+    summary = {"name": "net", "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    run.summary_file.write_text(json.dumps(summary))
+    target = write_record(run, tmp_path / "out")
+    assert json.loads(target.read_text()) == {"run": {"summary": summary, "sessions": [], "test_readings": []}}
+    assert sorted(path.name for path in target.parent.iterdir()) == ["config.yaml", "curves.png", "record.json"]
+    with pytest.raises(UserError, match="exists already"):
+        write_record(run, tmp_path / "out")
+    write_record(run, tmp_path / "out", overwrite=True)
+
+
+def test_replace_section() -> None:
+    text = f"before\n{BEGIN}\nold\ntable\n{END}\nafter\n"
+    replaced = replace_section(text, "| new |", "README.md")
+    assert replaced == f"before\n{BEGIN}\n| new |\n{END}\nafter\n"
+    assert replace_section(replaced, "| new |", "README.md") == replaced
+
+
+@pytest.mark.parametrize(
+    "text", ["", f"{BEGIN}\n", f"{END}\n", f"{END}\n{BEGIN}\n", f"{BEGIN}\n{BEGIN}\n{END}\n", f"{BEGIN}\n{END}\n{END}\n"]
+)
+def test_replace_section_needs_both_markers_once_in_order(text: str) -> None:
+    with pytest.raises(DataError, match=r"README\.md needs the lines .* once, in this order"):
+        replace_section(text, "x", "README.md")
+
+
+def test_readme_agrees_with_records() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert replace_section(readme, render_results(ROOT / "submissions"), "README.md") == readme, "run: make results"
+
+
+def with_metrics(folder: Path, name: str, accuracies: list[float], **changes: Any) -> None:
+    record(folder, name=name, **changes)
+    lines = ["seconds,val_accuracy", *(f"{60 * (index + 1)},{accuracy}" for index, accuracy in enumerate(accuracies))]
+    (folder / f"{name}-{changes.get('seed', 0)}" / "metrics.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with_metrics(tmp_path, "slow", [0.5, 0.7, 0.9], recipe="b" * 64)
+    with_metrics(tmp_path, "fast", [0.8, 0.94], readings=(reading(0.9428), reading(0.5, "none")))
+    with_metrics(tmp_path, "fast", [0.7, 0.93], seed=1)  # another seed of the recipe
+    with_metrics(tmp_path, "part", [0.4], recipe="c" * 64, train_limit=1000)
+    with_metrics(tmp_path, "hundred", [0.4], recipe="d" * 64, source="cifar100")
+    drawn: list[Any] = []
+    monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title, path: drawn.extend(lines))
+    assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png") == 2
+    assert drawn == [
+        ("fast, val of 5,000; test 94.28% (with views)", [60.0, 120.0], [0.8, 0.94]),
+        ("slow, val of 5,000", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9]),
+    ]
+    with pytest.raises(DataError, match=r"no record under .* is of a run on all of digits; record one with cifar-small record"):
+        results.draw_records(tmp_path, "digits", tmp_path / "picture.png")
+    assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png", ["slow"]) == 1
+    assert [label for label, *_ in drawn[2:]] == ["slow, val of 5,000"]
+    with pytest.raises(DataError, match=r"no record under .* is of 'part' on all of cifar10; there are fast, slow"):
+        results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png", ["slow", "part"])
+
+
+def test_the_picture_is_a_png_with_percentages_of_accuracy(tmp_path: Path) -> None:
+    with_metrics(tmp_path, "one", [0.5, 0.7, 0.9, 0.949])
+    results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png")
+    assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"

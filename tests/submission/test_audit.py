@@ -1,0 +1,675 @@
+"""Every kind of tampering is found and named by the link it breaks; what is whole passes; what is missing is said to be."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import tiny_raw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cifar_small import environment
+from cifar_small.cli.main import main
+from cifar_small.config.hashing import config_hash, dump_config, recipe_hash
+from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.schema import Data
+from cifar_small.data import load_test, load_train, write_unlabelled
+from cifar_small.errors import UserError
+from cifar_small.files import sha256_file
+from cifar_small.inference import predict
+from cifar_small.inference.ensemble import mean_logits
+from cifar_small.metrics.classification import wilson_interval
+from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.submission import submission_file as submission
+from cifar_small.submission.audit import Card, audit, chain, gather
+from cifar_small.submission.submission_file import submit
+from cifar_small.training.trainer import train
+
+ROOT = Path(__file__).resolve().parents[2]
+CLEAN = {"commit": "c0ffee" + 34 * "0", "dirty": False}
+LINKS = {
+    *("csv", "rows", "labels", "predictions", "record", "weights", "config", "data", "split", "summary", "selection"),
+    *("parameters", "from scratch", "test images", "test readings", "seed", "commit", "budget", "unlabelled file"),
+    "commit of CSV",
+}
+
+
+class Place:
+    """A folder in which one net, and an ensemble of two, went from data to a submission."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.data, self.file = folder / "data.npz", folder / "nolabel.pkl"
+        self.run, self.other = Run(folder / "runs" / "tiny-seed0"), Run(folder / "runs" / "tiny-seed1")
+        self.npz, self.joint_npz = self.run.predictions / "submit.npz", folder / "joint" / "both.npz"
+        self.csv, self.joint_csv = folder / "single" / "mine.csv", folder / "joint" / "both.csv"
+
+    def audit(self, **changes: Any) -> Card:
+        given_ = {"runs": [self.run.folder], "file": self.file, "data_root": str(self.data)}
+        repredict = changes.pop("repredict", False)
+        return audit(gather(self.csv, **{**given_, **changes}), repredict=repredict)
+
+    def audit_joint(self, **changes: Any) -> Card:
+        given_ = {"predictions": self.joint_npz, "file": self.file, "data_root": str(self.data)}
+        runs = [self.run.folder, self.other.folder]
+        return audit(gather(self.joint_csv, **{**given_, "runs": runs, **changes}))
+
+    def edit_record(self, change: Callable[[dict[str, Any]], Any]) -> None:
+        edit_json(self.csv.with_suffix(".json"), change)
+
+
+def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def edit_predictions(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change arrays or meta of a predictions file and save it as the toolkit would."""
+    old = load_predictions(path)
+    meta = {key: value for key, value in old.meta.items() if key not in ("file", "sha256")}
+    parts = {"ids": old.ids, "logits": old.logits, "labels": old.labels, "meta": meta}
+    change(parts)
+    Predictions(parts["ids"], parts["logits"], parts["labels"], old.classes, parts["meta"]).save(path)
+
+
+def edit_best(run: Run, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Change what is in best.pt, with a checksum that fits."""
+    state = load_checkpoint(run.best)
+    change(state)
+    save_checkpoint(run.best, state)
+
+
+def edit_data(place: Place, change: Callable[[dict[str, Any]], Any]) -> None:
+    with np.load(place.data) as file:
+        arrays = {name: file[name] for name in file.files}
+    change(arrays)
+    np.savez(place.data, **arrays)
+
+
+def failed(card: Card) -> set[str]:
+    return {finding.link for finding in card.of("fail")}
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Place:
+    """Everything made once, from committed code as far as the records know."""
+    place = Place(tmp_path_factory.mktemp("audit"))
+    digits = Data(source="digits")
+    parts = {"train": load_train(digits).take(np.arange(400)), "test": load_test(digits).take(np.arange(100))}
+    arrays: dict[str, Any] = {f"{name}_images": images.images for name, images in parts.items()}
+    arrays |= {f"{name}_labels": images.labels for name, images in parts.items()}
+    np.savez(place.data, classes=np.array(parts["train"].classes), **arrays)
+    write_unlabelled(place.file, parts["test"].images, np.arange(100))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (environment, predict, submission):
+            patch.setattr(module, "commit", lambda: CLEAN)
+        for run, seed in ((place.run, 0), (place.other, 1)):
+            data = {"source": "npz", "root": str(place.data), "val_size": 100}
+            rules = {"max_params": 100_000, "rows": 100}
+            train(parse_config(tiny_raw(seed=seed, data=data, rules=rules)), run.folder, quiet=True, command="train")
+            predict.predict(run, "submit", file=place.file)
+        predict.predict(place.run, "test")
+        predict.predict(place.run, "test", views="flip")
+        submit(load_predictions(place.npz), place.csv, run=place.run)
+        members = [load_predictions(run.predictions / "submit.npz") for run in (place.run, place.other)]
+        mean_logits(members).save(place.joint_npz)
+        submit(load_predictions(place.joint_npz), place.joint_csv)
+    return place
+
+
+@pytest.fixture
+def place(original: Place, tmp_path: Path) -> Place:
+    """A copy to tamper with."""
+    return Place(shutil.copytree(original.folder, tmp_path / "copy"))
+
+
+def test_what_is_whole_passes_every_link(place: Place) -> None:
+    card = place.audit(repredict=True)
+    assert {finding.link for finding in card.findings} == LINKS | {"repeated"}
+    assert [str(finding) for finding in card.findings if finding.verdict != "pass"] == []
+    (readings,) = (finding for finding in card.findings if finding.link == "test readings")
+    assert readings.found.startswith("read 2 times: 20")
+    assert readings.found.count("of 100") == 2
+
+
+def test_a_net_that_was_given_its_normalisation_passes(place: Place) -> None:
+    config = parse_config(
+        tiny_raw(
+            name="given",
+            data={"source": "npz", "root": str(place.data), "val_size": 100},
+            rules={"max_params": 100_000, "rows": 100},
+            input={"size": 40, "mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]},
+            phases=[{"epochs": 1}],
+        )
+    )
+    run, csv = Run(place.folder / "runs" / "given"), place.folder / "given" / "mine.csv"
+    train(config, run.folder, quiet=True, command="train")
+    predict.predict(run, "submit", file=place.file)
+    submit(load_predictions(run.predictions / "submit.npz"), csv, run=run)
+    card = audit(gather(csv, runs=[run.folder], file=place.file, data_root=str(place.data)), repredict=True)
+    assert failed(card) <= {"commit", "commit of CSV"}, str(card)  # which this tree is not
+
+
+def test_an_ensemble_that_is_whole_passes_every_link_of_every_member(place: Place) -> None:
+    card = place.audit_joint()
+    assert [str(finding) for finding in card.findings if finding.verdict != "pass"] == []
+    members = {"member 1 (tiny, seed 0)", "member 2 (tiny, seed 1)"}
+    assert {finding.member for finding in card.findings} == {"", *members}
+    of_a_net = LINKS - {"csv", "rows", "labels", "record", "budget", "unlabelled file", "commit of CSV"}
+    for member in members:
+        assert {finding.link for finding in card.findings if finding.member == member} == of_a_net
+    (budget,) = (finding for finding in card.findings if finding.link == "budget")
+    count = Run(place.run.folder).summary()["parameters"]  # type: ignore[index]
+    assert budget.found == f"{count:,} + {count:,} = {2 * count:,} of at most 100,000"
+
+
+# -------------------------------------------------------------------------------------------------------------- tampering
+
+
+def one_row(place: Place) -> None:
+    lines = place.csv.read_text().splitlines()
+    image, label = lines[40].split(",")
+    lines[40] = f"{image},{(int(label) + 1) % 10}"
+    place.csv.write_text("\n".join(lines) + "\n")
+
+
+def one_row_and_its_hash(place: Place) -> None:
+    before = [int(line.split(",")[1]) for line in place.csv.read_text().splitlines()[1:]]
+    one_row(place)
+    after = [int(line.split(",")[1]) for line in place.csv.read_text().splitlines()[1:]]
+    counts = np.bincount(after, minlength=10).tolist()
+    assert before != after
+    place.edit_record(lambda record: record.update(sha256=sha256_file(place.csv)))
+    place.edit_record(lambda record: record.update(class_counts=dict(zip(map(str, range(10)), counts, strict=True))))
+
+
+def two_rows_exchanged_and_their_hash(place: Place) -> None:
+    lines = place.csv.read_text().splitlines()
+    lines[3], lines[4] = lines[4], lines[3]
+    place.csv.write_text("\n".join(lines) + "\n")
+    place.edit_record(lambda record: record.update(sha256=sha256_file(place.csv)))
+
+
+def one_logit(place: Place) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["logits"][7, parts["logits"][7].argmin()] -= 0.001
+
+    edit_predictions(place.npz, change)
+
+
+def one_logit_that_decides(place: Place) -> None:
+    def change(parts: dict[str, Any]) -> None:
+        parts["logits"][7, parts["logits"][7].argmin()] += 100
+
+    edit_predictions(place.npz, change)
+
+
+def one_weight(place: Place) -> None:
+    def change(state: dict[str, Any]) -> None:
+        state["weights"]["fc.weight"][3, 5] += 0.01
+
+    edit_best(place.run, change)
+
+
+def one_bit_of_the_weights(place: Place) -> None:
+    content = bytearray(place.run.best.read_bytes())
+    content[len(content) // 2] ^= 1
+    place.run.best.write_bytes(content)
+
+
+def a_retrained_checkpoint(place: Place) -> None:
+    shutil.copy(place.other.best, place.run.best)
+
+
+def one_setting_in_the_run(place: Place) -> None:
+    text = place.run.config_file.read_text()
+    assert "batch_size: 64" in text
+    place.run.config_file.write_text(text.replace("batch_size: 64", "batch_size: 32"))
+
+
+def one_setting_beside_the_csv(place: Place) -> None:
+    copy = place.csv.parent / "config.yaml"
+    copy.write_text(copy.read_text().replace("batch_size: 64", "batch_size: 32"))
+
+
+def one_setting_in_the_record(place: Place) -> None:
+    place.edit_record(lambda record: record["predictions"]["config"]["optim"].update(lr=0.2))
+
+
+def a_better_summary(place: Place) -> None:
+    edit_json(place.run.summary_file, lambda summary: summary.update(val_accuracy=0.99))
+
+
+def a_better_summary_in_the_record(place: Place) -> None:
+    place.edit_record(lambda record: record["run"]["summary"].update(val_accuracy=0.99))
+
+
+def better_labels_of_val_and_their_numbers(place: Place) -> None:
+    path = place.run.predictions / "val.npz"
+    edit_predictions(path, lambda parts: parts.update(labels=parts["logits"].argmax(1)))
+
+    def change(summary: dict[str, Any]) -> None:
+        interval = list(wilson_interval(100, 100))
+        summary.update(val_accuracy=1.0, val_interval=interval, val_predictions_sha256=sha256_file(path))
+
+    edit_json(place.run.summary_file, change)
+    place.edit_record(lambda record: record["run"].update(summary=json.loads(place.run.summary_file.read_text())))
+
+
+def a_better_epoch(place: Place) -> None:
+    lines = place.run.metrics_file.read_text().splitlines()
+    header, cells = lines[0].split(","), lines[1].split(",")
+    cells[header.index("val_accuracy")] = "1.0"
+    place.run.metrics_file.write_text("\n".join([lines[0], ",".join(cells), *lines[2:]]) + "\n")
+
+
+def another_unlabelled_file(place: Place) -> None:
+    images = load_test(Data(source="digits")).images[:100].copy()
+    images[50, 16, 16, 0] ^= 1
+    write_unlabelled(place.file, images, np.arange(100))
+
+
+def another_data_set(place: Place) -> None:
+    edit_data(place, lambda arrays: arrays["train_images"].__setitem__((0, 0, 0, 0), 200))
+
+
+def another_label(place: Place) -> None:
+    def change(arrays: dict[str, Any]) -> None:
+        labels = arrays["train_labels"]
+        first, second = 0, int(np.flatnonzero(labels != labels[0])[0])
+        labels[[first, second]] = labels[[second, first]]
+
+    edit_data(place, change)
+
+
+def trained_on_test_images(place: Place) -> None:
+    edit_data(place, lambda arrays: arrays.update(test_images=arrays["train_images"][:100]))
+
+
+def other_validation_images(place: Place) -> None:
+    path = place.run.predictions / "val.npz"
+    edit_predictions(path, lambda parts: parts["ids"].__setitem__(0, 1000))
+    edit_json(place.run.summary_file, lambda summary: summary.update(val_predictions_sha256=sha256_file(path)))
+    place.edit_record(lambda record: record["run"].update(summary=json.loads(place.run.summary_file.read_text())))
+
+
+def another_split_in_the_record(place: Place) -> None:
+    place.edit_record(lambda record: record["run"]["summary"]["data"].update(val_sha256="0" * 64))
+
+
+def a_reading_deleted_from_the_run(place: Place) -> None:
+    lines = place.run.test_reading_lines()
+    place.run.test_readings_file.write_text(lines[0] + "\n")
+
+
+def a_reading_deleted_from_the_record(place: Place) -> None:
+    place.edit_record(lambda record: record["run"]["test_readings"].pop())
+    place.edit_record(lambda record: record.update(written="2099-01-01T00:00:00+00:00"))
+
+
+def all_readings_deleted_but_not_the_predictions(place: Place) -> None:
+    place.run.test_readings_file.unlink()
+    place.edit_record(lambda record: record["run"]["test_readings"].clear())
+
+
+def the_first_reading_deleted_everywhere(place: Place) -> None:
+    place.run.test_readings_file.write_text(place.run.test_reading_lines()[1] + "\n")
+    place.edit_record(lambda record: record["run"]["test_readings"].pop(0))
+    (place.run.predictions / "test.npz").unlink()
+
+
+def a_reading_before_training_ended(place: Place) -> None:
+    later = {"started": "2098-01-01T00:00:00+00:00"}
+    edit_json(place.run.env_file, lambda env: env["sessions"][0].update(later))
+    place.edit_record(lambda record: record["run"]["sessions"][0].update(later))
+
+
+def uncommitted_code_in_training(place: Place) -> None:
+    edit_json(place.run.env_file, lambda env: env["sessions"][0].update(dirty=True))
+    place.edit_record(lambda record: record["run"]["sessions"][0].update(dirty=True))
+
+
+def uncommitted_code_in_submitting(place: Place) -> None:
+    place.edit_record(lambda record: record.update(dirty=True))
+
+
+def another_seed_in_the_record(place: Place) -> None:
+    place.edit_record(lambda record: record["predictions"].update(seed=3))
+
+
+def another_count_in_the_record(place: Place) -> None:
+    place.edit_record(lambda record: record["predictions"].update(parameters=1000))
+
+
+def forge(place: Place, change: Callable[[dict[str, Any]], Any], **meta: Any) -> None:
+    """Change best.pt, then rewrite every number and hash that hangs on it, as somebody might who knows them all.
+
+    meta: what the predictions are made to say besides.
+    """
+    run = place.run
+    edit_best(run, change)
+    state = load_checkpoint(run.best)
+    config = parse_config(state["config"])
+    run.config_file.write_text(dump_config(config))
+    hashes = {"weights_sha256": sha256_file(run.best), "config_sha256": config_hash(config)}
+    said = {**hashes, "config": state["config"], "rules": config.rules.model_dump(), "lineage": state["lineage"], **meta}
+    for path in run.predictions.glob("*.npz"):
+        edit_predictions(path, lambda parts: parts["meta"].update(said))
+    readings = [{**reading, "weights_sha256": hashes["weights_sha256"]} for reading in run.test_readings()]
+    run.test_readings_file.unlink()
+    for reading in readings:
+        path = run.predictions / reading["predictions"]
+        run.append_test_reading({**reading, "predictions_sha256": sha256_file(path)})
+    val = {"val_predictions_sha256": sha256_file(run.predictions / "val.npz"), "max_params": config.rules.max_params}
+    recipe = {"recipe_sha256": recipe_hash(config)}
+    edit_json(run.summary_file, lambda summary: summary.update(hashes | val | recipe))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submission, "commit", lambda: CLEAN)
+        patch.setattr(submission, "check_count", lambda *_: None)
+        patch.setattr(submission, "check_lineage", lambda *_: None)
+        submit(load_predictions(place.npz), place.csv, run=run, overwrite=True)
+
+
+def a_pretrained_net_hidden(place: Place) -> None:
+    forge(place, lambda state: state.update(lineage=["resnet18 on imagenet"]), lineage=[])
+
+
+def an_ancestor_left_out_of_the_lineage(place: Place) -> None:
+    known = {"name": "resnet18", "data": {"source": "imagenet"}, "weights_sha256": "0"}
+    forge(place, lambda state: state.update(ancestors=[known]))
+
+
+def a_pretrained_teacher_left_out_of_the_lineage(place: Place) -> None:
+    forge(
+        place, lambda state: state.update(teachers=[{"name": "big", "seed": 0, "lineage": ["resnet18, trained on imagenet"]}])
+    )
+
+
+def a_net_over_budget(place: Place) -> None:
+    forge(place, lambda state: state["config"]["rules"].update(max_params=10_000))
+
+
+TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
+    (one_row, {"csv", "rows", "labels"}),
+    (one_row_and_its_hash, {"labels"}),
+    (two_rows_exchanged_and_their_hash, {"rows", "labels"}),
+    (one_logit, {"predictions"}),
+    (one_logit_that_decides, {"predictions", "labels"}),
+    (one_weight, {"weights"}),
+    (one_bit_of_the_weights, {"weights"}),
+    (a_retrained_checkpoint, {"weights", "config", "summary", "selection", "seed"}),
+    (one_setting_in_the_run, {"config"}),
+    (one_setting_beside_the_csv, {"config"}),
+    (one_setting_in_the_record, {"config", "record"}),
+    (a_better_summary, {"summary", "record"}),
+    (a_better_summary_in_the_record, {"record"}),
+    (better_labels_of_val_and_their_numbers, {"split"}),
+    (a_better_epoch, {"selection"}),
+    (another_unlabelled_file, {"unlabelled file"}),
+    (another_data_set, {"data"}),
+    (another_label, {"data"}),
+    (trained_on_test_images, {"test images"}),
+    (other_validation_images, {"split"}),
+    (another_split_in_the_record, {"split", "record"}),
+    (a_reading_deleted_from_the_run, {"test readings"}),
+    (a_reading_deleted_from_the_record, {"test readings"}),
+    (all_readings_deleted_but_not_the_predictions, {"test readings"}),
+    (the_first_reading_deleted_everywhere, {"test readings"}),
+    (a_reading_before_training_ended, {"test readings"}),
+    (uncommitted_code_in_training, {"commit"}),
+    (uncommitted_code_in_submitting, {"commit of CSV"}),
+    (another_seed_in_the_record, {"seed", "record"}),
+    (another_count_in_the_record, {"parameters", "budget", "record"}),
+    (a_pretrained_net_hidden, {"from scratch"}),
+    (an_ancestor_left_out_of_the_lineage, {"from scratch"}),
+    (a_pretrained_teacher_left_out_of_the_lineage, {"from scratch"}),
+    (a_net_over_budget, {"budget"}),
+]
+
+
+@pytest.mark.parametrize(("tamper", "links"), TAMPERINGS, ids=[tamper.__name__ for tamper, _ in TAMPERINGS])
+def test_tampering_is_found_and_named(tamper: Callable[[Place], None], links: set[str], place: Place) -> None:
+    tamper(place)
+    card = place.audit()
+    assert failed(card) == links, str(card)
+
+
+def test_the_finding_says_what_was_expected_and_what_was_found(place: Place) -> None:
+    one_setting_in_the_run(place)
+    (finding,) = place.audit().of("fail")
+    assert "batch_size: 64 -> 32" in finding.found
+    assert str(finding).startswith("FAIL         config           every copy ")
+    one_row(place)
+    (labels,) = (finding for finding in place.audit().of("fail") if finding.link == "labels")
+    old = int(load_predictions(place.npz).predicted[39])
+    assert (labels.expected, labels.found) == (
+        f"line 41 to be '39,{old}'",
+        f"'39,{(old + 1) % 10}', and 1 lines that differ in all",
+    )
+
+
+def a_member_retrained(place: Place) -> None:
+    def change(state: dict[str, Any]) -> None:
+        state["weights"]["fc.bias"][0] += 1
+
+    edit_best(place.other, change)
+
+
+def a_member_exchanged(place: Place) -> None:
+    shutil.copy(place.npz, place.other.predictions / "submit.npz")
+
+
+def a_logit_of_the_ensemble(place: Place) -> None:
+    edit_predictions(place.joint_npz, lambda parts: parts["logits"].__setitem__((3, 2), parts["logits"][3, 2] + 0.01))
+
+
+def a_member_left_out_of_the_record(place: Place) -> None:
+    edit_json(place.joint_csv.with_suffix(".json"), lambda record: record["predictions"]["members"][1].update(parameters=1))
+
+
+TWO = "member 2 (tiny, seed 1)"
+
+
+@pytest.mark.parametrize(
+    ("tamper", "links"),
+    [
+        (a_member_retrained, {(TWO, "weights")}),
+        (a_member_exchanged, {(TWO, "predictions"), ("", "ensemble")}),
+        (a_logit_of_the_ensemble, {("", "predictions"), ("", "ensemble")}),
+        (a_member_left_out_of_the_record, {(TWO, "parameters"), ("", "record")}),
+    ],
+)
+def test_tampering_with_an_ensemble_names_the_member(
+    tamper: Callable[[Place], None], links: set[tuple[str, str]], place: Place
+) -> None:
+    tamper(place)
+    card = place.audit_joint()
+    assert {(finding.member, finding.link) for finding in card.of("fail")} == links, str(card)
+
+
+def test_rules_of_the_competition_count_instead_of_those_in_the_record(place: Place) -> None:
+    text = place.run.config_file.read_text()
+    strict = place.folder / "strict.yaml"
+    strict.write_text(text.replace("max_params: 100000", "max_params: 10000").replace("rows: 100", "rows: 10000"))
+    assert load_config(strict).rules.max_params == 10_000
+    assert failed(place.audit(config=strict)) == {"budget", "rows"}
+
+
+def test_only_a_new_prediction_finds_a_forger_who_rewrites_every_hash(place: Place) -> None:
+    def change(state: dict[str, Any]) -> None:
+        state["weights"]["fc.bias"][3] += 1
+
+    forge(place, change)
+    assert failed(place.audit()) == set()  # as the documentation says
+    card = place.audit(repredict=True)
+    assert failed(card) == {"repeated"}
+    (finding,) = card.of("fail")
+    assert "logits" in finding.expected
+
+
+@settings(deadline=None, max_examples=40)
+@given(place_of=st.floats(0.05, 0.95), bit=st.integers(0, 7))
+@pytest.mark.parametrize("what", ["weights", "predictions"])
+def test_any_flipped_bit_in_the_middle_is_found(what: str, place_of: float, bit: int, original: Place) -> None:
+    path = original.run.best if what == "weights" else original.npz
+    content = path.read_bytes()
+    broken = bytearray(content)
+    broken[int(place_of * len(content))] ^= 1 << bit
+    try:
+        path.write_bytes(broken)
+        evidence = gather(original.csv, runs=[original.run.folder])
+        found = chain.weights(evidence.members[0]) if what == "weights" else chain.predictions(evidence.made)
+        assert (found.link, found.verdict) == (what, "fail")
+    finally:
+        path.write_bytes(content)
+
+
+# ---------------------------------------------------------------------------------------------------------- what is missing
+
+
+def test_what_is_missing_is_neither_a_pass_nor_a_fault(place: Place) -> None:
+    card = audit(gather(place.csv))
+    verdicts = {finding.link: finding.verdict for finding in card.findings}
+    assert {link for link, verdict in verdicts.items() if verdict == "pass"} == {
+        *("csv", "config", "selection", "parameters", "seed", "commit", "budget", "commit of CSV"),
+        *("data", "split", "test images"),  # where the config says that the data lay, they still lie
+    }
+    assert failed(card) == set()
+    reasons = {finding.link: finding.found for finding in card.of("not checked")}
+    assert reasons.keys() == {
+        *("rows", "labels", "predictions", "record", "weights", "summary"),
+        *("from scratch", "test readings", "unlabelled file"),
+    }
+    assert reasons["weights"] == "no run directory: name it with --run (recorded as tiny-seed0)"
+    assert reasons["unlabelled file"] == "no unlabelled file: name it with --file"
+    assert reasons["test readings"].startswith("recorded: read 2 times: ")
+    assert str(card).endswith("11 pass, 0 fail, 9 not checked")
+    assert "\nno full audit: nothing is known of rows, labels, predictions, record, weights, summary, " in str(card)
+
+
+@pytest.mark.parametrize(
+    ("name", "links"),
+    [
+        ("runs/tiny-seed0/predictions/val.npz", {"split", "summary"}),
+        ("runs/tiny-seed0/predictions/submit.npz", {"labels", "predictions", "record"}),
+        ("runs/tiny-seed0/summary.json", {"summary", "selection", "record"}),
+    ],
+)
+def test_a_file_that_is_gone_leaves_its_links_unchecked(name: str, links: set[str], place: Place) -> None:
+    (place.folder / name).unlink()
+    card = place.audit()
+    assert {finding.link for finding in card.of("not checked")} == links, str(card)
+
+
+def test_an_old_record_without_the_newer_hashes_still_passes(place: Place) -> None:
+    newer = ("val_predictions_sha256", "metrics_sha256")
+    for key in newer:
+        edit_json(place.run.summary_file, lambda summary, key=key: summary.pop(key))
+    place.edit_record(lambda record: [record["run"]["summary"].pop(key) for key in newer])
+    for reading in (readings := place.run.test_readings()):
+        reading.pop("previous_sha256")
+    place.run.test_readings_file.write_text("".join(json.dumps(reading) + "\n" for reading in readings))
+    place.edit_record(lambda record: [reading.pop("previous_sha256") for reading in record["run"]["test_readings"]])
+    old = ("commit", "dirty", "config", "packages")
+    edit_predictions(place.npz, lambda parts: [parts["meta"].pop(key) for key in old])
+    place.edit_record(lambda record: [record["predictions"].pop(key) for key in old])
+    place.edit_record(lambda record: record["predictions"].update(sha256=sha256_file(place.npz)))
+    assert [str(finding) for finding in place.audit().findings if finding.verdict != "pass"] == []
+
+
+def test_the_submission_in_this_repository_holds_as_far_as_it_goes() -> None:
+    card = audit(gather(ROOT / "submissions" / "2026-11-20_resnet_hour" / "submission.csv"))
+    assert failed(card) == set(), str(card)
+    passed = {finding.link for finding in card.of("pass")}
+    assert {"csv", "config", "selection", "parameters", "budget", "seed", "commit", "commit of CSV"} <= passed
+
+
+@pytest.mark.real_data
+def test_the_submission_in_this_repository_is_of_the_data_at_hand() -> None:
+    root = os.environ.get("CIFAR_SMALL_DATA")
+    if not root:
+        pytest.skip("CIFAR_SMALL_DATA is not set")
+    csv = ROOT / "submissions" / "2026-11-20_resnet_hour" / "submission.csv"
+    card = audit(gather(csv, data_root=root))
+    assert {"data", "split", "test images"} <= {finding.link for finding in card.of("pass")}, str(card)
+
+
+# ---------------------------------------------------------------------------------------------------------- the command line
+
+
+def test_the_command_prints_the_card_and_its_exit_code_tells(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    whole = ["audit", str(place.csv), "--run", str(place.run.folder), "--file", str(place.file), "--data-root", str(place.data)]
+    assert main(whole) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == f"audit of {place.csv}: tiny"
+    assert printed[-1] == "20 pass, 0 fail, 0 not checked"
+    assert len(printed) == 22
+    one_weight(place)
+    assert main([*whole, "--json"]) == 1
+    card = json.loads(capsys.readouterr().out)
+    assert card["counts"] == {"pass": 19, "fail": 1, "not checked": 0}
+    (finding,) = (one for one in card["findings"] if one["verdict"] == "fail")
+    assert finding["link"] == "weights"
+    assert sha256_file(place.run.best) in finding["found"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["nowhere.csv"], 3, r"cannot read nowhere\.csv: .*; expected a CSV with the record"),
+        (["{csv}", "--file", "nowhere.pkl"], 2, r"nowhere\.pkl does not exist"),
+        (["{csv}", "--run", "{data}"], 4, r"data\.npz has no config\.yaml|data\.npz does not exist"),
+        (["{csv}", "--run", "{run}", "{run}"], 2, "2 run directories; mine.csv was made by one net"),
+        (["{joint}", "--run", "{run}", "{run}"], 2, "is no run of this ensemble, by weights or name"),
+    ],
+)
+def test_mistakes_are_one_line(
+    arguments: list[str], code: int, message: str, original: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"csv": original.csv, "joint": original.joint_csv, "run": original.run.folder, "data": original.data}
+    assert main(["audit", *(argument.format(**names) for argument in arguments)]) == code
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert re.search(message, error), error
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"sha256": "a"}', '{"predictions": {}}'])
+def test_a_record_that_is_none_is_refused(content: str, place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    place.csv.with_suffix(".json").write_text(content)
+    assert main(["audit", str(place.csv)]) == 3
+    assert "expected the record that cifar-small submit writes" in capsys.readouterr().err
+
+
+@settings(deadline=None, max_examples=30)
+@given(data=st.data())
+def test_a_record_with_any_value_replaced_ends_in_a_card_or_one_error(data: st.DataObject, original: Place) -> None:
+    """Whatever stands in the record, an audit says what is wrong; it does not break."""
+    path = original.csv.with_suffix(".json")
+    text = path.read_text()
+    record = json.loads(text)
+    node: Any = record
+    while True:
+        key = data.draw(st.sampled_from(sorted(node)) if isinstance(node, dict) else st.integers(0, len(node) - 1))
+        if not isinstance(node[key], dict | list) or not node[key] or data.draw(st.booleans()):
+            break
+        node = node[key]
+    node[key] = data.draw(st.sampled_from([None, "text", 7, -1.5, [], {}, [1], {"a": 1}]))
+    try:
+        path.write_text(json.dumps(record))
+        submission_ = gather(original.csv, runs=[original.run.folder])
+        audit(submission_)
+    except UserError:
+        pass
+    finally:
+        path.write_text(text)

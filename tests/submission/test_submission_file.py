@@ -1,0 +1,471 @@
+"""A submission CSV is right to the byte, or it is refused and nothing is written; and every fault of any CSV is named."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import tiny_raw
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from synthetic import NAMES, made
+
+from cifar_small.config.hashing import config_dict, dump_config
+from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import Rules
+from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.models import build_model
+from cifar_small.models.counting import count_parameters
+from cifar_small.runs.checkpoints import save_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import Predictions
+from cifar_small.submission.submission_file import check_rules, find_faults, read_csv, render_csv, score, submit
+
+RULES, BY_NAME = Rules(), Rules(submission="id,label")
+IMAGENET = "r18, trained on imagenet"
+GOOD = b"ID,Labels\n0,3\n1,1\n2,4\n"
+FAULTLESS_ROWS = "0,3\n1,1\n2,4\n"
+
+
+def faults_of(content: bytes | str, ids: Any = (0, 1, 2), rules: Rules = RULES) -> list[str]:
+    return find_faults(content.encode() if isinstance(content, str) else content, np.array(ids), NAMES, rules)
+
+
+def finished_run(folder: Path, **rules: Any) -> Run:
+    """A run directory that has ended, with weights as they were at random."""
+    run = Run(folder)
+    config = parse_config(tiny_raw(rules={"max_params": 100_000, **rules}))
+    model = build_model(config.model, 10)
+    save_checkpoint(
+        run.best,
+        {
+            "weights": model.state_dict(),
+            "config": config_dict(config),
+            "classes": list(NAMES),
+            "mean": [0.5] * 3,
+            "std": [0.2] * 3,
+            "parameters": count_parameters(model),
+            "epoch": 1,
+            "val_accuracy": 0.5,
+            "selection": "best",
+            "data": {},
+            "lineage": [],
+        },
+    )
+    run.config_file.write_text(dump_config(config))
+    run.metrics_file.write_text("epoch,lr\n1,0.1\n")
+    run.summary_file.write_text(json.dumps({"name": "made", "val_accuracy": 0.5, "weights_sha256": sha256(run.best)}))
+    run.env_file.write_text(json.dumps({"sessions": [{"command": "cifar-small train", "device": "cpu"}]}))
+    run.append_test_reading({"accuracy": 0.25})
+    return run
+
+
+def sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------------- writing
+
+
+def test_bytes_of_class_indices() -> None:
+    assert render_csv(made([3, 1, 4]), RULES) == b"ID,Labels\n0,3\n1,1\n2,4\n"
+
+
+def test_bytes_of_class_names() -> None:
+    assert render_csv(made([3, 1, 4]), BY_NAME) == b"id,label\n0,cat\n1,automobile\n2,deer\n"
+
+
+def test_ids_stand_as_given_and_in_file_order() -> None:
+    assert render_csv(made([9, 0, 2], [4711, 3, 1000]), RULES) == b"ID,Labels\n4711,9\n3,0\n1000,2\n"
+
+
+def test_submit_writes_csv_and_record(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    predictions = made([3, 1, 3], [7, 5, 6], weights_sha256=sha256(run.best))
+    output = tmp_path / "new folder é" / "mine.csv"
+    returned = submit(predictions, output, run=run, command="cifar-small submit x")
+    content = output.read_bytes()
+    assert content == b"ID,Labels\n7,3\n5,1\n6,3\n"
+    record = json.loads((output.parent / "mine.json").read_text())
+    assert record == returned
+    assert record["submission"] == "mine.csv"
+    assert record["sha256"] == hashlib.sha256(content).hexdigest()
+    assert record["rows"] == 3
+    assert record["command"] == "cifar-small submit x"
+    assert record["class_counts"] == {**dict.fromkeys(NAMES, 0), "cat": 2, "automobile": 1}
+    assert record["predictions"] == predictions.meta
+    assert record["run"]["summary"]["val_accuracy"] == 0.5
+    assert record["run"]["sessions"] == [{"command": "cifar-small train", "device": "cpu"}]
+    assert [reading["accuracy"] for reading in record["run"]["test_readings"]] == [0.25]
+    written = sorted(path.name for path in output.parent.iterdir())
+    assert written == ["config.yaml", "metrics.csv", "mine.csv", "mine.json"]
+    assert (output.parent / "config.yaml").read_bytes() == run.config_file.read_bytes()
+
+
+def test_record_of_an_ensemble_has_no_run(tmp_path: Path) -> None:
+    record = submit(made(members=[{"name": "a"}, {"name": "b"}]), tmp_path / "a.csv")
+    assert "run" not in record
+    assert record["predictions"]["members"] == [{"name": "a"}, {"name": "b"}]
+
+
+def test_exactly_the_budget_passes_and_one_more_does_not(tmp_path: Path) -> None:
+    submit(made(parameters=5_000_000), tmp_path / "exact.csv")
+    with pytest.raises(ConfigError, match=r"5,000,001 trainable parameters, 1 over the budget of 5,000,000"):
+        submit(made(parameters=5_000_001), tmp_path / "over" / "a.csv")
+    assert not (tmp_path / "over").exists()
+
+
+def test_sum_of_an_ensemble_counts(tmp_path: Path) -> None:
+    joined = made(parameters=5_000_001, members=[{"parameters": 5_000_000}, {"parameters": 1}])
+    with pytest.raises(ConfigError, match="1 over the budget"):
+        submit(joined, tmp_path / "a.csv")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("members", [[], [{"name": "clean", "lineage": []}, {"name": "net", "lineage": [IMAGENET]}]])
+def test_pretrained_needs_rules_that_allow_it(members: list[Any], tmp_path: Path) -> None:
+    facts: dict[str, Any] = {"members": members} if members else {"lineage": [IMAGENET]}
+    with pytest.raises(ConfigError, match=r"net started from other weights \(r18, trained on imagenet\).*pretrained: false"):
+        submit(made(**facts), tmp_path / "a.csv")
+    assert not list(tmp_path.iterdir())
+    submit(made(**facts, rules={"pretrained": True}), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("predictions", "name", "message"),
+    [
+        (made(labels=[3, 1, 4], split="val"), "a.csv", "labelled split"),
+        (made(), "a.txt", r"a\.txt; expected a name ending in \.csv"),
+        (made(), "a", r"expected a name ending in \.csv"),
+        (made(classes=("=cmd()", *NAMES[1:]), rules={"submission": "id,label"}), "a.csv", r"class name '=cmd\(\)'"),
+        (made(classes=("a,b", *NAMES[1:]), rules={"submission": "id,label"}), "a.csv", "class name 'a,b'"),
+        (made(classes=('a"', *NAMES[1:]), rules={"submission": "id,label"}), "a.csv", "class name"),
+        (made(classes=("a\nb", *NAMES[1:]), rules={"submission": "id,label"}), "a.csv", "class name"),
+        (made(classes=("-1", *NAMES[1:]), rules={"submission": "id,label"}), "a.csv", "class name '-1'"),
+        (made(classes=("", *NAMES[1:]), rules={"submission": "id,label"}), "a.csv", "class name ''"),
+        (
+            made(classes=("cat", *NAMES[1:]), rules={"submission": "id,label"}, predicted=[0, 1, 3]),
+            "a.csv",
+            "two classes have one name",
+        ),
+    ],
+)
+def test_refused_and_nothing_written(predictions: Predictions, name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=message):
+        submit(predictions, tmp_path / "deep" / name)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_index_format_does_not_mind_the_names(tmp_path: Path) -> None:
+    submit(made(classes=("=cmd()", *NAMES[1:])), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_bytes() == GOOD
+
+
+@pytest.mark.parametrize("existing", ["a.csv", "a.json"])
+def test_existing_output_stays_unless_overwritten(existing: str, tmp_path: Path) -> None:
+    (tmp_path / existing).write_text("precious")
+    with pytest.raises(UserError, match=rf"{existing} exists already; .*--overwrite"):
+        submit(made(), tmp_path / "a.csv")
+    assert [path.name for path in tmp_path.iterdir()] == [existing]
+    assert (tmp_path / existing).read_text() == "precious"
+    submit(made(), tmp_path / "a.csv", overwrite=True)
+    assert (tmp_path / "a.csv").read_bytes() == GOOD
+    assert json.loads((tmp_path / "a.json").read_text())["rows"] == 3
+
+
+def test_unfinished_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    run.summary_file.unlink()
+    with pytest.raises(CheckpointError, match="has not finished"):
+        submit(made(weights_sha256=sha256(run.best)), tmp_path / "out" / "a.csv", run=run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_failed_overwrite_keeps_the_earlier_submission(tmp_path: Path) -> None:
+    output = tmp_path / "a.csv"
+    submit(made(), output)
+    with pytest.raises(DataError):
+        submit(made(ids=[-1, 0, 1]), output, overwrite=True)
+    assert output.read_bytes() == GOOD
+
+
+def test_run_whose_weights_are_others_by_now_is_refused(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    with pytest.raises(CheckpointError, match=r"a\.npz .*weights .*best\.pt now holds; predict again"):
+        submit(made(weights_sha256="before it was resumed", file="a.npz"), tmp_path / "out" / "a.csv", run=run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_disk_that_fills_up_leaves_no_csv_without_its_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = finished_run(tmp_path / "run")
+    predictions = made(weights_sha256=sha256(run.best))
+    for successes in range(30):
+        folder, left = tmp_path / str(successes), iter(range(successes))
+
+        def fill(descriptor: int, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", fill)
+        try:
+            submit(predictions, folder / "a.csv", run=run)
+            finished = True
+        except UserError:
+            finished = False
+        names = {path.name for path in folder.iterdir()}
+        assert names <= {"config.yaml", "metrics.csv", "a.csv", "a.json"}
+        if "a.csv" in names:
+            assert (folder / "a.csv").read_bytes() == GOOD
+            assert json.loads((folder / "a.json").read_text())["sha256"] == sha256(folder / "a.csv")
+        if finished:
+            break
+    assert successes == 8  # two for each file: its content and its name
+
+
+def test_files_beside_the_csv_are_never_replaced_silently(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run")
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"config.yaml exists already"):
+        submit(made(weights_sha256=sha256(run.best)), tmp_path / "a.csv", run=run)
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+    assert not (tmp_path / "a.csv").exists()
+    assert not (tmp_path / "a.json").exists()
+
+
+def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> None:
+    run = finished_run(tmp_path / "run", max_params=100)
+    with pytest.raises(ConfigError, match="over the budget of 100"):
+        submit(made(parameters=99, weights_sha256=sha256(run.best)), tmp_path / "out" / "a.csv", run=run)
+    assert not (tmp_path / "out").exists()
+
+
+def test_lineage_survives_an_ensemble_of_ensembles() -> None:
+    from cifar_small.inference.ensemble import mean_logits
+
+    inner = mean_logits([made(seed=1, name="imagenet net", lineage=[IMAGENET]), made(seed=2)])
+    with pytest.raises(ConfigError, match="imagenet"):
+        check_rules(mean_logits([inner, made(seed=3)]))
+
+
+def test_score_counts_missing_answers_as_wrong() -> None:
+    assert score({0: 3, 1: 1, 9: 5}, {0: 3, 1: 2, 2: 0, 9: 5}) == (2, 4)
+
+
+# ---------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_good_csv_has_no_faults() -> None:
+    assert faults_of(GOOD) == []
+    assert read_csv(GOOD, np.arange(3), NAMES, RULES) == ({0: 3, 1: 1, 2: 4}, [])
+    assert faults_of("id,label\n0,cat\n1,dog\n2,cat\n", rules=BY_NAME) == []
+
+
+H, LABEL, ID = "ID,Labels\n", "whose label is not an integer from 0 to 9", "whose id is not a plain integer"
+MISSING = "gives no valid label for"
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("ImageID,Label\n" + FAULTLESS_ROWS, ["has the header 'ImageID,Label'; expected 'ID,Labels'"]),
+        ("ID,Category\n" + FAULTLESS_ROWS, ["has the header 'ID,Category'; expected 'ID,Labels'"]),
+        ("ID,Label\n" + FAULTLESS_ROWS, ["has the header 'ID,Label'; expected 'ID,Labels'"]),
+        ("id,labels\n" + FAULTLESS_ROWS, ["has the header 'id,labels'; expected 'ID,Labels'"]),
+        ("ID, Labels\n" + FAULTLESS_ROWS, ["has the header 'ID, Labels'; expected 'ID,Labels'"]),
+        ("Labels,ID\n" + FAULTLESS_ROWS, ["has the header 'Labels,ID'; expected 'ID,Labels'"]),
+        ("ID;Labels\n" + FAULTLESS_ROWS, ["has the header 'ID;Labels'; expected 'ID,Labels'"]),
+        (FAULTLESS_ROWS, ["has the header '0,3'; expected 'ID,Labels'", f"{MISSING} 1 of 3 ids, first [0]"]),
+        (b"\xef\xbb\xbf" + GOOD, ["starts with a byte order mark"]),
+        (GOOD.replace(b"\n", b"\r\n"), ["has 4 carriage returns"]),
+        (GOOD.replace(b"\n", b"\r"), ["has 4 carriage returns"]),
+        (H + '"0","3"\n1,1\n2,4\n', ["has 4 quotation marks"]),
+        (H + "00000,3\n1,1\n2,4\n", [f"has 1 row {ID}", "line 2: '00000,3'", f"{MISSING} 1 of 3 ids, first [0]"]),
+        (H + "0,3\n1.0,1\n2,4\n", [f"has 1 row {ID}", "line 3: '1.0,1'", f"{MISSING} 1 of 3 ids, first [1]"]),
+        (H + "-0,3\n1,1\n2,4\n", [f"has 1 row {ID}", f"{MISSING} 1 of 3"]),
+        (H + "0,3\n1,1\n2,4\n-1,4\n", [f"has 1 row {ID}", "line 5: '-1,4'"]),
+        (H + " 0,3\n1,1\n2,4\n", [f"has 1 row {ID}", f"{MISSING} 1 of 3"]),
+        (H + "0,3\n1,1\n1,1\n2,4\n", ["has 1 row with an id that was given before", "line 4: '1,1'"]),
+        (H + "0,3\n2,4\n", [f"{MISSING} 1 of 3 ids, first [1]"]),
+        (H, [f"{MISSING} 3 of 3 ids, first [0, 1, 2]"]),
+        (H + "0,3\n1,1\n2,4\n3,4\n", ["has 1 row whose id is not in the file", "line 5: '3,4'"]),
+        (H + "0,3\n1,1\n7,4\n", ["has 1 row whose id is not in the file", f"{MISSING} 1 of 3 ids, first [2]"]),
+        (H + f"0,3\n1,1\n2,4\n{10**30},4\n", [f"has 1 row {ID}"]),
+        (H + "0,3\n1,10\n2,4\n", [f"has 1 row {LABEL}", "line 3: '1,10'", f"{MISSING} 1 of 3 ids, first [1]"]),
+        (H + "0,3\n1,-1\n2,4\n", [f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (H + "0,3\n1,1.0\n2,4\n", [f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (H + "0,3\n1,01\n2,4\n", [f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (H + "0,3\n1,\n2,4\n", [f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (H + "0,3\n1,\u0661\n2,4\n", [f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (H + "0,cat\n1,dog\n2,cat\n", [f"has 3 rows {LABEL}", "line 2: '0,cat'", f"{MISSING} 3 of 3"]),
+        (H + "0,3\n1,=1+1\n2,4\n", [f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (
+            ",ID,Labels\n0,0,3\n1,1,1\n2,2,4\n",
+            ["has the header ',ID,Labels'", "has 3 rows without exactly two values", f"{MISSING} 3 of 3"],
+        ),
+        (H + "0\t3\n1\t1\n2\t4\n", ["has 3 rows without exactly two values", f"{MISSING} 3 of 3"]),
+        (H + "2,4\n0,3\n1,1\n", ["in another order"]),
+        (H + FAULTLESS_ROWS + "\n", ["has 1 row without exactly two values"]),
+        (H + FAULTLESS_ROWS + "total 3\n", ["has 1 row without exactly two values", "line 5: 'total 3'"]),
+        (H + FAULTLESS_ROWS + "2,4", ["does not end with a line end", "with an id that was given before"]),
+        (H + "0,3\n1,1\n2,4", ["does not end with a line end"]),
+        (H + "0,3\n1,1\n2,", ["does not end with a line end", f"has 1 row {LABEL}", f"{MISSING} 1 of 3"]),
+        (b"", ["is empty; expected the header ID,Labels and 3 rows"]),
+        (b"\0" * 100, ["contains NUL bytes"]),
+        (GOOD + b"\0", ["contains NUL bytes", "does not end"]),
+        (b"ID,Labels\n0,3\n1,\xff\n2,4\n", ["is not UTF-8: byte 0xff at offset 16"]),
+        (GOOD.decode().encode("utf-16"), ["is not UTF-8"]),
+    ],
+)
+def test_each_fault_is_named(content: bytes | str, expected: list[str]) -> None:
+    faults = faults_of(content)
+    shown = "; ".join(faults)
+    for part in expected if "NUL" not in expected[0] else expected[:1]:
+        assert part in shown
+    assert len(faults) <= len(expected), f"more than there is: {faults}"
+
+
+def test_names_where_indices_belong_and_the_other_way_round() -> None:
+    (fault, missing) = faults_of("id,label\n0,cat\n1,3\n2,Cat\n", rules=BY_NAME)
+    assert fault == ("has 2 rows whose label is not a class name (airplane, automobile, bird, ...), first in line 3: '1,3'")
+    assert missing == f"{MISSING} 2 of 3 ids, first [1, 2]"
+
+
+def test_one_label_for_all_is_a_fault_from_a_hundred_images_on() -> None:
+    def same(count: int) -> str:
+        return H + "".join(f"{image},7\n" for image in range(count))
+
+    assert faults_of(same(99), range(99)) == []
+    (fault,) = faults_of(same(100), range(100))
+    assert fault.startswith("gives every image the same label 7")
+
+
+def test_all_faults_are_named_at_once() -> None:
+    content = '\ufeffID,Label\r\n00,3\r\n"1",1\r\n2,99\r\n3,1\r\n3,1\r\n77,1\r\n4,4,4\r\n5,2'
+    shown = "; ".join(faults_of(content, range(8)))
+    for part in (
+        "byte order mark",
+        "8 carriage returns",
+        "2 quotation marks",
+        "does not end with a line end",
+        "header 'ID,Label'",
+        f"1 row {ID}",
+        f"1 row {LABEL}",
+        "1 row with an id that was given before",
+        "1 row whose id is not in the file",
+        "1 row without exactly two values",
+        f"{MISSING} 5 of 8 ids, first [0, 2, 4, 6, 7]",
+    ):
+        assert part in shown
+
+
+def test_other_order_is_named_beside_other_faults() -> None:
+    shown = "; ".join(faults_of("ID,Label\n2,4\n0,3\n1,1\n"))
+    assert "header" in shown
+    assert "order" in shown
+
+
+def test_a_stray_quotation_mark_in_a_long_file_is_a_fault_and_no_crash() -> None:
+    ids = range(20_000)
+    content = 'ID,Labels\n0,"3\n' + "".join(f"{image},3\n" for image in ids[1:])
+    shown = "; ".join(faults_of(content, ids))
+    assert "1 quotation marks" in shown
+
+
+# ------------------------------------------------------------------------------------------------------------ random input
+
+
+def mutate(content: bytes, rng: random.Random) -> bytes:
+    """One to three random edits, of the kinds that editors, spreadsheets, disks and scripts make."""
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        place, lines = rng.randrange(len(content) + 1), content.split(b"\n")
+        row = rng.randrange(len(lines))
+        kind = rng.randrange(9)
+        if kind == 0 and place < len(content):
+            content = content[:place] + bytes([content[place] ^ 1 << rng.randrange(8)]) + content[place + 1 :]
+        elif kind == 1:
+            content = content[:place] + bytes([rng.choice(b'0123456789,\n\r" \t.-+;eE\0\xef')]) + content[place:]
+        elif kind == 2:
+            content = content[:place] + content[place + rng.randrange(1, 4) :]
+        elif kind == 3:
+            content = content[:place] or b"\n"
+        elif kind == 4:
+            content = b"\n".join(lines[:row] + lines[row : row + 1] + lines[row:])
+        elif kind == 5:
+            content = b"\n".join(lines[:row] + lines[row + 1 :]) or b"\n"
+        elif kind == 6:
+            other = rng.randrange(len(lines))
+            lines[row], lines[other] = lines[other], lines[row]
+            content = b"\n".join(lines)
+        elif kind == 7:
+            content = content.replace(*rng.choice(((b"\n", b"\r\n"), (b",", b";"), (b",", b", "), (b"Labels", b"Label"))))
+        else:
+            lines[row] = rng.choice((b"%s.0", b'"%s"', b"0%s", b" %s", b"%s ", b"%s,0")) % lines[row]
+            content = b"\n".join(lines)
+    return content
+
+
+def test_mutants_never_crash_the_reader_and_never_pass_with_other_answers() -> None:
+    """A mutant without a fault is, byte for byte, what the writer writes for the answers read; so its ids, rows and order are
+    the original's, and its answers too unless the edit made one valid label another."""
+    rng, ids = random.Random(20_24), np.array([5, 1, 12, 3, 8, 90, 91, 7])
+    original = made([3, 1, 4, 1, 5, 9, 2, 6], ids)
+    good = render_csv(original, RULES)
+    truth = dict(zip(ids.tolist(), original.predicted.tolist(), strict=True))
+    passed = relabelled = 0
+    for _ in range(10_000):
+        mutant = mutate(good, rng)
+        answers, faults = read_csv(mutant, ids, NAMES, RULES)
+        assert answers.keys() <= truth.keys()
+        assert all(0 <= label <= 9 for label in answers.values())
+        if faults:
+            continue
+        passed += 1
+        assert mutant == b"ID,Labels\n" + b"".join(b"%d,%d\n" % (image, answers[image]) for image in ids.tolist())
+        changed = [image for image in truth if answers[image] != truth[image]]
+        relabelled += bool(changed)
+        if not changed:
+            assert mutant == good
+        else:  # only digits of labels differ
+            assert len(mutant) == len(good)
+            differing = [at for at, (new, old) in enumerate(zip(mutant, good, strict=True)) if new != old]
+            assert len(differing) == len(changed)
+            assert all(good[at - 1 : at] == b"," and good[at + 1 : at + 2] == b"\n" for at in differing)
+    assert 0 < relabelled < passed < 1500  # the test sees both kinds, and most mutants are refused
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_round_trip(data: st.DataObject) -> None:
+    ids = data.draw(st.lists(st.integers(0, 10**18 - 1), min_size=1, max_size=40, unique=True))
+    predicted = data.draw(st.lists(st.integers(0, 9), min_size=len(ids), max_size=len(ids)))
+    rules = data.draw(st.sampled_from((RULES, BY_NAME)))
+    content = render_csv(made(predicted, ids), rules)
+    answers, faults = read_csv(content, np.array(ids), NAMES, rules)
+    assert faults == []
+    assert list(answers.items()) == list(zip(ids, predicted, strict=True))
+    assert re.fullmatch(rb"(ID,Labels|id,label)\n(\d+,[a-z0-9]+\n)+", content)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.binary(max_size=200))
+def test_any_bytes_give_a_fault_and_no_exception(content: bytes) -> None:
+    assert content == GOOD or faults_of(content)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.text(alphabet='0123,\n\r"', max_size=60))
+def test_any_rows_pass_only_as_the_writer_writes_them(rows: str) -> None:
+    content = (H + rows).encode()
+    answers, faults = read_csv(content, np.arange(3), NAMES, RULES)
+    if not faults:
+        assert content == render_csv(made([answers[image] for image in range(3)]), RULES)

@@ -1,0 +1,207 @@
+"""The two reports' levels: all of them at a small size, what each leaves behind, and what is refused before anything trains."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cifar_small.cli.main import main
+from cifar_small.config.loading import load_config
+from cifar_small.config.phases import resolve_phases
+from cifar_small.config.published import PUBLISHED, Published
+from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.sweep.levels import ROWS, Plan, run_levels
+
+ROOT = Path(__file__).resolve().parents[2]
+ONE_THREAD = ("--engine.threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _in_the_project(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def rows_of(summary: Path) -> list[list[str]]:
+    """The cells of a Markdown table, its header first."""
+    plain = re.sub(r"\\(.)", r"\1", summary.read_text())  # without the escapes of Markdown
+    lines = [line for line in plain.splitlines() if line.startswith("|")]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|-: ")]
+
+
+@pytest.mark.parametrize("report", list(ROWS))
+def test_all_levels_run_small(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["levels", report, "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
+    printed = capsys.readouterr().out
+    header, *rows = rows_of(tmp_path / f"{report}.md")
+    names = [name for level in ROWS[report].values() for name in (*level.arms, *level.views, *level.joints)]
+    assert [row[header.index("run")] for row in rows] == names
+    for row in rows:
+        assert (row[header.index("start")], row[header.index("data")]) == ("random weights", "digits, 200 images")
+        assert row[header.index("px")] == "64"
+        assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", row[header.index("val %")])
+        assert row[header.index("test %")] == ""  # nobody asked for it
+    for number, level in ROWS[report].items():
+        here = tmp_path / f"{report}_level{number}"
+        for arm in level.arms:
+            for name in ("best.pt", "metrics.csv", "curves.png", "confusion.png", "predictions/val.npz"):
+                assert (here / arm / name).stat().st_size > 0, name
+            assert (here / f"{arm}_val_evaluation" / "per_class.png").exists()
+        compared = {row[0] for row in rows_of(here / "comparison_val.md")}
+        assert compared >= {*level.beside, *level.arms, *level.views, *level.joints}
+        with Image.open(here / "comparison_val.png") as picture:
+            assert picture.size[0] > 1000
+    if report == "r1":
+        here = tmp_path / "r1_level5"
+        assert "torch int8 Linear" in (here / "latency.md").read_text()
+        assert list((here / "uncertainty").glob("*.csv"))
+        summary = json.loads((here / "student" / "summary.json").read_text())
+        assert [one["run"] for one in summary["teachers"]] == ["efficientnet_b0"]
+    else:
+        assert "majority vote" in printed
+        assert re.search("better than its best member|no better", printed)
+    # What is trained stays: a second call trains nothing, and ends with the same table.
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("best.pt")}
+    assert main(["levels", report, "--level", "1", "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
+    assert "is already complete" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("best.pt")} == before
+
+
+@pytest.fixture
+def _weights_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_small.sweep.levels.locate", lambda published: Path("cache", published.source))
+
+
+def dry(plan: Plan) -> list[list[str]]:
+    """The command lines of a plan, none of which runs."""
+    lines: list[list[str]] = []
+
+    def call(line: Sequence[str]) -> int:
+        lines.append(list(line))
+        return 0
+
+    with pytest.raises(Exception, match="no run of"):  # there is nothing for the table
+        run_levels(plan, call)
+    return lines
+
+
+@pytest.mark.usefixtures("_weights_are_here")
+def test_the_runs_are_those_of_the_reports(tmp_path: Path) -> None:
+    lines = dry(Plan("r1", (1, 2, 3, 4, 5), tmp_path))
+    trained = [line for line in lines if line[0] == "train"]
+    assert [Path(line[2]).stem for line in trained] == ["r1_level1", *["r1_level2"] * 2, "r1_level3", "r1_level4", "r1_level5"]
+    plain = trained[1]
+    config = load_config(plain[2], [("augment", plain[plain.index("--augment") + 1])])
+    assert (config.augment.crop, config.augment.flip) == (0, "none")  # type: ignore[union-attr]
+    student = trained[-1]
+    assert student[student.index("--distill.teachers") + 1] == f"[{tmp_path}/r1_level4/efficientnet_b0]"
+    ensemble = next(line for line in lines if line[0] == "ensemble")
+    assert ensemble[ensemble.index("--method") + 1] == "logits"
+    assert not any(part == "test" or part.endswith("test.npz") for line in lines for part in line)
+
+
+@pytest.mark.usefixtures("_weights_are_here")
+def test_with_test_each_run_reads_it_once_and_joint_answers_follow(tmp_path: Path) -> None:
+    lines = dry(Plan("r2", (1, 2, 3, 4), tmp_path, test=True))
+    read = [line for line in lines if line[:1] == ["predict"] and "test" in line and "--views" not in line]
+    assert [Path(line[1]).name for line in read] == [arm for level in ROWS["r2"].values() for arm in level.arms]
+    votes = [line for line in lines if line[0] == "ensemble" and "vote" in line]
+    assert [line[1].rpartition("/")[2] for line in votes] == ["val.npz", "test.npz"]
+
+
+def test_a_settings_override_reaches_every_run(tmp_path: Path) -> None:
+    lines = dry(Plan("r1", (2,), tmp_path, overrides=(("weights", "null"), ("input.size", "64"))))
+    for line in lines[:2]:
+        assert line[line.index("--weights") + 1] == "null"
+        assert line[line.index("--input.size") + 1] == "64"
+
+
+@pytest.mark.usefixtures("_weights_are_here")
+def test_a_failed_command_stops_with_its_code(tmp_path: Path) -> None:
+    called: list[str] = []
+
+    def call(line: Sequence[str]) -> int:
+        called.append(line[0])
+        return 3 if len(called) == 2 else 0
+
+    assert run_levels(Plan("r1", (1, 2), tmp_path), call) == 3
+    assert called == ["train", "evaluate"]
+
+
+def test_a_level_that_needs_another_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["levels", "r1", "--level", "4", "--output", str(tmp_path)]) == 2
+    assert "needs augmented of level 2" in (error := capsys.readouterr().err)
+    assert "first run: cifar-small levels r1 --level 2" in error
+    assert main(["levels", "r1", "--level", "6"]) == 2
+    assert "r1 has no level 6; expected some of 1, 2, 3, 4, 5" in capsys.readouterr().err
+    assert main(["levels", "r1", "--configs", str(tmp_path)]) == 2
+    assert "r1_level1.yaml does not exist" in capsys.readouterr().err
+    assert main(["levels", "r1", "--batch_sise", "3"]) == 2
+    assert "batch_size" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_of_weights_is_looked_through_before_anything_trains(tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    (weights / "timm_resnet18.pth").touch()
+    plan = Plan("r1", (1, 2, 3, 4), tmp_path / "runs", weights=weights)
+    with pytest.raises(
+        ConfigError, match=r"no weights of timm/efficientnet_b0; expected .*efficientnet_b0\.ra_in1k\.safetensors"
+    ):
+        run_levels(plan, lambda line: pytest.fail("nothing may run"))
+    lines = dry(Plan("r1", (1,), tmp_path / "runs", weights=weights))
+    assert lines[0][lines[0].index("--weights") + 1] == str(weights / "timm_resnet18.pth")
+
+
+def test_weights_that_are_nowhere_are_missed_before_anything_trains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def missing(published: Published) -> Path:
+        raise CheckpointError(f"weights imagenet of {published.family} are not here")
+
+    monkeypatch.setattr("cifar_small.sweep.levels.locate", missing)
+    assert main(["levels", "r1", "--output", str(tmp_path)]) == 4
+    assert "weights imagenet of timm/resnet18 are not here" in capsys.readouterr().err
+    assert main(["levels", "r1", "--smoke", "--weights-dir", str(tmp_path), "--output", str(tmp_path / "runs")]) == 2
+    assert "--smoke trains from random weights, so --weights-dir has no effect" in capsys.readouterr().err
+    assert main(["levels", "r1", "--weights", "null", "--weights-dir", str(tmp_path)]) == 2
+    assert "--weights-dir has no effect on baseline, whose weights are random" in capsys.readouterr().err
+    assert main(["levels", "r1", "--weights-dir", str(tmp_path / "nowhere")]) == 2
+    assert "nowhere does not exist" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("number", list(ROWS["r1"]))
+def test_configs_start_from_published_weights_at_their_size(number: int) -> None:
+    config = load_config(ROOT / f"configs/levels/r1_level{number}.yaml")
+    assert (config.weights, config.side, config.data.val_size) == ("imagenet", 224, 10_000)
+    assert config.interpolation == PUBLISHED[config.model.family].interpolation
+
+
+RECIPES = {  # optimiser, its rate, schedule, freeze, epochs, mixing, smoothing of each phase, as the reports have them
+    "r1_level1": [("adam", 1e-3, "constant", (), 5, False, 0.0)],
+    "r1_level2": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
+    "r1_level3": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
+    "r1_level4": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
+    "r1_level5": [("adamw", 1e-3, "cosine", (), 3, False, 0.0)],
+    "r2_level1": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0), ("adamw", 1e-4, "cosine", (), 15, False, 0.0)],
+    "r2_level2": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.1), ("adamw", 1e-4, "cosine", (), 20, True, 0.1)],
+    "r2_level3": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0), ("adamw", 5e-5, "cosine", (), 20, False, 0.0)],
+    "r2_level4": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0), ("adamw", 1e-4, "cosine", (), 15, False, 0.0)],
+}
+
+
+@pytest.mark.parametrize("name", list(RECIPES))
+def test_recipes_are_the_reports(name: str) -> None:
+    phases = resolve_phases(load_config(ROOT / f"configs/levels/{name}.yaml"))
+    found = [
+        (one.optim.name, one.optim.lr, one.schedule.name, one.freeze, one.epochs, one.mixes, one.label_smoothing)
+        for one in (phase.settings for phase in phases)
+    ]
+    assert found == RECIPES[name]
+    assert [phase.schedule_start for phase in phases] == [phase.start for phase in phases]  # each phase has its own descent

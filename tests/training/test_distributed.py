@@ -1,0 +1,301 @@
+"""One run over two gloo ranks: the pixels, losses and statistics of one process; killed runs go on with other ranks."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import train_until_save
+from two_ranks import CONFIG
+
+from cifar_small.config.hashing import dump_config
+from cifar_small.config.loading import parse_config
+from cifar_small.config.phases import resolve_phases
+from cifar_small.errors import CheckpointError, ConfigError, UserError
+from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import Run, locked
+from cifar_small.training.distributed import ALONE, World, share_batch, synchronise_batchnorm
+from cifar_small.training.trainer import Trainer, train
+
+SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
+
+
+def launch(*command: str | Path, group: bool = False) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [str(part) for part in command],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=group,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    return output
+
+
+@pytest.fixture(scope="module")
+def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What one process and what two ranks saw and made of the same config."""
+    alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
+    teacher = tmp_path_factory.mktemp("teacher") / "run"
+    train(parse_config({**CONFIG, "seed": 1, "phases": [{"epochs": 1}]}), teacher, quiet=True)
+    processes = [launch(sys.executable, SCRIPT, alone, teacher), launch(*TORCHRUN, SCRIPT, together, teacher)]
+    for process in processes:
+        finish(process)
+    return {
+        "alone": torch.load(alone / "rank0.pt", weights_only=True),
+        "ranks": [torch.load(together / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)],
+        "runs": (Run(alone / "run"), Run(together / "run")),
+    }
+
+
+def rows(run: Run) -> list[dict[str, str]]:
+    return list(csv.DictReader(run.metrics_file.read_text().splitlines()))
+
+
+def test_two_ranks_see_the_pixels_of_one_process(seen: dict[str, Any]) -> None:
+    assert [rank["size"] for rank in seen["ranks"]] == [2, 2]
+    assert len(seen["alone"]["pixels"]) == 12  # 4 epochs of 180 / 60 steps
+    for whole, *parts in zip(seen["alone"]["pixels"], *(rank["pixels"] for rank in seen["ranks"]), strict=True):
+        assert [len(part) for part in parts] == [30, 30]
+        assert torch.equal(torch.cat(parts), whole)
+
+
+def test_two_ranks_have_the_losses_of_one_process(seen: dict[str, Any]) -> None:
+    """Sums are taken in another order, so the first losses agree to float32's rounding (some 1e-7 of 2.3); 12 updates amplify
+    that a little. A wrong share, scale or statistic is off by more than 1e-3 after one step. In the last epoch each rank asks a
+    teacher about its own share."""
+    one, two = (rows(run) for run in seen["runs"])
+    assert len(one) == len(two) == 4
+    for mine, theirs in zip(one, two, strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+        assert float(mine["val_loss"]) == pytest.approx(float(theirs["val_loss"]), abs=1e-4)
+        assert mine["lr"] == theirs["lr"]
+        assert float(mine["val_accuracy"]) == pytest.approx(float(theirs["val_accuracy"]), abs=2.5 / 203)
+
+
+def test_synchronised_batchnorm_is_batchnorm_of_all_images(seen: dict[str, Any]) -> None:
+    """Shares of 3 and 4 images; images with a mean four times their deviation, where careless sums of squares would cancel."""
+    whole = seen["alone"]["norms"]
+    for rank in seen["ranks"]:
+        for key in ("output", "buffers"):
+            torch.testing.assert_close(rank["norms"][key], whole[key], atol=2e-6, rtol=2e-6)
+        torch.testing.assert_close(rank["norms"]["gradients"], whole["gradients"], atol=2e-4, rtol=2e-5)
+
+
+def test_ranks_agree(seen: dict[str, Any]) -> None:
+    assert [rank["answers"] for rank in seen["ranks"]] == [[True, False], [True, False]]
+
+
+def test_only_rank_0_writes(seen: dict[str, Any]) -> None:
+    one, two = seen["runs"]
+    names = [sorted(path.name for path in run.folder.iterdir()) for run in (one, two)]
+    assert names[0] == names[1]
+    assert [session["processes"] for session in two.sessions()] == [2]
+    assert load_checkpoint(two.last)["epoch"] == 4
+
+
+def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: dict[str, Any]) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    folder = tmp_path / "run"
+    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder]
+    started = launch(*TORCHRUN, *command)
+    try:
+        while not (folder / "last.pt").exists():
+            assert started.poll() is None, started.communicate()[0]
+            time.sleep(0.02)
+        victim = min(_children(started.pid))
+        os.kill(victim, signal.SIGKILL)
+        output, _ = started.communicate(timeout=120)
+    finally:
+        started.kill()
+    assert started.returncode != 0
+    assert "SIGKILL" in output
+    assert not (folder / "summary.json").exists()
+    assert "resuming" in finish(launch(sys.executable, *command, "--resume"))  # it did not start over
+    resumed, whole = rows(Run(folder)), rows(seen["runs"][0])[:3]  # without the epoch that has a teacher
+    assert [session["processes"] for session in Run(folder).sessions()] == [2, 1]
+    assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
+    for mine, theirs in zip(resumed, whole, strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+
+
+def test_a_signal_to_all_processes_saves_the_step_under_way(tmp_path: Path) -> None:
+    """As a job scheduler or Ctrl+C sends it: to each rank, and to torchrun, which then sends it to each rank again.
+
+    Without checkpoints within epochs, only such a save has a step above 0. The signal may come in an epoch's last step, one of
+    20; then once more.
+    """
+    config = tmp_path / "config.yaml"
+    engine = {**CONFIG["engine"], "checkpoint_steps": None}
+    data = {**CONFIG["data"], "train_limit": 1200}
+    config.write_text(dump_config(parse_config({**CONFIG, "engine": engine, "data": data})))
+    for attempt in range(4):
+        folder = tmp_path / f"run{attempt}"
+        command = ["-m", "cifar_small", "train", "--config", config, "--output", folder, "--phases.1.epochs", "200"]
+        started = launch(*TORCHRUN, *command, group=True)
+        try:
+            while not (folder / "last.pt").exists():
+                assert started.poll() is None, started.communicate()[0]
+                time.sleep(0.02)
+            os.killpg(started.pid, signal.SIGTERM)
+            output, _ = started.communicate(timeout=120)
+        finally:
+            started.kill()
+        assert started.returncode != 0
+        assert f"stopped by SIGTERM; saved in {folder}" in output
+        assert "KeyboardInterrupt" not in output
+        if load_checkpoint(folder / "last.pt")["step"]:
+            return
+    pytest.fail("no save within an epoch in four runs")
+
+
+def test_two_ranks_go_on_with_what_one_process_began(
+    tmp_path: Path, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    folder = tmp_path / "run"
+    train_until_save(parse_config(CONFIG), folder, 1, monkeypatch)
+    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder, "--resume"]
+    assert "resuming" in finish(launch(*TORCHRUN, *command))
+    assert [session["processes"] for session in Run(folder).sessions()] == [1, 2]
+    for mine, theirs in zip(rows(Run(folder)), rows(seen["runs"][0])[:3], strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
+
+
+MICRO = {
+    **CONFIG,
+    "model": {"family": "whitened_resnet", "stages": [{"width": 12, "branch": [[3, 8], [1, 12]]}] * 2},
+    "optim": {"name": "muon", "lr": 0.1, "bias": {"lr": 2.0}, "head": {"lr": 0.2}},
+    "ema_decay": None,
+    "phases": [{"epochs": 1, "resolution": 16}, {"epochs": 2}],
+    "engine": {**CONFIG["engine"], "sync_batchnorm": False, "micro_batch_size": 15},
+}
+
+
+def test_ranks_with_their_own_statistics_are_micro_batches(tmp_path: Path) -> None:
+    """Where BatchNorm sees 15 images at a time, two ranks of two such slices make the gradients of one process of four.
+
+    Not so the running statistics, which are of rank 0's images. Muon rounds its updates to bfloat16 (3 digits), so weights
+    agree to a hundredth of their norm; the classifier and the norms' biases take plain SGD steps of gradients that a wrong
+    mean over slices or ranks would halve or double.
+    """
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(MICRO)))
+    launched = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "together")
+    train(parse_config(MICRO), tmp_path / "alone", quiet=True)
+    finish(launched)
+    one, two = Run(tmp_path / "alone"), Run(tmp_path / "together")
+    assert [session["processes"] for session in two.sessions()] == [2]
+    for mine, theirs in zip(rows(one), rows(two), strict=True):
+        assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-2)
+    weights, others = (load_checkpoint(run.last)["model"] for run in (one, two))
+    for name in (name for name in weights if name.endswith(("weight", "bias"))):
+        assert (weights[name] - others[name]).norm() <= 0.01 * weights[name].norm(), name
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+        except OSError:  # a process that ended while we looked
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(status.parent.name))
+    return found
+
+
+def test_a_refusal_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("kept")
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert output.count("holds other files (mine.txt, ...)") == 1
+    assert 'Traceback (most recent call last):\n  File "' + str(SCRIPT.parent.parent / "cifar_small") not in output
+
+
+@pytest.mark.parametrize(("count", "size"), [(10, 3), (2, 4), (60, 2), (7, 1)])
+def test_shares_are_whole_and_nearly_equal(count: int, size: int) -> None:
+    shares = [range(count)[World(rank, size).share(count)] for rank in range(size)]
+    assert [index for share in shares for index in share] == list(range(count))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_batches_that_cannot_be_shared_are_refused() -> None:
+    config = parse_config({**CONFIG, "engine": {"micro_batch_size": 20}})
+    assert share_batch(config, 1) == 20
+    assert share_batch(config, 3) == 20
+    with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 2 processes in slices .* multiple of 40"):
+        share_batch(config, 2)
+    with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 7 processes; .* multiple of 7"):
+        share_batch(parse_config(CONFIG), 7)
+
+
+def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:
+    class WithActivation(torch.nn.BatchNorm2d):
+        pass
+
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), WithActivation(2))
+    with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronise the WithActivation of this net"):
+        synchronise_batchnorm(net)
+
+
+def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
+    tensor = torch.ones(3)
+    assert ALONE.sum(tensor) is tensor
+    assert ALONE.gather(tensor, 3) is tensor
+    assert ALONE.any(True, torch.device("cpu"))
+    assert train(parse_config({**CONFIG, "phases": [{"epochs": 1}]}), tmp_path / "run", quiet=True)["epochs"] == 1
+
+
+def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(CONFIG)))
+    with locked(Run(tmp_path / "run")):
+        process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert output.count("is in use by process") == 1
+    assert output.count("rank 0 refused the run") == 1
+
+
+def test_a_machine_that_does_not_see_the_run_directory_is_told(tmp_path: Path) -> None:
+    class Elsewhere(World):
+        def first_then_all(self, check: Callable[[], bool]) -> bool:
+            return True  # as rank 0, on its own disk, would answer
+
+    config = parse_config(CONFIG)
+    (tmp_path / "run").mkdir()
+    trainer = Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True, world=ALONE)
+    trainer.world = Elsewhere(1, 2)
+    with pytest.raises(CheckpointError, match=r"rank 1 does not find .*last\.pt, which rank 0 has: .* a disk that all of them"):
+        trainer.restore()
+
+
+def test_a_world_size_alone_is_explained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    for key in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(key, raising=False)
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 2 but RANK, .* is not set; start the processes by torchrun"):
+        train(parse_config(CONFIG), tmp_path / "run", quiet=True)

@@ -1,0 +1,573 @@
+"""Training runs of seconds: what they learn, write, resume and refuse."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.kill_resume import CONFIG as EVERYTHING
+from benchmarks.kill_resume import fingerprint
+from conftest import tiny_raw, train_until_save
+from torch import nn
+
+import cifar_small.data
+import cifar_small.data.datamodule
+import cifar_small.training.signals as signals
+import cifar_small.training.trainer as train_module
+from cifar_small.config.loading import parse_config
+from cifar_small.config.phases import resolve_phases
+from cifar_small.config.schema import Config
+from cifar_small.data.datamodule import load_problem
+from cifar_small.errors import CheckpointError, ConfigError, DataError, DivergedError, Terminated, UserError
+from cifar_small.models import build_model
+from cifar_small.models.counting import count_parameters
+from cifar_small.optim.schedulers import learning_rate
+from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
+from cifar_small.runs.directory import Run, locked
+from cifar_small.runs.predictions import load_predictions
+from cifar_small.training.summary import epoch_line
+from cifar_small.training.trainer import Trainer, train
+
+Tiny = Callable[..., Config]
+
+
+def everything(**changes: Any) -> Config:
+    return parse_config(
+        {**EVERYTHING, "phases": [{**EVERYTHING["phases"][0], "epochs": 2}, EVERYTHING["phases"][1]], **changes}
+    )
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    train(everything(), folder, quiet=True)
+    return folder
+
+
+def test_learns_and_leaves_a_whole_run_directory(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(phases=[{"epochs": 6}], data={"source": "digits", "val_size": 200}, views="shift")
+    summary = train(config, tmp_path / "run", command="the command")
+    run = Run(tmp_path / "run")
+    assert summary["val_accuracy"] > 0.9
+    assert summary == run.summary()
+    assert {path.name for path in run.folder.iterdir()} == {
+        ".lock", "config.yaml", "env.json", "metrics.csv", "last.pt", "previous.pt", "best.pt", "summary.json", "curves.png",
+        "confusion.png", "predictions",
+    }  # fmt: skip
+    predictions = load_predictions(run.predictions / "val.npz")
+    assert predictions.accuracy == summary["val_accuracy"]
+    assert predictions.meta["weights_sha256"] == summary["weights_sha256"]
+    assert run.config() == config
+    assert run.sessions()[0]["command"] == "the command"
+    rows = metrics(run.folder)
+    assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert max(float(row["val_accuracy"]) for row in rows) == summary["val_accuracy_plain"]
+    lines = capsys.readouterr().out.splitlines()
+    assert len([line for line in lines if line.startswith("epoch")]) == 6  # not a terminal: a line per epoch
+    assert "selected by: the best epoch on val" in lines[-1]
+
+
+def test_same_seed_same_bits_other_seed_other_bits(undisturbed: Path, tmp_path: Path) -> None:
+    train(everything(), tmp_path / "again", quiet=True)
+    train(everything(seed=1), tmp_path / "other", quiet=True)
+    assert fingerprint(tmp_path / "again") == fingerprint(undisturbed)
+    assert fingerprint(tmp_path / "other") != fingerprint(undisturbed)
+
+
+def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
+    """Do something after the number-th optimiser step."""
+    original, calls = Trainer._step, 0
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        bad = original(self, *arguments)
+        if calls == number:
+            action()
+        return bad
+
+    monkeypatch.setattr(Trainer, "_step", step)
+
+
+# 8 steps an epoch: the first step, within an epoch, the last step of an epoch, of a phase, and of the run.
+@pytest.mark.parametrize(
+    ("number", "kind"), [(1, signal.SIGTERM), (11, signal.SIGINT), (8, signal.SIGTERM), (16, signal.SIGTERM)]
+)
+def test_signal_saves_and_resume_is_exact(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: signal.Signals
+) -> None:
+    folder, handler = tmp_path / "run", signal.getsignal(kind)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, number, lambda: os.kill(os.getpid(), kind))
+        with pytest.raises(Terminated, match=f"{kind.name}.*--resume"):
+            train(everything(), folder, quiet=True)
+    assert signal.getsignal(kind) is handler
+    state = load_checkpoint(folder / "last.pt")
+    assert 8 * state["epoch"] + state["step"] == number
+    train(everything(), folder, resume=True, quiet=True)
+    assert fingerprint(folder) == fingerprint(undisturbed)
+    assert len(metrics(folder)) == 5
+    assert len(Run(folder).sessions()) == 2
+
+
+def stopped_after(steps: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, steps, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(everything(), folder, quiet=True)
+    return folder
+
+
+@pytest.mark.parametrize("part", ["optimizer", "average", "totals"])
+def test_forgetting_any_part_of_the_state_shows(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    """The control: what the exactness tests compare does depend on each part being restored."""
+    folder = stopped_after(11, tmp_path / "run", monkeypatch)
+    state = load_checkpoint(folder / "last.pt")
+    if part == "optimizer":
+        for entry in state[part].values():
+            entry["momentum_buffer"].zero_()
+    elif part == "average":
+        state[part] = {key: value if "n_averaged" in key else value * 0 for key, value in state[part].items()}
+    else:
+        state[part].zero_()
+    save_checkpoint(folder / "last.pt", state)
+    train(everything(), folder, resume=True, quiet=True)
+    assert fingerprint(folder) != fingerprint(undisturbed)
+
+
+def test_damaged_last_falls_back_to_previous(
+    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = stopped_after(13, tmp_path / "run", monkeypatch)
+    raw = bytearray((folder / "last.pt").read_bytes())
+    raw[len(raw) // 2] ^= 1
+    (folder / "last.pt").write_bytes(raw)
+    with monkeypatch.context() as patched:  # the next save must not put the damaged file in the place of the good one
+        interrupt_at(patched, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(everything(), folder, resume=True, quiet=True)
+    assert "damaged" in capsys.readouterr().out
+    load_checkpoint(folder / "previous.pt")
+    train(everything(), folder, resume=True, quiet=True)
+    assert fingerprint(folder) == fingerprint(undisturbed)
+
+
+def test_resume_refuses_another_config_and_takes_more_epochs(tiny: Tiny, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    short = train(tiny(), folder, quiet=True)
+    with pytest.raises(UserError, match="already holds a run; add --resume"):
+        train(tiny(), folder, quiet=True)
+    with pytest.raises(ConfigError, match=r"optim.lr: 0.1 -> 0.2; seed: 0 -> 5"):
+        train(tiny(optim={"lr": 0.2}, seed=5), folder, resume=True, quiet=True)
+    with pytest.raises(ConfigError, match=r"phases.0.epochs: 2 -> 1"):
+        train(tiny(phases=[{"epochs": 1}]), folder, resume=True, quiet=True)
+    assert train(tiny(), folder, resume=True, quiet=True) == short  # complete: nothing to do
+    longer = train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
+    assert (short["epochs"], longer["epochs"]) == (2, 3)
+
+
+def test_resume_refuses_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    train(tiny(), folder, quiet=True)
+    original = cifar_small.data.datamodule.load_train
+
+    def changed(data: Any) -> Any:
+        images = original(data)
+        pixels = images.images.copy()
+        pixels[0, 0, 0, 0] ^= 1
+        return cifar_small.data.Images(pixels, images.labels, images.ids, images.classes, images.source)
+
+    monkeypatch.setattr(cifar_small.data.datamodule, "load_train", changed)
+    with pytest.raises(CheckpointError, match="trained on other data"):
+        train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
+
+
+def test_signals_that_belong_to_the_first_do_not_abort(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [100.0]
+    monkeypatch.setattr(signals.time, "monotonic", lambda: clock[0])
+    received: list[int] = []
+    with signals.collected_signals(received):
+        for number in (signal.SIGINT, signal.SIGINT, signal.SIGTERM):  # a terminal's, torchrun's, a scheduler's
+            signal.raise_signal(number)
+        clock[0] += 30
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    told_by_another_rank = [int(signal.SIGTERM)]
+    with signals.collected_signals(told_by_another_rank):
+        signal.raise_signal(signal.SIGINT)  # ours comes a little later
+        assert told_by_another_rank == [signal.SIGTERM]
+
+
+def test_before_a_rank_leaves_within_an_epoch_all_know_that_it_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Torchrun stops every rank when one leaves, also rank 0 at its checkpoint: so the ranks meet after it."""
+    calls: list[str] = []
+
+    def noted(name: str) -> None:
+        whole = getattr(Trainer, name)
+
+        def call(trainer: Trainer) -> Any:
+            calls.append(name)
+            return whole(trainer)
+
+        monkeypatch.setattr(Trainer, name, call)
+
+    noted("_save")
+    noted("_asked_to_stop")
+    stopped_after(11, tmp_path / "run", monkeypatch)
+    assert calls[-2:] == ["_save", "_asked_to_stop"]
+
+
+def test_second_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    with locked(run), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on"):
+        train(tiny(), run.folder, quiet=True)
+    assert not run.folder.exists()  # a lock alone leaves nothing behind
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_not_finite_stops_before_the_update_and_names_the_step(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    folder, original, calls = tmp_path / "run", train_module.clip_and_check, 0
+    weights: list[torch.Tensor] = []
+
+    def poisoned(optimizer: torch.optim.SGD, loss: torch.Tensor, *rest: Any) -> torch.Tensor:
+        nonlocal calls
+        calls += 1
+        if calls == 7:  # the third of epoch 2
+            parameter = optimizer.param_groups[0]["params"][0]
+            weights.extend([parameter, parameter.detach().clone()])
+            if what == "loss":
+                loss.fill_(torch.nan)
+            else:
+                parameter.grad[0, 0, 0, 0] = torch.inf
+        return original(optimizer, loss, *rest)
+
+    monkeypatch.setattr(train_module, "clip_and_check", poisoned)
+    with pytest.raises(DivergedError, match=r"not finite at epoch 2, step 3 of 4 \(lr 0.0[0-9]+\)"):
+        train(tiny(), folder, quiet=True)
+    assert torch.equal(weights[0], weights[1])
+    assert load_checkpoint(folder / "last.pt")["epoch"] == 1
+
+
+def test_not_finite_on_val_is_never_selected(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "run"
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_evaluate", lambda self: (float("nan"), 0.1))
+        with pytest.raises(DivergedError, match=r"loss on val is not finite after epoch 1 .*nothing was kept"):
+            train(tiny(), folder, quiet=True)
+    assert not (folder / "best.pt").exists()
+    # Nothing was completed, so the advice (another learning rate) can be followed in the same folder.
+    assert train(tiny(optim={"lr": 0.05}), folder, quiet=True)["epochs"] == 2
+
+
+def test_once_stopped_no_later_step_has_an_effect() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.SGD([weight], lr=0.1, fused=True)
+    weight.grad = torch.ones(3)
+    bad = train_module.clip_and_check(optimizer, torch.tensor(1.0), None, torch.tensor(True))
+    optimizer.step()
+    assert not bad
+    assert torch.equal(weight, torch.ones(3))
+
+
+def test_a_folder_of_other_files_is_refused_and_left_alone(tiny: Tiny, tmp_path: Path) -> None:
+    files = {".notes.tmp": "mine", ".draft.new": "mine", "metrics.csv": "mine"}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    for resume in (False, True):
+        with pytest.raises(UserError, match=r"holds other files .* and no run"):
+            train(tiny(), tmp_path, resume=resume, quiet=True)
+    assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != ".lock"} == files
+
+
+def test_a_finished_run_without_its_checkpoints_is_still_complete(tiny: Tiny, tmp_path: Path) -> None:
+    summary = train(tiny(), tmp_path / "run", quiet=True)
+    for name in ("last.pt", "previous.pt"):
+        (tmp_path / "run" / name).unlink()
+    assert train(tiny(), tmp_path / "run", resume=True, quiet=True) == summary
+    with pytest.raises(CheckpointError, match="train first"):
+        train(tiny(phases=[{"epochs": 3}]), tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_longer_run_drops_the_summary_of_the_shorter_and_says_so(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    train(tiny(), folder, quiet=True)
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
+    assert not (folder / "summary.json").exists()
+    train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
+    assert [session["epochs_planned"] for session in Run(folder).sessions()] == [2, 4, 4]
+
+
+def test_a_run_goes_on_in_the_precision_it_was_begun_in(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a", frozenset({"amx_bf16"})))
+    config = tiny(engine={"device": "cpu", "threads": 1})
+    with monkeypatch.context() as patched:
+        interrupt_at(patched, 5, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(Terminated):
+            train(config, tmp_path / "run", quiet=True)
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a", frozenset({"avx2"})))
+    train(config, tmp_path / "run", resume=True, quiet=True)
+    assert "begun in bf16" in capsys.readouterr().out
+    assert load_checkpoint(tmp_path / "run" / "last.pt")["precision"] == "bf16"
+
+
+def test_over_budget_is_refused_before_data_is_read(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar_small.data.datamodule, "load_train", lambda data: pytest.fail("data was read"))
+    count = count_parameters(build_model(tiny().model, 10))
+    with pytest.raises(ConfigError, match=rf"{count:,} trainable parameters, 1 over the budget of {count - 1:,}; widest that"):
+        train(tiny(rules={"max_params": count - 1}), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"batch_size": 300}, DataError, "batch_size 300 is above the 256 training images"),
+        ({"data": {"source": "digits", "val_size": 1437}}, DataError, "1437|1,437"),
+        ({"engine": {"device": "cuda"}}, UserError, "engine.device is cuda but no GPU was found"),
+    ],
+)
+def test_refusals_leave_nothing_behind(
+    tiny: Tiny, tmp_path: Path, changes: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    if "engine" in changes and torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(error, match=message):
+        train(tiny(**changes), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_training_never_reads_the_test_split(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cifar_small.inference.predict, "load_test", lambda data: pytest.fail("test was read"))
+    monkeypatch.setattr(cifar_small.data, "load_test", lambda data: pytest.fail("test was read"))
+    train(tiny(), tmp_path / "run", quiet=True)
+    assert Run(tmp_path / "run").test_readings() == []
+
+
+def test_val_is_the_plain_images(tiny: Tiny) -> None:
+    config = tiny(augment={"crop": 4, "flip": "random", "cutout": 8})
+    problem = load_problem(config)
+    assert np.array_equal(problem.val_images.permute(0, 2, 3, 1).numpy(), problem.val.images)
+    everything_read = cifar_small.data.load_train(config.data)
+    by_id = {int(number): row for number, row in zip(everything_read.ids, everything_read.images, strict=True)}
+    assert all(np.array_equal(by_id[int(number)], row) for number, row in zip(problem.val.ids, problem.val.images, strict=True))
+
+
+def test_average_counts_and_is_not_the_model(undisturbed: Path) -> None:
+    last, best = load_checkpoint(undisturbed / "last.pt"), load_checkpoint(undisturbed / "best.pt")
+    average = {key.removeprefix("module."): value for key, value in last["average"].items() if key != "n_averaged"}
+    assert int(last["average"]["n_averaged"]) == 5 * 8
+    assert not torch.equal(average["conv1.weight"], last["model"]["conv1.weight"])
+    assert best["averaged"] == 8 * best["epoch"]
+    kept = load_checkpoint(undisturbed / "epoch-0005.pt")
+    assert torch.equal(kept["weights"]["conv1.weight"], average["conv1.weight"])
+
+
+def test_average_by_hand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history: list[torch.Tensor] = []
+    original = Trainer._step
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        bad = original(self, *arguments)
+        history.append(self.state.model.fc.weight.detach().clone())
+        return bad
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    train(tiny(ema_decay=0.8, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
+    expected = history[0]  # torch starts the average with the first weights
+    for weights in history[1:]:
+        expected = 0.8 * expected + 0.2 * weights
+    average = load_checkpoint(tmp_path / "run" / "last.pt")["average"]["module.fc.weight"]
+    torch.testing.assert_close(average, expected, rtol=1e-5, atol=1e-7)
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
+    values = iter(accuracies)
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self: (1.0, next(values)))
+
+
+@pytest.mark.parametrize(("selection", "epoch"), [("best", 2), ("last", 4)])
+def test_selection_rule(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: str, epoch: int) -> None:
+    scripted(monkeypatch, [0.3, 0.6, 0.6, 0.5])  # a tie keeps the earlier epoch
+    summary = train(tiny(phases=[{"epochs": 4}], selection=selection), tmp_path / "run", quiet=True)
+    assert summary["selected_epoch"] == epoch
+    assert load_checkpoint(tmp_path / "run" / "best.pt")["epoch"] == epoch
+
+
+def test_patience(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [0.3, 0.6, 0.5, 0.6, 0.9])
+    summary = train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", quiet=True)
+    assert (summary["epochs"], summary["epochs_planned"], summary["selected_epoch"]) == (4, 5, 2)
+    assert train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", resume=True, quiet=True) == summary
+
+
+def test_micro_batches_give_the_gradient_of_the_batch(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without BatchNorm, whose statistics are of the slice, accumulated slices and the whole batch are the same step."""
+    monkeypatch.setattr(
+        train_module, "build_model", lambda model, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
+    )
+    weights = []
+    for size in (64, 16, 32):
+        trainer = Trainer(
+            tiny(engine={"device": "cpu", "precision": "fp32", "micro_batch_size": size}, optim={"lr": 0.01}),
+            resolve_phases(tiny(optim={"lr": 0.01})), Run(tmp_path), [], 0.0, True,
+        )  # fmt: skip
+        monkeypatch.setattr(Trainer, "_end_epoch", lambda self, *a: pytest.fail("only steps are run"))
+        with pytest.raises(pytest.fail.Exception):
+            trainer.fit()
+        weights.append(trainer.state.model[1].weight.detach())
+    torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(weights[2], weights[0], rtol=1e-5, atol=1e-6)
+
+
+def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(
+        phases=[
+            {"epochs": 1, "mixup_alpha": 0.4, "dropout": 0.5},
+            {"epochs": 2, "mixup_alpha": 0.0, "optim": {"lr": 0.02, "momentum": 0.5}, "schedule": {"name": "constant"}},
+        ]
+    )
+    seen: list[tuple[float, float, float, bool]] = []
+    original = Trainer._step
+
+    def step(self: Trainer, *arguments: Any) -> Any:
+        optimizer = self.state.optimizer
+        group, fresh = optimizer.param_groups[0], not any(s["momentum_buffer"].any() for s in optimizer.state.values())
+        seen.append((self.state.model.dropout.p, group["lr"], group["momentum"], fresh))
+        return original(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    train(config, tmp_path / "run", quiet=True)
+    first = resolve_phases(config)[0].settings
+    assert [entry[0] for entry in seen] == [0.5] * 12  # dropout is inherited
+    assert [entry[1] for entry in seen[:4]] == [learning_rate(first.schedule, 0.1, step, 4, 4) for step in range(4)]
+    assert [entry[1:3] for entry in seen[4:]] == [(0.02, 0.5)] * 8
+    assert [entry[3] for entry in seen] == [True] + [False] * 11  # momentum is carried over the boundary
+    rows = metrics(tmp_path / "run")
+    assert [row["train_targets"] for row in rows] == ["mixed", "hard", "hard"]
+
+
+def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[list[int]] = []
+    original = Trainer._step
+
+    def step(self: Trainer, phase: Any, step: int, mix: Any, pixels: Any, images: torch.Tensor, *rest: Any) -> Any:
+        chosen.append(images.tolist())
+        return original(self, phase, step, mix, pixels, images, *rest)
+
+    monkeypatch.setattr(Trainer, "_step", step)
+    train(tiny(batch_size=100), tmp_path / "run", quiet=True)  # 256 images: two batches an epoch, 56 left out
+    epochs = [chosen[0] + chosen[1], chosen[2] + chosen[3]]
+    assert [len(chosen), len(set(epochs[0])), len(set(epochs[1]))] == [4, 200, 200]
+    assert epochs[0] != epochs[1]
+    assert set(epochs[0]) != set(epochs[1])
+
+
+def test_fp16_has_the_losses_of_fp32(tiny: Tiny, tmp_path: Path) -> None:
+    """Ten bits of mantissa: the losses of few steps agree to two digits, and the factor of the loss is taken out again."""
+    losses = {}
+    for precision in ("fp32", "fp16"):
+        train(tiny(engine={"device": "cpu", "precision": precision}), tmp_path / precision, quiet=True)
+        losses[precision] = [float(row["train_loss"]) for row in metrics(tmp_path / precision)]
+    assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
+    assert losses["fp16"] != losses["fp32"]
+    assert Run(tmp_path / "fp16").sessions()[0]["precision"] == "fp16"
+    assert load_checkpoint(tmp_path / "fp16" / "last.pt")["scaling"].tolist() == [2.0**16, 8.0]  # no step overflowed
+
+
+def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_module, "FIRST_SCALE", 2.0**127)  # which fp32 holds and fp16 does not
+    config = tiny(engine={"device": "cpu", "precision": "fp16"}, phases=[{"epochs": 1}])
+    train(config, tmp_path / "run", quiet=True)
+    saved = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert saved["scaling"].tolist() == [2.0**123, 0.0]
+    torch.manual_seed(config.seed)
+    fresh = build_model(config.model, 10).state_dict()
+    weights = [name for name, _ in build_model(config.model, 10).named_parameters()]
+    assert all(torch.equal(saved["model"][name], fresh[name]) for name in weights)
+
+
+def test_an_fp16_run_goes_on_with_its_factor(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(train_module, "FIRST_SCALE", 2.0**26)  # the first steps overflow, the later ones do not
+    config = tiny(engine={"device": "cpu", "precision": "fp16", "checkpoint_steps": 3})
+    train(config, tmp_path / "whole", quiet=True)
+    train_until_save(config, tmp_path / "cut", 1, monkeypatch)
+    train(config, tmp_path / "cut", resume=True, quiet=True)
+    assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    factor, steps = load_checkpoint(tmp_path / "whole" / "last.pt")["scaling"].tolist()
+    assert factor < 2.0**26
+    assert 0 < steps < 8
+
+
+def test_bf16_and_record_of_the_machine(tiny: Tiny, tmp_path: Path) -> None:
+    train(tiny(engine={"device": "cpu", "precision": "bf16"}), tmp_path / "run", quiet=True)
+    text = (tmp_path / "run" / "env.json").read_text()
+    session = json.loads(text)["sessions"][0]
+    assert session["precision"] == "bf16"
+    assert session["packages"]["torch"] == torch.__version__
+    assert str(Path.home()) not in text
+    assert str(Path(__file__).resolve().parents[2]) not in text
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")  # inductor's own import of it
+def test_compiled_training_has_the_same_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over two resolutions, in micro-batches. Fused kernels round otherwise: some 1e-6 of a loss, amplified by steps."""
+    raw = tiny_raw(phases=[{"epochs": 1}, {"epochs": 1, "resolution": 24}])
+    raw["engine"] |= {"precision": "fp32", "layout": "contiguous", "micro_batch_size": raw["batch_size"] // 2}
+    train(parse_config(raw), tmp_path / "plain", quiet=True)
+    compile_net, modes = torch.compile, []
+
+    def seen(model: torch.nn.Module, **options: Any) -> Any:
+        modes.append(options)
+        return compile_net(model, **options)
+
+    monkeypatch.setattr(torch, "compile", seen)
+    raw["engine"]["compile"] = True
+    train(parse_config(raw), tmp_path / "compiled", quiet=True)
+    assert modes == [{"mode": None, "dynamic": False}] * 2
+    losses = [[row["train_loss"] for row in metrics(tmp_path / name)] for name in ("plain", "compiled")]
+    assert [float(one) for one in losses[1]] == pytest.approx([float(one) for one in losses[0]], abs=2e-3)
+
+
+def test_graphs_are_refused_beside_accumulated_gradients() -> None:
+    raw = tiny_raw()
+    raw["engine"] |= {"compile": "reduce-overhead", "micro_batch_size": raw["batch_size"] // 2}
+    with pytest.raises(ConfigError, match=r"engine\.compile reduce-overhead uses CUDA graphs, in which torch cannot"):
+        parse_config(raw)
+    raw["engine"]["micro_batch_size"] = raw["batch_size"]
+    assert parse_config(raw).engine.compile == "reduce-overhead"
+
+
+def test_the_time_left_goes_beyond_a_day() -> None:
+    row = {"epoch": 10, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "train_targets": "hard", "val_loss": 1.0}
+    row |= {"val_accuracy": 0.5, "images_per_second": 100.0}
+    assert epoch_line(row, 20, 0.6, 3 * 3600.0).endswith("best 60.00%  100 img/s  30:00:00 left")
