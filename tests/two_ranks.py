@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import cifar_small.training.trainer as train_module
 from cifar_small.config.loading import parse_config
-from cifar_small.training.distributed import World, average_gradients, synchronise_batchnorm
+from cifar_small.training.distributed import World, average_gradients, synchronize_batchnorm
 
 CONFIG: dict[str, Any] = {
     "name": "ranks",
@@ -44,7 +44,7 @@ def norms(world: World) -> dict[str, Tensor]:
     ours = world.share(7)
     wrapped: nn.Module = net
     if world.size > 1:
-        synchronise_batchnorm(net)
+        synchronize_batchnorm(net)
         wrapped = average_gradients(net, torch.device("cpu"))
     output = wrapped(images[ours])
     (output * weights[ours]).sum().backward()

@@ -114,7 +114,7 @@ def _diff(options: argparse.Namespace) -> int:
         for fault in one.faults:
             print(f"{one.name}: {fault}")
     found = subs.diff(*read)
-    print("\n".join(subs.summarise(found)))
+    print("\n".join(subs.summarize(found)))
     if options.truth is not None:
         print("\n".join(subs.score_against(found, subs.read_submission(options.truth, classes))))
     print("\n" + to_text([subs.class_table(found, classes)]))

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.schema import (
     AUGMENTS,
-    IDLE_MIX_PROB,
+    INEFFECTIVE_MIX_PROB,
     MIX_KINDS,
     MIXINGS,
     Augment,
@@ -62,7 +62,7 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         if "epochs" not in changes:
             settings.pop("epochs", None)  # the one setting that is not inherited
         try:
-            phase = PhaseSettings.model_validate(_without_idle(settings, keep=changes))
+            phase = PhaseSettings.model_validate(_without_ineffective(settings, keep=changes))
         except ValidationError as error:
             problems += describe_problems(PhaseSettings, error, f"phases.{index}.")
             settings = inherited  # so that a later phase does not report the same problem again
@@ -72,7 +72,7 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         resolved.append(phase)
         epoch += phase.epochs
     if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
-        problems.append(IDLE_MIX_PROB)
+        problems.append(INEFFECTIVE_MIX_PROB)
     for kind, name in MIX_KINDS.items():
         if getattr(config.mix_probs, kind, 0) and not any(getattr(phase, name) for phase in resolved):
             problems.append(f"mix_probs.{kind} has no effect while {name} is 0 in every phase: set {name} or drop the share")
@@ -109,7 +109,7 @@ def _merge(old: Any, new: Any) -> Any:
     return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
 
 
-def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def _without_ineffective(settings: dict[str, Any], keep: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Settings without those inherited or default values that have no effect beside the others, unless `keep` names them."""
     keep = keep or {}
     settings = dict(settings)
@@ -124,7 +124,7 @@ def _without_idle(settings: dict[str, Any], keep: Mapping[str, Any] | None = Non
     if isinstance(augment, Mapping):
         section = AUGMENTS.get(str(augment.get("engine", "tensor")))
         if section is not None and issubclass(section, BasicAugment):
-            idle = section.idle(augment).keys() - (keep.get("augment") or {})
+            idle = section.ineffective(augment).keys() - (keep.get("augment") or {})
             settings["augment"] = {key: value for key, value in augment.items() if key not in idle}
     return settings
 

@@ -19,7 +19,7 @@ from cifar_small.errors import DataError
 
 
 @dataclass(frozen=True)
-class Problem:
+class DataModule:
     """The data of a run on its device, and how it is computed."""
 
     images: Tensor  # uint8 (N, 3, 32, 32), channels-last
@@ -40,7 +40,7 @@ class Problem:
         return (255 * torch.tensor(self.mean, device=self.device)).round().byte()
 
 
-def load_problem(config: Config) -> Problem:
+def load_datamodule(config: Config) -> DataModule:
     """Read and split the data of a config onto its device. Raises DataError when no step could be made of it."""
     device = resolve_device(config.engine.device)
     precision = resolve_precision(config.engine.precision, device)
@@ -53,7 +53,7 @@ def load_problem(config: Config) -> Problem:
     given = config.input
     mean, std = (given.mean, given.std) if given.mean and given.std else channel_statistics(images)
     labels = torch.from_numpy(images.labels).to(device)
-    return Problem(
+    return DataModule(
         to_tensor(images, device),
         labels,
         images.ids,

@@ -30,7 +30,7 @@ from cifar_small.export.onnx_export import export_onnx, properties_of
 from cifar_small.export.onnx_session import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.inference.forward import compute_logits
-from cifar_small.inference.predict import Net, load_net, load_own_splits, moved
+from cifar_small.inference.predict import Net, load_net, load_own_splits, with_overrides
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
@@ -162,7 +162,7 @@ def quantize(
     """Write the int8 ONNX file of a run's net, and say what it costs on the run's val images."""
     require_extra()
     refuse_existing(output, overwrite)
-    net = moved(load_net(run), None, data_root)
+    net = with_overrides(load_net(run), None, data_root)
     train, val = load_own_splits(net)
     images = calibration_images(net, train, count)
     probe_writable(output)
@@ -178,7 +178,7 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
 
     `facts` tell how much of the net it touches; sizes are those of the weights.
     """
-    net = moved(load_net(run), None, data_root)
+    net = with_overrides(load_net(run), None, data_root)
     _, val = load_own_splits(net)
     integer = dynamic_int8(net.model)
     linear = [module for module in net.model.modules() if isinstance(module, nn.Linear)]

@@ -190,7 +190,7 @@ def predict(
         raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
-    net = moved(net or load_net(run, checkpoint), device, data_root)
+    net = with_overrides(net or load_net(run, checkpoint), device, data_root)
     chosen = views or net.config.views
     name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
     name += [f"onnx_{net.onnx['precision']}"] if net.onnx else []
@@ -232,7 +232,7 @@ def predict(
     return target, predictions, notes
 
 
-def moved(net: Net, device: str | None, data_root: str | None) -> Net:
+def with_overrides(net: Net, device: str | None, data_root: str | None) -> Net:
     """The same net on another device or with its data in another place; None: as it is."""
     return replace(net, config=elsewhere(net.config, device, data_root)) if device or data_root else net
 

@@ -61,7 +61,7 @@ def make_soup(
     _check(runs, nets)
     config = elsewhere(nets[0].config, device, data_root)
     config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
-    pot = Pot(replace(nets[0], config=config), _never_trained(nets))
+    pot = WeightAverager(replace(nets[0], config=config), _never_trained(nets))
     order = sorted(range(len(nets)), key=lambda index: -float(nets[index].facts["val_accuracy"]))
     taken = order if method == "uniform" else _choose(pot, nets, order)
     if len(taken) == 1:
@@ -70,7 +70,7 @@ def make_soup(
             "was written"
         )
     members = [_facts(run, net, index in taken) for index, (run, net) in enumerate(zip(runs, nets, strict=True))]
-    content = pot.cook([nets[index] for index in taken]) | {"soup": members}
+    content = pot.average([nets[index] for index in taken]) | {"soup": members}
     # Of all runs together, those left out too: it took them to make it.
     epochs, seconds = (sum((run.summary() or {}).get(key, 0) for run in runs) for key in ("epochs", "seconds"))
     write_start(output, config, {**describe(pot.device, pot.precision), "processes": 1}, command, epochs)
@@ -85,7 +85,7 @@ def make_soup(
     return summary, Verdict.between("soup", predictions.correct, label(members[order[0]], folder=True), best.correct)
 
 
-class Pot:
+class WeightAverager:
     """The net that weights are averaged into, with training images to refresh its statistics and val images to judge it."""
 
     def __init__(self, net: Net, frozen: tuple[str, ...]) -> None:
@@ -112,7 +112,7 @@ class Pot:
         chosen = torch.randperm(len(train), generator=torch_generator(0, ORDER))[:count]
         self.batches = torch.split(to_tensor(train.take(chosen.numpy()), self.device), batch)
 
-    def cook(self, nets: Sequence[Net]) -> dict[str, Any]:
+    def average(self, nets: Sequence[Net]) -> dict[str, Any]:
         """Average the weights of nets and refresh the statistics; returns what `best.pt` holds, accuracy on val included."""
         net, model = self.net, self.model
         model.load_state_dict(average_weights([one.model.state_dict() for one in nets]))
@@ -158,11 +158,11 @@ def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: mean(key, value) if value.is_floating_point() else value.clone() for key, value in states[0].items()}
 
 
-def _choose(pot: Pot, nets: Sequence[Net], order: Sequence[int]) -> list[int]:
+def _choose(pot: WeightAverager, nets: Sequence[Net], order: Sequence[int]) -> list[int]:
     """The members of a greedy soup, tried in this order."""
     taken, accuracy = [order[0]], float(nets[order[0]].facts["val_accuracy"])
     for index in order[1:]:
-        tried = pot.cook([nets[one] for one in [*taken, index]])["val_accuracy"]
+        tried = pot.average([nets[one] for one in [*taken, index]])["val_accuracy"]
         if tried >= accuracy:
             taken, accuracy = [*taken, index], tried
     return taken

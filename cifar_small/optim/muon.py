@@ -16,7 +16,7 @@ from torch import Tensor
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values to about 1 (0.7..1.2) in few steps
 
 
-def orthogonalise(matrices: Tensor, iterations: int) -> Tensor:
+def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices: (B, R, C) -> (B, R, C) in bfloat16.
 
     bfloat16 is enough, since the result only steers a step; zero matrices stay zero.
@@ -63,7 +63,7 @@ class Muon(torch.optim.Optimizer):
             banks[len(filters), filters[0].numel()].append((filters, update))
         for (rows, columns), bank in banks.items():
             stacked = torch.stack([update.reshape(rows, columns) for _, update in bank])
-            for (filters, _), update in zip(bank, orthogonalise(stacked, group["iterations"]), strict=True):
+            for (filters, _), update in zip(bank, orthogonalize(stacked, group["iterations"]), strict=True):
                 if group["normalise"]:
                     scaled, size = filters * (rows**0.5 / filters.norm()), group["lr"]
                 else:

@@ -28,10 +28,10 @@ class Subject:
 
 @dataclass(frozen=True)
 class Answer:
-    """A cell of the table of origins; mood is the class that the style sheet colours."""
+    """A cell of the table of origins; status is the class that the style sheet colours."""
 
     text: str
-    mood: str = ""
+    status: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,13 +90,13 @@ def find_origins(subjects: Sequence[Subject]) -> list[Question]:
 
 
 def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
-    """The answers of seeds as one: what all say, or what each says, in the mood of the worst."""
-    mood = max((one.mood for _, one in answers), key=MOODS.index)
+    """The answers of seeds as one: what all say, or what each says, in the status of the worst."""
+    status = max((one.status for _, one in answers), key=MOODS.index)
     if len({one.text for _, one in answers}) == 1:
-        return Answer(answers[0][1].text, mood)
+        return Answer(answers[0][1].text, status)
     if all(one.text == str(seed) for seed, one in answers):
-        return Answer(", ".join(one.text for _, one in answers), mood)
-    return Answer("; ".join(f"seed {seed}: {one.text}" for seed, one in answers), mood)
+        return Answer(", ".join(one.text for _, one in answers), status)
+    return Answer("; ".join(f"seed {seed}: {one.text}" for seed, one in answers), status)
 
 
 def _legal(row: Row) -> Answer:
@@ -140,8 +140,8 @@ def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
         answers = [_readings(one, by_weights) for one in members if one is not None]
         if len(answers) < len(members):
             return Answer("not known")
-        mood = max((one.mood for one in answers), key=MOODS.index)
-        return Answer("by its members: " + "; ".join(dict.fromkeys(one.text for one in answers)), mood)
+        status = max((one.status for one in answers), key=MOODS.index)
+        return Answer("by its members: " + "; ".join(dict.fromkeys(one.text for one in answers)), status)
     if entry.run is None:
         return Answer("not known")
     readings = entry.run.test_readings()

@@ -56,7 +56,7 @@ class ShownMistake:
 
 
 @dataclass(frozen=True)
-class Hero:
+class Headline:
     """What stands first of a model, or of the seeds of a recipe."""
 
     name: str
@@ -64,7 +64,7 @@ class Hero:
     accuracy_of: str
     parameters: str
     budget: str
-    mood: str  # of the parameters: bad where the rules forbid it
+    status: str  # of the parameters: bad where the rules forbid it
     warning: str  # empty, or that it was not tested where others were
 
 
@@ -127,7 +127,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 
-def _hero(subject: Subject, others_tested: bool) -> Hero:
+def _hero(subject: Subject, others_tested: bool) -> Headline:
     row = subject.rows[0]
     if subject.group is None:
         split = best_known(subject.entries[0])
@@ -142,7 +142,7 @@ def _hero(subject: Subject, others_tested: bool) -> Hero:
         of = f"{split} accuracy, mean and sd of {spread.n} seeds, {row.scores[split].total:,} images"
     allowed = f"parameters, of {row.budget:,} allowed" + "".join(f"; {fault}" for fault in row.faults)
     warning = "on val, not test" if others_tested and split == "val" else ""
-    return Hero(subject.name, accuracy, of, f"{row.parameters:,}", allowed, "" if row.legal else "bad", warning)
+    return Headline(subject.name, accuracy, of, f"{row.parameters:,}", allowed, "" if row.legal else "bad", warning)
 
 
 def _tables(comparison: Comparison) -> list[Table]:

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cifar_small.config.phases import Phase, resolve_phases
 from cifar_small.config.schema import Config
-from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import UserError
 from cifar_small.figures.run import draw_contact_sheet
 from cifar_small.randomness import MIX, numpy_generator
@@ -54,7 +54,7 @@ def choose_images(labels: Tensor, number: int) -> list[int]:
 
 
 def preview_blocks(
-    config: Config, problem: Problem, chosen: list[int], epoch: int | None = None, columns: int = 4
+    config: Config, problem: DataModule, chosen: list[int], epoch: int | None = None, columns: int = 4
 ) -> list[Block]:
     """The cells of every phase from its first epoch on, or of the phase in force at `epoch` (0-based) from there on."""
     blocks = []
@@ -70,7 +70,7 @@ def preview_blocks(
 
 
 def _cells(
-    config: Config, problem: Problem, augmenter: Augmenter, phase: Phase, epoch: int, chosen: list[int]
+    config: Config, problem: DataModule, augmenter: Augmenter, phase: Phase, epoch: int, chosen: list[int]
 ) -> list[Cell | None]:
     """One epoch's cell of each chosen image. Whole batches are made as in training, since mixing takes partners from them."""
     settings, batch = phase.settings, config.batch_size
@@ -94,7 +94,7 @@ def _cells(
     return [found.get(place) for place in places]
 
 
-def _visible(pixels: Tensor, problem: Problem) -> npt.NDArray[np.uint8]:
+def _visible(pixels: Tensor, problem: DataModule) -> npt.NDArray[np.uint8]:
     mean, std = (np.array(values)[:, None, None] for values in (problem.mean, problem.std))
     levels: npt.NDArray[np.float64] = 255 * (pixels.cpu().numpy() * std + mean)
     return levels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
@@ -115,7 +115,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     phases = resolve_phases(config)
     if epoch is not None and not 1 <= epoch <= phases[-1].end:
         raise UserError(f"--epoch {epoch} is not in this run, which has {phases[-1].end} epochs; choose one of 1 to that")
-    problem = load_problem(config)
+    problem = load_datamodule(config)
     if not 1 <= images <= len(problem.images) or columns < 1:
         raise UserError(
             f"--images {images} and --columns {columns}: expected 1 to {len(problem.images):,} images, 1 column or more"
@@ -140,7 +140,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
 
 
-def _caption(cell: Cell, label: int, problem: Problem) -> str:
+def _caption(cell: Cell, label: int, problem: DataModule) -> str:
     """The target of a mixed image, to a hundredth; nothing for one that kept its own label whole."""
     if list(cell.shares) == [label]:
         return ""

@@ -57,7 +57,7 @@ def describe_augment(augment: AnyAugment) -> str:
     if isinstance(augment, AlbumentationsAugment):
         return "albumentations: " + ", ".join(_describe_transform(entry) for entry in augment.pipeline)
     values = dict(augment)
-    idle = augment.idle(values)
+    idle = augment.ineffective(values)
     parts: list[str] = [] if augment.engine == "tensor" else [augment.engine]
     for key, value in values.items():
         if key == "engine" or key in idle or value in (0, None, "none", (1.0, 1.0)):
@@ -81,7 +81,7 @@ def _settings(section: Section, leave_out: Sequence[str] = ()) -> list[str]:
     """What is on in a section, by the names of its settings."""
     parts = []
     for key, value in section:
-        idle = key in section.LATER and value == type(section).model_fields[key].default
+        idle = key in section.OMIT_DEFAULT and value == type(section).model_fields[key].default
         if key in leave_out or value in (None, 0) or idle:
             continue
         if isinstance(value, Section):

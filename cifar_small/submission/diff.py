@@ -98,7 +98,7 @@ def diff(first: Submission, second: Submission) -> Diff:
     )
 
 
-def summarise(found: Diff) -> list[str]:
+def summarize(found: Diff) -> list[str]:
     """How far two submissions agree, in sentences."""
     count, total = int(found.differs.sum()), len(found.ids)
     lines = [

@@ -14,7 +14,7 @@ import torch
 from cifar_small.config.strict_yaml import parse_yaml
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.sweep.run import finish, prepare, run_sweep
-from cifar_small.sweep.states import Place
+from cifar_small.sweep.states import SweepDirectory
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     return settings
 
 
-def _executor(place: Place, cluster: str, jobs: int) -> Any:
+def _executor(place: SweepDirectory, cluster: str, jobs: int) -> Any:
     try:
         import submitit
     except ModuleNotFoundError as error:

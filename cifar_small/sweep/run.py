@@ -9,15 +9,15 @@ from cifar_small.errors import UserError
 from cifar_small.sweep.cells import Cell, plan
 from cifar_small.sweep.search import work_through_trials
 from cifar_small.sweep.spec import Sweep, load_sweep
-from cifar_small.sweep.states import FAILED, Place, refuse_changed
+from cifar_small.sweep.states import FAILED, SweepDirectory, refuse_changed
 from cifar_small.sweep.table import Row, list_cells, report, write_results
 from cifar_small.sweep.worker import Worker
 
 
-def prepare(path: Path, folder: Path | None = None) -> tuple[Sweep, Place, list[Cell]]:
+def prepare(path: Path, folder: Path | None = None) -> tuple[Sweep, SweepDirectory, list[Cell]]:
     """Read a sweep and resolve its cells (of tpe: the trials begun so far). Raises ConfigError before anything trains."""
     sweep = load_sweep(path)
-    place = Place(sweep, folder)
+    place = SweepDirectory(sweep, folder)
     place.refuse_another(sweep)
     cells = plan(sweep)
     current = place.trial_cells(sweep) if sweep.method == "tpe" else cells
@@ -53,7 +53,7 @@ def run_sweep(
     return finish(sweep, place, current(), quiet=quiet)
 
 
-def finish(sweep: Sweep, place: Place, cells: Sequence[Cell], *, quiet: bool = False) -> int:
+def finish(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell], *, quiet: bool = False) -> int:
     """Write the table and the picture, print them in short, and return the exit code they call for."""
     place.mark(sweep)
     rows = write_results(sweep, place, cells)
@@ -80,7 +80,7 @@ def exit_code(rows: Sequence[Row]) -> int:
     return max(failed, default=0)
 
 
-def _forget_failures(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> None:
+def _forget_failures(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell]) -> None:
     if sweep.method == "tpe":
         raise UserError("--retry-failed is for grid and random: a failed trial of tpe was told to Optuna; raise trials instead")
     for cell in cells:

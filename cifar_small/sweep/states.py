@@ -25,7 +25,7 @@ from cifar_small.files import write_json
 from cifar_small.runs.directory import Run, config_differences, locked, read_json
 from cifar_small.sweep.cells import Cell, resolve
 from cifar_small.sweep.spec import Sweep
-from cifar_small.training.initial_weights import as_begun
+from cifar_small.training.initial_weights import with_recorded_input
 
 FAILED, PRUNED = "failed.json", "pruned.json"
 
@@ -38,7 +38,7 @@ class State:
     facts: dict[str, Any] = field(default_factory=dict)  # the run's summary, or what was recorded of its end
 
 
-class Place:
+class SweepDirectory:
     """The folder of a sweep."""
 
     def __init__(self, sweep: Sweep, folder: str | Path | None = None) -> None:
@@ -123,7 +123,7 @@ def trial_name(number: int) -> str:
     return f"trial{number:04}"
 
 
-def refuse_changed(place: Place, sweep: Sweep, cells: Sequence[Cell]) -> None:
+def refuse_changed(place: SweepDirectory, sweep: Sweep, cells: Sequence[Cell]) -> None:
     """Raise ConfigError if a run of the folder was trained with other settings than its cell has now."""
     for cell in cells:
         for seed in sweep.seeds:
@@ -135,7 +135,7 @@ def refuse_changed(place: Place, sweep: Sweep, cells: Sequence[Cell]) -> None:
 def _differences(run: Run, config: Config) -> list[str]:
     """The settings in which a run differs from what its cell says now, but for those it may be resumed with."""
     before = run.config()
-    config = as_begun(config, run)
+    config = with_recorded_input(config, run)
     differences = config_differences(before, config)
     was, now = (resolve_phases(one)[-1].end for one in (before, config))
     if was != now and not differences:  # a longer run may be resumed, but its schedule is bent: it is no member of the sweep

@@ -17,7 +17,7 @@ from cifar_small.reporting.tables import aligned
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
 from cifar_small.sweep.spec import Range, Sweep
-from cifar_small.sweep.states import Place, State, job_name
+from cifar_small.sweep.states import State, SweepDirectory, job_name
 
 SHOWN = 20  # rows on the terminal; the table file has them all
 MOST_DRAWN = 40  # cells that a picture with a line for each can hold
@@ -77,7 +77,7 @@ class Row:
         return ("running" if self.running else "open") + done
 
 
-def collect(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> list[Row]:
+def collect(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell]) -> list[Row]:
     """A row per cell: whole cells first, by mean val accuracy; of equal ones the smaller net, then the sweep's order."""
     rows = []
     for cell in cells:
@@ -92,7 +92,7 @@ def collect(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> list[Row]:
     )
 
 
-def write_results(sweep: Sweep, place: Place, cells: Sequence[Cell], *, picture: bool = True) -> list[Row]:
+def write_results(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell], *, picture: bool = True) -> list[Row]:
     """Write `table.csv`, `table.md`, `best.yaml` once a cell is complete, and `sweep.png`; returns the rows."""
     rows = collect(sweep, place, cells)
     write_atomic(place.folder / "table.csv", _csv(sweep, rows).encode())
@@ -106,7 +106,7 @@ def write_results(sweep: Sweep, place: Place, cells: Sequence[Cell], *, picture:
     return rows
 
 
-def list_cells(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> str:
+def list_cells(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell]) -> str:
     """Every cell in the sweep's order with its trainable parameters and its state."""
     by_name = {row.cell.name: row for row in collect(sweep, place, cells)}
     lines = [("cell", "parameters", "state")]
@@ -114,7 +114,7 @@ def list_cells(sweep: Sweep, place: Place, cells: Sequence[Cell]) -> str:
     return _aligned(lines)
 
 
-def report(sweep: Sweep, place: Place, rows: Sequence[Row]) -> str:
+def report(sweep: Sweep, place: SweepDirectory, rows: Sequence[Row]) -> str:
     """What a terminal shows at the end: the first rows, what is wrong or open, and the winner."""
     lines = [("cell", "parameters", "seeds", "val %", "sd", "minutes", "state")]
     lines += [
@@ -214,7 +214,7 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
     return aligned(lines, [False, *[True] * (len(lines[0]) - 2), False])
 
 
-def _draw(sweep: Sweep, place: Place, rows: Sequence[Row]) -> None:
+def _draw(sweep: Sweep, place: SweepDirectory, rows: Sequence[Row]) -> None:
     """One line per cell where they fit on a page; of more, or of drawn numbers, the mean of each value of each parameter.
 
     Into these means go whole cells only, once there are some.

@@ -12,7 +12,7 @@ from cifar_small.errors import CheckpointError, ConfigError, DivergedError, InUs
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
-from cifar_small.sweep.states import FAILED, Place, State, job_name
+from cifar_small.sweep.states import FAILED, State, SweepDirectory, job_name
 from cifar_small.training.trainer import train
 
 OnEpoch = Callable[[dict[str, Any]], None]
@@ -26,7 +26,7 @@ class Worker:
     """One process at work on a sweep."""
 
     sweep: Sweep
-    place: Place
+    place: SweepDirectory
     command: str = ""
     quiet: bool = False
     after_each: Callable[[], object] = lambda: None  # called after each run, to bring the tables up to date

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config, Distill
-from cifar_small.data.datamodule import Problem
+from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.predict import Net, load_net
@@ -57,7 +57,7 @@ class Teacher:
         return answer.float()
 
 
-class Lesson:
+class TeacherTargets:
     """What the teachers of one phase say."""
 
     def __init__(
@@ -84,15 +84,15 @@ class Lesson:
         return torch.cat((targets, torch.cat(parts)), dim=1)
 
 
-def load_lessons(
-    config: Config, phases: Sequence[Phase], problem: Problem, slices: int
-) -> tuple[dict[int, Lesson], list[dict[str, Any]]]:
+def load_teacher_targets(
+    config: Config, phases: Sequence[Phase], problem: DataModule, slices: int
+) -> tuple[dict[int, TeacherTargets], list[dict[str, Any]]]:
     """The lesson of every phase that has teachers, by its index, and the facts of all teachers, for the record.
 
     Raises ConfigError for teachers of other classes, that have trained on our val images, or that the rules forbid, and what
     `load_net` and `load_predictions` raise.
     """
-    lessons: dict[int, Lesson] = {}
+    teacher_targets: dict[int, TeacherTargets] = {}
     nets: dict[str, tuple[Teacher, dict[str, Any]]] = {}
     files: dict[str, tuple[Predictions, dict[str, Any]]] = {}
     for phase in phases:
@@ -112,11 +112,11 @@ def load_lessons(
         hashes = [facts["weights_sha256"][0] for _, facts in chosen]
         if len(set(hashes)) < len(hashes):
             raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two are of the same weights; leave one out")
-        lessons[phase.index] = Lesson(settings, [teacher for teacher, _ in chosen], said, slices, config)
-    return lessons, [facts for _, facts in [*nets.values(), *files.values()]]
+        teacher_targets[phase.index] = TeacherTargets(settings, [teacher for teacher, _ in chosen], said, slices, config)
+    return teacher_targets, [facts for _, facts in [*nets.values(), *files.values()]]
 
 
-def _load_teacher(path: str, config: Config, problem: Problem, where: str) -> tuple[Teacher, dict[str, Any]]:
+def _load_teacher(path: str, config: Config, problem: DataModule, where: str) -> tuple[Teacher, dict[str, Any]]:
     run = Run(path)
     net = load_net(run)
     if run.summary() is None:
@@ -138,7 +138,7 @@ def _load_teacher(path: str, config: Config, problem: Problem, where: str) -> tu
     return Teacher(model, net.preprocess, *_renormalisation(net, problem)), facts
 
 
-def _renormalisation(net: Net, problem: Problem) -> tuple[Tensor, Tensor]:
+def _renormalisation(net: Net, problem: DataModule) -> tuple[Tensor, Tensor]:
     """Scale and offset (1, 3, 1, 1) from pixels in the problem's normalisation to the net's; 1 and 0 where they agree."""
     mean, std, own_mean, own_std = (np.array(one) for one in (problem.mean, problem.std, net.mean, net.std))
     parts = (std / own_std, (mean - own_mean) / own_std)  # in float64: equal statistics give exactly 1 and 0
@@ -146,7 +146,7 @@ def _renormalisation(net: Net, problem: Problem) -> tuple[Tensor, Tensor]:
     return scale, offset
 
 
-def _load_file(path: str, config: Config, problem: Problem, where: str) -> tuple[Predictions, dict[str, Any]]:
+def _load_file(path: str, config: Config, problem: DataModule, where: str) -> tuple[Predictions, dict[str, Any]]:
     """Predictions over (at least) the training images, in any order."""
     predictions = load_predictions(path)
     meta = predictions.meta
@@ -166,7 +166,7 @@ def _load_file(path: str, config: Config, problem: Problem, where: str) -> tuple
     return predictions, facts
 
 
-def _probabilities(predictions: Predictions, problem: Problem, temperature: float) -> Tensor:
+def _probabilities(predictions: Predictions, problem: DataModule, temperature: float) -> Tensor:
     """What a file says of the training images (N, K), joined by id, as probabilities at the temperature."""
     name, order = predictions.meta["file"], np.argsort(predictions.ids)
     place = np.searchsorted(predictions.ids, problem.ids, sorter=order)
@@ -193,7 +193,7 @@ def _check(
     data: dict[str, Any],
     lineage: list[str],
     config: Config,
-    problem: Problem,
+    problem: DataModule,
     where: str,
 ) -> None:
     """Raise ConfigError for a teacher that may not or cannot teach this run."""

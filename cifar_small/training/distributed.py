@@ -99,7 +99,7 @@ class World:
         return torch.cat([rows[: share.stop - share.start] for rows, share in zip(parts, lengths, strict=True)])
 
 
-ALONE = World()
+SINGLE_PROCESS = World()
 
 
 def share_batch(config: Config, size: int) -> int:
@@ -128,7 +128,7 @@ def refuse_one_gpu(device_name: str, size: int) -> None:
 def joined(device_name: str) -> Iterator[World]:
     """Join the processes torchrun started (RANK, WORLD_SIZE ... in the environment), or be alone; leave in the end."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     keys = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
     if missing := [key for key in keys if key not in os.environ]:
@@ -217,7 +217,7 @@ def average_gradients(model: nn.Module, device: torch.device) -> DistributedData
     return DistributedDataParallel(model, device_ids=devices, **own_statistics)  # type: ignore[arg-type]
 
 
-def synchronise_batchnorm(model: nn.Module) -> None:
+def synchronize_batchnorm(model: nn.Module) -> None:
     """Let every BatchNorm of the net see the images of all ranks, in place; its parameters and names stay.
 
     Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it.

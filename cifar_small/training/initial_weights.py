@@ -23,7 +23,7 @@ from cifar_small.runs.lineage import Ancestor, ancestor
 
 
 @dataclass(frozen=True)
-class Start:
+class PretrainedInit:
     """Weights that another training ended with.
 
     classes: what the head among them tells apart; empty for those of a file, which have the names of the net's library and
@@ -36,7 +36,7 @@ class Start:
     ancestors: list[Ancestor]
 
 
-def prepare_start(config: Config, run: Run) -> tuple[Config, Start | None]:
+def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | None]:
     """The config with the input that its weights expect, and these weights; without them once the run has its own.
 
     Raises CheckpointError: no such weights, damaged, or out of reach.
@@ -44,12 +44,12 @@ def prepare_start(config: Config, run: Run) -> tuple[Config, Start | None]:
     if config.weights is None:
         return config, None
     if run.begun:  # which may be resumed where the weights it began with are gone
-        return as_begun(config, run), None
+        return with_recorded_input(config, run), None
     if config.starts_from_run:
         net = load_net(Run(config.weights))
         name = f"{net.config.name} seed {net.config.seed}"
         own = ancestor(name, net.facts["data"], net.facts["weights_sha256"], net.facts["lineage"])
-        start = Start(config.weights, net.model.state_dict(), net.classes, [own, *net.facts["ancestors"]])
+        start = PretrainedInit(config.weights, net.model.state_dict(), net.classes, [own, *net.facts["ancestors"]])
         return _with_input_of(config, net), start
     if config.weights == "imagenet":
         published = PUBLISHED[config.model.family]
@@ -57,10 +57,10 @@ def prepare_start(config: Config, run: Run) -> tuple[Config, Start | None]:
     else:
         path, name, source = Path(config.weights), Path(config.weights).name, "unknown data"
     state = read_state(path)
-    return config, Start(name, state, (), [ancestor(name, {"source": source}, sha256_file(path))])
+    return config, PretrainedInit(name, state, (), [ancestor(name, {"source": source}, sha256_file(path))])
 
 
-def as_begun(config: Config, run: Run) -> Config:
+def with_recorded_input(config: Config, run: Run) -> Config:
     """The config with the input that a run took from the weights it started from, if it has begun and names the same."""
     before = run.config()
     brought = before.input.model_dump(exclude={"augment"}, exclude_none=True) if before.weights == config.weights else {}
@@ -83,7 +83,7 @@ def _completed(config: Config, brought: Mapping[str, Any]) -> Config:
     return parse_config(config_dict(with_input(config, brought)), config.name)
 
 
-def begin_from(net: nn.Module, start: Start, classes: tuple[str, ...]) -> str:
+def load_pretrained(net: nn.Module, start: PretrainedInit, classes: tuple[str, ...]) -> str:
     """Copy weights into a net and say in a line what was taken. Raises CheckpointError for those of another architecture.
 
     The head comes along if it was trained on the same classes; else it stays as it was initialised.

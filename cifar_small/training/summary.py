@@ -10,7 +10,7 @@ from tqdm import tqdm
 from cifar_small.config.hashing import config_hash, recipe_hash
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config
-from cifar_small.data.datamodule import Problem
+from cifar_small.data.datamodule import DataModule
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.run import draw_curves
 from cifar_small.files import sha256_file
@@ -30,8 +30,8 @@ def epoch_line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: 
     )
 
 
-def summarise(
-    run: Run, config: Config, phases: Sequence[Phase], problem: Problem, rows: Sequence[dict[str, Any]], precision: str
+def summarize(
+    run: Run, config: Config, phases: Sequence[Phase], problem: DataModule, rows: Sequence[dict[str, Any]], precision: str
 ) -> dict[str, Any]:
     """Predict val with the selected weights and draw the run's pictures; returns what stands in its summary.
 

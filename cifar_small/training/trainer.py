@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from cifar_small.config.hashing import config_dict, config_hash
 from cifar_small.config.phases import Phase, resolve_phases
 from cifar_small.config.schema import Config, PhaseSettings
-from cifar_small.data.datamodule import load_problem
+from cifar_small.data.datamodule import load_datamodule
 from cifar_small.environment import autocast, describe, memory_format, prepare_process
 from cifar_small.errors import CheckpointError, ConfigError, DivergedError
 from cifar_small.files import write_json
@@ -57,12 +57,19 @@ from cifar_small.runs.checkpoints import load_newest, save_checkpoint
 from cifar_small.runs.directory import Run, can_resume, locked, require_space, write_start
 from cifar_small.runs.keeping import copies_kept, keep_epoch, keep_final
 from cifar_small.runs.lineage import Ancestor, check_unseen, lineage_of
-from cifar_small.training.distillation import check_same_teachers, distilled_loss, load_lessons
-from cifar_small.training.distributed import ALONE, World, average_gradients, joined, share_batch, synchronise_batchnorm
-from cifar_small.training.initial_weights import Start, begin_from, prepare_start
+from cifar_small.training.distillation import check_same_teachers, distilled_loss, load_teacher_targets
+from cifar_small.training.distributed import (
+    SINGLE_PROCESS,
+    World,
+    average_gradients,
+    joined,
+    share_batch,
+    synchronize_batchnorm,
+)
+from cifar_small.training.initial_weights import PretrainedInit, load_pretrained, prepare_init
 from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.state import FIRST_SCALE, ExponentialAverage, State
-from cifar_small.training.summary import closing_line, epoch_line, summarise
+from cifar_small.training.summary import closing_line, epoch_line, summarize
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.functional import resize
 from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
@@ -93,7 +100,7 @@ def train(
     if (known := num_classes_of(config)) is not None:
         check_budget(config, known)  # before any data is read
     run = Run(folder)
-    config, start = prepare_start(config, run)
+    config, start = prepare_init(config, run)
     phases = resolve_phases(config)
     check_pipelines(config)
     with joined(config.engine.device) as world, ExitStack() as held:
@@ -143,8 +150,8 @@ class Trainer:
         stop: list[int],
         started: float,
         quiet: bool,
-        world: World = ALONE,
-        start: Start | None = None,
+        world: World = SINGLE_PROCESS,
+        start: PretrainedInit | None = None,
     ) -> None:
         """Read the data and build the net; `stop` fills with signals, `started` is when the clock began.
 
@@ -154,12 +161,12 @@ class Trainer:
         self.world = world
         self.config, self.phases, self.run, self.stop, self.quiet = config, phases, run, stop, quiet
         self.clock = started  # moved back by the seconds of earlier sessions
-        self.problem = load_problem(config)
+        self.problem = load_datamodule(config)
         self.device, self.precision, self.classes = self.problem.device, self.problem.precision, self.problem.classes
         self.parameters = check_budget(config, len(self.classes))
         self.epochs, self.batch = phases[-1].end, config.batch_size
         self.micro_batch = share_batch(config, world.size)
-        self.lessons, self.teachers = load_lessons(config, phases, self.problem, self.micro_batch)
+        self.teacher_targets, self.teachers = load_teacher_targets(config, phases, self.problem, self.micro_batch)
         # The remainder, other images every epoch, is left out: every batch has the same shape.
         self.steps = len(self.problem.images) // self.batch
         self.preprocess = Preprocess(self.problem.mean, self.problem.std, config.side, config.interpolation)
@@ -174,12 +181,12 @@ class Trainer:
             scaling=torch.tensor([FIRST_SCALE, 0.0], device=self.device),
         )
         if config.engine.sync_batchnorm and world.size > 1:
-            synchronise_batchnorm(model)
+            synchronize_batchnorm(model)
         self.enter(phases[0])
         self.augmenter = Augmenter(self.problem, config.seed, config.engine.workers, config.interpolation)
         self._announce()
 
-    def _build_net(self, start: Start | None) -> nn.Module:
+    def _build_net(self, start: PretrainedInit | None) -> nn.Module:
         """The net on its device, its stem fitted to the training images, with the weights it starts from."""
         config = self.config
         torch.manual_seed(config.seed)
@@ -194,7 +201,7 @@ class Trainer:
         if start is not None:
             check_unseen(start.ancestors, self.problem.facts)
             self.ancestors = start.ancestors
-            self.say(begin_from(model, start, self.classes))
+            self.say(load_pretrained(model, start, self.classes))
         return model
 
     def _stem_images(self) -> Tensor:
@@ -347,7 +354,7 @@ class Trainer:
         ranks = (world.rank,) if world.size > 1 else ()
         torch.manual_seed(stream_seed(config.seed, DROPOUT, state.epoch, step, *ranks))
         targets = F.one_hot(self.problem.labels[chosen], len(self.classes)).float()
-        lesson = self.lessons.get(phase.index)
+        lesson = self.teacher_targets.get(phase.index)
         if lesson is not None:
             targets = lesson.of_images(targets, chosen)
         if mix.kind != "none":
@@ -536,7 +543,7 @@ class Trainer:
         if not self.world.first:
             return {}
         keep_final(self.run, self.config.engine, self._weights())
-        summary = summarise(self.run, self.config, self.phases, self.problem, self.state.rows, self.precision)
+        summary = summarize(self.run, self.config, self.phases, self.problem, self.state.rows, self.precision)
         summary |= {"seconds": round(time.monotonic() - self.clock, 1), "teachers": self.teachers}
         write_json(self.run.summary_file, summary)
         self.say(closing_line(summary, self.run))

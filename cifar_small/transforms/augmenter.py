@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cifar_small.config.schema import AnyAugment, Augment, BasicAugment, PerImageAugment
-from cifar_small.data.datamodule import Problem
+from cifar_small.data.datamodule import DataModule
 from cifar_small.errors import UserError
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
 from cifar_small.transforms.batched import Draws, cover, crop_and_flip, distort, draw, enlarge, pad_images, scaled
@@ -36,7 +36,7 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 class Augmenter:
     """Augments the training images of a problem, epoch by epoch; close it to end its worker processes."""
 
-    def __init__(self, problem: Problem, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
+    def __init__(self, problem: DataModule, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
         """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same.
 
         interpolation: by which images are enlarged that are augmented at another size than theirs.

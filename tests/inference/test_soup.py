@@ -184,13 +184,13 @@ def test_greedy_leaves_out_what_does_not_average(runs: tuple[Run, Run, Run], tmp
 def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tried: list[int] = []
     answers = iter([0.05, 1.0, 1.0])
-    cook = soup_module.Pot.cook
+    average = soup_module.WeightAverager.average
 
     def scripted(self: Any, nets: Any) -> dict[str, Any]:
         tried.append(len(nets))
-        return {**cook(self, nets), "val_accuracy": next(answers)}
+        return {**average(self, nets), "val_accuracy": next(answers)}
 
-    monkeypatch.setattr(soup_module.Pot, "cook", scripted)
+    monkeypatch.setattr(soup_module.WeightAverager, "average", scripted)
     summary, _ = make_soup(list(runs), Run(tmp_path / "soup"), "greedy")
     order = sorted(range(3), key=lambda index: -load_net(runs[index]).facts["val_accuracy"])
     assert tried == [2, 2, 2]  # the second lowers accuracy and is left out; the third is tried with the first, and cooked

@@ -18,7 +18,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config, WhitenedResNetModel
-from cifar_small.data.datamodule import load_problem
+from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, fit_stem, set_frozen
 from cifar_small.models.counting import check_budget, count_parameters, footprint, skeleton, widest
@@ -130,13 +130,13 @@ def test_a_stem_sees_all_classes_of_images_that_come_sorted(monkeypatch: pytest.
     monkeypatch.setattr(train_module, "fit_stem", lambda net, images, prepare: fitted.append(images))
 
     def in_order(config: Config) -> Any:
-        problem = load_problem(config)
+        problem = load_datamodule(config)
         order = problem.labels.argsort(stable=True)
         return replace(problem, images=problem.images[order], labels=problem.labels[order])
 
     trainers = []
-    for load in (load_problem, in_order):
-        monkeypatch.setattr(train_module, "load_problem", load)
+    for load in (load_datamodule, in_order):
+        monkeypatch.setattr(train_module, "load_datamodule", load)
         trainers.append(Trainer(config(), resolve_phases(config()), Run(tmp_path), [], 0.0, quiet=True))
     mixed, in_turn = (trainer.problem.images for trainer in trainers)
     assert torch.equal(fitted[0], mixed[:100])  # as records of earlier runs have it

@@ -14,7 +14,7 @@ from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import SGD
 from cifar_small.config.schema import Muon as Settings
 from cifar_small.errors import ConfigError
-from cifar_small.optim.muon import COEFFICIENTS, Muon, orthogonalise
+from cifar_small.optim.muon import COEFFICIENTS, Muon, orthogonalize
 from cifar_small.optim.optimizers import build_optimizer, clip_and_check, set_learning_rate, update_optimizer
 
 
@@ -43,7 +43,7 @@ def backward(model: nn.Module, seed: int) -> Tensor:
 def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 100
     before = torch.linalg.svdvals(matrices / matrices.norm(dim=(1, 2), keepdim=True))
-    after = torch.linalg.svdvals(orthogonalise(matrices, 5).float())
+    after = torch.linalg.svdvals(orthogonalize(matrices, 5).float())
     assert after.shape == before.shape
     assert (after[before > 0.05] > 0.6).all()
     assert (after < 1.3).all()
@@ -53,16 +53,16 @@ def test_each_iteration_is_the_quintic_of_the_singular_values() -> None:
     matrix = torch.diag(torch.tensor([0.8, 0.6]))  # of norm 1, so it stays as it is
     a, b, c = COEFFICIENTS
     expected = [a * s + b * s**3 + c * s**5 for s in (0.8, 0.6)]
-    assert torch.diag(orthogonalise(matrix[None], 1)[0]).tolist() == pytest.approx(expected, abs=0.01)  # bfloat16: 2-3 digits
+    assert torch.diag(orthogonalize(matrix[None], 1)[0]).tolist() == pytest.approx(expected, abs=0.01)  # bfloat16: 2-3 digits
 
 
 def test_a_stack_is_its_matrices_and_zero_stays_zero() -> None:
     matrices = torch.randn(3, 4, 9, generator=torch.Generator().manual_seed(2))
     matrices[1] = 0
-    whole = orthogonalise(matrices, 3)
+    whole = orthogonalize(matrices, 3)
     assert torch.equal(whole[1], torch.zeros_like(whole[1]))
     for index in (0, 2):
-        torch.testing.assert_close(whole[index], orthogonalise(matrices[index : index + 1], 3)[0], atol=0.02, rtol=0.02)
+        torch.testing.assert_close(whole[index], orthogonalize(matrices[index : index + 1], 3)[0], atol=0.02, rtol=0.02)
 
 
 @pytest.mark.parametrize("shape", [(6, 10), (10, 6)])
@@ -102,7 +102,7 @@ def test_nesterov_momentum_by_hand() -> None:
         filters.grad = gradient.reshape(2, 2, 1, 1).clone()
         optimizer.step()
         buffer = 0.5 * buffer + gradient
-        update = orthogonalise((gradient + 0.5 * buffer)[None], 3)[0].float()
+        update = orthogonalize((gradient + 0.5 * buffer)[None], 3)[0].float()
         expected = expected * (2**0.5 / expected.norm()) - 0.1 * update
         torch.testing.assert_close(filters.detach().reshape(2, 2), expected, atol=1e-6, rtol=0)
 

@@ -19,7 +19,7 @@ from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
 from cifar_small.config.strict_yaml import dump_yaml
-from cifar_small.data.datamodule import load_problem
+from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import UserError
 from cifar_small.reporting.preview import choose_images, draw_preview, preview_blocks
 from cifar_small.reporting.timeline import (
@@ -70,7 +70,7 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
     config = mixed_config()
     train(config, tmp_path / "run", quiet=True)
     assert len(fed) == 16
-    problem = load_problem(config)
+    problem = load_datamodule(config)
     images = choose_images(problem.labels, 40)
     blocks = preview_blocks(config, problem, images, columns=3)
     assert [block.epochs for block in blocks] == [(0, 1), (2,), (3,)]
@@ -112,7 +112,7 @@ def test_preview_draws_a_sheet(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     assert sheet.shape[0] > 3 * 100
     assert sheet.shape[1] > 5 * 100
-    problem = load_problem(config)
+    problem = load_datamodule(config)
     image = problem.images[choose_images(problem.labels, 1)[0]].permute(1, 2, 0).numpy().astype(int)
     # The original stands on the sheet, enlarged about threefold: one corner of the right place reproduces it.
     scale = 0.95 * 110 / 32
@@ -169,9 +169,9 @@ def test_rates_of_phases_whose_schedules_overlap_them() -> None:
 
 def test_known_sizes_are_the_sources_own() -> None:
     config = mixed_config()
-    assert steps_per_epoch(config) == len(load_problem(config).images) // 60 == 4
+    assert steps_per_epoch(config) == len(load_datamodule(config).images) // 60 == 4
     whole = parse_config(tiny_raw(data={"source": "digits", "val_size": 200}))
-    assert len(load_problem(whole).images) == SIZES["digits"] - 200
+    assert len(load_datamodule(whole).images) == SIZES["digits"] - 200
     with pytest.raises(UserError, match="give --steps-per-epoch"):
         steps_per_epoch(parse_config(tiny_raw(data={"source": "folder"})))
     with pytest.raises(UserError, match="batch_size 300 is above the 256 training images"):

@@ -21,7 +21,7 @@ from cifar_small.submission.diff import (
     differing_rows,
     read_submission,
     score_against,
-    summarise,
+    summarize,
     warnings_of,
 )
 from tests.synthetic import NAMES
@@ -81,7 +81,7 @@ def test_submissions_are_joined_by_id() -> None:
     assert found.second.tolist() == [0, 8, 2]
     assert found.agreement == pytest.approx(2 / 3)
     assert differing_rows(found, NAMES) == [("1", "automobile", "ship")]
-    assert summarise(found) == [
+    assert summarize(found) == [
         "the same answer for 2 of 3 images (66.67%); their accuracies differ by 33.33 points at most",
         "1 ids are in a alone, first [9]; they are left out",
         "1 ids are in b alone, first [7]; they are left out",

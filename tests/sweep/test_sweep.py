@@ -44,7 +44,7 @@ from cifar_small.sweep.cells import SWEEP, _draw_one, cell_name, plan
 from cifar_small.sweep.claims import Claim, ClaimLost, holder, take
 from cifar_small.sweep.run import run_sweep
 from cifar_small.sweep.spec import Range, load_sweep
-from cifar_small.sweep.states import Place, trial_name
+from cifar_small.sweep.states import SweepDirectory, trial_name
 from cifar_small.training.trainer import Trainer, train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -738,7 +738,7 @@ def test_values_that_are_possible_only_apart_are_drawn_again(
     assert run_sweep(sweep, tmp_path / "out") == 0
     assert "is drawn again, for this makes no config: batch_size 64, engine.micro_batch_size 48: " in capsys.readouterr().out
     assert told(tmp_path / "out") == ["COMPLETE"] * 8
-    settings = [cell.settings for cell in Place(load_sweep(sweep), tmp_path / "out").trial_cells(load_sweep(sweep))]
+    settings = [cell.settings for cell in SweepDirectory(load_sweep(sweep), tmp_path / "out").trial_cells(load_sweep(sweep))]
     assert len(settings) == 8
     assert {"batch_size": 64, "engine.micro_batch_size": 48} not in settings
 
@@ -843,13 +843,13 @@ def test_a_failure_of_newer_settings_than_ours_is_left_alone(write: Write, tmp_p
     """Or a worker that read the sweep before it was mended, and one that read it after, would set each other's runs aside."""
     old, new = ({"label": "a", "optim.lr": rate} for rate in (5.0, 0.2))
     sweep = load_sweep(write(cells=[old]))
-    place, cell = Place(sweep, tmp_path / "out"), plan(sweep)[0]
+    place, cell = SweepDirectory(sweep, tmp_path / "out"), plan(sweep)[0]
     newer = load_sweep(write(cells=[new]))
     time.sleep(0.02)
-    Place(newer, tmp_path / "out").record(plan(newer)[0], 0, "failed.json", {"reason": "x", "exit_code": 5})
+    SweepDirectory(newer, tmp_path / "out").record(plan(newer)[0], 0, "failed.json", {"reason": "x", "exit_code": 5})
     assert place.state(cell, 0).kind == "failed"
     assert not place.was_mended(cell, 0)
-    assert Place(sweep, tmp_path / "out").state(cell, 0).kind == "open"  # one that starts now knows no better
+    assert SweepDirectory(sweep, tmp_path / "out").state(cell, 0).kind == "open"  # one that starts now knows no better
 
 
 def test_a_mended_run_that_somebody_trains_by_hand_is_left_to_them(
@@ -1125,4 +1125,4 @@ def test_the_means_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_where_sweeps_go(write: Write) -> None:
     parameters = {"optim.lr": [0.1, 0.2]}
-    assert Place(load_sweep(write(parameters=parameters))).folder == Path("runs/s")
+    assert SweepDirectory(load_sweep(write(parameters=parameters))).folder == Path("runs/s")

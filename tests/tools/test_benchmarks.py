@@ -18,7 +18,7 @@ import pytest
 import torch
 import yaml
 from benchmarks import augment, cli, loops, report, steps, timing
-from benchmarks.loops import Ceiling, Ours, Plain, Stopwatch
+from benchmarks.loops import BareModelLoop, DataLoaderLoop, Stopwatch, TrainerLoop
 from benchmarks.report import Report
 from conftest import tiny_raw
 
@@ -27,7 +27,7 @@ from cifar_small.cli import main as package_cli
 from cifar_small.config.hashing import config_hash
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config
-from cifar_small.data.datamodule import load_problem
+from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.metrics import spread
 from cifar_small.metrics.spread import Spread
@@ -178,7 +178,7 @@ def test_ours_is_the_training_of_train(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(model=SMALL, augment={"crop": 2, "flip": "random", "cutout": 8}, mixup_alpha=0.5)
     train(config, tmp_path / "run", quiet=True)
     expected = load_checkpoint(Run(tmp_path / "run").last)["model"]
-    ours = Ours(config, tmp_path)
+    ours = TrainerLoop(config, tmp_path)
     for epoch in (1, 0):  # of the phase's two, and back to the first
         watch = Stopwatch(CPU, 3)
         ours.run(watch)
@@ -191,7 +191,7 @@ def test_ours_is_the_training_of_train(tiny: Tiny, tmp_path: Path) -> None:
 def test_ours_starts_at_the_phase_asked_for(tiny: Tiny, tmp_path: Path) -> None:
     model = {**SMALL, "dropout": 0.4}
     config = tiny(model=model, phases=[{"epochs": 2}, {"epochs": 1, "dropout": 0.1, "optim": {"momentum": 0.5}}])
-    ours = Ours(config, tmp_path, phase=1)
+    ours = TrainerLoop(config, tmp_path, phase=1)
     watch = Stopwatch(CPU, 1)
     ours.run(watch)
     assert watch.done == 2  # of the epoch's four
@@ -199,14 +199,14 @@ def test_ours_starts_at_the_phase_asked_for(tiny: Tiny, tmp_path: Path) -> None:
     assert ours.trainer.state.optimizer.param_groups[0]["momentum"] == 0.5
     assert [module.p for module in ours.trainer.state.model.modules() if isinstance(module, torch.nn.Dropout)] == [0.1]
     with pytest.raises(UserError, match=r"--phase 2: tiny has the phases 0 to 1"):
-        Ours(config, tmp_path, phase=2)
+        TrainerLoop(config, tmp_path, phase=2)
 
 
 def test_ceiling_does_the_work_of_a_step_without_learning(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny(
         model=SMALL, ema_decay=0.9, engine={"device": "cpu", "precision": "bf16", "threads": 1, "micro_batch_size": 32}
     )
-    ceiling = Ceiling(Ours(config, tmp_path))
+    ceiling = BareModelLoop(TrainerLoop(config, tmp_path))
     state = ceiling.trainer.state
     before = [parameter.detach().clone() for parameter in state.model.parameters()]
     sizes: list[tuple[int, torch.dtype]] = []
@@ -227,8 +227,8 @@ def test_ceiling_does_the_work_of_a_step_without_learning(tiny: Tiny, tmp_path: 
 
 def test_plain_reference_learns_and_its_pixels_are_ours(tiny: Tiny) -> None:
     config = tiny(batch_size=16, data={"source": "digits", "val_size": 200, "train_limit": 64})
-    problem = load_problem(config)
-    plain = Plain(config, problem, workers=0)
+    problem = load_datamodule(config)
+    plain = DataLoaderLoop(config, problem, workers=0)
     assert plain.model.state_dict().keys() == build_model(config.model, 10).state_dict().keys()
     for _ in range(12):
         watch = Stopwatch(CPU, 3)
@@ -267,7 +267,7 @@ def test_torchvisions_loop_crops_and_covers_as_the_recipes_say() -> None:
 
 def test_random_images_take_the_place_of_the_data(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny()
-    problem = load_problem(loops.synthetic(config, 130, tmp_path))
+    problem = load_datamodule(loops.synthetic(config, 130, tmp_path))
     assert problem.images.shape == (130, 3, 32, 32)
     assert len(problem.classes) == 10
     assert problem.images.float().mean() == pytest.approx(127.5, abs=1)
@@ -531,7 +531,7 @@ def test_summary_with_known_numbers() -> None:
         return {"accuracy": accuracy, "seconds": seconds, "interrupted": interrupted}
 
     runs = [result(0.93, 60), result(0.95, 120), result(0.94, 9999, interrupted=True)]
-    summary = timing.summarise(runs, (94, 94.5))
+    summary = timing.summarize(runs, (94, 94.5))
     assert summary["accuracy_mean"] == pytest.approx(0.94)
     assert summary["accuracy_sd"] == pytest.approx(0.01)
     assert (summary["n"], summary["clean_times"], summary["seconds_mean"]) == (3, 2, 90.0)
@@ -543,7 +543,7 @@ def test_summary_with_known_numbers() -> None:
 def test_a_target_that_is_met_exactly_is_reached() -> None:
     runs = [{"accuracy": accuracy, "seconds": 60.0, "interrupted": False} for accuracy in (0.93, 0.9308)]
     assert report.mean_and_sd([0.93, 0.9308])[0] < 93.04 / 100  # in floating point
-    assert [one["reached"] for one in timing.summarise(runs, (93.04, 93.05))["targets"]] == [True, False]
+    assert [one["reached"] for one in timing.summarize(runs, (93.04, 93.05))["targets"]] == [True, False]
 
 
 def test_times_of_two_machines_are_remarked_upon() -> None:
@@ -576,7 +576,7 @@ def test_a_config_that_changes_while_its_seeds_run_is_refused(
     ("begins", "pairs"), [(60, 1), (659, 1), (661, None), (-120, 1), (-721, None), (-60, None), (30, None)]
 )
 def test_runs_of_different_hours_make_no_ratio(begins: int, pairs: int | None) -> None:
-    """Ours takes a minute, from 12:00; the baseline begins so many seconds later and takes two."""
+    """TrainerLoop takes a minute, from 12:00; the baseline begins so many seconds later and takes two."""
 
     def result(seconds: float, second: int) -> dict[str, Any]:
         start = datetime(2026, 1, 1, 12, tzinfo=UTC) + timedelta(seconds=second)

@@ -28,7 +28,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config, Distill
-from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import load_net, predict
@@ -39,7 +39,7 @@ from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.submission.submission_file import check_rules
-from cifar_small.training.distillation import Lesson, Teacher, distilled_loss, load_lessons
+from cifar_small.training.distillation import Teacher, TeacherTargets, distilled_loss, load_teacher_targets
 from cifar_small.training.trainer import Trainer, train
 from cifar_small.transforms.preprocess import normalise
 
@@ -71,9 +71,9 @@ def train_an_epoch(config: Config, folder: Path) -> Trainer:
     return trainer
 
 
-def lessons_of(config: Config) -> tuple[dict[int, Lesson], Problem]:
-    problem = load_problem(config)
-    return load_lessons(config, resolve_phases(config), problem, 16)[0], problem
+def lessons_of(config: Config) -> tuple[dict[int, TeacherTargets], DataModule]:
+    problem = load_datamodule(config)
+    return load_teacher_targets(config, resolve_phases(config), problem, 16)[0], problem
 
 
 # ----------------------------------------------------------------------------------------------------------------------- loss
@@ -120,10 +120,10 @@ def test_a_pupil_that_agrees_with_its_teacher_has_nothing_to_learn_from_it() -> 
 
 
 def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tuple[Run, Run]) -> None:
-    lessons, problem = lessons_of(pupil(*teachers))
+    teacher_targets, problem = lessons_of(pupil(*teachers))
     pixels = normalise(problem.images[:40], problem.mean, problem.std)
     targets = torch.eye(10)[problem.labels[:40]]
-    taught = lessons[0].of_pixels(targets, pixels, "fp32")
+    taught = teacher_targets[0].of_pixels(targets, pixels, "fp32")
     assert torch.equal(taught[:, :10], targets)
     said = []
     for run in teachers:
@@ -132,19 +132,19 @@ def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tup
             said.append(torch.softmax(net.model.eval()(normalise(problem.images[:40], net.mean, net.std)) / 3.0, dim=1))
     torch.testing.assert_close(taught[:, 10:], (said[0] + said[1]) / 2, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(said[0], said[1], atol=1e-2)
-    assert torch.equal(lessons[0].of_images(targets, torch.arange(40)), targets)  # nets wait for the pixels
+    assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40)), targets)  # nets wait for the pixels
 
 
 def test_a_teacher_is_given_pixels_in_its_own_normalisation(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     odd = Run(tmp_path / "odd")
     shutil.copytree(teachers[0].folder, odd.folder)
     save_checkpoint(odd.best, {**load_checkpoint(odd.best), "mean": [0.1, 0.5, 0.3], "std": [0.2, 0.9, 0.5]})
-    lessons, problem = lessons_of(pupil(odd))
+    teacher_targets, problem = lessons_of(pupil(odd))
     net = load_net(odd)
     raw = problem.images[:20]
     with torch.no_grad():
         expected = net.model.eval()(normalise(raw, net.mean, net.std))
-    got = lessons[0].teachers[0](normalise(raw, problem.mean, problem.std))
+    got = teacher_targets[0].teachers[0](normalise(raw, problem.mean, problem.std))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     # With equal statistics the pixels are the pupil's own, to the bit.
     same = lessons_of(pupil(Run(train_on_the_same(tmp_path))))[0][0].teachers[0]
@@ -160,7 +160,7 @@ def train_on_the_same(folder: Path) -> Path:
 def test_only_the_pupil_learns(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     """Teachers neither train, nor move their statistics, nor drop anything out, nor are they counted or saved."""
     trainer = train_an_epoch(pupil(*teachers), tmp_path)
-    models = [teacher.model for teacher in trainer.lessons[0].teachers]
+    models = [teacher.model for teacher in trainer.teacher_targets[0].teachers]
     for model, run in zip(models, teachers, strict=True):
         state = load_checkpoint(run.best)["weights"]
         assert not model.training
@@ -270,7 +270,7 @@ def test_a_file_is_joined_by_id_and_mixed_as_labels_are(spoken: Path, tmp_path: 
 
 def test_predictions_of_train_are_of_the_images_trained_on(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     _, predictions, _ = predict(teachers[0], "train", output=tmp_path / "train.npz")
-    problem = load_problem(teachers[0].config())
+    problem = load_datamodule(teachers[0].config())
     assert predictions.meta["split"] == "train"
     assert predictions.ids.tolist() == problem.ids.tolist()
     assert predictions.labels is not None
@@ -491,4 +491,4 @@ def test_the_bench_of_steps_says_that_it_has_no_teachers(tmp_path: Path, capsys:
 def test_nothing_is_loaded_where_nobody_teaches(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill_module, "load_net", lambda run: pytest.fail("a net was loaded"))
     config = tiny()
-    assert load_lessons(config, resolve_phases(config), load_problem(config), 16) == ({}, [])
+    assert load_teacher_targets(config, resolve_phases(config), load_datamodule(config), 16) == ({}, [])

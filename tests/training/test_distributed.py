@@ -23,7 +23,7 @@ from cifar_small.config.phases import resolve_phases
 from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run, locked
-from cifar_small.training.distributed import ALONE, World, share_batch, synchronise_batchnorm
+from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
 from cifar_small.training.trainer import Trainer, train
 
 SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
@@ -258,14 +258,14 @@ def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:
 
     net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), WithActivation(2))
     with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronise the WithActivation of this net"):
-        synchronise_batchnorm(net)
+        synchronize_batchnorm(net)
 
 
 def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
     tensor = torch.ones(3)
-    assert ALONE.sum(tensor) is tensor
-    assert ALONE.gather(tensor, 3) is tensor
-    assert ALONE.any(True, torch.device("cpu"))
+    assert SINGLE_PROCESS.sum(tensor) is tensor
+    assert SINGLE_PROCESS.gather(tensor, 3) is tensor
+    assert SINGLE_PROCESS.any(True, torch.device("cpu"))
     assert train(parse_config({**CONFIG, "phases": [{"epochs": 1}]}), tmp_path / "run", quiet=True)["epochs"] == 1
 
 
@@ -287,7 +287,7 @@ def test_a_machine_that_does_not_see_the_run_directory_is_told(tmp_path: Path) -
 
     config = parse_config(CONFIG)
     (tmp_path / "run").mkdir()
-    trainer = Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True, world=ALONE)
+    trainer = Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True, world=SINGLE_PROCESS)
     trainer.world = Elsewhere(1, 2)
     with pytest.raises(CheckpointError, match=r"rank 1 does not find .*last\.pt, which rank 0 has: .* a disk that all of them"):
         trainer.restore()

@@ -22,7 +22,7 @@ from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.published import MEAN, STD
 from cifar_small.config.schema import Augment, Config, Recipe, TorchvisionAugment
-from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import ConfigError
 from cifar_small.inference.predict import load_net, predict_images
 from cifar_small.reporting.preview import preview_blocks
@@ -41,11 +41,11 @@ IMAGENET = {"rules": RULES, "model": {"family": "torchvision/resnet18"}, "weight
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
-    return load_problem(parse_config(tiny_raw(input={"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]})))
+def problem() -> DataModule:
+    return load_datamodule(parse_config(tiny_raw(input={"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]})))
 
 
-def pixels(problem: Problem, augment: Any, side: int, workers: int = 0, interpolation: str = "bilinear") -> Tensor:
+def pixels(problem: DataModule, augment: Any, side: int, workers: int = 0, interpolation: str = "bilinear") -> Tensor:
     """Sixteen training images of an epoch as a phase that augments at `side` gets them."""
     order = epoch_order(len(problem.images), 3, 0)
     with closing(Augmenter(problem, 3, workers, interpolation)) as augmenter:
@@ -154,7 +154,7 @@ def test_the_net_sees_the_same_size_in_training_and_evaluation(tmp_path: Path, m
     assert {side for training, side in sides if not training} == {44}
     sides.clear()
     net = load_net(Run(tmp_path / "run"))
-    val = load_problem(config).val
+    val = load_datamodule(config).val
     assert predict_images(net, val, "none").accuracy == pytest.approx(summary["val_accuracy_plain"])
     assert set(sides) == {(False, 44)}
 
@@ -178,7 +178,7 @@ def test_settings_grow_with_the_image() -> None:
     assert scaled(TorchvisionAugment(engine="torchvision", policy="augmix", crop=4, cutout=8), 64).crop == 8
 
 
-def test_without_augmentation_before_and_after_differ_by_rounding_alone(problem: Problem) -> None:
+def test_without_augmentation_before_and_after_differ_by_rounding_alone(problem: DataModule) -> None:
     nothing = Augment(crop=0, flip="none")
     before = resize(pixels(problem, nothing, 32), 96)
     after = pixels(problem, nothing, 96)
@@ -187,7 +187,7 @@ def test_without_augmentation_before_and_after_differ_by_rounding_alone(problem:
 
 
 @pytest.mark.parametrize("pad", ["zero", "reflect"])
-def test_crops_move_the_enlarged_image_by_its_own_pixels(problem: Problem, pad: Any) -> None:
+def test_crops_move_the_enlarged_image_by_its_own_pixels(problem: DataModule, pad: Any) -> None:
     augment = scaled(Augment(crop=4, flip="none", pad=pad), 64)
     images = enlarge(problem.images[:40], 64, "bilinear")
     draws = draw(augment, torch.arange(40), torch.Generator().manual_seed(0), torch.zeros(40, dtype=torch.bool), 0, side=64)
@@ -199,7 +199,7 @@ def test_crops_move_the_enlarged_image_by_its_own_pixels(problem: Problem, pad: 
         assert torch.equal(crop[:, max(0, down) : 64 + min(0, down), max(0, right) : 64 + min(0, right)], kept)
 
 
-def test_covered_squares_and_boxes_have_the_share_of_the_image_they_had(problem: Problem) -> None:
+def test_covered_squares_and_boxes_have_the_share_of_the_image_they_had(problem: DataModule) -> None:
     for settings_ in (
         Augment(crop=0, flip="none", cutout=8),
         Augment(crop=0, flip="none", erasing=1.0, erasing_scale=(0.1, 0.2)),
@@ -231,7 +231,7 @@ ENGINES: list[Any] = [
 
 
 @pytest.mark.parametrize("augment", ENGINES, ids=lambda one: one.engine)
-def test_every_engine_augments_at_the_enlarged_size_and_cuts_do_not_matter(problem: Problem, augment: Any) -> None:
+def test_every_engine_augments_at_the_enlarged_size_and_cuts_do_not_matter(problem: DataModule, augment: Any) -> None:
     found = pixels(problem, augment, 48, interpolation="bicubic")
     assert found.shape == (16, 3, 48, 48)
     assert found.isfinite().all()
@@ -288,6 +288,6 @@ def test_a_run_may_augment_after_enlarging_and_goes_on_to_the_same_bits(
 
 def test_the_preview_shows_the_enlarged_images(tiny: Callable[..., Config]) -> None:
     config = tiny(input={"size": 64, "augment": "after"}, phases=[{"epochs": 1}, {"epochs": 1, "resolution": 48}])
-    blocks = preview_blocks(config, load_problem(config), [0, 1, 2])
+    blocks = preview_blocks(config, load_datamodule(config), [0, 1, 2])
     shapes = [{cell.pixels.shape for row in block.cells for cell in row if cell is not None} for block in blocks]
     assert shapes == [{(64, 64, 3)}, {(48, 48, 3)}]

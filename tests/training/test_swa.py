@@ -16,7 +16,7 @@ from torch.optim.swa_utils import update_bn
 from cifar_small.config.hashing import config_hash
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config
-from cifar_small.data.datamodule import load_problem
+from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, refresh_statistics
 from cifar_small.models.blocks import Dropout, StochasticDepth
@@ -37,7 +37,7 @@ def settings(**changes: Any) -> Config:
 
 def clean_batches(config: Config, epoch: int) -> list[Tensor]:
     """The training images of a 0-based epoch, in its order and batches, normalised only."""
-    problem = load_problem(config)
+    problem = load_datamodule(config)
     order = epoch_order(len(problem.images), config.seed, epoch)
     return [normalise(problem.images[rows], problem.mean, problem.std) for rows in order.split(config.batch_size)]
 
@@ -91,7 +91,7 @@ def test_batchnorm_has_the_statistics_of_clean_training_images_under_the_mean(
 
 def test_what_is_evaluated_is_what_is_stored(run: tuple[Path, list[dict[str, Tensor]], list[dict[str, Any]]]) -> None:
     folder, history, rows = run
-    problem = load_problem(settings())
+    problem = load_datamodule(settings())
     labels = torch.from_numpy(problem.val.labels)
     net = build_model(settings(model=MODEL).model, 10).eval()
     # before the average has taken an epoch in, the net itself counts

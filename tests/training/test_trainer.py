@@ -25,7 +25,7 @@ import cifar_small.training.trainer as train_module
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
-from cifar_small.data.datamodule import load_problem
+from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError, DivergedError, Terminated, UserError
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
@@ -372,7 +372,7 @@ def test_training_never_reads_the_test_split(tiny: Tiny, tmp_path: Path, monkeyp
 
 def test_val_is_the_plain_images(tiny: Tiny) -> None:
     config = tiny(augment={"crop": 4, "flip": "random", "cutout": 8})
-    problem = load_problem(config)
+    problem = load_datamodule(config)
     assert np.array_equal(problem.val_images.permute(0, 2, 3, 1).numpy(), problem.val.images)
     everything_read = cifar_small.data.load_train(config.data)
     by_id = {int(number): row for number, row in zip(everything_read.ids, everything_read.images, strict=True)}

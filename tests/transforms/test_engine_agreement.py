@@ -14,7 +14,7 @@ from conftest import tiny_raw
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.loading import parse_config
-from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.transforms import augmenter
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import Draws
@@ -27,7 +27,7 @@ Space = Callable[[str, float | None], None]
 
 
 @pytest.fixture(scope="module")
-def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
+def problem(tmp_path_factory: pytest.TempPathFactory) -> DataModule:
     """Photographs of nothing: smooth, coloured, with another brightness in each channel."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(COUNT + 2, 3, 6, 6, generator=generator) * torch.tensor([0.9, 0.7, 0.5]).view(1, 3, 1, 1)
@@ -35,7 +35,7 @@ def problem(tmp_path_factory: pytest.TempPathFactory) -> Problem:
     images = (255 * large).clamp(0, 255).round().byte().permute(0, 2, 3, 1).numpy()
     file = tmp_path_factory.mktemp("images") / "smooth.npz"
     np.savez(file, train_images=images, train_labels=np.arange(len(images)) % 2, classes=np.array(["a", "b"]))
-    return load_problem(parse_config(tiny_raw(data={"source": "npz", "root": str(file), "val_size": 2}, batch_size=8)))
+    return load_datamodule(parse_config(tiny_raw(data={"source": "npz", "root": str(file), "val_size": 2}, batch_size=8)))
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Space:
     return only
 
 
-def by_engine(problem: Problem, **augment: Any) -> torch.Tensor:
+def by_engine(problem: DataModule, **augment: Any) -> torch.Tensor:
     """The normalised images of an epoch in its order."""
     section = parse_config(tiny_raw(augment=augment)).augment
     with closing(Augmenter(problem, 0)) as one:
@@ -74,11 +74,11 @@ def by_engine(problem: Problem, **augment: Any) -> torch.Tensor:
         return torch.cat(list(one.epoch(section, epoch_order(COUNT, 0, 0), 0, parts)))
 
 
-def by_albumentations(problem: Problem, *pipeline: dict[str, Any]) -> torch.Tensor:
+def by_albumentations(problem: DataModule, *pipeline: dict[str, Any]) -> torch.Tensor:
     return by_engine(problem, engine="albumentations", pipeline=list(pipeline))
 
 
-def levels(pixels: torch.Tensor, problem: Problem) -> torch.Tensor:
+def levels(pixels: torch.Tensor, problem: DataModule) -> torch.Tensor:
     """Normalised images in units of 0..255."""
     std, mean = (torch.tensor(values).view(1, 3, 1, 1) for values in (problem.std, problem.mean))
     return 255 * (pixels * std + mean)
@@ -92,7 +92,7 @@ def assert_statistics_agree(found: torch.Tensor, expected: torch.Tensor, toleran
 
 
 @pytest.mark.parametrize("pad", ["zero", "reflect"])
-def test_one_crop_mirrored_is_the_same_pixels(problem: Problem, force: Force, only: Space, pad: str) -> None:
+def test_one_crop_mirrored_is_the_same_pixels(problem: DataModule, force: Force, only: Space, pad: str) -> None:
     force(offset=torch.tensor([1, 6]), flip=torch.tensor(True))
     only("Identity", None)
     images = problem.images[epoch_order(COUNT, 0, 0)].numpy()
@@ -115,7 +115,7 @@ def test_one_crop_mirrored_is_the_same_pixels(problem: Problem, force: Force, on
     assert torch.equal(found, expected)
 
 
-def test_the_same_holes_are_the_same_pixels(problem: Problem, force: Force, only: Space) -> None:
+def test_the_same_holes_are_the_same_pixels(problem: DataModule, force: Force, only: Space) -> None:
     size = {"num_holes_range": [1, 1], "hole_height_range": [8, 8], "hole_width_range": [8, 8]}
     hole = {"name": "CoarseDropout", "p": 1.0, "fill": problem.fill.tolist(), **size}
     white = replace(problem, images=torch.full_like(problem.images, 255))
@@ -137,7 +137,7 @@ def test_the_same_holes_are_the_same_pixels(problem: Problem, force: Force, only
     assert_statistics_agree(levels(found, problem), levels(expected, problem), 0.5 * 64 / 1024)
 
 
-def test_one_brightness_agrees_to_a_level(problem: Problem, force: Force, only: Space) -> None:
+def test_one_brightness_agrees_to_a_level(problem: DataModule, force: Force, only: Space) -> None:
     force(colour=torch.tensor([1.3, 1, 1, 0]), flip=torch.tensor(False))
     only("Brightness", 0.3)
     images = problem.images[epoch_order(COUNT, 0, 0)]
@@ -155,7 +155,7 @@ def test_one_brightness_agrees_to_a_level(problem: Problem, force: Force, only: 
     assert (expected - images).abs().mean().item() > 10
 
 
-def test_one_rotation_agrees_to_a_level(problem: Problem, force: Force, only: Space) -> None:
+def test_one_rotation_agrees_to_a_level(problem: DataModule, force: Force, only: Space) -> None:
     """15 degrees clockwise, within the circle that no engine has to invent pixels for."""
     force(affine=torch.tensor([15.0, 0, 0, 1, 0, 0]), flip=torch.tensor(False))
     only("Rotate", -15.0)
@@ -171,7 +171,7 @@ def test_one_rotation_agrees_to_a_level(problem: Problem, force: Force, only: Sp
         assert_statistics_agree(found, inside[0], 0.6)
 
 
-def test_one_shift_by_whole_pixels_is_the_same_pixels(problem: Problem, force: Force) -> None:
+def test_one_shift_by_whole_pixels_is_the_same_pixels(problem: DataModule, force: Force) -> None:
     force(affine=torch.tensor([0.0, 3, -2, 1, 0, 0]), flip=torch.tensor(False))  # to the right, and up
     tensor = levels(by_engine(problem, crop=0, flip="none", translate=0.1), problem)
     shift = {"name": "Affine", "p": 1.0, "translate_px": {"x": [3, 3], "y": [-2, -2]}, "fill": problem.fill.tolist()}

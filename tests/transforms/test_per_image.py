@@ -24,7 +24,7 @@ from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, Config, TorchvisionAugment
 from cifar_small.config.strict_yaml import dump_yaml
-from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import ConfigError
 from cifar_small.randomness import AUGMENT, torch_generator
 from cifar_small.runs.checkpoints import load_checkpoint
@@ -48,8 +48,8 @@ TORCHVISION = {"engine": "torchvision", "policy": "trivialaugment_wide", "crop":
 
 
 @pytest.fixture(scope="module")
-def problem() -> Problem:
-    return load_problem(parse_config(tiny_raw()))
+def problem() -> DataModule:
+    return load_datamodule(parse_config(tiny_raw()))
 
 
 def section(augment: dict[str, Any]) -> AnyAugment:
@@ -57,7 +57,7 @@ def section(augment: dict[str, Any]) -> AnyAugment:
 
 
 def pixels_of(
-    problem: Problem, augment: AnyAugment, epoch: int = 0, parts: list[Any] | None = None, seed: int = 0, workers: int = 0
+    problem: DataModule, augment: AnyAugment, epoch: int = 0, parts: list[Any] | None = None, seed: int = 0, workers: int = 0
 ) -> torch.Tensor:
     """The pixels of 24 places of an epoch's order, however they are cut into parts."""
     order = epoch_order(len(problem.images), seed, epoch)
@@ -274,7 +274,7 @@ def test_torchvision_is_seeded_by_image_and_leaves_global_state_alone(settings: 
     assert len({one.tobytes() for one in probe(transform, photograph(), 20)}) > 6
 
 
-def test_torchvisions_policy_stands_between_crop_and_cutout(problem: Problem) -> None:
+def test_torchvisions_policy_stands_between_crop_and_cutout(problem: DataModule) -> None:
     basic = {"crop": 2, "pad": "reflect", "flip": "random"}
     # Level 0 of every operation but autocontrast and equalize is the identity: those images are the tensor engine's.
     policy = {"engine": "torchvision", "policy": "randaugment", "num_ops": 1, "magnitude": 0, "cutout": 8}
@@ -288,7 +288,7 @@ def test_torchvisions_policy_stands_between_crop_and_cutout(problem: Problem) ->
 # ---- all engines
 
 
-def test_engines_agree_on_what_is_certain(problem: Problem) -> None:
+def test_engines_agree_on_what_is_certain(problem: DataModule) -> None:
     """Mirrored and normalised: the same pixels by three libraries, and the statistics of the training images."""
     order = epoch_order(len(problem.images), 0, 0)
     mirrored = normalise(problem.images[order].flip(3), problem.mean, problem.std)
@@ -319,7 +319,7 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_pixels_depend_on_seed_epoch_and_image_only(problem: Problem, engine: str) -> None:
+def test_pixels_depend_on_seed_epoch_and_image_only(problem: DataModule, engine: str) -> None:
     augment = section(ENGINES[engine])
     whole = pixels_of(problem, augment)
     assert torch.equal(pixels_of(problem, augment, parts=[slice(0, 5), slice(5, 24)]), whole)
@@ -335,7 +335,7 @@ def test_pixels_depend_on_seed_epoch_and_image_only(problem: Problem, engine: st
         assert sum(torch.equal(one, two) for one, two in zip(found, whole, strict=True)) < 12
 
 
-def test_the_tensor_engine_is_the_plain_functions(problem: Problem) -> None:
+def test_the_tensor_engine_is_the_plain_functions(problem: DataModule) -> None:
     augment = section({"crop": 2, "flip": "random"})
     assert isinstance(augment, Augment)
     order = epoch_order(len(problem.images), 3, 2)
@@ -347,14 +347,14 @@ def test_the_tensor_engine_is_the_plain_functions(problem: Problem) -> None:
 
 
 @pytest.fixture(scope="module")
-def in_process(problem: Problem) -> dict[str, torch.Tensor]:
+def in_process(problem: DataModule) -> dict[str, torch.Tensor]:
     parts = [slice(start, start + 4) for start in range(0, 40, 4)]
     return {name: pixels_of(problem, section(ENGINES[name]), parts=parts) for name in ("albumentations", "torchvision")}
 
 
 @pytest.mark.parametrize(("engine", "workers"), [("albumentations", 1), ("albumentations", 2), ("torchvision", 2)])
 def test_workers_give_the_same_pixels_in_the_same_order(
-    problem: Problem, in_process: dict[str, torch.Tensor], engine: str, workers: int
+    problem: DataModule, in_process: dict[str, torch.Tensor], engine: str, workers: int
 ) -> None:
     parts = [slice(start, start + 4) for start in range(0, 40, 4)]
     found = pixels_of(problem, section(ENGINES[engine]), parts=parts, workers=workers)

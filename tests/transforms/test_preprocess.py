@@ -14,13 +14,13 @@ from torch.nn import functional as F
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
-from cifar_small.data.datamodule import load_problem, to_tensor
+from cifar_small.data.datamodule import load_datamodule, to_tensor
 from cifar_small.export.onnx_export import export_onnx, largest_difference
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import load_net, load_own_splits
 from cifar_small.models import build_model, refresh_statistics, set_frozen
 from cifar_small.runs.directory import Run
-from cifar_small.training.distillation import load_lessons
+from cifar_small.training.distillation import load_teacher_targets
 from cifar_small.training.trainer import train
 from cifar_small.transforms.preprocess import FromPixels, Preprocess
 
@@ -77,13 +77,13 @@ def test_int8_and_its_speed_are_of_enlarged_images(enlarged: Run, tmp_path: Path
 
 def test_a_teacher_enlarges_what_its_pupil_sees(enlarged: Run) -> None:
     config = parse_config(tiny_raw(distill={"teachers": [str(enlarged.folder)]}))
-    problem = load_problem(config)
-    lessons, _ = load_lessons(config, resolve_phases(config), problem, 64)
+    problem = load_datamodule(config)
+    teacher_targets, _ = load_teacher_targets(config, resolve_phases(config), problem, 64)
     net = load_net(enlarged)
     pixels = Preprocess(problem.mean, problem.std).normalise(problem.images[:16])
     with torch.no_grad():
         expected = net.model.eval()(net.preprocess(problem.images[:16]))
-        got = lessons[0].teachers[0](pixels)
+        got = teacher_targets[0].teachers[0](pixels)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
 

@@ -18,7 +18,7 @@ from benchmarks.report import Command, add_data, add_rounds
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import AUGMENTS, AnyAugment, Augment, Config
-from cifar_small.data.datamodule import Problem, load_problem
+from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import UserError
 from cifar_small.metrics.spread import Spread, ratios, spread
 from cifar_small.reporting.tables import table
@@ -137,7 +137,7 @@ def _section(engine: str, given: dict[str, Any]) -> AnyAugment:
     return cast(AnyAugment, AUGMENTS[engine].model_validate({"engine": engine, **given}))
 
 
-def epoch_seconds(contender: Contender, problem: Problem, batch: int) -> float:
+def epoch_seconds(contender: Contender, problem: DataModule, batch: int) -> float:
     """Seconds of an epoch of whole batches, its order and draws included, after one that starts processes and fills caches."""
     count = len(problem.images)
     parts = [slice(start, start + batch) for start in range(0, count - batch + 1, batch)]
@@ -201,7 +201,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             what = describe_augment(settings).removeprefix(engine).lstrip(":, ")
             print(f"{recipe}: {engine}: {what}")
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
-        problem = load_problem(synthetic(config, count, Path(temporary)) if options.data == "synthetic" else config)
+        problem = load_datamodule(synthetic(config, count, Path(temporary)) if options.data == "synthetic" else config)
     problem = replace(problem, images=problem.images[:count], labels=problem.labels[:count])
     images = len(problem.images) // config.batch_size * config.batch_size
     print(

@@ -1,8 +1,9 @@
 """Training steps in three ways, for comparison: our loop, the bare net, and the loop a student project has.
 
-`Ours` runs the real `Trainer`. `Ceiling` keeps its net, optimiser, precision, layout, compilation, micro-batches and weight
-average, and drops everything around them: the batch is random, and already on the device. `Plain` is the reference: PIL
-images, torchvision transforms, a DataLoader, eager float32, contiguous layout, SGD and `loss.item()` in every step.
+`TrainerLoop` runs the real `Trainer`. `BareModelLoop` keeps its net, optimizer, precision, layout, compilation, micro-batches
+and weight average, and drops everything around them: the batch is random, and already on the device. `DataLoaderLoop` is the
+reference: PIL images, torchvision transforms, a DataLoader, eager float32, contiguous layout, SGD and `loss.item()` in every
+step.
 
 Each loop makes steps and reports them to a `Stopwatch`; the first step of a round is not counted, since it pays for coming back
 to cold caches, for the order and draws of an epoch and for the start of a DataLoader's workers.
@@ -27,7 +28,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
-from cifar_small.data.datamodule import Problem
+from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
 from cifar_small.models import build_model, set_training
@@ -94,7 +95,7 @@ class Loop(Protocol):
         ...
 
 
-class Ours:
+class TrainerLoop:
     """The real training loop of a phase. The order and draws of an epoch are shared over its steps."""
 
     def __init__(self, config: Config, folder: Path, phase: int = 0) -> None:
@@ -122,12 +123,12 @@ class Ours:
         state.totals.zero_()
 
 
-class Ceiling:
+class BareModelLoop:
     """The net and the optimiser of our loop on one random batch that is already on the device."""
 
     start_up_share = 0.0
 
-    def __init__(self, ours: Ours) -> None:
+    def __init__(self, ours: TrainerLoop) -> None:
         """Take the trainer of a loop, which must not be used otherwise afterwards."""
         self.trainer, self.phase = ours.trainer, ours.phase
         self.device, self.precision, self.layout = ours.device, ours.precision, ours.layout
@@ -178,12 +179,12 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
         return self.transform(Image.fromarray(self.images[index])), int(self.labels[index])
 
 
-class Plain:
+class DataLoaderLoop:
     """The loop a student project has, on the same images and the same net. The start of its workers is not held against it."""
 
     precision, layout, start_up_share = "fp32", "contiguous", 0.0
 
-    def __init__(self, config: Config, problem: Problem, workers: int, side: int = 32) -> None:
+    def __init__(self, config: Config, problem: DataModule, workers: int, side: int = 32) -> None:
         self.side = side  # as our loop has it in that phase, so that the nets have the same work
         self.device, self.losses = problem.device, list[float]()
         torch.manual_seed(config.seed)
@@ -237,7 +238,7 @@ def alternate(loops: Mapping[str, Loop], steps: int, rounds: int) -> dict[str, l
     return seconds
 
 
-def require_steps(ours: Ours, steps: int) -> None:
+def require_steps(ours: TrainerLoop, steps: int) -> None:
     """Raise UserError if an epoch is shorter than `steps` counted ones and the one that is not."""
     images = len(ours.trainer.problem.images)
     if ours.trainer.steps < steps + 1:

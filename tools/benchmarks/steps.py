@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks.loops import Ceiling, Loop, Ours, Plain, alternate, require_steps, synthetic
+from benchmarks.loops import BareModelLoop, DataLoaderLoop, Loop, TrainerLoop, alternate, require_steps, synthetic
 from benchmarks.report import Command, add_data, add_rounds, positive
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
@@ -57,7 +57,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         scratch = Path(temporary)
         if options.data == "synthetic":
             config = synthetic(config, max(options.images or IMAGES, (options.steps + 1) * config.batch_size), scratch)
-        ours = Ours(config, scratch, options.phase)
+        ours = TrainerLoop(config, scratch, options.phase)
         side = ours.phase.settings.resolution
         if ours.phase.settings.sam is not None:
             raise UserError(
@@ -67,8 +67,8 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         problem = ours.trainer.problem
         loops: dict[str, Loop] = {
             "ours": ours,
-            "ceiling": Ceiling(Ours(config, scratch, options.phase)),
-            "plain": Plain(config, problem, options.workers, side),
+            "ceiling": BareModelLoop(TrainerLoop(config, scratch, options.phase)),
+            "plain": DataLoaderLoop(config, problem, options.workers, side),
         }
         size = footprint(config.model, len(problem.classes), side)
         print(

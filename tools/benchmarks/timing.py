@@ -181,7 +181,7 @@ def wall_time(arguments: Sequence[str], log: Path) -> float:
     return seconds
 
 
-def summarise(results: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
+def summarize(results: Sequence[dict[str, Any]], targets: Sequence[float]) -> dict[str, Any]:
     """Mean, deviation and targets of one side. Accuracies count all runs, times only those that were done in one go."""
     accuracy, accuracy_sd = mean_and_sd([result["accuracy"] for result in results])
     clean = [result["seconds"] for result in results if not result["interrupted"]]
@@ -315,7 +315,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         raise UserError("--baseline-seeds has no effect without --baseline CONFIG: add it or drop the seeds")
     folder = options.output or Path("runs") / f"bench-{config.name}"
     results = time_sides(sides, options.overrides, folder, lambda line: print(line, flush=True))
-    summaries = {name: summarise(of_side, targets) for name, of_side in results.items()}
+    summaries = {name: summarize(of_side, targets) for name, of_side in results.items()}
     comparison = compare_times(results["ours"], results["baseline"]) if options.baseline else None
     print(render(results, summaries, comparison))
     return {"runs": results, "summaries": summaries, "baseline_over_ours": comparison}

@@ -39,12 +39,12 @@ from cifar_small.config.schema.optim import (
     Optim,
     PiecewiseLinear,
 )
-from cifar_small.config.schema.phase import IDLE_MIX_PROB, MIX_KINDS, MIXINGS, Distill, MixProbs, PhaseSettings, Recipe
+from cifar_small.config.schema.phase import INEFFECTIVE_MIX_PROB, MIX_KINDS, MIXINGS, Distill, MixProbs, PhaseSettings, Recipe
 from cifar_small.config.schema.run import Config, Engine
 
 __all__ = [
     "AUGMENTS",
-    "IDLE_MIX_PROB",
+    "INEFFECTIVE_MIX_PROB",
     "MIXINGS",
     "MIX_KINDS",
     "SAM",

@@ -23,11 +23,11 @@ class BasicAugment(Section):
     erasing_scale: Range = (0.02, 0.2)  # share of the image
 
     # What has an effect only while one of others is on, and what only with certain policies.
-    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]] = {"pad": ("crop",), "erasing_scale": ("erasing",)}
+    REQUIRES: ClassVar[Mapping[str, tuple[str, ...]]] = {"pad": ("crop",), "erasing_scale": ("erasing",)}
     ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {}
 
     @classmethod
-    def idle(cls, values: Mapping[str, Any]) -> dict[str, str]:
+    def ineffective(cls, values: Mapping[str, Any]) -> dict[str, str]:
         """The settings that have no effect beside `values` (those not given have their default), each with the reason."""
 
         def value(key: str) -> Any:
@@ -37,7 +37,7 @@ class BasicAugment(Section):
             return value(key) in (0, None, (1.0, 1.0), [1.0, 1.0])
 
         reasons = {}
-        for key, masters in cls.NEEDS.items():
+        for key, masters in cls.REQUIRES.items():
             if all(off(master) for master in masters):
                 one = masters[0] if len(masters) == 1 else "one"
                 state = f"{one} is 0" if len(masters) == 1 else f"{', '.join(masters)} are off"
@@ -50,7 +50,7 @@ class BasicAugment(Section):
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> BasicAugment:
-        for key, reason in self.idle(dict(self)).items():
+        for key, reason in self.ineffective(dict(self)).items():
             if key in self.model_fields_set and getattr(self, key) is not None:
                 raise ValueError(reason)
         for key in ("erasing_scale", "scale", "blur_sigma"):
@@ -83,12 +83,12 @@ class Augment(BasicAugment):
     blur: Probability = 0.0  # share of the images that a Gaussian blurs
     blur_sigma: Annotated[tuple[Sigma, Sigma], Field(strict=False)] = (0.1, 2.0)  # pixels
 
-    LATER = frozenset({
+    OMIT_DEFAULT = frozenset({
         "engine", "rotation", "translate", "scale", "shear", "border", "policy", "num_ops", "magnitude", "brightness",
         "contrast", "saturation", "hue", "blur", "blur_sigma",
     })  # fmt: skip
-    NEEDS: ClassVar[Mapping[str, tuple[str, ...]]] = {
-        **BasicAugment.NEEDS,
+    REQUIRES: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        **BasicAugment.REQUIRES,
         "border": ("rotation", "translate", "scale", "shear", "policy"),
         "blur_sigma": ("blur",),
     }

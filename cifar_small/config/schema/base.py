@@ -31,10 +31,10 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
     # Settings younger than the first recorded runs. A dump leaves them out while they are at their default, so that the
     # hashes of recorded configs stand.
-    LATER: ClassVar[frozenset[str]] = frozenset()
+    OMIT_DEFAULT: ClassVar[frozenset[str]] = frozenset()
 
     @model_serializer(mode="wrap")
     def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         plain: dict[str, Any] = handler(self)
         fields = type(self).model_fields
-        return {key: plain[key] for key in plain if key not in self.LATER or getattr(self, key) != fields[key].default}
+        return {key: plain[key] for key in plain if key not in self.OMIT_DEFAULT or getattr(self, key) != fields[key].default}

@@ -21,7 +21,7 @@ class Rules(Section):
     rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number
     submission: Literal["ID,Labels", "id,label"] = "ID,Labels"  # header; the second writes class names
 
-    LATER = frozenset({"pretrained_teacher"})
+    OMIT_DEFAULT = frozenset({"pretrained_teacher"})
 
 
 class Data(Section):

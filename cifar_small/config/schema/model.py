@@ -85,7 +85,7 @@ class WhitenedResNetModel(Section):
     bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # weight of a (micro-)batch in the running statistics
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
 
-    LATER = frozenset({"whiten", "dirac"})
+    OMIT_DEFAULT = frozenset({"whiten", "dirac"})
 
 
 class LibraryModel(Section):

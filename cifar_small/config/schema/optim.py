@@ -22,7 +22,7 @@ class SGD(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
     backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
 
-    LATER = frozenset({"backbone_lr_factor"})
+    OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
     @model_validator(mode="after")
     def _nesterov_needs_momentum(self) -> SGD:
@@ -44,7 +44,7 @@ class Adam(Section):
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
     backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
 
-    LATER = frozenset({"backbone_lr_factor"})
+    OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
 
 class Group(Section):
@@ -55,7 +55,7 @@ class Group(Section):
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
 
-    LATER = frozenset({"name"})
+    OMIT_DEFAULT = frozenset({"name"})
 
 
 class HeadGroup(Group):

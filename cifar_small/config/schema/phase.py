@@ -44,7 +44,9 @@ class SWA(Section):
 
 MIXINGS = ("mixup_alpha", "cutmix_alpha", "ricap_beta")  # each is 0 while off
 MIX_KINDS = {name.partition("_")[0]: name for name in MIXINGS}
-IDLE_MIX_PROB = f"mix_prob has no effect while {', '.join(MIXINGS[:-1])} and {MIXINGS[-1]} are 0: set one or drop mix_prob"
+INEFFECTIVE_MIX_PROB = (
+    f"mix_prob has no effect while {', '.join(MIXINGS[:-1])} and {MIXINGS[-1]} are 0: set one or drop mix_prob"
+)
 
 
 class MixProbs(Section):
@@ -92,7 +94,7 @@ class Recipe(Section):
     # as a whole keeps its statistics too.
     freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
 
-    LATER = frozenset({"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
+    OMIT_DEFAULT = frozenset({"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
 
     @property
     def mixes(self) -> bool:
@@ -110,7 +112,7 @@ class PhaseSettings(Recipe):
     @model_validator(mode="after")
     def _values_have_effect(self) -> PhaseSettings:
         if "mix_prob" in self.model_fields_set and not self.mixes:
-            raise ValueError(IDLE_MIX_PROB)
+            raise ValueError(INEFFECTIVE_MIX_PROB)
         if self.mix_probs is not None and self.mix_prob < 1:
             raise ValueError(f"mix_prob {self.mix_prob:g} has no effect beside mix_probs: drop one of them")
         for kind, name in MIX_KINDS.items() if self.mix_probs is not None else ():

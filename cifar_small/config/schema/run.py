@@ -35,7 +35,7 @@ class Engine(Section):
     keep_final: bool = False  # of the end of the run
     workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; never moves a pixel
 
-    LATER = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
+    OMIT_DEFAULT = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
 
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
@@ -61,7 +61,7 @@ class Config(Recipe):
     views: Views = "none"  # test-time augmentation of predictions; see views.py
     engine: Engine = Engine()
 
-    LATER = Recipe.LATER | {"weights", "input"}
+    OMIT_DEFAULT = Recipe.OMIT_DEFAULT | {"weights", "input"}
 
     @property
     def side(self) -> int:

@@ -62,7 +62,7 @@ class Card:
         return {"subject": self.subject, "counts": counts, "findings": [asdict(finding) for finding in self.findings]}
 
 
-class Account:
+class CheckResult:
     """What one link compares: a fault makes it fail; else a gap leaves it not checked; else it passes."""
 
     def __init__(self) -> None:
@@ -101,16 +101,16 @@ class Account:
         return Finding(link, checked, conclusion, conclusion, "pass")
 
 
-def link(name: str, checked: str) -> Callable[[Callable[[Evidence, Account], str]], Callable[[Evidence], Finding]]:
+def link(name: str, checked: str) -> Callable[[Callable[[Evidence, CheckResult], str]], Callable[[Evidence], Finding]]:
     """Make a link of a function that compares evidence and returns what the card says if all agrees.
 
     Evidence that cannot be read, or is not as this toolkit writes it, is a fault of the link, not the end of the audit.
     """
 
-    def decorate(function: Callable[[Evidence, Account], str]) -> Callable[[Evidence], Finding]:
+    def decorate(function: Callable[[Evidence, CheckResult], str]) -> Callable[[Evidence], Finding]:
         @wraps(function)
         def settled(evidence: Evidence) -> Finding:
-            account, conclusion = Account(), ""
+            account, conclusion = CheckResult(), ""
             try:
                 conclusion = function(evidence, account)
             except Unavailable as reason:

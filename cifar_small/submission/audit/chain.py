@@ -17,8 +17,8 @@ from cifar_small.inference.ensemble import mean_logits
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import config_differences
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.submission.audit.card import Account, Unavailable, link
-from cifar_small.submission.audit.evidence import Made, Member, Submission
+from cifar_small.submission.audit.card import CheckResult, Unavailable, link
+from cifar_small.submission.audit.evidence import Member, PredictionsFile, Submission
 from cifar_small.submission.submission_file import read_csv, render_csv
 
 MEAN_OF = "mean of logits: "  # how the name of an ensemble begins that `mean_logits` made
@@ -26,7 +26,7 @@ CLOSE = 1e-5  # of the largest logit: another version of numpy may add in anothe
 
 
 @link("csv", "the CSV is the one its record was written for")
-def csv_bytes(submission: Submission, account: Account) -> str:
+def csv_bytes(submission: Submission, account: CheckResult) -> str:
     """The CSV's hash against the record beside it."""
     found = sha256_bytes(submission.content)
     account.same("SHA-256", submission.record["sha256"], found)
@@ -34,7 +34,7 @@ def csv_bytes(submission: Submission, account: Account) -> str:
 
 
 @link("rows", "header, ids, order, classes and number of rows")
-def rows(submission: Submission, account: Account) -> str:
+def rows(submission: Submission, account: CheckResult) -> str:
     """The CSV's form against the rules and the ids it answers, its counts against the record."""
     rules, classes = submission.rules, submission.classes
     ids, source = submission.ids()
@@ -49,7 +49,7 @@ def rows(submission: Submission, account: Account) -> str:
 
 
 @link("predictions", "the predictions file is the one that was recorded")
-def predictions(made: Made, account: Account) -> str:
+def predictions(made: PredictionsFile, account: CheckResult) -> str:
     """The file's hash against the record, and whether it can be read."""
     found = sha256_file(made.file)
     account.same(f"SHA-256 of {made.file.name}", made.said.get("sha256"), found)
@@ -57,7 +57,7 @@ def predictions(made: Made, account: Account) -> str:
 
 
 @link("labels", "the CSV says what the predictions say")
-def labels(submission: Submission, account: Account) -> str:
+def labels(submission: Submission, account: CheckResult) -> str:
     """The CSV written again from the predictions, byte by byte."""
     account.same("classes", list(submission.classes), list(submission.made.predictions.classes))
     again = render_csv(submission.made.predictions, Rules.model_validate(submission.said["rules"]))
@@ -72,7 +72,7 @@ def labels(submission: Submission, account: Account) -> str:
 
 
 @link("record", "the record repeats what the files themselves say")
-def record(submission: Submission, account: Account) -> str:
+def record(submission: Submission, account: CheckResult) -> str:
     """The record's copies of the predictions' meta, of the run's summary and of its sessions."""
     known = []
     for read in (_compare_meta, _compare_run):
@@ -83,14 +83,14 @@ def record(submission: Submission, account: Account) -> str:
     return f"equal: {', '.join(filter(None, known))}"
 
 
-def _compare_meta(submission: Submission, account: Account) -> str:
+def _compare_meta(submission: Submission, account: CheckResult) -> str:
     where = {"file", "sha256"}  # of the file, not in it; `predictions` compares them
     own = {key: value for key, value in submission.made.predictions.meta.items() if key not in where}
     account.same("predictions", own, {key: value for key, value in submission.said.items() if key not in where})
     return "the predictions' meta"
 
 
-def _compare_run(submission: Submission, account: Account) -> str:
+def _compare_run(submission: Submission, account: CheckResult) -> str:
     if submission.said.get("members"):
         return ""  # the record of an ensemble holds its members' hashes alone
     one = submission.members[0]
@@ -105,7 +105,7 @@ def _compare_run(submission: Submission, account: Account) -> str:
 
 
 @link("ensemble", "the ensemble is the mean of its members' logits")
-def ensemble(submission: Submission, account: Account) -> str:
+def ensemble(submission: Submission, account: CheckResult) -> str:
     """The ensemble made again from its members' predictions files."""
     joined = submission.made.predictions
     if not str(submission.said["name"]).startswith(MEAN_OF):
@@ -120,7 +120,7 @@ def ensemble(submission: Submission, account: Account) -> str:
 
 
 @link("weights", "best.pt holds the weights that made the predictions")
-def weights(member: Member, account: Account) -> str:
+def weights(member: Member, account: CheckResult) -> str:
     """The checkpoint's hash against the predictions' meta and both summaries, and its own checksum."""
     if "weights_sha256" not in member.said:
         raise Unavailable("the record names no weights of it")
@@ -136,7 +136,7 @@ def weights(member: Member, account: Account) -> str:
 
 
 @link("config", "every copy of the config is that of the weights")
-def config(member: Member, account: Account) -> str:
+def config(member: Member, account: CheckResult) -> str:
     """Every copy of the config against the checkpoint's and against the hash that was recorded of it."""
     said, reference, compared = member.said, member.config, []
     if member.folder is not None:
@@ -158,7 +158,7 @@ def config(member: Member, account: Account) -> str:
     return f"{reference.name}, SHA-256 {said['config_sha256']}, in {', '.join(compared)}"
 
 
-def _compare_file(account: Account, reference: Config, member: Member, where: str, path: Path) -> None:
+def _compare_file(account: CheckResult, reference: Config, member: Member, where: str, path: Path) -> None:
     found = load_config(path)
     recorded = member.recorded["summary"] if member.recorded is not None else member.summary
     account.same(f"SHA-256 of {where}", recorded["config_sha256"], config_hash(found))
@@ -166,7 +166,7 @@ def _compare_file(account: Account, reference: Config, member: Member, where: st
     _agree(account, reference, found, where)
 
 
-def _agree(account: Account, reference: Config, found: Config, where: str) -> None:
+def _agree(account: CheckResult, reference: Config, found: Config, where: str) -> None:
     """The same recipe; what a resumed run may change (more epochs, device, threads) may differ."""
     differences = config_differences(reference, found)
     account.require(not differences, f"{where} to be that of the weights", "; ".join(differences))
@@ -176,7 +176,7 @@ DATA, SPLIT = ("source", "sha256"), ("val_sha256", "train_sha256", "train_limit"
 
 
 @link("data", "the images and labels are those that were recorded")
-def data(member: Member, account: Account) -> str:
+def data(member: Member, account: CheckResult) -> str:
     """Source and hash of all training images and labels: in every record, and of the data at hand; their mean and deviation."""
     said = _recorded(member, account, DATA)
     train, val, facts = member.splits
@@ -191,7 +191,7 @@ def data(member: Member, account: Account) -> str:
 
 
 @link("split", "the validation images are those that were recorded, and none was trained on")
-def split(member: Member, account: Account) -> str:
+def split(member: Member, account: CheckResult) -> str:
     """Index hashes of both parts: in every record, of the predictions of val, and of the split made again."""
     said = _recorded(member, account, SPLIT)
     val = member.val if member.folder is not None else None
@@ -205,7 +205,7 @@ def split(member: Member, account: Account) -> str:
     return f"{len(val_images):,} validation images, SHA-256 of their indices {said['val_sha256']}"
 
 
-def _recorded(member: Member, account: Account, keys: tuple[str, ...]) -> dict[str, Any]:
+def _recorded(member: Member, account: CheckResult, keys: tuple[str, ...]) -> dict[str, Any]:
     """What the predictions' record says of the data; a fault where another record differs."""
     said = {key: member.said["data"].get(key) for key in keys}
     others = {}

@@ -64,7 +64,7 @@ class Sources:
         return self._unlabelled[classes]
 
 
-class Made:
+class PredictionsFile:
     """A predictions file, and what the record says of it."""
 
     def __init__(self, said: dict[str, Any], file: Path | None, otherwise: str) -> None:
@@ -93,7 +93,7 @@ class Member:
     said: dict[str, Any]  # the meta of its predictions, as recorded
     label: str  # "" for a submission of one net
     folder: Run | None
-    made: Made
+    made: PredictionsFile
     recorded: dict[str, Any] | None  # the run's summary, sessions and test readings, as recorded when the CSV was written
     written: str  # when that was
     copies: Path  # where the record keeps copies of the run's config and metrics
@@ -170,7 +170,7 @@ class Submission:
     content: bytes
     record: dict[str, Any]
     rules: Rules  # that it is judged by
-    made: Made  # of the ensemble, where it is one
+    made: PredictionsFile  # of the ensemble, where it is one
     members: list[Member]
     sources: Sources
 
@@ -222,16 +222,16 @@ def gather(
         if len(folders) > 1:
             raise UserError(f"--run names {len(folders)} run directories; {csv.name} was made by one net: give one")
         run = folders[0] if folders else None
-        made = Made(said, predictions or _file_of(said, run), _missing(said, run))
+        made = PredictionsFile(said, predictions or _file_of(said, run), _missing(said, run))
         one = Member(said, "", run, made, record.get("run"), written, csv.parent, classes, rules, sources)
         return Submission(csv, content, record, rules, made, [one], sources)
     members = []
     for number, (meta, run) in enumerate(zip(said["members"], _assign(said["members"], folders), strict=True), start=1):
         meta = {**meta, "rules": said["rules"], "images_sha256": said["images_sha256"]}
         label = f"member {number} ({meta['name']}, seed {meta['seed']})"
-        made = Made(meta, _file_of(meta, run), _missing(meta, run))
+        made = PredictionsFile(meta, _file_of(meta, run), _missing(meta, run))
         members.append(Member(meta, label, run, made, None, written, csv.parent, classes, rules, sources))
-    joined = Made(said, predictions, "the ensemble's predictions are not at hand: name them with --predictions")
+    joined = PredictionsFile(said, predictions, "the ensemble's predictions are not at hand: name them with --predictions")
     return Submission(csv, content, record, rules, joined, members, sources)
 
 

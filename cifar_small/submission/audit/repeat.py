@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from cifar_small.inference.predict import load_net, predict_images
-from cifar_small.submission.audit.card import Account, Unavailable, link
+from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member
 
 # How far a logit may lie from what it was, as a share of the largest logit, before rounding does not explain it. Measured on a
@@ -17,7 +17,7 @@ TOLERANCE = {"fp32": 0.005, "fp16": 0.01, "bf16": 0.05}  # fp16 rounds an eighth
 
 
 @link("repeated", "the weights predict the unlabelled file as they did")
-def repeated(member: Member, account: Account) -> str:
+def repeated(member: Member, account: CheckResult) -> str:
     """Logits again, in the recorded precision and views, within TOLERANCE; labels may differ only as far as that explains."""
     before = member.made.predictions
     precision, views = str(before.meta["precision"]), str(before.meta["views"])

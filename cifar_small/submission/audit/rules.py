@@ -19,7 +19,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, skeleton
 from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.submission.audit.card import Account, Unavailable, link
+from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
 
 # Share of the images that may be copies: counted pixel by pixel, 10 of the 10,000 test images of CIFAR-100 stand in its own
@@ -28,7 +28,7 @@ COPIES = 0.002
 
 
 @link("summary", "the run's summary is what its files give")
-def summary(member: Member, account: Account) -> str:
+def summary(member: Member, account: CheckResult) -> str:
     """Its numbers again: from the weights, the config, and the predictions of val."""
     said, state, config, val = member.summary, member.checkpoint, member.run.config(), member.val
     again: dict[str, Any] = {
@@ -55,7 +55,7 @@ def summary(member: Member, account: Account) -> str:
 
 
 @link("selection", "the weights are those of the epoch that the rule selects on val")
-def selection(member: Member, account: Account) -> str:
+def selection(member: Member, account: CheckResult) -> str:
     """The selected epoch again from metrics.csv, the run's and the record's copy."""
     said, config = member.summary, member.config
     own = None if member.folder is None else member.folder.metrics_file
@@ -79,7 +79,7 @@ def selection(member: Member, account: Account) -> str:
 
 
 @link("parameters", "trainable parameters, counted by building the net again")
-def parameters(member: Member, account: Account) -> str:
+def parameters(member: Member, account: CheckResult) -> str:
     """The count of the config's net, of the weights themselves, and what the records say."""
     counted = counted_parameters(member)
     account.same("in the record of the predictions:", counted, member.said["parameters"])
@@ -100,7 +100,7 @@ def counted_parameters(member: Member) -> int:
 
 
 @link("budget", "trainable parameters of all nets together against the rules")
-def budget(submission: Submission, account: Account) -> str:
+def budget(submission: Submission, account: CheckResult) -> str:
     """The sum of what is counted, where a config is at hand, and of what is recorded."""
     most = submission.rules.max_params
     counts = [counted_parameters(member) for member in submission.members]
@@ -111,7 +111,7 @@ def budget(submission: Submission, account: Account) -> str:
 
 
 @link("from scratch", "no weights from elsewhere, unless the rules allow them")
-def from_scratch(member: Member, account: Account) -> str:
+def from_scratch(member: Member, account: CheckResult) -> str:
     """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
     state = member.checkpoint
     lineage, ancestors, teachers = state["lineage"], state.get("ancestors", []), state.get("teachers", [])
@@ -130,7 +130,7 @@ def from_scratch(member: Member, account: Account) -> str:
 
 
 @link("test images", "no image of the test split or of the unlabelled file was trained on or selected with")
-def test_images(member: Member, account: Account) -> str:
+def test_images(member: Member, account: CheckResult) -> str:
     """Pixels compared exactly; of the test split nothing else is read. Copies that data sets have of old are allowed."""
     train, val, _ = member.splits
     seen = {*_fingerprints(train), *_fingerprints(val)}
@@ -155,7 +155,7 @@ def _fingerprints(images: Images) -> list[bytes]:
 
 
 @link("test readings", "every reading of the test split is on record, and none came before training ended")
-def test_readings(member: Member, account: Account) -> str:
+def test_readings(member: Member, account: CheckResult) -> str:
     """The run's readings against the record's, their chain of hashes, the predictions files of test, and the sessions."""
     recorded = None if member.recorded is None else member.recorded["test_readings"]
     if member.folder is None and recorded is not None:
@@ -178,7 +178,7 @@ def test_readings(member: Member, account: Account) -> str:
     return _told(own)
 
 
-def _compare_chain(member: Member, account: Account) -> None:
+def _compare_chain(member: Member, account: CheckResult) -> None:
     """Each line of test_readings.jsonl names the hash of the line before it, so that none can go from their midst."""
     before: str | None = None
     for number, (line, reading) in enumerate(zip(member.run.test_reading_lines(), member.run.test_readings(), strict=True), 1):
@@ -200,7 +200,7 @@ def _told(readings: Sequence[Mapping[str, Any]]) -> str:
 
 
 @link("seed", "one seed in the config, the predictions and the summary")
-def seed(member: Member, account: Account) -> str:
+def seed(member: Member, account: CheckResult) -> str:
     """The config's seed against what the records say."""
     config = member.config
     account.same("in the record of the predictions: seed", config.seed, member.said["seed"])
@@ -210,7 +210,7 @@ def seed(member: Member, account: Account) -> str:
 
 
 @link("commit", "training and prediction ran from committed code")
-def commit(member: Member, account: Account) -> str:
+def commit(member: Member, account: CheckResult) -> str:
     """Commit and dirty flag of every session of training, in the run and in the record, and of the prediction."""
     sessions = [] if member.folder is None else member.folder.sessions()
     entries = [("training", session) for session in [*sessions, *(member.recorded or {}).get("sessions", [])]]
@@ -222,12 +222,12 @@ def commit(member: Member, account: Account) -> str:
 
 
 @link("commit of CSV", "the CSV was written from committed code")
-def csv_commit(submission: Submission, account: Account) -> str:
+def csv_commit(submission: Submission, account: CheckResult) -> str:
     """Commit and dirty flag in the record."""
     return _committed(account, [("the CSV", submission.record)])
 
 
-def _committed(account: Account, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def _committed(account: CheckResult, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
     """A fault for changed code, a gap for no commit; the text says which were used for what."""
     used: dict[str, None] = {}
     for what, entry in entries:
@@ -241,7 +241,7 @@ def _committed(account: Account, entries: Sequence[tuple[str, Mapping[str, Any]]
 
 
 @link("unlabelled file", "the file at hand is the one that was predicted")
-def unlabelled_file(submission: Submission, account: Account) -> str:
+def unlabelled_file(submission: Submission, account: CheckResult) -> str:
     """The hash of its images and ids against the record."""
     images = submission.sources.unlabelled(submission.classes)
     account.same("SHA-256 of its images and ids", submission.said["images_sha256"], images.sha256)
