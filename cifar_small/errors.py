@@ -1,16 +1,37 @@
 """The errors a user can cause, each with the exit code the command line ends with.
 
-A message says what was got, what was expected, and what to do; the command line prints it as one line, without a traceback.
-Anything else that is raised is a defect of this package and keeps its traceback.
+A message says what was got and what was expected, without naming options of the command line. Where a parameter would mend
+it, `remedy` names that parameter, with a value where one is known. The command line adds its option of that name, if any:
+
+    raise UserError(f"{path} exists already", remedy="overwrite")                  # ...; add --overwrite to replace it
+    raise UserError(f"{folder} already holds a run", remedy=("resume", "output"))  # ...; add --resume ..., or choose ...
+    raise DataError(f"{path} has 360 images; expected 10,000", remedy="allow_rows=360")  # ...; if ..., add --allow-rows 360
+
+The wording for each name is in cli/options.py (ADVICE). The command line prints one line, without a traceback. Anything else
+that is raised is a defect of this package and keeps its traceback.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+
+def plural(count: int, noun: str, many: str = "") -> str:
+    """The count with its noun: plural(1, "run") is "1 run", plural(3, "entry", "entries") is "3 entries"."""
+    return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
+
 
 class UserError(ValueError):
-    """Wrong usage: a flag, a path or a file that already exists. Exit code 2."""
+    """Wrong usage: a value, a path or a file that already exists. Exit code 2.
+
+    remedy: the parameters that would mend it, each NAME or NAME=VALUE, best first.
+    """
 
     exit_code = 2
+
+    def __init__(self, message: str, *, remedy: str | Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.remedy = (remedy,) if isinstance(remedy, str) else tuple(remedy)
 
 
 class ConfigError(UserError):

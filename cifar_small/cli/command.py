@@ -1,10 +1,15 @@
-"""The commands of `cifar-small`: each a thin call into the module that does the work; one file per topic."""
+"""What a command is, and how it ends: an exit code, and one line on stderr for what the user can mend."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from cifar_small.cli.options import message_of
+from cifar_small.errors import Terminated, UserError
 
 
 @dataclass(frozen=True)
@@ -22,3 +27,27 @@ class Command:
     run: Callable[[argparse.Namespace], int]
     detail: str = ""
     overrides: bool = False
+
+
+def exit_code(program: str, action: Callable[[], int], options: argparse.Namespace | None = None) -> int:
+    """Run `action` and return its exit code, or that of the error it ended with.
+
+    What the user can mend is one line on stderr; `options` are those of the command, which its advice may name.
+    """
+    try:
+        return action()
+    except UserError as error:
+        print(f"{program}: error: {message_of(error, options)}", file=sys.stderr)
+        return error.exit_code
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a path that no module foresaw, such as a name that is too long
+        print(f"{program}: error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
+        return 2
+    except Terminated as stopped:
+        print(f"{program}: {stopped}", file=sys.stderr)
+        return stopped.exit_code
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted", file=sys.stderr)
+        return 143

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from cifar_small import __version__
 from cifar_small.cli import audit, compare, ensemble, evaluate, export, levels, predict, report, share, submit, train, weights
-from cifar_small.cli.exits import exit_code
+from cifar_small.cli.command import exit_code
 
 DESCRIPTION = """\
 Train, predict and submit small image classifiers under a parameter budget.
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.chosen.overrides:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     options.overrides, options.command, options.call = rest, shlex.join(["cifar-small", *given]), main
-    return exit_code("cifar-small", lambda: int(options.chosen.run(options)))
+    return exit_code("cifar-small", lambda: int(options.chosen.run(options)), options)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -17,7 +17,7 @@ from benchmarks.augment import AUGMENT
 from benchmarks.report import begin
 from benchmarks.steps import STEPS
 from benchmarks.timing import TIME
-from cifar_small.cli.exits import exit_code
+from cifar_small.cli.command import exit_code
 from cifar_small.config.loading import load_config
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable

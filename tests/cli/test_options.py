@@ -1,0 +1,47 @@
+"""What commands share: the advice that the command line adds to an error, and how its numbers read."""
+
+from __future__ import annotations
+
+import pickle
+from argparse import Namespace
+
+import pytest
+
+from cifar_small.cli.command import exit_code
+from cifar_small.errors import CheckpointError, DataError, UserError, plural
+
+
+def refuse(error: UserError) -> int:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "options", "line"),
+    [
+        (UserError("a is there", remedy="overwrite"), Namespace(overwrite=False), "a is there; add --overwrite to replace it"),
+        (UserError("a is there", remedy="overwrite"), Namespace(output=None), "a is there"),  # this command has no such option
+        (UserError("a is there", remedy="overwrite"), None, "a is there"),
+        (UserError("a\n  is there"), Namespace(overwrite=False), "a is there"),
+        (UserError("no slope", remedy="max_slope=3"), Namespace(max_slope=1), "no slope; use --max-slope 3"),
+        (
+            CheckpointError("r holds a run", remedy=("resume", "overwrite", "output")),
+            Namespace(resume=False, output=None),
+            "r holds a run; add --resume to continue it, or choose another --output",
+        ),
+    ],
+)
+def test_an_error_names_the_options_that_mend_it(
+    error: UserError, options: Namespace | None, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code("prog", lambda: refuse(error), options) == error.exit_code
+    assert capsys.readouterr().err == f"prog: error: {line}\n"
+
+
+def test_an_error_survives_a_process_boundary() -> None:
+    error = pickle.loads(pickle.dumps(DataError("wrong", remedy="layout=CHW")))
+    assert (str(error), error.remedy) == ("wrong", ("layout=CHW",))
+
+
+def test_plural() -> None:
+    assert [plural(n, "run") for n in (0, 1, 2, 1200)] == ["0 runs", "1 run", "2 runs", "1,200 runs"]
+    assert [plural(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
