@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from benchmarks.augment import RECIPES
-from benchmarks.loops import Ours, Stopwatch, synthetic
+from benchmarks.loops import Stopwatch, TrainerLoop, synthetic
 
 from cifar_small.config.hashing import recipe_hash
 from cifar_small.config.loading import load_config, split_overrides
@@ -78,7 +78,7 @@ def test_trains_two_steps_in_every_phase(path: Path, tmp_path: Path, monkeypatch
     if config.distill is not None:
         changes["distill"] = "null"  # its teachers are other runs, which are not there
     config = load_config(path, [(key, str(value)) for key, value in changes.items()])
-    ours = Ours(synthetic(config, STEPS * BATCH, tmp_path), tmp_path)
+    ours = TrainerLoop(synthetic(config, STEPS * BATCH, tmp_path), tmp_path)
     trainer, model = ours.trainer, ours.trainer.state.model
     assert (trainer.steps, len(trainer.classes)) == (STEPS, classes_of(config))
     for phase in trainer.phases:

@@ -23,7 +23,7 @@ from cifar_small.models import LibraryNet, build_model, in_backbone, set_dropout
 from cifar_small.models.blocks import SqueezeExcitation
 from cifar_small.models.counting import check_budget, check_tensors, count_parameters, footprint, skeleton, widened, widest
 from cifar_small.models.pretrained import read_state
-from cifar_small.training.initial_weights import Start, load_pretrained
+from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 
 # Trainable parameters as the libraries publish them, with 1000 classes, and the features of the last layer.
 PUBLISHED_COUNTS = {
@@ -94,7 +94,7 @@ def test_the_librarys_own_weights_fit_bit_for_bit_and_mean_the_same(family: str,
     assert isinstance(net, LibraryNet)
     for parameter in net.fc.parameters():
         nn.init.ones_(parameter)
-    said = load_pretrained(net, Start("weights", read_state(path), (), []), tuple("0123456789"))
+    said = load_pretrained(net, PretrainedInit("weights", read_state(path), (), []), tuple("0123456789"))
     classifier = {f"{net.classifier}.weight", f"{net.classifier}.bias"}
     own = net.backbone.state_dict()
     assert own.keys() == state.keys() - classifier
@@ -295,7 +295,7 @@ def names_only(family: str) -> dict[str, Tensor]:
 def test_weights_of_another_architecture_are_one_clear_line(family: str, given: str, message: str) -> None:
     net = skeleton(library(family), 10)
     with pytest.raises(CheckpointError, match=message) as caught:
-        load_pretrained(net, Start("FILE", names_only(given), (), []), ("a", "b"))
+        load_pretrained(net, PretrainedInit("FILE", names_only(given), (), []), ("a", "b"))
     assert "\n" not in str(caught.value)
     assert str(caught.value).startswith("weights FILE are of another architecture than model: ")
 
@@ -305,6 +305,6 @@ def test_old_files_without_counters_of_batches_fit(tmp_path: Path) -> None:
     theirs = original("torchvision/mobilenet_v3_small")
     state = {name: value for name, value in random_state(theirs).items() if not name.endswith("num_batches_tracked")}
     net = build_model(library("torchvision/mobilenet_v3_small"), 10)
-    load_pretrained(net, Start("old", state, (), []), ("a",))
+    load_pretrained(net, PretrainedInit("old", state, (), []), ("a",))
     assert torch.equal(net.backbone.features[0][1].running_var, state["features.0.1.running_var"])
     assert net.backbone.features[0][1].num_batches_tracked == 0
