@@ -8,13 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor, nn
 
 from cifar_small.cli.main import main
 from cifar_small.config.loading import load_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.published import PUBLISHED, Published
+from cifar_small.config.schema import LibraryModel
 from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.models.blocks import Dropout, SqueezeExcitation
 from cifar_small.sweep.levels import ROWS, Plan, run_levels
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -33,8 +37,43 @@ def rows_of(summary: Path) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if not set(line) <= set("|-: ")]
 
 
+class TinyLibraryNet(nn.Module):
+    """In place of any library's net: one convolution under the names that freezing and the head need."""
+
+    def __init__(self, model: LibraryModel, num_classes: int) -> None:
+        super().__init__()
+        width = 16 + sum(map(ord, model.family)) % 16  # nets of other families differ
+        norm = nn.BatchNorm2d(width)
+        self.backbone = nn.Sequential(nn.Conv2d(3, width, 3, 2, bias=False), norm, nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.attention = SqueezeExcitation(width, 16) if model.head == "se" else nn.Identity()
+        self.dropout = Dropout(model.dropout)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N, K)."""
+        return self.fc(self.dropout(torch.flatten(self.attention(self.backbone(images)), 1)))  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def _small_nets_and_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commands, their order and their files are what is looked at; the nets and the pictures of mistakes are elsewhere."""
+    monkeypatch.setattr("cifar_small.models.LibraryNet", TinyLibraryNet)
+    monkeypatch.setattr("cifar_small.reporting.evaluation_files.draw_mistakes", lambda *given: None)
+
+
 @pytest.mark.parametrize("report", list(ROWS))
+@pytest.mark.usefixtures("_small_nets_and_few_pictures")
 def test_all_levels_run_small(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_and_check(report, tmp_path, capsys)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("report", list(ROWS))
+def test_all_levels_run_with_the_libraries_nets(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_and_check(report, tmp_path, capsys)
+
+
+def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["levels", report, "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
     printed = capsys.readouterr().out
     header, *rows = rows_of(tmp_path / f"{report}.md")
