@@ -34,7 +34,7 @@ types: setup     ## mypy
 
 check: lint types test  ## everything CI runs
 
-DRAWN = cifar10_90_20_28_32px cifar10_94_12min cifar10_94 cifar10_95_22epochs airbench94_muon r3_resnet_4443 resnet_hour
+DRAWN = cifar10_90_20_28_32px cifar10_94_12min cifar10_94 cifar10_95_22epochs airbench94_muon resnet_4443_two_runs resnet_hour
 results: setup   ## write the README's results table from the records under submissions/
 	$(BIN)/cifar-small results --write README.md
 	$(BIN)/cifar-small results --picture submissions/accuracy_over_time.png --recipes $(DRAWN)

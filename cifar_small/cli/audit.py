@@ -53,6 +53,6 @@ COMMANDS = (
         detail="""\
 Each line is a link: pass, FAIL (exit code 1), or not checked, with the reason. It finds mistakes and careless tampering,
 not somebody who rewrites every file and hash to agree; --repredict and training again narrow that down.
-  cifar-small audit submissions/2026-11-20_mine/submission.csv --run runs/mine-seed0 --file cifar_test_nolabel.pkl""",
+  cifar-small audit submissions/mine/submission.csv --run runs/mine-seed0 --file cifar_test_nolabel.pkl""",
     ),
 )

@@ -22,7 +22,7 @@ HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headro
 EPILOG = """\
 examples:
   tools/param_count                                    every configs/**/*.yaml but sweeps
-  tools/param_count configs/prior                      every config in a folder
+  tools/param_count configs/published                      every config in a folder
   tools/param_count my.yaml --budget 1_000_000         against another budget than the config's rules.max_params
   tools/param_count my.yaml --fit                      the widest net of that shape within the budget, ready to paste
   tools/param_count my.yaml --layers                   every layer with its output shape and parameters

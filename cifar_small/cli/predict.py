@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import get_args
 
 from cifar_small.cli.command import Command
+from cifar_small.config.renamed import VIEWS
 from cifar_small.config.schema import Views
 from cifar_small.errors import UserError
 from cifar_small.files import refuse_existing
@@ -25,7 +26,12 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)",
     )
-    parser.add_argument("--views", choices=get_args(Views), help="test-time augmentation (default: the config's)")
+    parser.add_argument(
+        "--views",
+        type=lambda name: VIEWS.get(name, name),
+        choices=get_args(Views),
+        help="test-time augmentation (default: the config's)",
+    )
     parser.add_argument("--output", type=Path, help="predictions file (default: RUN/predictions/<split>.npz)")
     parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
     parser.add_argument(

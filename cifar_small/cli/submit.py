@@ -78,7 +78,7 @@ def _check(options: argparse.Namespace) -> int:
 
 def _record_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--output", type=Path, required=True, help="folder, such as submissions/2026-11-20_mine")
+    parser.add_argument("--output", type=Path, required=True, help="folder, such as submissions/mine")
     parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
 
 
@@ -135,7 +135,7 @@ COMMANDS = (
         _submit,
         detail="""\
 The record, curves and config are put beside the CSV, so give each submission a folder of its own:
-  cifar-small submit runs/mine/predictions/submit.npz --output submissions/2026-11-20_mine/submission.csv""",
+  cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv""",
     ),
     Command(
         "check",
@@ -153,7 +153,7 @@ Needs no run and no record, so it also judges a CSV from elsewhere; exit code 1 
         _record,
         detail="""\
 For a run that is a result but no submission; small files only, no weights:
-  cifar-small record runs/resnet_hour-seed0 --output submissions/2026-11-20_resnet_hour""",
+  cifar-small record runs/resnet_hour-seed0 --output submissions/entries/resnet_hour""",
     ),
     Command(
         "results",

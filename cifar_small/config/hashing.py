@@ -7,10 +7,8 @@ import json
 from typing import Any
 
 from cifar_small.config.phases import _without_ineffective
-from cifar_small.config.schema import (
-    Config,
-    Engine,
-)
+from cifar_small.config.renamed import with_former_names
+from cifar_small.config.schema import Config, Engine
 from cifar_small.config.strict_yaml import dump_yaml
 
 
@@ -34,23 +32,19 @@ def config_dict(config: Config) -> dict[str, Any]:
 
 def config_hash(config: Config) -> str:
     """SHA-256 of the resolved configuration."""
-    return hashlib.sha256(json.dumps(config_dict(config), sort_keys=True).encode()).hexdigest()
+    return _hash(config_dict(config))
+
+
+SHARED_BY_SEEDS = ("precision", "layout", "micro_batch_size", "sync_batchnorm")  # of `engine`: part of the recipe
 
 
 def recipe_hash(config: Config) -> str:
     """SHA-256 of what the seeds of one recipe share: the configuration without its seed, device and data folder."""
-    plain = config_dict(
-        config.model_copy(
-            update={
-                "seed": 0,
-                "engine": Engine(
-                    **{
-                        key: getattr(config.engine, key)
-                        for key in ("precision", "layout", "micro_batch_size", "sync_batchnorm")
-                    }
-                ),
-            }
-        )
-    )
+    engine = Engine(**{key: getattr(config.engine, key) for key in SHARED_BY_SEEDS})
+    plain = config_dict(config.model_copy(update={"seed": 0, "engine": engine}))
     plain["data"]["root"] = None
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
+    return _hash(plain)
+
+
+def _hash(plain: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(with_former_names(plain), sort_keys=True).encode()).hexdigest()

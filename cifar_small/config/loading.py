@@ -2,7 +2,9 @@
 
 A phase inherits every setting from the phase before it and names only what changes; the first phase inherits from the top
 level. A `schedule` that a phase sets starts there and runs until a phase sets another, so boundaries of the learning rate
-and of regularisation need not coincide. All problems of a config are reported at once, each with its dotted key.
+and of regularisation need not coincide. A file may extend another one, by the same rule: a setting replaces the inherited one,
+sections are merged key by key (unless `name`, `engine` or `family` asks for another kind), and a list, such as `phases`,
+replaces the whole list. All problems of a config are reported at once, each with its dotted key.
 """
 
 from __future__ import annotations
@@ -14,12 +16,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from cifar_small.config.messages import describe_problems
-from cifar_small.config.phases import _resolve
+from cifar_small.config.phases import _merge, _resolve
 from cifar_small.config.published import MEAN, PUBLISHED, STD
-from cifar_small.config.schema import (
-    Config,
-    LibraryModel,
-)
+from cifar_small.config.renamed import with_current_names
+from cifar_small.config.schema import Config, LibraryModel
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
 from cifar_small.errors import ConfigError
 
@@ -29,20 +29,38 @@ def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> 
 
     Raises ConfigError that lists every problem, each with its dotted key.
     """
-    raw = read_yaml(path)
-    if raw is None:
-        raise ConfigError(f"{path} is empty; expected keys such as name, model and phases (see configs/)")
-    if not isinstance(raw, dict):
-        raise ConfigError(f"{path} holds a {type(raw).__name__}; expected keys such as name, model and phases (see configs/)")
+    raw = _read_mapping(Path(path), ())
     for key, value in overrides:
         _override(raw, key, parse_yaml(value, f"--{key}"))
     return parse_config(raw, str(path))
 
 
+def _read_mapping(path: Path, variants: tuple[Path, ...]) -> dict[str, Any]:
+    """The settings of a file on top of those of the file that it extends, if any; `variants` are the files that led here."""
+    raw = read_yaml(path)
+    if not isinstance(raw, dict):
+        got = "is empty" if raw is None else f"holds a {type(raw).__name__}"
+        raise ConfigError(f"{path} {got}; expected keys such as name, model and phases (see configs/)")
+    if "extends" not in raw:
+        return raw
+    named = raw.pop("extends")
+    if not isinstance(named, str) or not named:
+        raise ConfigError(f"{path}: extends is {named!r}; expected the path of another config, relative to this file's folder")
+    base = path.parent / named
+    if not base.is_file():
+        raise ConfigError(f"{path} extends {named}, but {base} does not exist; the path is relative to the file's own folder")
+    chain = (*variants, path)
+    if any(base.samefile(other) for other in chain):
+        raise ConfigError(f"{' extends '.join(map(str, (*chain, base)))}: a config cannot extend itself")
+    inherited = _read_mapping(base, chain)
+    return {**inherited, **{key: _merge(inherited.get(key), value) for key, value in raw.items()}}
+
+
 def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
     """Validate a plain mapping as a Config; `where` names it in messages. Raises ConfigError that lists every problem."""
+    raw = with_current_names(raw)
     try:
-        config = with_published_input(Config.model_validate(dict(raw)))
+        config = with_published_input(Config.model_validate(raw))
         problems = _resolve(config)[1]
     except ValidationError as error:
         bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}  # none: of the config as a whole

@@ -98,13 +98,15 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     return tuple(phases), problems
 
 
+# Keys that say which kind of section it is, with their defaults.
+KINDS = {"name": None, "engine": "tensor", "family": None}
+
+
 def _merge(old: Any, new: Any) -> Any:
-    """A mapping without a `name` or `engine` (or with the same one) changes single keys; all else replaces the old value."""
+    """A mapping of the same kind (`name`, `engine`, `family`) changes single keys; all else replaces the old value."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
-    if "name" in new and new["name"] != old.get("name"):
-        return new
-    if "engine" in new and new["engine"] != old.get("engine", "tensor"):
+    if any(key in new and new[key] != old.get(key, default) for key, default in KINDS.items()):
         return new
     return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
 

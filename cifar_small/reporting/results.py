@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from cifar_small.config.renamed import with_current_names
 from cifar_small.errors import DataError, UserError
 from cifar_small.figures.run import draw_accuracy_over_time
 from cifar_small.metrics.classification import wilson_interval
@@ -34,6 +35,7 @@ def render_results(folder: Path) -> str:
                 made = record["predictions"]
                 without_run.append(f"- {made['name']}: {made['parameters']:,} parameters, submission alone ([record]({place}))")
                 continue
+            run = _with_current_names(run)
             recipe, weights = run["summary"]["recipe_sha256"], run["summary"]["weights_sha256"]
             # A run whose last phase was made longer on the way has bent its schedule: it is no seed of the straight recipe.
             planned = sorted({session.get("epochs_planned") or 0 for session in run["sessions"]})
@@ -66,6 +68,11 @@ def render_results(folder: Path) -> str:
         "Commands are those of the first seed as it was run; give yours an --output of its own."
     )
     return "\n".join([*lines, "", note, "", *commands])
+
+
+def _with_current_names(run: dict[str, Any]) -> dict[str, Any]:
+    readings = [with_current_names(one) for one in run["test_readings"]]
+    return {**run, "summary": with_current_names(run["summary"]), "test_readings": readings}
 
 
 def _commands(group: list[dict[str, Any]]) -> str:
@@ -145,6 +152,7 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
         metrics = record_file.with_name("metrics.csv")
         if run is None or not metrics.exists():
             continue
+        run = _with_current_names(run)
         summary = run["summary"]
         if summary["data"]["source"] != source or "train_limit" in summary["data"] or summary["recipe_sha256"] in lines:
             continue

@@ -75,7 +75,7 @@ POLICY_ALONE = (  # level 1's recipe with RandAugment and nothing else of level 
     *("label_smoothing", "0", "phases.1.mixup_alpha", "0", "phases.1.cutmix_alpha", "0", "phases.1.epochs", "15"),
 )
 ROWS: dict[str, dict[int, Level]] = {
-    "r1": {
+    "resnet18_ladder": {
         1: Level("A new head for an ImageNet ResNet18", {"baseline": Arm("93.91")}),
         2: Level(
             "AdamW, cosine and label smoothing, without and with augmentation",
@@ -99,7 +99,7 @@ ROWS: dict[str, dict[int, Level]] = {
             ),
         ),
     },
-    "r2": {
+    "resnet50_ladder": {
         1: Level("ResNet50, first its head, then everything", {"resnet50": Arm("96.34")}),
         2: Level(
             "RandAugment, then mixing, then views",
@@ -165,7 +165,7 @@ def run_levels(plan: Plan, call: CALL) -> int:
         require_extra()
     training = {number: _training(plan, number) for number in plan.numbers}
     for number, level in plan.levels.items():
-        print(f"\n{plan.report.upper()}, level {number}: {level.title}", flush=True)
+        print(f"\n{plan.report}, level {number}: {level.title}", flush=True)
         for line in [*training[number], *_evaluation(plan, number)]:
             print(f"$ {shlex.join(['cifar-small', *line])}", flush=True)
             if code := call(line):
@@ -294,7 +294,7 @@ def levels_table(plan: Plan) -> Table:
         "claimed: by the report, on CIFAR-10's test images, from ImageNet weights",
         "val and test: in % with Wilson's 95 % interval; which differences are more than chance: comparison_val.md",
     )
-    return Table(f"{plan.report.upper()}, level by level", header, tuple(rows), notes, plan.report)
+    return Table(f"{plan.report}, level by level", header, tuple(rows), notes, plan.report)
 
 
 def _cells(row: Row, side: str) -> tuple[str, ...]:

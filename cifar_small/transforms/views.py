@@ -83,6 +83,8 @@ VIEWS: dict[str, Weighted] = {
         for mirrored in (False, True)
     ],
     # The five views of a published 5M-parameter entry, whose "padded centre crop" was the identity: here it is really shifted.
-    "r3": [(view, 0.2) for view in (IMAGE, MIRROR, View(upside_down=True), View(2, 2, "constant"), View(blurred=True))],
+    "flips_shift_blur": [
+        (view, 0.2) for view in (IMAGE, MIRROR, View(upside_down=True), View(2, 2, "constant"), View(blurred=True))
+    ],
     "random_crops": [(view, 0.1) for view in CROPS],
 }

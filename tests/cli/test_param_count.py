@@ -49,7 +49,7 @@ def tool(*arguments, cwd=ROOT):
 
 def test_a_config_is_answered_in_time(tmp_path):
     began = time.perf_counter()
-    assert tool(str(ROOT / "configs/prior/r3_resnet_4443.yaml"), cwd=tmp_path).returncode == 0
+    assert tool(str(ROOT / "configs/published/resnet_4443_two_runs.yaml"), cwd=tmp_path).returncode == 0
     seconds = time.perf_counter() - began
     assert seconds < 8, "about 2 s on an idle machine, 4 s is the aim; more means something heavy is imported"
 
@@ -58,11 +58,11 @@ def test_all_configs_of_the_repository(tmp_path):
     """Not timed: some have nets of torchvision and timm, which are heavy to import."""
     done = tool(cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert cells(done.stdout, str(ROOT / "configs/prior/r3_resnet_4443.yaml")) == [
+    assert cells(done.stdout, str(ROOT / "configs/published/resnet_4443_two_runs.yaml")) == [
         *("4,754,218", "4,754,218", "271.4", "18.14", "5,000,000", "245,782"),
     ]
-    assert cells(done.stdout, str(ROOT / "configs/prior/r4_resnet44_190.yaml"))[0] == "4,985,390"
-    assert cells(done.stdout, str(ROOT / "configs/prior/r5_wrn_28_10_cifar100.yaml"))[0] == "36,536,884"
+    assert cells(done.stdout, str(ROOT / "configs/published/resnet44_width_190.yaml"))[0] == "4,985,390"
+    assert cells(done.stdout, str(ROOT / "configs/published/wrn_28_10_one_cycle_cifar100.yaml"))[0] == "36,536,884"
     assert len(done.stdout.splitlines()) >= 5
 
 

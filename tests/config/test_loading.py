@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 import random
 from pathlib import Path
@@ -13,11 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_small.config import strict_yaml
-from cifar_small.config.hashing import config_hash, dump_config, recipe_hash
+from cifar_small.config.hashing import config_dict, config_hash, dump_config, recipe_hash
 from cifar_small.config.loading import load_config, parse_config, split_overrides
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Augment, Config, Cosine
-from cifar_small.config.strict_yaml import parse_yaml
+from cifar_small.config.strict_yaml import dump_yaml, parse_yaml
 from cifar_small.errors import ConfigError
 
 MODEL = {"family": "wideresnet", "depth": 10, "widen_factor": 1}
@@ -653,3 +655,85 @@ def test_ten_thousand_mutated_configs_raise_nothing_but_config_errors(tmp_path: 
     assert valid > 300
     assert refused > 5000
     assert valid + refused == 10_000
+
+
+def extending(tmp_path: Path, text: str, base: str = BASE, name: str = "base.yaml") -> Path:
+    (tmp_path / name).write_text(base)
+    path = tmp_path / "variant.yaml"
+    path.write_text(text)
+    return path
+
+
+def test_a_variant_names_only_what_differs(tmp_path: Path) -> None:
+    base = BASE + "optim: {name: sgd, lr: 0.2, momentum: 0.8}\naugment: {crop: 4, cutout: 8}\nlabel_smoothing: 0.1\nseed: 3\n"
+    text = (
+        "extends: base.yaml\nname: b\nseed: 5\noptim: {lr: 0.4}\naugment: {cutout: 0}\nphases:\n- {epochs: 2}\n- {epochs: 3}\n"
+    )
+    config = load_config(extending(tmp_path, text, base), [("optim.momentum", "0.7")])
+    assert config == parse_config(
+        raw(
+            name="b",
+            seed=5,
+            optim={"name": "sgd", "lr": 0.4, "momentum": 0.7},
+            augment={"crop": 4, "cutout": 0},
+            label_smoothing=0.1,
+            phases=[{"epochs": 2}, {"epochs": 3}],
+        )
+    )
+    (tmp_path / "whole.yaml").write_text(dump_config(config))
+    assert "extends" not in (tmp_path / "whole.yaml").read_text()
+    assert load_config(tmp_path / "whole.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("optim", {"name": "muon", "lr": 0.1}),
+        ("augment", {"engine": "torchvision", "policy": "augmix"}),
+        ("model", {"family": "resnet", "widths": [8, 16, 32], "blocks": [1, 1, 1]}),
+    ],
+)
+def test_a_section_of_another_kind_replaces_the_inherited_one(tmp_path: Path, section: str, value: dict[str, Any]) -> None:
+    base = BASE + "optim: {name: sgd, momentum: 0.8}\naugment: {crop: 4, cutout: 8}\n"
+    written = dump_yaml({"extends": "base.yaml", section: value})
+    expected = {"optim": {"name": "sgd", "momentum": 0.8}, "augment": {"crop": 4, "cutout": 8}, section: value}
+    assert load_config(extending(tmp_path, written, base)) == parse_config(raw(**expected))
+
+
+def test_extends_is_relative_to_its_own_file_and_goes_on(tmp_path: Path) -> None:
+    folder = tmp_path / "deeper"
+    folder.mkdir()
+    (tmp_path / "base.yaml").write_text(BASE)
+    (tmp_path / "middle.yaml").write_text("extends: base.yaml\nbatch_size: 32\n")
+    (folder / "variant.yaml").write_text("extends: ../middle.yaml\nname: c\n")
+    assert load_config(folder / "variant.yaml") == parse_config(raw(name="c", batch_size=32))
+
+
+@pytest.mark.parametrize(
+    ("text", "base", "parts"),
+    [
+        ("extends: nowhere.yaml\n", BASE, ["variant.yaml extends nowhere.yaml", "does not exist", "own folder"]),
+        ("extends: 3\n", BASE, ["variant.yaml: extends is 3", "expected the path of another config"]),
+        ("extends: variant.yaml\n", BASE, ["variant.yaml extends", "a config cannot extend itself"]),
+        ("extends: base.yaml\n", "extends: variant.yaml\n", ["base.yaml extends", "a config cannot extend itself"]),
+        ("extends: base.yaml\n", "", ["base.yaml is empty"]),
+        ("extends: base.yaml\nbatch_sise: 3\n", BASE, ["variant.yaml: batch_sise: unknown key; did you mean 'batch_size'?"]),
+        ("extends: base.yaml\n", BASE + "batch_sise: 3\n", ["variant.yaml: batch_sise: unknown key"]),
+        ("extends: base.yaml\nextend: a.yaml\n", BASE, ["variant.yaml: extend: unknown key"]),
+    ],
+)
+def test_what_is_wrong_with_a_variant_is_one_line(tmp_path: Path, text: str, base: str, parts: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(extending(tmp_path, text, base))
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [part for part in parts if part not in message] == []
+
+
+def test_former_names_are_read_and_hashed_as_ever() -> None:
+    former = parse_config(raw(name="r3_resnet_4443", views="r3"))
+    assert (former.name, former.views) == ("resnet_4443_two_runs", "flips_shift_blur")
+    assert former == parse_config(raw(name="resnet_4443_two_runs", views="flips_shift_blur"))
+    assert "r3" not in dump_config(former)
+    expected = config_dict(former) | {"name": "r3_resnet_4443", "views": "r3"}
+    assert config_hash(former) == hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()

@@ -116,8 +116,8 @@ def test_flip_shift_views_are_three_places_and_their_mirrors() -> None:
     assert all(torch.equal(one, other) for one, (other, _) in zip(views_of("flip_shift"), expected, strict=True))
 
 
-def test_fourth_view_of_r3_is_really_shifted() -> None:
-    same, mirror, upside_down, shifted, blurred = views_of("r3")
+def test_fourth_view_of_flips_shift_blur_is_really_shifted() -> None:
+    same, mirror, upside_down, shifted, blurred = views_of("flips_shift_blur")
     assert torch.equal(same, PIXELS)
     assert torch.equal(mirror, PIXELS.flip(3))
     assert torch.equal(upside_down, PIXELS.flip(2))

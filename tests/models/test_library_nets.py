@@ -157,7 +157,7 @@ def test_multiply_adds_are_those_torch_counts(family: str) -> None:
 
 @pytest.mark.parametrize("family", SMALL)
 def test_attention_weighs_the_channels_of_the_feature_map(family: str) -> None:
-    """R1's third level: squeeze-and-excitation of the map, before it is pooled; nothing else of the net changes."""
+    """Squeeze-and-excitation of the map, before it is pooled; nothing else of the net changes."""
     torch.manual_seed(0)
     plain, net = (build_model(library(family, head=head), 7).eval() for head in ("plain", "se"))
     assert isinstance(plain, LibraryNet)

@@ -146,7 +146,7 @@ def test_preview_refuses(tmp_path: Path, options: dict[str, int], message: str) 
 
 
 def test_rates_are_those_a_recorded_run_used() -> None:
-    folder = ROOT / "submissions" / "2026-11-20_resnet_hour"
+    folder = ROOT / "submissions" / "entries" / "resnet_hour"
     config = load_config(folder / "config.yaml")
     rows = list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
     steps = steps_per_epoch(config)

@@ -589,7 +589,7 @@ def test_an_old_record_without_the_newer_hashes_still_passes(place: Place) -> No
 
 
 def test_the_submission_in_this_repository_holds_as_far_as_it_goes() -> None:
-    card = audit(gather(ROOT / "submissions" / "2026-11-20_resnet_hour" / "submission.csv"))
+    card = audit(gather(ROOT / "submissions" / "entries" / "resnet_hour" / "submission.csv"))
     assert failed(card) == set(), str(card)
     passed = {finding.link for finding in card.of("pass")}
     assert {"csv", "config", "selection", "parameters", "budget", "seed", "commit", "commit of CSV"} <= passed
@@ -600,7 +600,7 @@ def test_the_submission_in_this_repository_is_of_the_data_at_hand() -> None:
     root = os.environ.get("CIFAR_SMALL_DATA")
     if not root:
         pytest.skip("CIFAR_SMALL_DATA is not set")
-    csv = ROOT / "submissions" / "2026-11-20_resnet_hour" / "submission.csv"
+    csv = ROOT / "submissions" / "entries" / "resnet_hour" / "submission.csv"
     card = audit(gather(csv, data_root=root))
     assert {"data", "split", "test images"} <= {finding.link for finding in card.of("pass")}, str(card)
 

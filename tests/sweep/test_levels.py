@@ -94,8 +94,8 @@ def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert compared >= {*level.beside, *level.arms, *level.views, *level.joints}
         with Image.open(here / "comparison_val.png") as picture:
             assert picture.size[0] > 1000
-    if report == "r1":
-        here = tmp_path / "r1_level5"
+    if report == "resnet18_ladder":
+        here = tmp_path / "resnet18_ladder_level5"
         assert "torch int8 Linear" in (here / "latency.md").read_text()
         assert list((here / "uncertainty").glob("*.csv"))
         summary = json.loads((here / "student" / "summary.json").read_text())
@@ -130,14 +130,20 @@ def dry(plan: Plan) -> list[list[str]]:
 
 @pytest.mark.usefixtures("_weights_are_here")
 def test_the_runs_are_those_of_the_reports(tmp_path: Path) -> None:
-    lines = dry(Plan("r1", (1, 2, 3, 4, 5), tmp_path))
+    lines = dry(Plan("resnet18_ladder", (1, 2, 3, 4, 5), tmp_path))
     trained = [line for line in lines if line[0] == "train"]
-    assert [Path(line[2]).stem for line in trained] == ["r1_level1", *["r1_level2"] * 2, "r1_level3", "r1_level4", "r1_level5"]
+    assert [Path(line[2]).stem for line in trained] == [
+        "resnet18_ladder_level1",
+        *["resnet18_ladder_level2"] * 2,
+        "resnet18_ladder_level3",
+        "resnet18_ladder_level4",
+        "resnet18_ladder_level5",
+    ]
     plain = trained[1]
     config = load_config(plain[2], [("augment", plain[plain.index("--augment") + 1])])
     assert (config.augment.crop, config.augment.flip) == (0, "none")  # type: ignore[union-attr]
     student = trained[-1]
-    assert student[student.index("--distill.teachers") + 1] == f"[{tmp_path}/r1_level4/efficientnet_b0]"
+    assert student[student.index("--distill.teachers") + 1] == f"[{tmp_path}/resnet18_ladder_level4/efficientnet_b0]"
     ensemble = next(line for line in lines if line[0] == "ensemble")
     assert ensemble[ensemble.index("--method") + 1] == "logits"
     assert not any(part == "test" or part.endswith("test.npz") for line in lines for part in line)
@@ -145,15 +151,15 @@ def test_the_runs_are_those_of_the_reports(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_weights_are_here")
 def test_with_test_each_run_reads_it_once_and_joint_answers_follow(tmp_path: Path) -> None:
-    lines = dry(Plan("r2", (1, 2, 3, 4), tmp_path, test=True))
+    lines = dry(Plan("resnet50_ladder", (1, 2, 3, 4), tmp_path, test=True))
     read = [line for line in lines if line[:1] == ["predict"] and "test" in line and "--views" not in line]
-    assert [Path(line[1]).name for line in read] == [arm for level in ROWS["r2"].values() for arm in level.arms]
+    assert [Path(line[1]).name for line in read] == [arm for level in ROWS["resnet50_ladder"].values() for arm in level.arms]
     votes = [line for line in lines if line[0] == "ensemble" and "vote" in line]
     assert [line[1].rpartition("/")[2] for line in votes] == ["val.npz", "test.npz"]
 
 
 def test_a_settings_override_reaches_every_run(tmp_path: Path) -> None:
-    lines = dry(Plan("r1", (2,), tmp_path, overrides=(("weights", "null"), ("input.size", "64"))))
+    lines = dry(Plan("resnet18_ladder", (2,), tmp_path, overrides=(("weights", "null"), ("input.size", "64"))))
     for line in lines[:2]:
         assert line[line.index("--weights") + 1] == "null"
         assert line[line.index("--input.size") + 1] == "64"
@@ -167,19 +173,19 @@ def test_a_failed_command_stops_with_its_code(tmp_path: Path) -> None:
         called.append(line[0])
         return 3 if len(called) == 2 else 0
 
-    assert run_levels(Plan("r1", (1, 2), tmp_path), call) == 3
+    assert run_levels(Plan("resnet18_ladder", (1, 2), tmp_path), call) == 3
     assert called == ["train", "evaluate"]
 
 
 def test_a_level_that_needs_another_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["levels", "r1", "--level", "4", "--output", str(tmp_path)]) == 2
+    assert main(["levels", "resnet18_ladder", "--level", "4", "--output", str(tmp_path)]) == 2
     assert "needs augmented of level 2" in (error := capsys.readouterr().err)
-    assert "first run: cifar-small levels r1 --level 2" in error
-    assert main(["levels", "r1", "--level", "6"]) == 2
-    assert "r1 has no level 6; expected some of 1, 2, 3, 4, 5" in capsys.readouterr().err
-    assert main(["levels", "r1", "--configs", str(tmp_path)]) == 2
-    assert "r1_level1.yaml does not exist" in capsys.readouterr().err
-    assert main(["levels", "r1", "--batch_sise", "3"]) == 2
+    assert "first run: cifar-small levels resnet18_ladder --level 2" in error
+    assert main(["levels", "resnet18_ladder", "--level", "6"]) == 2
+    assert "resnet18_ladder has no level 6; expected some of 1, 2, 3, 4, 5" in capsys.readouterr().err
+    assert main(["levels", "resnet18_ladder", "--configs", str(tmp_path)]) == 2
+    assert "resnet18_ladder_level1.yaml does not exist" in capsys.readouterr().err
+    assert main(["levels", "resnet18_ladder", "--batch_sise", "3"]) == 2
     assert "batch_size" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
@@ -188,12 +194,12 @@ def test_a_folder_of_weights_is_looked_through_before_anything_trains(tmp_path: 
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "timm_resnet18.pth").touch()
-    plan = Plan("r1", (1, 2, 3, 4), tmp_path / "runs", weights=weights)
+    plan = Plan("resnet18_ladder", (1, 2, 3, 4), tmp_path / "runs", weights=weights)
     with pytest.raises(
         ConfigError, match=r"no weights of timm/efficientnet_b0; expected .*efficientnet_b0\.ra_in1k\.safetensors"
     ):
         run_levels(plan, lambda line: pytest.fail("nothing may run"))
-    lines = dry(Plan("r1", (1,), tmp_path / "runs", weights=weights))
+    lines = dry(Plan("resnet18_ladder", (1,), tmp_path / "runs", weights=weights))
     assert lines[0][lines[0].index("--weights") + 1] == str(weights / "timm_resnet18.pth")
 
 
@@ -204,34 +210,46 @@ def test_weights_that_are_nowhere_are_missed_before_anything_trains(
         raise CheckpointError(f"weights imagenet of {published.family} are not here")
 
     monkeypatch.setattr("cifar_small.sweep.levels.locate", missing)
-    assert main(["levels", "r1", "--output", str(tmp_path)]) == 4
+    assert main(["levels", "resnet18_ladder", "--output", str(tmp_path)]) == 4
     assert "weights imagenet of timm/resnet18 are not here" in capsys.readouterr().err
     assert main(["levels", "r1", "--smoke", "--weights-dir", str(tmp_path), "--output", str(tmp_path / "runs")]) == 2
     assert "--smoke trains from random weights, so --weights-dir has no effect" in capsys.readouterr().err
-    assert main(["levels", "r1", "--weights", "null", "--weights-dir", str(tmp_path)]) == 2
+    assert main(["levels", "resnet18_ladder", "--weights", "null", "--weights-dir", str(tmp_path)]) == 2
     assert "--weights-dir has no effect on baseline, whose weights are random" in capsys.readouterr().err
-    assert main(["levels", "r1", "--weights-dir", str(tmp_path / "nowhere")]) == 2
+    assert main(["levels", "resnet18_ladder", "--weights-dir", str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", list(ROWS["r1"]))
+@pytest.mark.parametrize("number", list(ROWS["resnet18_ladder"]))
 def test_configs_start_from_published_weights_at_their_size(number: int) -> None:
-    config = load_config(ROOT / f"configs/levels/r1_level{number}.yaml")
+    config = load_config(ROOT / f"configs/levels/resnet18_ladder_level{number}.yaml")
     assert (config.weights, config.side, config.data.val_size) == ("imagenet", 224, 10_000)
     assert config.interpolation == PUBLISHED[config.model.family].interpolation
 
 
 RECIPES = {  # optimiser, its rate, schedule, freeze, epochs, mixing, smoothing of each phase, as the reports have them
-    "r1_level1": [("adam", 1e-3, "constant", (), 5, False, 0.0)],
-    "r1_level2": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
-    "r1_level3": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
-    "r1_level4": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
-    "r1_level5": [("adamw", 1e-3, "cosine", (), 3, False, 0.0)],
-    "r2_level1": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0), ("adamw", 1e-4, "cosine", (), 15, False, 0.0)],
-    "r2_level2": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.1), ("adamw", 1e-4, "cosine", (), 20, True, 0.1)],
-    "r2_level3": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0), ("adamw", 5e-5, "cosine", (), 20, False, 0.0)],
-    "r2_level4": [("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0), ("adamw", 1e-4, "cosine", (), 15, False, 0.0)],
+    "resnet18_ladder_level1": [("adam", 1e-3, "constant", (), 5, False, 0.0)],
+    "resnet18_ladder_level2": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
+    "resnet18_ladder_level3": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
+    "resnet18_ladder_level4": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
+    "resnet18_ladder_level5": [("adamw", 1e-3, "cosine", (), 3, False, 0.0)],
+    "resnet50_ladder_level1": [
+        ("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0),
+        ("adamw", 1e-4, "cosine", (), 15, False, 0.0),
+    ],
+    "resnet50_ladder_level2": [
+        ("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.1),
+        ("adamw", 1e-4, "cosine", (), 20, True, 0.1),
+    ],
+    "resnet50_ladder_level3": [
+        ("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0),
+        ("adamw", 5e-5, "cosine", (), 20, False, 0.0),
+    ],
+    "resnet50_ladder_level4": [
+        ("adamw", 1e-3, "cosine", ("backbone",), 5, False, 0.0),
+        ("adamw", 1e-4, "cosine", (), 15, False, 0.0),
+    ],
 }
 
 

@@ -1060,7 +1060,7 @@ def test_the_repositorys_sweeps() -> None:
     cells = plan(ablation)
     assert [cell.name for cell in cells] == ["crop_flip", "cutout", "mixup", "cutmix", "ema"]
     assert (ablation.seeds, {cell.parameters for cell in cells}) == ((0, 1, 2), {309_738})
-    grid = plan(load_sweep(ROOT / "configs/sweeps/r4_grid.yaml"))
+    grid = plan(load_sweep(ROOT / "configs/sweeps/resnet44_grid.yaml"))
     assert (len(grid), len({cell.name for cell in grid})) == (256, 256)
     assert grid[-1].name == "batch_size-512_gamma-0.5_weight_decay-0.001_milestones-125-175"
     assert {cell.parameters for cell in grid} == {4_985_390}

@@ -136,7 +136,7 @@ def test_every_engine_takes_its_turn_in_every_recipe(tiny: Tiny) -> None:
     of_a_recipe = [("tensor", 0), *workers, ("transforms.v2", 0)]
     entries = augment.contenders(tiny(), [0, 2])
     assert [(entry.recipe, entry.engine, entry.workers) for entry in entries] == [
-        *(("crop, flip", *one) for one in of_a_recipe), *(("R5", *one) for one in of_a_recipe), ("own", "tensor", 0),
+        *(("crop, flip", *one) for one in of_a_recipe), *(("heavy", *one) for one in of_a_recipe), ("own", "tensor", 0),
     ]  # fmt: skip
     assert entries[-1].settings == tiny().augment
     torchvision = {"engine": "torchvision", "policy": "augmix"}
@@ -257,7 +257,7 @@ def test_torchvisions_loop_crops_and_covers_as_the_recipes_say() -> None:
     assert all(len(found) == 1 for found in places)
     assert len({found[0] for found in places}) > 25
     assert {found[0] >= 81 for found in places} == {True, False}
-    heavy = augment.loop_transform("R5", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+    heavy = augment.loop_transform("heavy", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
     made = torch.stack([heavy(torch.full((3, 32, 32), 200, dtype=torch.uint8)) for _ in range(200)])
     black = (made == 0).all(1).sum((1, 2))
     assert (made.dtype, made.shape) == (torch.float32, (200, 3, 32, 32))
@@ -329,9 +329,9 @@ def test_augment_measures_every_contender_on_one_thread(tmp_path: Path, capsys: 
         assert row["images_per_second"]["high"] == pytest.approx(64 / min(row["seconds"]))
     assert results["rows"][1]["settings"]["pipeline"][0] == {"name": "Pad", "padding": 4}
     text = capsys.readouterr().out
-    assert "R5: tensor: flip random, erasing 0.5" in text
+    assert "heavy: tensor: flip random, erasing 0.5" in text
     assert "own: tensor: crop 2" in text
-    assert "R5: transforms.v2" in text
+    assert "heavy: transforms.v2" in text
 
 
 def test_settings_given_win_over_those_a_benchmark_measures_with(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

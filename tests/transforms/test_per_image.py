@@ -19,7 +19,7 @@ import torch
 from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw
 
-from cifar_small.config.hashing import config_dict, config_hash, dump_config, recipe_hash
+from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, Config, TorchvisionAugment
@@ -76,20 +76,6 @@ def photograph(seed: int = 0) -> np.ndarray:
 
 
 # ---- the schema
-
-
-def test_recorded_configs_keep_their_hashes() -> None:
-    """The literal is what submissions/2026-11-20_resnet_hour/submission.json recorded."""
-    recorded = "4e33806d1a80e5e74c6cd5a4d26adac72ce33e4817cff072b55baf26aa56b27b"
-    folder = ROOT / "submissions" / "2026-11-20_resnet_hour"
-    assert f'"config_sha256": "{recorded}"' in (folder / "submission.json").read_text()
-    for path in (folder / "config.yaml", ROOT / "configs" / "resnet_hour.yaml"):
-        config = load_config(path)
-        assert config_hash(config) == recipe_hash(config) == recorded
-    shorts = list((ROOT / "submissions").glob("*_short/record.json"))
-    assert len(shorts) == 3
-    for path in shorts:
-        assert f'"recipe_sha256": "{recipe_hash(load_config(path.parent / "config.yaml"))}"' in path.read_text()
 
 
 def test_what_is_set_is_dumped_and_hashed(tmp_path: Path) -> None:

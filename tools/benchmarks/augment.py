@@ -33,16 +33,16 @@ Each engine of `augment:` makes the pixels of an epoch as training asks for them
 device, in two recipes and in that of the config's first phase ("{OWN}"); the engines that work image by image, by --workers
 processes too (0: this one). All take turns in each round, each after an epoch that is not counted, with one CPU thread and on
 the CPU unless --set engine.threads or engine.device says otherwise. No engine can say all that another can:
-  tensor          moves and recolours every image, where R5 leaves alone a part of them; its holes have any shape of that area
+  tensor          moves and recolours every image, where the heavy recipe leaves some alone; its holes may have any shape
   torchvision     has policies, and crops, flips and covers as the tensor engine does: one operation of RandAugment stands for
-                  R5's; beside crop and flip it is at level 0, since without a policy there is no such engine
+                  the heavy recipe's; beside crop and flip it is at level 0, since without a policy there is no such engine
   {LOOP}   is no engine: torchvision's own transforms on one image at a time, as a data set of a plain loop has them
 
   tools/bench augment configs/resnet_hour.yaml
-  tools/bench augment configs/prior/r5_wrn_28_10_cifar100_run04.yaml --data real --rounds 5 --json augment.json
+  tools/bench augment configs/published/wrn_28_10_progressive_cifar100.yaml --data real --rounds 5 --json augment.json
   tools/bench augment configs/resnet_hour.yaml --set engine.device=cuda --workers 0 4 8"""
 
-# R5: the first augmentation of configs/prior/r5_wrn_28_10_cifar100_run04.yaml, and what comes nearest in other terms.
+# heavy: the first augmentation of configs/published/wrn_28_10_progressive_cifar100.yaml, and what comes nearest in other terms.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "crop, flip": {
         "tensor": {"crop": 4, "flip": "random"},
@@ -55,7 +55,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         },
         "torchvision": {"crop": 4, "flip": "random", "policy": "randaugment", "num_ops": 1, "magnitude": 0},
     },
-    "R5": {
+    "heavy": {
         "tensor": {
             "crop": 0, "flip": "random", "rotation": 15, "translate": 0.1, "scale": [0.9, 1.1], "brightness": 0.2,
             "contrast": 0.2, "saturation": 0.08, "hue": 0.055, "erasing": 0.5, "erasing_scale": [0.0625, 0.0625],
@@ -105,7 +105,7 @@ def loop_transform(recipe: str, mean: Sequence[float], std: Sequence[float]) -> 
     v2 = import_torchvision("transforms.v2")
     first = {
         "crop, flip": [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()],
-        "R5": [
+        "heavy": [
             v2.RandomHorizontalFlip(),
             v2.RandomApply([v2.RandomAffine(15, (0.1, 0.1), (0.9, 1.1), interpolation=v2.InterpolationMode.BILINEAR)], 0.5),
             v2.RandomErasing(0.5, (0.0625, 0.0625), (1, 1)),

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from cifar_small.config.schema.base import Channels, PositiveInt, Section, Seed, Side
 
-Views = Literal["none", "flip", "shift", "flip_shift", "r3", "random_crops"]
+Views = Literal["none", "flip", "shift", "flip_shift", "flips_shift_blur", "random_crops"]
 
 
 class Rules(Section):

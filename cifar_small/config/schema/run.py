@@ -22,7 +22,7 @@ class Engine(Section):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     layout: Literal["channels_last", "contiguous"] = "channels_last"
     # torch.compile the training pass; reduce-overhead: with CUDA graphs. It did not pay for
-    # the one net tried on a CPU (configs/speed/NOTES.md).
+    # the one net tried on a CPU (docs/speed.md).
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
     threads: PositiveInt | None = None  # CPU threads of each process; None: torch's default, or a share of the cores
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
