@@ -94,10 +94,10 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--records", type=Path, default=Path("submissions"), help="folder of the records (default: submissions)"
     )
-    parser.add_argument("--write", type=Path, metavar="README", help="put the table between the results markers of this file")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the results markers of this file")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw accuracy against time of the recorded runs instead")
     parser.add_argument("--source", default="cifar10", help="data set of the picture (default: cifar10)")
-    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="those the picture shows (default: all)")
+    parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these recipes; of the table, in fewer columns")
 
 
 def _results(options: argparse.Namespace) -> int:
@@ -109,9 +109,7 @@ def _results(options: argparse.Namespace) -> int:
         lines = draw_records(options.records, options.source, options.picture, options.recipes or ())
         print(f"{lines} recipe{'s' if lines > 1 else ''} -> {options.picture}")
         return 0
-    if options.recipes:
-        raise UserError("--recipes is for --picture, and the table has every recipe: add --picture PNG, or drop --recipes")
-    table = render_results(options.records)
+    table = render_results(options.records, options.recipes or (), options.write.parent if options.write else None)
     if options.write is None:
         print(table)
         return 0
@@ -162,7 +160,7 @@ For a run that is a result but no submission; small files only, no weights:
         _results,
         detail="""\
 A row for each recipe, over its recorded seeds:
-  cifar-small results --write README.md                                  between the results markers of that file
+  cifar-small results --write docs/results.md                            between the results markers of that file
   cifar-small results --picture submissions/accuracy_over_time.png       accuracy against time, a line for each recipe""",
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import statistics
 from collections import defaultdict
 from collections.abc import Sequence
@@ -18,8 +19,12 @@ from cifar_small.metrics.classification import wilson_interval
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
 
-def render_results(folder: Path) -> str:
-    """A Markdown table with one row per recipe, seeds together, and the command of each below it."""
+def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path | None = None) -> str:
+    """A Markdown table with one row per recipe, seeds together, and the command of each below it.
+
+    recipes: only these, in fewer columns and without commands. links_from: the folder of the file that shows the table
+    (default: the one that holds `folder`).
+    """
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder; expected the one that holds the records, such as submissions")
     groups: dict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -30,7 +35,7 @@ def render_results(folder: Path) -> str:
             record = json.loads(path.read_text(encoding="utf-8"))
             if "bench" in record:  # figures of a benchmark, put beside the records
                 continue
-            run, place = record.get("run"), path.relative_to(folder.parent).parent.as_posix()
+            run, place = record.get("run"), Path(os.path.relpath(path.parent, links_from or folder.parent)).as_posix()
             if run is None:
                 made = record["predictions"]
                 without_run.append(f"- {made['name']}: {made['parameters']:,} parameters, submission alone ([record]({place}))")
@@ -57,6 +62,10 @@ def render_results(folder: Path) -> str:
         return f"No records under {folder.name}/ yet."
     header = ["recipe", "data", "parameters", "epochs", "seeds", "views", "val %", "test %", "minutes", "hardware"]
     ordered = sorted(groups.values(), key=lambda group: (group[0]["summary"]["data"]["source"], -_mean(group, "val_accuracy")))
+    if recipes:
+        if missing := sorted(set(recipes) - {group[0]["summary"]["name"] for group in ordered}):
+            raise DataError(f"no record under {folder} is of {missing[0]!r}; run: cifar-small results")
+        return _short_table(header, [group for group in ordered if group[0]["summary"]["name"] in recipes])
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
     lines += ["| " + " | ".join(_row(group)) + " |" for group in ordered]
     commands = [_commands(group) for group in ordered] + without_run
@@ -68,6 +77,16 @@ def render_results(folder: Path) -> str:
         "Commands are those of the first seed as it was run; give yours an --output of its own."
     )
     return "\n".join([*lines, "", note, "", *commands])
+
+
+def _short_table(header: Sequence[str], groups: Sequence[list[dict[str, Any]]]) -> str:
+    """Some recipes in the columns that matter most, each with a link to its first record."""
+    kept = [header.index(name) for name in ("data", "parameters", "epochs", "seeds", "test %", "minutes")]
+    lines = ["| recipe | " + " | ".join(header[index] for index in kept) + " |", "|" + "---|" * (len(kept) + 1)]
+    for group in groups:
+        row = _row(group)
+        lines.append(f"| [{row[0]}]({group[0]['place']}) | " + " | ".join(row[index] for index in kept) + " |")
+    return "\n".join(lines)
 
 
 def _with_current_names(run: dict[str, Any]) -> dict[str, Any]:

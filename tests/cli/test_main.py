@@ -377,13 +377,13 @@ def test_a_readme_that_cannot_be_written_keeps_its_text(place: Place, tmp_path: 
 
 
 def test_results_are_printed_and_put_between_the_markers(
-    place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
+    place: Place, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
 ) -> None:
     records = place.folder / "sub missions"
     assert main(["results", "--records", str(records)]) == 0
     printed = capsys.readouterr().out
     assert "| tiny | digits, 256 images |" in printed
-    readme = tmp_path / "README.md"
+    readme = place.folder / "README.md"  # links in it start from its folder
     assert "README.md" in fails(2, "results", "--records", records, "--write", readme)
     readme.write_text(f"é\n{BEGIN}\n{END}\nend\n", encoding="utf-8")
     assert main(["results", "--records", str(records), "--write", str(readme)]) == 0

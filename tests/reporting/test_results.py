@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from pathlib import Path
 from typing import Any
 
@@ -210,9 +211,33 @@ def test_replace_section_needs_both_markers_once_in_order(text: str) -> None:
         replace_section(text, "x", "README.md")
 
 
-def test_readme_agrees_with_records() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert replace_section(readme, render_results(ROOT / "submissions"), "README.md") == readme, "run: make results"
+def test_the_tables_of_readme_and_docs_agree_with_the_records() -> None:
+    listed = re.search(r"^SHOWN = (.+)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert listed is not None
+    assert len(listed[1].split()) <= 10
+    for file, recipes in ((ROOT / "README.md", listed[1].split()), (ROOT / "docs" / "results.md", [])):
+        text = file.read_text(encoding="utf-8")
+        table = render_results(ROOT / "submissions", recipes, file.parent)
+        assert replace_section(text, table, file.name) == text, "run: make results"
+        for place in re.findall(r"\]\(([^)]*submissions/[^)]+)\)", table):
+            assert (file.parent / place).is_dir()
+
+
+def test_a_short_table_has_the_named_recipes_with_links_from_its_file(tmp_path: Path) -> None:
+    record(tmp_path / "submissions", 0, (reading(0.94),))
+    record(tmp_path / "submissions", 0, (reading(0.95),), name="other", recipe="b" * 64)
+    short = render_results(tmp_path / "submissions", ["net"], tmp_path / "docs")
+    (row,) = rows(short)
+    assert row["recipe"] == "[net](../submissions/net-0)"
+    assert row["test %"] == "94.00 [93.52, 94.45] (read once)"
+    assert "cifar-small train" not in short
+    with pytest.raises(DataError, match=r"no record under .* is of 'nets'"):
+        render_results(tmp_path / "submissions", ["nets"])
+
+
+def test_records_of_former_names_show_the_present_ones(tmp_path: Path) -> None:
+    record(tmp_path, 0, (reading(0.94),), name="r3_resnet_4443")
+    assert [row["recipe"] for row in rows(render_results(tmp_path))] == ["resnet_4443_two_runs"]
 
 
 def with_metrics(folder: Path, name: str, accuracies: list[float], **changes: Any) -> None:
