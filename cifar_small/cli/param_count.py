@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from cifar_small.models.counting import Footprint, check_budget, footprint, num_
 from cifar_small.reporting.tables import aligned
 
 ASSUMED_CLASSES = 10  # where only the data would tell
+SWEEP_KEY = re.compile(rb"\bconfig['\"]?\s*:")  # of the base config that a sweep names
 HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headroom")
 EPILOG = """\
 examples:
@@ -119,8 +121,10 @@ def _paths(arguments: Sequence[Path]) -> Iterator[Path]:
 def _is_sweep(path: Path) -> bool:
     """Is this a sweep file, whose cells `cifar-small sweep --list` counts? Told by its keys; an unreadable file is none."""
     try:
+        if not SWEEP_KEY.search(path.read_bytes()):  # most files: spares reading them as YAML once more
+            return False
         raw = read_yaml(path)
-    except ConfigError:  # reported when it is read as a config
+    except (OSError, ConfigError):  # reported when it is read as a config
         return False
     return isinstance(raw, dict) and "config" in raw and ("parameters" in raw or "cells" in raw)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 
 import torch
 from torch import Tensor, nn
@@ -61,6 +61,7 @@ def skeleton(model: ModelConfig, num_classes: int) -> nn.Module:
         return build_model(model, num_classes)
 
 
+@cache
 def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint:
     """Measure the net of a config without allocating it, its work on images of `side` pixels.
 
