@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_allow_rows, add_config, add_data_root, add_layout, add_output, add_overwrite
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 
@@ -19,12 +20,12 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=["val", "test"], default="val", help="images the tests are of (default: val)")
     parser.add_argument("--pairs", action="store_true", help="test every pair (default: each entry against the first)")
-    parser.add_argument("--config", type=Path, help="config whose rules all are judged by (default: each by its own)")
+    add_config(parser, "config whose rules all are judged by (default: each by its own)")
     parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
-    parser.add_argument("--output", type=Path, help="file to write (default: print)")
+    add_output(parser, "file to write (default: print)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
     parser.add_argument("--plot-seeds", type=Path, metavar="PNG", help="also draw each recipe's mean, sd and seeds")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_overwrite(parser)
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -89,11 +90,11 @@ def _format_of(output: Path | None) -> str:
 def _diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A.csv")
     parser.add_argument("second", type=Path, metavar="B.csv")
-    parser.add_argument("--config", type=Path, help="config whose classes hold (default: CIFAR-10)")
+    add_config(parser, "config whose classes hold (default: CIFAR-10)")
     parser.add_argument("--truth", type=Path, metavar="CSV", help="the right classes, in either format: scores both")
     parser.add_argument("--show", type=int, default=10, metavar="N", help="differing images to print (default: 10)")
-    parser.add_argument("--output", type=Path, help="CSV to write with every image they answer differently")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_output(parser, "CSV to write with every image they answer differently")
+    add_overwrite(parser)
 
 
 def _diff(options: argparse.Namespace) -> int:
@@ -133,14 +134,12 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="competition pickle, .npz, or folder of PNGs")
-    parser.add_argument("--config", type=Path, help="config whose rules and data it is held against (default: CIFAR-10)")
-    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
-    parser.add_argument(
-        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
-    )
-    parser.add_argument("--data-root", help="where the config's data lies now (default: the config's)")
-    parser.add_argument("--output", type=Path, help="CSV to write with every copied image")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_config(parser, "config whose rules and data it is held against (default: CIFAR-10)")
+    add_allow_rows(parser)
+    add_layout(parser)
+    add_data_root(parser)
+    add_output(parser, "CSV to write with every copied image")
+    add_overwrite(parser)
 
 
 def _diagnose(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs
 from cifar_small.files import probe_writable, refuse_existing
 
 METHODS = ("logits", "probabilities", "vote", "weighted", "greedy")  # of blending.Method, without importing numpy for --help
@@ -16,7 +17,7 @@ def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "predictions", type=Path, nargs="+", metavar="PREDICTIONS", help="one file of each member, of one split"
     )
-    parser.add_argument("--output", type=Path, required=True, help="predictions file to write")
+    add_output(parser, "predictions file to write", required=True)
     parser.add_argument("--method", choices=METHODS, default="logits", help="how several answers become one (default: logits)")
     parser.add_argument(
         "--val",
@@ -25,7 +26,7 @@ def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PREDICTIONS",
         help="the members' predictions of val, in any order (default: val*.npz beside each member's file)",
     )
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_overwrite(parser)
 
 
 def _ensemble(options: argparse.Namespace) -> int:
@@ -66,16 +67,16 @@ def _parameters(meta: dict[str, Any]) -> str:
 
 
 def _soup_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directories", type=Path, nargs="+", metavar="RUN", help="run directories of one architecture")
-    parser.add_argument("--output", type=Path, required=True, metavar="RUN_FOLDER", help="run directory to write")
+    add_runs(parser, "run directories of one architecture")
+    add_output(parser, "run directory to write", required=True, metavar="RUN_FOLDER")
     parser.add_argument(
         "--method",
         choices=["uniform", "greedy"],
         default="uniform",
         help="average all, or only those that do not lower val accuracy, best first (default: uniform)",
     )
-    parser.add_argument("--data-root", help="where the runs' data lies now (default: the config's)")
-    parser.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
+    add_data_root(parser)
+    add_device(parser)
 
 
 def _soup(options: argparse.Namespace) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_run
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing
 
@@ -24,9 +25,9 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--temperature-from", type=Path, metavar="VAL_PREDICTIONS", help="the same run's predictions of val, to fit on"
     )
-    parser.add_argument("--output", type=Path, help="folder to write (default: <PREDICTIONS without .npz>_evaluation)")
-    parser.add_argument("--data-root", help="where the run's data lies now, for the pictures of mistakes")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing evaluation")
+    add_output(parser, "folder to write (default: <PREDICTIONS without .npz>_evaluation)")
+    add_data_root(parser, ", for the pictures of mistakes")
+    add_overwrite(parser, "an existing evaluation")
 
 
 def _evaluate(options: argparse.Namespace) -> int:
@@ -56,9 +57,9 @@ def images_or_note(predictions: Predictions, data_root: str | None) -> Images | 
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
-    parser.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing result")
+    add_data_root(parser)
+    add_device(parser)
+    add_overwrite(parser, "an existing result")
 
 
 def _load(folder: Path, data_root: str | None, device: str | None) -> tuple[Net, Images]:
@@ -71,8 +72,8 @@ def _load(folder: Path, data_root: str | None, device: str | None) -> tuple[Net,
 
 
 def _tta_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--output", type=Path, help="JSON to write (default: RUN/tta.json)")
+    add_run(parser)
+    add_output(parser, "JSON to write (default: RUN/tta.json)")
     _run_arguments(parser)
 
 
@@ -98,7 +99,7 @@ def _uncertainty_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN_OR_PREDICTIONS",
         help="a run directory, or two or more predictions files",
     )
-    parser.add_argument("--output", type=Path, help="folder to write (default for a run: RUN/uncertainty)")
+    add_output(parser, "folder to write (default for a run: RUN/uncertainty)")
     parser.add_argument("--passes", type=int, metavar="T", help="answers of a run to each image (default: 20)")
     parser.add_argument("--seed", type=int, help="of the dropout masks of a run (default: 0)")
     parser.add_argument("--dropout", type=float, metavar="P", help="dropout of a run's passes (default: as it was trained)")

@@ -1,4 +1,4 @@
-"""Commands from a run to a net that runs elsewhere: onnx, quantize, bench."""
+"""Commands from a run to a net that runs elsewhere: onnx, quantize, bench, export, push."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_checkpoint, add_data_root, add_output, add_overwrite, add_run, add_runs
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 
 def _onnx_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: RUN/fp32.onnx)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_run(parser)
+    add_output(parser, "file to write (default: RUN/fp32.onnx)", metavar="FILE")
+    add_overwrite(parser)
 
 
 def _onnx(options: argparse.Namespace) -> int:
@@ -39,8 +40,8 @@ def _onnx(options: argparse.Namespace) -> int:
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="file to write (default: RUN/int8.onnx)")
+    add_run(parser)
+    add_output(parser, "file to write (default: RUN/int8.onnx)", metavar="FILE")
     parser.add_argument("--images", type=int, metavar="N", help="training images that set the ranges (default: 1,000)")
     parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 processors without VNNI")
     parser.add_argument(
@@ -49,8 +50,8 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
         default="onnxruntime",
         help="dynamic: torch's int8 of linear layers, which is only measured (default: onnxruntime)",
     )
-    parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_data_root(parser)
+    add_overwrite(parser)
 
 
 def _quantize(options: argparse.Namespace) -> int:
@@ -109,7 +110,7 @@ def _try_dynamic(options: argparse.Namespace) -> Accuracy:
 
 
 def _bench_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directories", type=Path, nargs="+", metavar="RUN", help="run directories")
+    add_runs(parser)
     parser.add_argument(
         "--int8", type=Path, nargs="+", default=[], metavar="FILE", help="int8 files of these runs (default: made here)"
     )
@@ -117,9 +118,9 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="R", help="measurements, taking turns (default: 5)")
     parser.add_argument("--seconds", type=float, default=0.3, metavar="S", help="of each measurement (default: 0.3)")
     parser.add_argument("--dynamic", action="store_true", help="torch's dynamic int8 of linear layers too, for comparison")
-    parser.add_argument("--data-root", help="where the runs' data lies now (default: the configs')")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write a Markdown table (.md), or every round (.json)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_data_root(parser)
+    add_output(parser, "write a Markdown table (.md), or every round (.json)", metavar="FILE")
+    add_overwrite(parser)
 
 
 def _bench(options: argparse.Namespace) -> int:
@@ -143,6 +144,40 @@ def _bench(options: argparse.Namespace) -> int:
         command=options.command,
     )
     print(text)
+    return 0
+
+
+def _export_arguments(parser: argparse.ArgumentParser) -> None:
+    add_run(parser)
+    add_output(parser, "folder to write, new or empty", required=True, metavar="FOLDER")
+    add_checkpoint(parser)
+    add_overwrite(parser, "an earlier export")
+
+
+def _export(options: argparse.Namespace) -> int:
+    from cifar_small.export.weights_folder import CARD, FILES, export
+    from cifar_small.runs.directory import Run
+
+    net = export(Run(options.directory), options.output, checkpoint=options.checkpoint, overwrite=options.overwrite)
+    megabytes = sum((options.output / name).stat().st_size for name in FILES) / 1e6
+    print(f"{net.parameters:,} parameters, {net.facts['checkpoint']}.pt of epoch {net.facts['epoch']}: {', '.join(FILES)}, "
+          f"{megabytes:.1f} MB -> {options.output}")  # fmt: skip
+    print(f"read {options.output / CARD} before you hand it on: it names commands and hardware, and states no licence")
+    return 0
+
+
+def _push_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder written by cifar-small export")
+    parser.add_argument("repo", metavar="REPO", help="model repository of the hub: OWNER/NAME; made if it is not there")
+    visibility = parser.add_mutually_exclusive_group()
+    visibility.add_argument("--private", action="store_true", help="for yourself and whom you let in (default)")
+    visibility.add_argument("--public", action="store_true", help="for everybody")
+
+
+def _push(options: argparse.Namespace) -> int:
+    from cifar_small.export.hub import push
+
+    print(f"{options.folder} -> {push(options.folder, options.repo, private=not options.public)}")
     return 0
 
 
@@ -183,5 +218,22 @@ Latency at batch 1, throughput at 64 and 512, with one thread and with all, the 
 one view, with the paired difference to torch fp32. Int8 nets are made as `cifar-small quantize` makes them, or given by --int8.
 Needs the extra `export` (onnx, onnxscript, onnxruntime).
 A file that ends in .json also goes into a page: cifar-small report RUN --bench speed.json""",
+    ),
+    Command(
+        "export",
+        "write a run's weights as safetensors, with config, model card and a program for plain torch",
+        _export_arguments,
+        _export,
+        detail="""\
+The card's figures are those the run recorded; what was not measured is said to be so. Load the folder again by
+cifar_small.export.weights_folder.load_exported. Needs the extra: pip install -e '.[pretrained]'""",
+    ),
+    Command(
+        "push",
+        "upload an exported folder to the Hugging Face hub",
+        _push_arguments,
+        _push,
+        detail="""\
+The token is read from the environment variable HF_TOKEN alone. Needs the extra: pip install -e '.[pretrained]'""",
     ),
 )

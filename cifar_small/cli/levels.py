@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_output
 from cifar_small.config.renamed import LADDERS
 from cifar_small.errors import UserError
 
@@ -20,7 +21,7 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--level", type=int, nargs="+", metavar="N", help="only these (default: all, in order)")
     parser.add_argument("--weights-dir", type=Path, metavar="D", help="folder with the files of the ImageNet weights")
-    parser.add_argument("--output", type=Path, default=Path("runs/levels"), help="folder of everything (default: runs/levels)")
+    add_output(parser, "folder of everything (default: runs/levels)", Path("runs/levels"))
     parser.add_argument("--configs", type=Path, help="folder of the levels' configs (default: configs/levels)")
     parser.add_argument("--test", action="store_true", help="read the test split too, once for each run, on record")
     parser.add_argument("--smoke", action="store_true", help="smoke test on digits at 64 px, from random weights")

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cifar_small import __version__
-from cifar_small.cli import audit, compare, ensemble, evaluate, export, levels, predict, report, share, submit, train, weights
+from cifar_small.cli import compare, ensemble, evaluate, export, levels, predict, report, submit, train, weights
 from cifar_small.cli.command import exit_code
 
 DESCRIPTION = """\
@@ -32,11 +32,9 @@ ALL = (
     *ensemble.COMMANDS,
     *compare.COMMANDS,
     *submit.COMMANDS,
-    *audit.COMMANDS,
     *report.COMMANDS,
     *levels.COMMANDS,
     *export.COMMANDS,
-    *share.COMMANDS,
 )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
+from typing import Any
 
 from cifar_small.errors import UserError
 
@@ -28,3 +30,60 @@ def message_of(error: UserError, options: argparse.Namespace | None) -> str:
             advice.append(f"{text} {value}".rstrip())
     message = " ".join(str(error).split())
     return f"{message}; {', or '.join(advice)}" if advice else message
+
+
+def add_run(parser: argparse.ArgumentParser) -> None:
+    """One run directory, as `directory`."""
+    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+
+
+def add_runs(parser: argparse.ArgumentParser, text: str = "run directories") -> None:
+    """One or more run directories, as `directories`."""
+    parser.add_argument("directories", type=Path, nargs="+", metavar="RUN", help=text)
+
+
+def add_output(parser: argparse.ArgumentParser, text: str, default: Path | None = None, **more: Any) -> None:
+    """--output: the file or folder to write; `more` as argparse has it (required, metavar)."""
+    parser.add_argument("--output", type=Path, default=default, help=text, **more)
+
+
+def add_overwrite(parser: argparse.ArgumentParser, what: str = "an existing file") -> None:
+    """--overwrite: replace what is there."""
+    parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
+
+
+def add_config(parser: argparse.ArgumentParser, text: str = "YAML file; see configs/", *, required: bool = False) -> None:
+    """--config: a config file."""
+    parser.add_argument("--config", type=Path, required=required, help=text)
+
+
+def add_checkpoint(parser: argparse.ArgumentParser) -> None:
+    """--checkpoint: which weights of a run."""
+    text = "which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)"
+    parser.add_argument("--checkpoint", default="best", metavar="NAME", help=text)
+
+
+def add_data_root(parser: argparse.ArgumentParser, use: str = "") -> None:
+    """--data-root: the data of a config may have moved since."""
+    parser.add_argument("--data-root", metavar="FOLDER", help=f"where the data is now{use} (default: as the config says)")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """--device: where to compute."""
+    parser.add_argument("--device", help="auto, cpu or cuda (default: as the config says)")
+
+
+def add_file(parser: argparse.ArgumentParser, text: str = "the unlabelled file the CSV answers", **more: Any) -> None:
+    """--file: the competition's unlabelled file."""
+    parser.add_argument("--file", type=Path, help=text, **more)
+
+
+def add_layout(parser: argparse.ArgumentParser) -> None:
+    """--layout: how the rows of an unlabelled file are read."""
+    text = "pixel order of flat rows (default: by content)"
+    parser.add_argument("--layout", choices=["auto", "HWC", "CHW"], default="auto", help=text)
+
+
+def add_allow_rows(parser: argparse.ArgumentParser) -> None:
+    """--allow-rows: another number of images than the rules have."""
+    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")

@@ -8,6 +8,18 @@ from pathlib import Path
 from typing import get_args
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import (
+    add_allow_rows,
+    add_checkpoint,
+    add_config,
+    add_data_root,
+    add_device,
+    add_file,
+    add_layout,
+    add_output,
+    add_overwrite,
+    add_run,
+)
 from cifar_small.config.renamed import VIEWS
 from cifar_small.config.schema import Views
 from cifar_small.errors import UserError
@@ -15,32 +27,23 @@ from cifar_small.files import refuse_existing
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
+    add_run(parser)
     parser.add_argument("--split", choices=["train", "val", "test", "submit"], required=True)
-    parser.add_argument(
-        "--file", type=Path, help="the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs"
-    )
-    parser.add_argument(
-        "--checkpoint",
-        default="best",
-        metavar="NAME",
-        help="which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)",
-    )
+    add_file(parser, "the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs")
+    add_checkpoint(parser)
     parser.add_argument(
         "--views",
         type=lambda name: VIEWS.get(name, name),
         choices=get_args(Views),
-        help="test-time augmentation (default: the config's)",
+        help="test-time augmentation (default: as the config says)",
     )
-    parser.add_argument("--output", type=Path, help="predictions file (default: RUN/predictions/<split>.npz)")
-    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
-    parser.add_argument(
-        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
-    )
-    parser.add_argument("--data-root", help="where the run's data lies now (default: the config's)")
+    add_output(parser, "predictions file (default: RUN/predictions/<split>.npz)")
+    add_allow_rows(parser)
+    add_layout(parser)
+    add_data_root(parser)
     parser.add_argument("--onnx", type=Path, metavar="FILE", help="compute by this ONNX file of the run (see onnx, quantize)")
-    parser.add_argument("--device", help="auto, cpu or cuda (default: the config's)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_device(parser)
+    add_overwrite(parser)
 
 
 def _predict(options: argparse.Namespace) -> int:
@@ -82,9 +85,9 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="whose data set it is")
-    parser.add_argument("--output", type=Path, required=True, help="pickle to write, in the competition's format")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_config(parser, "whose data set it is", required=True)
+    add_output(parser, "pickle to write, in the competition's format", required=True)
+    add_overwrite(parser)
 
 
 def _unlabelled(options: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.evaluate import images_or_note
+from cifar_small.cli.options import add_data_root, add_output, add_overwrite
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 
 
@@ -17,14 +18,14 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENTRY",
         help="run directory with predictions of val or test, or predictions file; NAME=PATH gives it another name",
     )
-    parser.add_argument("--output", type=Path, default=Path("report.html"), help="page to write (default: report.html)")
+    add_output(parser, "page to write (default: report.html)", Path("report.html"))
     parser.add_argument("--title", default="Small image classifiers", help="its heading")
     parser.add_argument(
         "--bench", type=Path, nargs="+", default=[], metavar="JSON", help="figures of cifar-small bench to show beside them"
     )
     parser.add_argument("--paper", type=Path, metavar="FOLDER", help="also write LaTeX tables and PDF figures there")
-    parser.add_argument("--data-root", help="where the runs' data lies now, for pictures of mistakes (default: the config's)")
-    parser.add_argument("--overwrite", action="store_true", help="replace existing files")
+    add_data_root(parser)
+    add_overwrite(parser, "existing files")
 
 
 def _report(options: argparse.Namespace) -> int:

@@ -1,21 +1,32 @@
-"""Commands from predictions to what is handed in and kept: submit, check, record, results."""
+"""Commands from predictions to what is handed in, kept and proved: submit, check, record, results, audit."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import (
+    add_allow_rows,
+    add_config,
+    add_data_root,
+    add_file,
+    add_layout,
+    add_output,
+    add_overwrite,
+    add_run,
+)
 from cifar_small.errors import DataError, UserError
 from cifar_small.files import write_atomic
 
 
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
-    parser.add_argument("--output", type=Path, required=True, help="CSV to write")
-    parser.add_argument("--config", type=Path, help="config whose rules hold (default: those of the runs' own configs)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_output(parser, "CSV to write", required=True)
+    add_config(parser, "config whose rules hold (default: those of the runs' own configs)")
+    add_overwrite(parser)
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -36,12 +47,10 @@ def _submit(options: argparse.Namespace) -> int:
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csv", type=Path, metavar="CSV")
-    parser.add_argument("--file", type=Path, required=True, help="the unlabelled file the CSV answers")
-    parser.add_argument("--config", type=Path, help="config whose rules and classes hold (default: CIFAR-10, ID,Labels)")
-    parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
-    parser.add_argument(
-        "--layout", choices=["auto", "HWC", "CHW"], default="auto", help="pixel order of flat rows (default: by content)"
-    )
+    add_file(parser, required=True)
+    add_config(parser, "config whose rules and classes hold (default: CIFAR-10, ID,Labels)")
+    add_allow_rows(parser)
+    add_layout(parser)
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -77,9 +86,9 @@ def _check(options: argparse.Namespace) -> int:
 
 
 def _record_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("directory", type=Path, metavar="RUN", help="run directory")
-    parser.add_argument("--output", type=Path, required=True, help="folder, such as submissions/mine")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_run(parser)
+    add_output(parser, "folder, such as submissions/mine", required=True)
+    add_overwrite(parser)
 
 
 def _record(options: argparse.Namespace) -> int:
@@ -125,6 +134,39 @@ def _results(options: argparse.Namespace) -> int:
     return 0
 
 
+def _audit_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("csv", type=Path, metavar="CSV", help="a submission with the record that submit wrote beside it")
+    parser.add_argument(
+        "--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help="run directories, one a net"
+    )
+    parser.add_argument(
+        "--predictions", type=Path, metavar="FILE", help="its predictions file (default: in the run of one net)"
+    )
+    add_file(parser)
+    add_layout(parser)
+    add_data_root(parser)
+    add_config(parser, "config whose rules hold (default: the rules in the record)")
+    parser.add_argument("--repredict", action="store_true", help="predict the file again with the weights; takes minutes")
+    parser.add_argument("--json", action="store_true", help="print the card as JSON")
+
+
+def _audit(options: argparse.Namespace) -> int:
+    from cifar_small.submission.audit import audit, gather
+
+    submission = gather(
+        options.csv,
+        runs=options.run,
+        predictions=options.predictions,
+        file=options.file,
+        layout=options.layout,
+        data_root=options.data_root,
+        config=options.config,
+    )
+    card = audit(submission, repredict=options.repredict)
+    print(json.dumps(card.to_dict(), indent=2, ensure_ascii=False) if options.json else card)
+    return 1 if card.of("fail") else 0
+
+
 COMMANDS = (
     Command(
         "submit",
@@ -162,5 +204,15 @@ For a run that is a result but no submission; small files only, no weights:
 A row for each recipe, over its recorded seeds:
   cifar-small results --write docs/results.md                            between the results markers of that file
   cifar-small results --picture submissions/accuracy_over_time.png       accuracy against time, a line for each recipe""",
+    ),
+    Command(
+        "audit",
+        "re-derive a submission from its record, predictions, runs and data: a card of what holds and what does not",
+        _audit_arguments,
+        _audit,
+        detail="""\
+Each line is a link: pass, FAIL (exit code 1), or not checked, with the reason. It finds mistakes and careless tampering,
+not somebody who rewrites every file and hash to agree; --repredict and training again narrow that down.
+  cifar-small audit submissions/mine/submission.csv --run runs/mine-seed0 --file cifar_test_nolabel.pkl""",
     ),
 )

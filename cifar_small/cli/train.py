@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 
 from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_config, add_output, add_overwrite
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--output", type=Path, default=Path("demo"), help="folder for everything it writes (default: demo)")
+    add_output(parser, "folder for everything it writes (default: demo)", Path("demo"))
 
 
 def _demo(options: argparse.Namespace) -> int:
@@ -23,8 +24,8 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
-    parser.add_argument("--output", type=Path, help="run directory (default: runs/<name>-seed<seed>)")
+    add_config(parser, required=True)
+    add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
     parser.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
 
@@ -49,8 +50,8 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--config", type=Path, required=True, help="YAML file; see configs/")
-    parser.add_argument("--output", type=Path, help="run directory on the shared file system (default: runs/<name>-seed<seed>)")
+    add_config(parser, required=True)
+    add_output(parser, "run directory on the shared file system (default: runs/<name>-seed<seed>)")
     parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
     parser.add_argument("--processes-per-node", type=int, default=1, help="ranks, and GPUs, of each machine (default: 1)")
     parser.add_argument("--cpus", type=int, default=4, help="processor cores for each rank (default: 4)")
@@ -88,8 +89,8 @@ def _preview_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default: 8)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="epochs of each phase (default: 4)")
-    parser.add_argument("--output", type=Path, help="PNG to write (default: <name>-preview.png)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_output(parser, "PNG to write (default: <name>-preview.png)")
+    add_overwrite(parser)
 
 
 def _preview(options: argparse.Namespace) -> int:
@@ -108,8 +109,8 @@ def _preview(options: argparse.Namespace) -> int:
 def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG")
     parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed where the source's size is not known")
-    parser.add_argument("--output", type=Path, help="PNG to write (default: <name>-schedule.png)")
-    parser.add_argument("--overwrite", action="store_true", help="replace an existing file")
+    add_output(parser, "PNG to write (default: <name>-schedule.png)")
+    add_overwrite(parser)
 
 
 def _schedule(options: argparse.Namespace) -> int:
@@ -128,7 +129,7 @@ def _schedule(options: argparse.Namespace) -> int:
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="SWEEP", help="YAML file; see configs/sweeps/")
-    parser.add_argument("--output", type=Path, help="folder of the sweep (default: runs/<name>)")
+    add_output(parser, "folder of the sweep (default: runs/<name>)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
     mode.add_argument("--table", action="store_true", help="write table and picture of what is done so far and stop")
