@@ -14,7 +14,7 @@ from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing
 
 if TYPE_CHECKING:
-    from cifar_small.export.quantize import Accuracy
+    from cifar_small.export.quantize import Int8Accuracy
 
 
 def _onnx_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,19 +45,20 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=int, metavar="N", help="training images that set the ranges (default: 1,000)")
     parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 processors without VNNI")
     parser.add_argument(
+        "--backend",
         "--engine",
         choices=["onnxruntime", "dynamic"],
         default="onnxruntime",
-        help="dynamic: torch's int8 of linear layers, which is only measured (default: onnxruntime)",
+        help="dynamic: torch's int8 of linear layers, measured but not saved (default: onnxruntime)",
     )
     add_data_root(parser)
     add_overwrite(parser)
 
 
 def _quantize(options: argparse.Namespace) -> int:
-    if options.engine != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
-        raise UserError(f"--engine {options.engine} only measures: drop --output, --overwrite and --reduce-range")
-    measure = {"onnxruntime": _quantize_static, "dynamic": _try_dynamic}[options.engine]
+    if options.backend != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
+        raise UserError(f"--backend {options.backend} only measures: drop --output, --overwrite and --reduce-range")
+    measure = {"onnxruntime": _quantize_static, "dynamic": _try_dynamic}[options.backend]
     accuracy = measure(options)
     difference, low, high = (100 * value for value in accuracy.difference)
     print(
@@ -67,7 +68,7 @@ def _quantize(options: argparse.Namespace) -> int:
     return 0
 
 
-def _quantize_static(options: argparse.Namespace) -> Accuracy:
+def _quantize_static(options: argparse.Namespace) -> Int8Accuracy:
     from cifar_small.environment import integer_sums_saturate
     from cifar_small.export.quantize import CALIBRATION_IMAGES, quantize
     from cifar_small.runs.directory import Run
@@ -92,12 +93,12 @@ def _quantize_static(options: argparse.Namespace) -> Accuracy:
     return result.accuracy
 
 
-def _try_dynamic(options: argparse.Namespace) -> Accuracy:
+def _try_dynamic(options: argparse.Namespace) -> Int8Accuracy:
     from cifar_small.export.quantize import try_dynamic
     from cifar_small.runs.directory import Run
 
     if options.images is not None:
-        raise UserError("--engine dynamic needs no images: drop --images")
+        raise UserError("--backend dynamic needs no images: drop --images")
     result = try_dynamic(Run(options.directory), data_root=options.data_root)
     facts = result.facts
     layers = "1 linear layer" if facts["layers"] == 1 else f"{facts['layers']} linear layers"
@@ -202,9 +203,9 @@ Static quantization by ONNX Runtime: int8 weights with a scale per output channe
 training images without augmentation, never from val or test. The cost is measured on val, against fp32 on the same images.
   cifar-small quantize RUN
   cifar-small predict RUN --split submit --file cifar_test_nolabel.pkl --onnx RUN/int8.onnx
---engine dynamic measures what torch's dynamic quantization does to the same net: it changes linear layers alone and leaves
+--backend dynamic measures what torch's dynamic quantization does to the same net: it changes linear layers alone and leaves
 every convolution in fp32, so it is here for comparison only, and writes no file.
-Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --engine dynamic.""",
+Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --backend dynamic.""",
     ),
     Command(
         "bench",
@@ -214,8 +215,8 @@ Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --engine dy
         detail="""\
 For nets that are trained: how fast they answer. How fast a config trains is measured by tools/bench, a program of its own.
   cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
-Latency at batch 1, throughput at 64 and 512, with one thread and with all, the engines taking turns. The accuracies are of val,
-one view, with the paired difference to torch fp32. Int8 nets are made as `cifar-small quantize` makes them, or given by --int8.
+Latency at batch 1, throughput at 64 and 512, with one thread and with all, the backends taking turns. Accuracies are those of
+val, one view, with the paired difference to torch fp32. Int8 nets are made as by `cifar-small quantize`, or given by --int8.
 Needs the extra `export` (onnx, onnxscript, onnxruntime).
 A file that ends in .json also goes into a page: cifar-small report RUN --bench speed.json""",
     ),

@@ -40,7 +40,7 @@ exit status: 0 all within budget, 1 one or more over, 2 a config that cannot be 
 
 
 @dataclass(frozen=True)
-class Row:
+class SizedConfig:
     """One readable config and the size of its net."""
 
     path: str
@@ -129,7 +129,7 @@ def _is_sweep(path: Path) -> bool:
     return isinstance(raw, dict) and "config" in raw and ("parameters" in raw or "cells" in raw)
 
 
-def _row(path: Path, budget: int | None) -> Row:
+def _row(path: Path, budget: int | None) -> SizedConfig:
     shown = path.resolve()
     shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else path
     if path.is_dir():
@@ -141,12 +141,12 @@ def _row(path: Path, budget: int | None) -> Row:
         config = config.model_copy(update={"rules": config.rules.model_copy(update={"max_params": budget})})
     classes = num_classes_of(config) or ASSUMED_CLASSES
     try:
-        return Row(str(shown), config, classes, footprint(config.model, classes, config.side))
+        return SizedConfig(str(shown), config, classes, footprint(config.model, classes, config.side))
     except ConfigError as error:
         raise ConfigError(f"{shown}: {error}") from None
 
 
-def _table(rows: Sequence[Row]) -> str:
+def _table(rows: Sequence[SizedConfig]) -> str:
     lines = [HEADER]
     for row in rows:
         size = row.size
@@ -156,7 +156,7 @@ def _table(rows: Sequence[Row]) -> str:
     return aligned(lines, [False] + [True] * (len(HEADER) - 1))
 
 
-def _fit(row: Row) -> str:
+def _fit(row: SizedConfig) -> str:
     budget = row.config.rules.max_params
     found = widest(row.config.model, row.classes, budget)
     if found is None:
@@ -167,7 +167,7 @@ def _fit(row: Row) -> str:
     return f"{note}\n{dump_yaml(section)}".rstrip()
 
 
-def _layers(row: Row) -> str:
+def _layers(row: SizedConfig) -> str:
     import torchinfo  # half a second that only this option needs
 
     net = skeleton(row.config.model, row.classes).eval()

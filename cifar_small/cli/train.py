@@ -157,9 +157,13 @@ def _sweep(options: argparse.Namespace) -> int:
         if options.slurm and options.submit != "slurm":
             raise UserError("--slurm has no effect with --submit local; drop it")
         settings = parse_settings(options.slurm or [])
-        return submit_workers(
+        code = submit_workers(
             options.file, options.output, cluster=options.submit, jobs=options.jobs, settings=settings, command=options.command
         )
+        if options.submit == "slurm":
+            same = f"cifar-small sweep {options.file}" + (f" --output {options.output}" if options.output else "")
+            print(f"progress: {same} --list; the table so far: {same} --table")
+        return code
     from cifar_small.sweep.run import finish, prepare, run_sweep, show
 
     if options.list:

@@ -38,7 +38,7 @@ class PairTest:
 
 
 @dataclass(frozen=True)
-class Spread:
+class SeedSpread:
     """Accuracy over seeds, as shares; sd with n - 1."""
 
     n: int
@@ -52,7 +52,7 @@ class Group:
 
     name: str
     rows: tuple[Row, ...]  # at least two, a seed each
-    spreads: dict[str, Spread]  # by split
+    spreads: dict[str, SeedSpread]  # by split
 
 
 @dataclass(frozen=True)
@@ -207,13 +207,13 @@ def _groups(rows: Sequence[Row], refused: list[str]) -> list[Group]:
     ]
 
 
-def _spreads(rows: Sequence[Row]) -> dict[str, Spread]:
+def _spreads(rows: Sequence[Row]) -> dict[str, SeedSpread]:
     spreads = {}
     for split in SPLITS:
         scores = [row.scores[split] for row in rows if split in row.scores]
         if len(scores) == len(rows) and len({score.images_sha256 for score in scores}) == 1:
             accuracies = [score.accuracy for score in scores]
-            spreads[split] = Spread(len(rows), statistics.mean(accuracies), statistics.stdev(accuracies))
+            spreads[split] = SeedSpread(len(rows), statistics.mean(accuracies), statistics.stdev(accuracies))
     return spreads
 
 

@@ -1,6 +1,6 @@
 """Speed, size and accuracy of trained nets on a CPU: by torch in fp32 and bf16, by ONNX Runtime in fp32 and int8.
 
-Every engine is timed from uint8 images in memory to logits in memory, normalisation included, on images of the run's val.
+Every backend is timed from uint8 images in memory to logits in memory, normalization included, on images of the run's val.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ Call = Callable[[Pixels], object]
 
 
 @dataclass(frozen=True)
-class Engine:
+class Backend:
     """One way to compute a net. `start` takes a number of threads and returns what is timed."""
 
     name: str
@@ -64,9 +64,9 @@ class Timing:
 
 @dataclass(frozen=True)
 class Measured:
-    """An engine's figures beside those of torch fp32, which is the first of each net."""
+    """A backend's figures beside those of torch fp32, which is the first of each net."""
 
-    engine: str
+    backend: str
     size: int | None  # bytes of the file that holds the net
     val_accuracy: float
     difference: tuple[float, float, float]  # to torch fp32 on the same images, and its 95 % interval
@@ -77,25 +77,25 @@ class Measured:
         return next(one.seconds for one in self.timings if (one.threads, one.batch) == (threads, batch))
 
 
-def engines_of(run: Run, net: Net, train: Images, int8: bytes | None, settings: Settings) -> list[Engine]:
-    """All engines of a run's net, torch fp32 first; `int8` is the content of its quantized file, made here if there is none."""
+def backends_of(run: Run, net: Net, train: Images, int8: bytes | None, settings: Settings) -> list[Backend]:
+    """All backends of a run's net, torch fp32 first; `int8` is the content of its quantized file, None to make one."""
     model = net.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     weights = run.best.stat().st_size
     fp32 = export_onnx(net)
     images = calibration_images(net, train, min(CALIBRATION_IMAGES, len(train)))
     quantized = int8 or static_int8(net, fp32, images)[0]
-    engines = [
-        Engine(f"torch {precision}", weights, net, precision, _torch_call(net, model, precision))
+    backends = [
+        Backend(f"torch {precision}", weights, net, precision, _torch_call(net, model, precision))
         for precision in ("fp32", "bf16")
     ]
     for name, content in (("ONNX fp32", fp32), ("ONNX int8", quantized)):
         file_net = as_onnx_net(net, content, name)
-        engines.append(Engine(name, len(content), file_net, "fp32", _onnx_call(content)))
+        backends.append(Backend(name, len(content), file_net, "fp32", _onnx_call(content)))
     if settings.dynamic:
         integer = dynamic_int8(net.model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         call = _torch_call(net, integer, "fp32")
-        engines.append(Engine("torch int8 Linear", bytes_of(integer), replace(net, model=integer), "fp32", call))
-    return engines
+        backends.append(Backend("torch int8 Linear", bytes_of(integer), replace(net, model=integer), "fp32", call))
+    return backends
 
 
 def _torch_call(net: Net, model: nn.Module, precision: str) -> Callable[[int], Call]:
@@ -149,38 +149,40 @@ def _seconds_a_call(call: Call, pixels: Pixels, least: float) -> float:
     return spread(taken).median
 
 
-def measure(engines: Sequence[Engine], val: Images, threads: Sequence[int], rounds: int, seconds: float) -> list[Measured]:
-    """Accuracy of all engines on all of val, and their speed, with every number of threads."""
+def measure(backends: Sequence[Backend], val: Images, threads: Sequence[int], rounds: int, seconds: float) -> list[Measured]:
+    """Accuracy of all backends on all of val, and their speed, with every number of threads."""
     assert val.labels is not None
     pixels = np.resize(val.images, (max(BATCHES), *val.images.shape[1:]))  # repeated from the start if there are too few
     images = to_tensor(val, CPU)
     right = []
-    for engine in engines:
-        net = engine.net
+    for backend in backends:
+        net = backend.net
         size = net.config.engine.eval_batch_size
-        logits = compute_logits(net.model, images, net.preprocess, "none", engine.precision, size)
+        logits = compute_logits(net.model, images, net.preprocess, "none", backend.precision, size)
         right.append(logits.argmax(1).numpy() == val.labels)
-    timings: dict[str, list[Timing]] = {engine.name: [] for engine in engines}
-    with tqdm(total=len(threads) * len(BATCHES) * rounds * len(engines), disable=None, desc=engines[0].net.config.name) as bar:
+    timings: dict[str, list[Timing]] = {backend.name: [] for backend in backends}
+    with tqdm(
+        total=len(threads) * len(BATCHES) * rounds * len(backends), disable=None, desc=backends[0].net.config.name
+    ) as bar:
         for number in threads:
-            calls = {engine.name: engine.start(number) for engine in engines}
+            calls = {backend.name: backend.start(number) for backend in backends}
             for batch in BATCHES:
                 for name, values in take_turns(calls, pixels[:batch], rounds, seconds, bar.update).items():
                     timings[name].append(Timing(number, batch, values))
     return [
-        Measured(engine.name, engine.size, float(one.mean()), paired_difference(right[0], one), timings[engine.name])
-        for engine, one in zip(engines, right, strict=True)
+        Measured(backend.name, backend.size, float(one.mean()), paired_difference(right[0], one), timings[backend.name])
+        for backend, one in zip(backends, right, strict=True)
     ]
 
 
 HEADER = (
-    *("engine", "net", "threads", "ms at batch 1", "images/s at 64", "images/s at 512", "speed at 64, torch fp32 = 1"),
+    *("backend", "net", "threads", "ms at batch 1", "images/s at 64", "images/s at 512", "speed at 64, torch fp32 = 1"),
     *("MB", "val %", "difference in points (95 %)"),
 )
 
 
 def rows_of(name: str, measured: Sequence[Measured]) -> list[list[str]]:
-    """The table's rows of one net: an engine with each number of threads."""
+    """The table's rows of one net: a backend with each number of threads."""
     rows = []
     first = measured[0]
     for threads in dict.fromkeys(one.threads for one in first.timings):
@@ -189,7 +191,7 @@ def rows_of(name: str, measured: Sequence[Measured]) -> list[list[str]]:
             difference, low, high = (100 * value for value in one.difference)
             rows.append(
                 [
-                    one.engine,
+                    one.backend,
                     name,
                     str(threads),
                     Spread(*(1000 * value for value in (latency.median, latency.low, latency.high))).text(),
@@ -216,7 +218,7 @@ class Settings:
 def bench_runs(
     runs: Sequence[Run], files: Sequence[Path], settings: Settings, *, data_root: str | None, output: Path | None, command: str
 ) -> str:
-    """Measure every run's net by every engine, write the figures to `output` (.md or .json), and return table and facts.
+    """Measure every run's net by every backend, write the figures to `output` (.md or .json), and return table and facts.
 
     files: int8 files of the runs. Raises CheckpointError for one of no run's weights.
     """
@@ -230,8 +232,8 @@ def bench_runs(
     with _threads_kept():
         for run, net in zip(runs, nets, strict=True):
             train, val = load_own_splits(net)
-            engines = engines_of(run, net, train, contents.get(net.facts["weights_sha256"]), settings)
-            measured = measure(engines, val, settings.threads, settings.rounds, settings.seconds)
+            backends = backends_of(run, net, train, contents.get(net.facts["weights_sha256"]), settings)
+            measured = measure(backends, val, settings.threads, settings.rounds, settings.seconds)
             rows += rows_of(run.folder.name, measured)
             results.append(
                 {
@@ -239,7 +241,7 @@ def bench_runs(
                     "parameters": net.parameters,
                     "val_images": len(val),
                     **{key: net.facts[key] for key in ("weights_sha256", "config_sha256")},
-                    "engines": [asdict(one) for one in measured],
+                    "engines": [_plain(one) for one in measured],
                 }
             )
     notes = _notes(facts, load, settings, results)
@@ -258,10 +260,10 @@ def read_figures(path: Path, names: Mapping[str, str]) -> Table:
     """
     if not path.is_file():
         found = "is a folder" if path.is_dir() else "does not exist"
-        raise CheckpointError(f"{path} {found}; expected a file of cifar-small bench RUN --output NAME.json")
+        raise CheckpointError(f"{path} {found}; expected a JSON file written by cifar-small bench")
     written = read_json(path)
     if not isinstance(written, dict) or written.get("bench") != "inference":
-        raise CheckpointError(f"{path} holds no figures of cifar-small bench; expected what bench RUN --output NAME.json wrote")
+        raise CheckpointError(f"{path} contains no latency figures; expected a JSON file written by cifar-small bench")
     try:
         results = written["results"]
         strange = [str(one["run"]) for one in results if one["weights_sha256"] not in names]
@@ -271,17 +273,25 @@ def read_figures(path: Path, names: Mapping[str, str]) -> Table:
             for row in rows_of(names.get(one["weights_sha256"], one["run"]), [_read_measured(each) for each in one["engines"]])
         ]
         notes = _notes(written["environment"], written["load_average"], Settings(**written["settings"]), results)
-        notes += [f"not like with like: the figures of {one} are of weights that no entry here has" for one in strange]
+        notes += [f"not comparable: the figures of {one} belong to weights that no entry here has" for one in strange]
         return Table("Speed, size and accuracy", HEADER, tuple(rows), (*notes, str(written["command"])), "speed")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is damaged, or of another version of cifar-small bench ({type(error).__name__}: {error}); measure again"
+            f"{path} is damaged or was written by another version of cifar-small bench ({type(error).__name__}: {error}); "
+            "measure again"
         ) from error
 
 
-def _read_measured(engine: Mapping[str, Any]) -> Measured:
-    timings = [Timing(**one) for one in engine["timings"]]
-    return Measured(**{**engine, "timings": timings, "difference": tuple(engine["difference"])})
+def _plain(measured: Measured) -> dict[str, Any]:
+    """For JSON, where a backend is called an engine."""
+    values = asdict(measured)
+    return {"engine": values.pop("backend"), **values}
+
+
+def _read_measured(plain: Mapping[str, Any]) -> Measured:
+    rest = {key: value for key, value in plain.items() if key not in ("engine", "timings", "difference")}
+    timings = [Timing(**one) for one in plain["timings"]]
+    return Measured(plain["engine"], timings=timings, difference=tuple(plain["difference"]), **rest)
 
 
 def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
@@ -292,31 +302,35 @@ def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
         properties = open_session(content, 1).get_modelmeta().custom_metadata_map
         weights = properties["weights_sha256"]
         if properties["precision"] != "int8":
-            raise UserError(f"--int8 {path}: it holds {properties['precision']}; expected a file of cifar-small quantize")
+            raise UserError(f"{path} is in {properties['precision']}; expected an int8 file written by cifar-small quantize")
         if weights not in {net.facts["weights_sha256"] for net in nets}:
             raise CheckpointError(
-                f"--int8 {path}: it was made from {properties['name']}, seed {properties['seed']} (weights {weights[:12]}), "
-                "which is none of these runs; name its run too, or quantize again"
+                f"{path} was made from {properties['name']}, seed {properties['seed']} (weights {weights[:12]}), "
+                "which is none of these runs; add its run, or quantize again"
             )
         if weights in contents:
-            raise UserError(f"--int8 {path}: a second file of {properties['name']}, seed {properties['seed']}; give one")
+            raise UserError(
+                f"{path} is the second int8 file of {properties['name']}, seed {properties['seed']}; expected one per run"
+            )
         contents[weights] = content
     return contents
 
 
 def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, results: Sequence[Any]) -> list[str]:
     images = " and ".join(dict.fromkeys(f"{one['val_images']:,}" for one in results))
-    old = " (without VNNI: int8 is slower here than on newer ones)" if facts.get("integer_sums_saturate") else ""
+    old = " (no VNNI: int8 is slower than on newer processors)" if facts.get("integer_sums_saturate") else ""
     notes = [
         f"{facts['device']}{old}, {facts['cpu_count']} CPU threads, torch {facts['packages']['torch']}, onnxruntime "
         f"{facts['onnxruntime']}; from uint8 images to logits, preprocessing included",
-        f"medians of {settings.rounds} rounds in which the engines took turns, lowest and highest in brackets; val: {images} "
+        f"medians of {settings.rounds} rounds, backends taking turns; lowest and highest in brackets; val: {images} "
         "images, one view; interval: paired, on the same images",
     ]
     if settings.dynamic:
         notes.append("torch int8 Linear: dynamic quantization of the linear layers alone; every convolution stays in fp32")
     if load[0] > BUSY:
-        notes.append(f"load average {load[0]:.1f} at start: other processes shared these cores; trust ratios more than figures")
+        notes.append(
+            f"load average {load[0]:.1f} at start: other processes shared these cores; ratios are more reliable than figures"
+        )
     return notes
 
 

@@ -1,7 +1,7 @@
-"""Nets in 8-bit integers: static quantization by ONNX Runtime, and beside it torch's, static (PT2E) and of linear layers.
+"""Nets in 8-bit integers: static quantization by ONNX Runtime, and torch's dynamic quantization of linear layers beside it.
 
 Static: weights are int8, with a scale for each output channel; activations are uint8, their ranges taken from training images
-without augmentation. BatchNorm is merged into the convolutions before that. The normalisation in front, the logits, and what
+without augmentation. BatchNorm is merged into the convolutions before that. The normalization in front, the logits, and what
 no integer kernel exists for (BatchNorm that follows no convolution, GELU, pooling by the mean) stay in fp32.
 """
 
@@ -47,7 +47,7 @@ CLASSIFIERS = ("Gemm", "MatMul")
 
 
 @dataclass(frozen=True)
-class Accuracy:
+class Int8Accuracy:
     """A net in integers beside the same net in fp32, on the same val images without views."""
 
     images: int
@@ -61,7 +61,7 @@ class Accuracy:
 class Quantized:
     """What came of a quantization. `facts` stand in the file; sizes are in bytes."""
 
-    accuracy: Accuracy
+    accuracy: Int8Accuracy
     facts: dict[str, Any]
     size: int
     fp32_size: int
@@ -91,7 +91,7 @@ def calibration_images(net: Net, train: Images, count: int = CALIBRATION_IMAGES)
     """So many of a net's training images, with the class shares of all, the same at every call. Raises UserError."""
     assert train.labels is not None
     if not 1 <= count <= len(train):
-        raise UserError(f"{count:,} images for calibration: expected 1 to {len(train):,}, the training images; set --images")
+        raise UserError(f"{count:,} images for calibration; expected 1 to {len(train):,}, the training images", remedy="images")
     return train.take(stratified_subset(train.labels, count, net.config.data.split_seed))
 
 
@@ -144,7 +144,7 @@ def static_int8(net: Net, fp32: bytes, images: Images, *, reduce_range: bool = F
 
 
 def _ends(nodes: list[Any]) -> list[str]:
-    """Names of the nodes before the first convolution, which normalise, and after the classifier, which scale the logits."""
+    """Names of the nodes before the first convolution, which normalize, and after the classifier, which scale the logits."""
     first = next(place for place, node in enumerate(nodes) if node.op_type == "Conv")
     last = max(place for place, node in enumerate(nodes) if node.op_type in CLASSIFIERS)
     return [node.name for node in (*nodes[:first], *nodes[last + 1 :])]
@@ -176,7 +176,7 @@ def quantize(
 def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
     """What torch's dynamic quantization makes of a run's net: nothing is written, since it leaves convolutions as they are.
 
-    `facts` tell how much of the net it touches; sizes are those of the weights.
+    `facts` say how much of the net it touches; sizes are those of the weights.
     """
     net = with_overrides(load_net(run), None, data_root)
     _, val = load_own_splits(net)
@@ -202,7 +202,7 @@ def dynamic_int8(model: nn.Module) -> nn.Module:
     return integer
 
 
-def compare_on(fp32: Net, int8: Net, val: Images) -> Accuracy:
+def compare_on(fp32: Net, int8: Net, val: Images) -> Int8Accuracy:
     """Both nets on the same labelled images, one view, on the CPU."""
     assert val.labels is not None
     pixels, size = to_tensor(val, torch.device("cpu")), fp32.config.engine.eval_batch_size
@@ -212,7 +212,7 @@ def compare_on(fp32: Net, int8: Net, val: Images) -> Accuracy:
     right = [first == val.labels, second == val.labels]
     difference = paired_difference(*right)
     shares = [float(one.mean()) for one in (*right, first == second)]
-    return Accuracy(len(val), shares[0], shares[1], difference, agreement=shares[2])
+    return Int8Accuracy(len(val), shares[0], shares[1], difference, agreement=shares[2])
 
 
 def bytes_of(model: nn.Module) -> int:

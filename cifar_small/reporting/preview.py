@@ -27,7 +27,7 @@ from cifar_small.transforms.mixing import apply_mix, draw_mix
 
 
 @dataclass(frozen=True)
-class Cell:
+class Tile:
     """One image as the net gets it in one epoch."""
 
     pixels: npt.NDArray[np.uint8]  # (side, side, 3) at the phase's resolution, after undoing the normalisation
@@ -40,7 +40,7 @@ class Block:
 
     phase: Phase
     epochs: tuple[int, ...]  # 0-based
-    cells: tuple[tuple[Cell | None, ...], ...]
+    cells: tuple[tuple[Tile | None, ...], ...]
 
 
 def choose_images(labels: Tensor, number: int) -> list[int]:
@@ -71,7 +71,7 @@ def preview_blocks(
 
 def _cells(
     config: Config, problem: DataModule, augmenter: Augmenter, phase: Phase, epoch: int, chosen: list[int]
-) -> list[Cell | None]:
+) -> list[Tile | None]:
     """One epoch's cell of each chosen image. Whole batches are made as in training, since mixing takes partners from them."""
     settings, batch = phase.settings, config.batch_size
     order = epoch_order(len(problem.images), config.seed, epoch)
@@ -79,7 +79,7 @@ def _cells(
     last = len(problem.images) // batch * batch
     steps = sorted({place // batch for place in places if place < last})
     parts = [slice(step * batch, (step + 1) * batch) for step in steps]
-    found: dict[int, Cell] = {}
+    found: dict[int, Tile] = {}
     side = config.augmented_at(settings.resolution)
     batches = augmenter.epoch(settings.augment, order, epoch, parts, side)
     for step, rows, pixels in zip(steps, parts, batches, strict=True):
@@ -90,7 +90,7 @@ def _cells(
         for place in places:
             if place // batch == step:
                 row = place - step * batch
-                found[place] = Cell(_visible(mixed[row], problem), _shares(mixed_targets[row]))
+                found[place] = Tile(_visible(mixed[row], problem), _shares(mixed_targets[row]))
     return [found.get(place) for place in places]
 
 
@@ -140,7 +140,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
 
 
-def _caption(cell: Cell, label: int, problem: DataModule) -> str:
+def _caption(cell: Tile, label: int, problem: DataModule) -> str:
     """The target of a mixed image, to a hundredth; nothing for one that kept its own label whole."""
     if list(cell.shares) == [label]:
         return ""

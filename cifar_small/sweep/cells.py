@@ -1,4 +1,4 @@
-"""From a sweep to its cells: what each sets, its name, its whole config, and whether the budget allows it."""
+"""The cells of a sweep: the settings, name and resolved config of each, and whether it is within the budget."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config, Model, Recipe
-from cifar_small.errors import ConfigError
+from cifar_small.errors import ConfigError, plural
 from cifar_small.models.counting import count_parameters, num_classes_of, skeleton
 from cifar_small.randomness import numpy_generator
 from cifar_small.sweep.spec import Range, Space, Sweep, canonical
@@ -32,9 +32,9 @@ LISTED = 5  # cells named in a message
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of a sweep: what it sets, and the config that makes."""
+    """One point of a sweep: its settings, and the config they give."""
 
-    name: str  # of its run directories, before the seed
+    name: str  # prefix of its run directories, before the seed
     settings: Mapping[str, Any]  # by dotted key
     config: Config  # with the sweep's first seed
     parameters: int | None  # trainable; None where only the data knows how many classes there are
@@ -59,7 +59,7 @@ def plan(sweep: Sweep) -> list[Cell]:
         probes = [(f"probe{number}", settings) for number, settings in enumerate(_probes(sweep.spaces))]
         cells = _resolve_all(sweep, probes)
         _refuse_illegal(sweep, cells)
-        _refuse_idle_pruner(sweep, max(resolve_phases(cell.config)[-1].end for cell in cells))
+        _refuse_ineffective_pruner(sweep, max(resolve_phases(cell.config)[-1].end for cell in cells))
         return []
     cells = _resolve_all(sweep, _named(sweep))
     _refuse_twins(cells)
@@ -68,7 +68,7 @@ def plan(sweep: Sweep) -> list[Cell]:
 
 
 def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any], counts: dict[tuple[Model, int], int] | None = None) -> Cell:
-    """A cell from what it sets; `counts` keeps the nets counted so far. Raises ConfigError when the config cannot take it."""
+    """The cell of some settings; `counts` keeps the nets counted so far. Raises ConfigError when the config cannot take it."""
     overrides = {"name": f"{sweep.name}-{name}", **settings}
     # JSON is YAML too, so the values go through the same strict reader as those of a command line.
     config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
@@ -114,18 +114,17 @@ def _refuse_illegal(sweep: Sweep, cells: Sequence[Cell]) -> None:
         )
 
 
-def _refuse_idle_pruner(sweep: Sweep, epochs: int) -> None:
-    last = epochs - (len(sweep.seeds) == 1)  # after the last epoch of a trial's only seed there is nothing to save
+def _refuse_ineffective_pruner(sweep: Sweep, epochs: int) -> None:
+    last = epochs - (len(sweep.seeds) == 1)  # stopping after the last epoch of a trial's only seed saves nothing
     if sweep.prune is not None and sweep.prune.warmup_epochs > last:
-        trial = "1 epoch" if epochs == 1 else f"{epochs} epochs"
         advice = f"lower it to {last} at most, or drop prune" if last else "drop prune"
         raise ConfigError(
-            f"prune.warmup_epochs {sweep.prune.warmup_epochs} lets every trial of {trial} run to its end: {advice}"
+            f"prune.warmup_epochs {sweep.prune.warmup_epochs} lets every trial of {plural(epochs, 'epoch')} finish: {advice}"
         )
 
 
 def _refuse_twins(cells: Sequence[Cell]) -> None:
-    """Cells that would train the same: a setting of the top level, for instance, that every phase sets again."""
+    """Refuse cells that would train alike: a setting of the top level, for instance, that every phase overrides."""
     seen: dict[str, str] = {}
     for cell in cells:
         rest = {
@@ -138,17 +137,14 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
         effect = json.dumps([rest, phases], sort_keys=True)
         if effect in seen:
             raise ConfigError(
-                f"the cells {seen[effect]} and {cell.name} train the same, so what they set has no effect beside the "
-                "rest of the config: drop one, or set what the phases set by phases.0.key"
+                f"the cells {seen[effect]} and {cell.name} train alike: their settings have no effect, "
+                "since the phases override them; drop one, or set phases.0.key instead"
             )
         seen[effect] = cell.name
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
-
-
-# ------------------------------------------------------------------------------------------------------------- what each sets
 
 
 def _named(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
@@ -191,7 +187,7 @@ def _draw_one(space: Space, rng: np.random.Generator) -> Any:
     value = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if space.log else low + share * (high - low)
     if space.type == "int":
         return int(min(max(round(value), space.low), space.high))
-    return min(max(float(f"{value:.6g}"), space.low), space.high)  # six digits say it, and fit into a name
+    return min(max(float(f"{value:.6g}"), space.low), space.high)  # six digits are enough, and fit into a name
 
 
 def _probes(spaces: Mapping[str, Space]) -> Iterator[dict[str, Any]]:

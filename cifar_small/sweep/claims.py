@@ -1,4 +1,4 @@
-"""Who works on what, among processes and machines that share nothing but a folder.
+"""Which worker holds which job, among processes and machines that share only a folder.
 
 A claim is a file `<job>.<generation>`, made with O_EXCL: the one file operation that every file system, NFS included, grants to
 exactly one of many. It is never removed or renamed. A job whose newest claim has fallen silent is taken over by making the next
@@ -33,7 +33,7 @@ LONGEST_BEAT = 30.0  # seconds between two signs of life, or a tenth of the stal
 
 
 class ClaimLost(Exception):  # noqa: N818  (not an error: another worker goes on with the run)
-    """This process was silent for so long that another one has taken its job over."""
+    """This process sent no heartbeat for so long that another worker has taken its job over."""
 
 
 class Claim:
@@ -52,13 +52,13 @@ class Claim:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._over.set()
         self._thread.join()
-        with suppress(OSError):  # not released then, but silent from now on; and what ended the work is what should be heard
+        with suppress(OSError):  # then the claim expires by itself; the error that ended the work matters more
             os.utime(self.path, (0, 0))
 
     def check(self) -> None:
         """Raise ClaimLost if another worker has taken the job over."""
         if self._next.exists():
-            raise ClaimLost(f"{self.path.name} was silent for too long and was taken over by another worker")
+            raise ClaimLost(f"{self.path.name} sent no heartbeat for too long and was taken over by another worker")
 
     def _live(self) -> None:
         while not self._over.wait(self._beat):
@@ -67,7 +67,7 @@ class Claim:
                     return
                 os.utime(self.path)
             except OSError:
-                continue  # a server that is away for a moment; if it stays away, another worker takes over and `check` tells
+                continue  # a file server may be away for a moment; if for long, another worker takes over and `check` raises
 
 
 def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
@@ -85,12 +85,12 @@ def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}; choose another --output") from None
+        raise UserError(f"cannot write to {folder}: {error.strerror}", remedy="output") from None
     return Claim(folder, job, generation, stale_minutes)
 
 
 def holder(folder: Path, job: str, stale_minutes: float) -> str | None:
-    """Who works on a job now, such as `process 12 on host`; None if nobody does."""
+    """The holder of a job, such as `process 12 on host`; None if it is free."""
     newest = _newest(folder, job)
     if newest is None or _silence(newest, stale_minutes) is not None:
         return None
@@ -113,14 +113,14 @@ def _generation(path: Path) -> int:
 
 
 def _facts(path: Path) -> dict[str, Any] | None:
-    """What a claim says of its holder, or None between its making and its writing."""
+    """Host and process of a claim's holder, or None while the file is still being written."""
     text = path.read_text(encoding="utf-8")
     facts: dict[str, Any] | None = json.loads(text) if text.endswith("}") else None
     return facts
 
 
 def _silence(path: Path, stale_minutes: float) -> str | None:
-    """Why a claim holds no longer, or None while it does."""
+    """Why a claim has expired, or None while it holds."""
     beat = path.stat().st_mtime
     if beat == 0:
         return "released"
@@ -133,7 +133,7 @@ def _silence(path: Path, stale_minutes: float) -> str | None:
 
 def _lives(process: int) -> bool:
     try:
-        os.kill(process, 0)  # signal 0 is only a question
+        os.kill(process, 0)  # signal 0 only tests whether the process exists
     except ProcessLookupError:
         return False
     except PermissionError:
@@ -149,7 +149,7 @@ def _now(folder: Path) -> float:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
             raise
-        return time.time()  # a visitor who may only look; for him this machine's clock will do
+        return time.time()  # a read-only visitor, for whom this machine's clock will do
     try:
         return probe.stat().st_mtime
     finally:

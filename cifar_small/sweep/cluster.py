@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from cifar_small.config.strict_yaml import parse_yaml
-from cifar_small.errors import ConfigError, UserError
+from cifar_small.errors import ConfigError, UserError, plural
 from cifar_small.sweep.run import finish, prepare, run_sweep
 from cifar_small.sweep.states import SweepDirectory
 
 
 @dataclass(frozen=True)
 class Job:
-    """The work of one job: an ordinary worker, to be started again where it was cut off."""
+    """The work of one job: an ordinary worker, which continues where it was cut off."""
 
     path: Path
     folder: Path
@@ -30,7 +30,7 @@ class Job:
         return run_sweep(self.path, self.folder, command=self.command)
 
     def checkpoint(self) -> Any:
-        """What submitit queues again when a job's time is up: the same worker, which goes on from the saved runs."""
+        """What submitit requeues when a job's time is up: the same worker, which resumes the saved runs."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -43,28 +43,28 @@ def submit_workers(
 
     Raises ConfigError before anything is sent if a cell cannot run, UserError off-cluster or without submitit.
     """
-    sweep, place, _ = prepare(path, folder)
-    executor = _executor(place, cluster, jobs)
+    sweep, directory, _ = prepare(path, folder)
+    executor = _executor(directory, cluster, jobs)
     _configure(executor, cluster, settings, sweep.name)
-    # Absolute, as a job may start in another folder; what the command recorded in each run says is the user's own line.
-    job = Job(path.resolve(), place.folder.resolve(), command)
+    # Absolute, as a job may start in another folder; the command recorded in each run is the user's own.
+    job = Job(path.resolve(), directory.folder.resolve(), command)
     sent = _send(executor, job, jobs, visible_gpus() if cluster == "local" else [])
     print(
-        f"{jobs} workers sent to {cluster}: {', '.join(one.job_id for one in sent)}; logs in {place.folder / 'jobs'}",
+        f"{plural(jobs, 'worker')} sent to {cluster}: {', '.join(task.job_id for task in sent)}; "
+        f"logs in {directory.folder / 'jobs'}",
         flush=True,
     )
     if cluster == "slurm":
-        where = "" if folder is None else f" --output {folder}"
-        print(f"see how far they are: cifar-small sweep {path}{where} --list; the table at any time: --table")
         return 0
-    for one in sent:
-        one.wait()
-    failed = [one for one in sent if one.exception() is not None]
-    if failed:
+    for task in sent:
+        task.wait()
+    if failed := [task for task in sent if task.exception() is not None]:
         reason = str(failed[0].exception()).strip().splitlines()[-1]
-        raise UserError(f"{len(failed)} of {jobs} workers ended early ({reason}); their logs are in {place.folder / 'jobs'}")
-    sweep, place, cells = prepare(path, folder)
-    return finish(sweep, place, cells)
+        raise UserError(
+            f"{len(failed)} of {jobs} workers ended early ({reason}); their logs are in {directory.folder / 'jobs'}"
+        )
+    sweep, directory, cells = prepare(path, folder)
+    return finish(sweep, directory, cells)
 
 
 def _send(executor: Any, job: Job, jobs: int, gpus: Sequence[int]) -> list[Any]:
@@ -83,7 +83,9 @@ def visible_gpus() -> list[int]:
     """The GPUs of this machine by the numbers that CUDA_VISIBLE_DEVICES takes; submitit's workers see none unless told."""
     count = torch.cuda.device_count()
     named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:count]
-    return [int(one) for one in named] if count and all(one.strip().isdigit() for one in named) else list(range(count))
+    return (
+        [int(number) for number in named] if count and all(number.strip().isdigit() for number in named) else list(range(count))
+    )
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -92,26 +94,27 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals and value):
-            raise ConfigError(f"--slurm: expected key=value such as partition=gpu, got {pair!r}")
+            raise ConfigError(f"SLURM settings: expected key=value such as partition=gpu, got {pair!r}")
         if key in settings:
-            raise ConfigError(f"--slurm: {key} is given twice; remove one")
-        settings[key] = parse_yaml(value, f"--slurm {key}")
+            raise ConfigError(f"SLURM settings: {key} is given twice; remove one")
+        settings[key] = parse_yaml(value, f"SLURM setting {key}")
     return settings
 
 
-def _executor(place: SweepDirectory, cluster: str, jobs: int) -> Any:
+def _executor(directory: SweepDirectory, cluster: str, jobs: int) -> Any:
     try:
         import submitit
     except ModuleNotFoundError as error:
         raise UserError(
-            f"--submit needs submitit ({error}): pip install -e '.[sweep]' in this project's folder, "
+            f"sending jobs needs submitit ({error}): pip install -e '.[sweep]' in this project's folder, "
             "or start cifar-small sweep on each machine"
         ) from None
     if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):
         raise UserError(
-            "--submit slurm: this machine has no sbatch and srun; run it on a login node of the cluster, or use --submit local"
+            "this machine has no sbatch and srun; submit from a login node of the cluster, or to the cluster 'local'",
+            remedy="submit=local",
         )
-    return submitit.AutoExecutor(folder=str(place.folder / "jobs"), cluster=cluster)
+    return submitit.AutoExecutor(folder=str(directory.folder / "jobs"), cluster=cluster)
 
 
 def _configure(executor: Any, cluster: str, settings: Mapping[str, Any], name: str) -> None:
@@ -120,8 +123,11 @@ def _configure(executor: Any, cluster: str, settings: Mapping[str, Any], name: s
         executor.update_parameters(timeout_min=7 * 24 * 60, name=name)
         return
     if "time" not in settings:
-        raise UserError("--submit slurm needs --slurm time=MINUTES: submitit's own limit of 5 minutes would end every job")
+        raise UserError(
+            "SLURM jobs need a time limit in minutes: submitit's own of 5 minutes would end every job",
+            remedy="slurm=time=MINUTES",
+        )
     try:
         executor.update_parameters(name=name, **{f"slurm_{key}": value for key, value in settings.items()})
     except (ValueError, NameError, TypeError, AssertionError) as error:
-        raise UserError(f"--slurm: submitit refuses {dict(settings)}: {' '.join(str(error).split())[:400]}") from None
+        raise UserError(f"SLURM settings: submitit refuses {dict(settings)}: {' '.join(str(error).split())[:400]}") from None

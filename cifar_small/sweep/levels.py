@@ -1,7 +1,7 @@
-"""Two published reports on transfer learning, level by level: the runs of each, and what is made of them.
+"""Two published reports on transfer learning, level by level.
 
-A level is a list of this program's own commands. It is done by calling them, each printed first, so any of them can be repeated
-or changed by hand.
+A level is a list of this program's own commands, which are called one after the other. Each is printed first, so that it can be
+repeated or changed by hand.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ SMOKE = {  # a few hundred images that come with scikit-learn, at 64 px, from ra
 class Arm:
     """One training of a level's config."""
 
-    claimed: str  # test accuracy in %, by the report
+    claimed: str  # test accuracy in %, as the report gives it
     settings: tuple[str, ...] = ()  # changes of the level's config: key, value, ...; {arm} is another arm's run directory
 
 
 @dataclass(frozen=True)
 class Joint:
-    """Several runs that answer together, by a method of `cifar-small ensemble`."""
+    """An ensemble of several runs, by a method of `cifar-small ensemble`."""
 
     claimed: str
     method: str
@@ -56,7 +56,7 @@ class Joint:
 
 @dataclass(frozen=True)
 class Level:
-    """What a level trains, joins and looks at."""
+    """What a level trains, combines and evaluates."""
 
     title: str
     arms: Mapping[str, Arm]
@@ -93,7 +93,7 @@ ROWS: dict[str, dict[int, Level]] = {
             {"student": Arm("88.35", ("distill.teachers", "[{efficientnet_b0}]"))},
             beside=("efficientnet_b0",),
             steps=(
-                "quantize {student} --engine dynamic",
+                "quantize {student} --backend dynamic",
                 "bench {student} --dynamic --rounds {rounds} --seconds {seconds} --output {here}/latency.md --overwrite",
                 "uncertainty {student} --passes {passes} --output {here}/uncertainty --overwrite",
             ),
@@ -147,8 +147,8 @@ class Plan:
         """The config of a level's runs."""
         return self.configs / f"{self.report}_level{number}.yaml"
 
-    def places(self, number: int) -> dict[str, str]:
-        """What the names in a level's commands stand for."""
+    def names(self, number: int) -> dict[str, str]:
+        """The values of the names in a level's commands."""
         runs = {arm: str(self.folder(one) / arm) for one, level in ROWS[self.report].items() for arm in level.arms}
         thorough = {"rounds": "5", "seconds": "0.3", "passes": "20"}
         quick = {"rounds": "1", "seconds": "0.02", "passes": "4"}
@@ -178,22 +178,26 @@ def run_levels(plan: Plan, call: CALL) -> int:
 
 def _training(plan: Plan, number: int) -> list[list[str]]:
     """The command lines that train a level's arms. Raises ConfigError for what cannot be trained."""
-    path, places, lines = plan.config(number), plan.places(number), []
+    path, names, lines = plan.config(number), plan.names(number), []
     if not path.is_file():
-        raise ConfigError(f"{path} does not exist; run this in the project's folder, or name its folder with --configs")
+        raise ConfigError(
+            f"{path} does not exist; run this in the project's folder, or name the folder of the configs", remedy="configs"
+        )
     for name, arm in ROWS[plan.report][number].arms.items():
-        settings = [part.format_map(places) for part in arm.settings]
+        settings = [part.format_map(names) for part in arm.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))
         changes |= (_smoke(load_config(path)) if plan.smoke else {}) | dict(plan.overrides)
         config = load_config(path, list(changes.items()))
         check_budget(config, CLASSES)  # which needs the net's library
         if config.weights == "imagenet" and plan.weights is not None:
             changes["weights"] = str(_file_of(config, plan.weights))
-        elif config.weights == "imagenet" and not Run(places[name]).begun:
+        elif config.weights == "imagenet" and not Run(names[name]).begun:
             locate(PUBLISHED[config.model.family])
         elif plan.weights is not None:
-            raise ConfigError(f"--weights-dir has no effect on {name}, whose weights are {config.weights or 'random'}: drop it")
-        output = ["--config", str(path), "--output", places[name], "--resume"]
+            raise ConfigError(
+                f"a folder of ImageNet weights has no effect on {name}, whose weights are {config.weights or 'random'}"
+            )
+        output = ["--config", str(path), "--output", names[name], "--resume"]
         lines.append(["train", *output, *(part for key, value in changes.items() for part in (f"--{key}", value))])
     return lines
 
@@ -205,7 +209,7 @@ def _smoke(config: Config) -> dict[str, str]:
 def _file_of(config: Config, folder: Path) -> Path:
     """The file in a folder that holds the published weights of a config's net. Raises ConfigError that says how to name it."""
     if not folder.is_dir():
-        raise ConfigError(f"--weights-dir {folder} does not exist; expected a folder with files of weights")
+        raise ConfigError(f"the folder of weights {folder} does not exist; expected files such as resnet50.pth in it")
     published = PUBLISHED[config.model.family]
     library, _, net = published.family.partition("/")
     own = Path(published.source).name + (".safetensors" if published.on_hub else "")
@@ -226,7 +230,8 @@ def _require_earlier(plan: Plan) -> None:
             if missing and not (earlier in plan.numbers and earlier < number):
                 raise ConfigError(
                     f"level {number} of {plan.report} needs {', '.join(missing)} of level {earlier}, not found under "
-                    f"{plan.output}; first run: cifar-small levels {plan.report} --level {earlier}"
+                    f"{plan.output}; run level {earlier} first",
+                    remedy=f"level={earlier}",
                 )
 
 
@@ -240,27 +245,27 @@ def _is_there(path: Path) -> bool:
 
 def _evaluation(plan: Plan, number: int) -> list[list[str]]:
     """The command lines that follow the training."""
-    level, places, here = ROWS[plan.report][number], plan.places(number), plan.folder(number)
+    level, names, here = ROWS[plan.report][number], plan.names(number), plan.folder(number)
     splits = SPLITS if plan.test else SPLITS[:1]
     lines = []
     for arm in level.arms:
         for split in splits:
-            predictions = Path(places[arm]) / "predictions" / f"{split}.npz"
+            predictions = Path(names[arm]) / "predictions" / f"{split}.npz"
             if split == "test" and not predictions.exists():  # each reading of test is on record, so there is one
-                lines.append(["predict", places[arm], "--split", "test"])
+                lines.append(["predict", names[arm], "--split", "test"])
             lines.append(["evaluate", str(predictions), "--output", str(here / f"{arm}_{split}_evaluation"), "--overwrite"])
     for name, (arm, views, _) in level.views.items():
         for split in splits:
             answers = here / f"{name}-{split}.npz"
             if split == "val" or not answers.exists():
-                line = ["predict", places[arm], "--split", split, "--views", views, "--output", str(answers)]
+                line = ["predict", names[arm], "--split", split, "--views", views, "--output", str(answers)]
                 lines.append(line + ["--overwrite"] * (split == "val"))
     for name, joint in level.joints.items():
         for split in splits:
-            members = [f"{places[member]}/predictions/{split}.npz" for member in joint.members]
+            members = [f"{names[member]}/predictions/{split}.npz" for member in joint.members]
             target = str(here / f"{name}-{split}.npz")
             lines.append(["ensemble", *members, "--method", joint.method, "--output", target, "--overwrite"])
-    lines += [[part.format_map(places) for part in shlex.split(step)] for step in level.steps]
+    lines += [[part.format_map(names) for part in shlex.split(step)] for step in level.steps]
     for split in splits:
         files = ["--output", str(here / f"comparison_{split}.md"), "--plot", str(here / f"comparison_{split}.png")]
         lines.append(["compare", *entries_of(plan, number), "--split", split, *files, "--overwrite"])
@@ -269,8 +274,8 @@ def _evaluation(plan: Plan, number: int) -> list[list[str]]:
 
 def entries_of(plan: Plan, number: int) -> list[str]:
     """What a level compares, as `cifar-small compare` takes it: arms beside it, its own, and what they say together."""
-    level, places, here = ROWS[plan.report][number], plan.places(number), plan.folder(number)
-    named = [f"{arm}={places[arm]}" for arm in (*level.beside, *level.arms)]
+    level, names, here = ROWS[plan.report][number], plan.names(number), plan.folder(number)
+    named = [f"{arm}={names[arm]}" for arm in (*level.beside, *level.arms)]
     splits = SPLITS if plan.test else SPLITS[:1]
     return named + [f"{name}={here / f'{name}-{split}.npz'}" for name in (*level.views, *level.joints) for split in splits]
 
@@ -280,7 +285,7 @@ def levels_table(plan: Plan) -> Table:
     header = ("level", "run", "claimed test %", "val %", "test %", "parameters", "start", "data", "px", "epochs", "minutes")
     rows = []
     for number, level in ROWS[plan.report].items():
-        claims = {name: arm.claimed for name, arm in level.arms.items() if _is_done(Path(plan.places(number)[name]))}
+        claims = {name: arm.claimed for name, arm in level.arms.items() if _is_done(Path(plan.names(number)[name]))}
         claims |= {name: claim for name, (_, _, claim) in level.views.items()} | {n: j.claimed for n, j in level.joints.items()}
         arguments = [one for one in entries_of(plan, number) if _is_there(Path(one.partition("=")[2]))]
         found = {entry.name: entry for entry in load_entries(arguments)} if arguments else {}

@@ -1,4 +1,4 @@
-"""Trials proposed by Optuna's TPE from those that are done; all workers share one journal in the sweep's folder.
+"""Trials proposed by Optuna's TPE; all workers share one journal in the sweep's folder.
 
 We number the trials ourselves, by claims, so that there are as many as the sweep asks for however many workers there are. A
 trial's random numbers depend on its number alone; what is made of them, past the first trials, on the trials done by then. What
@@ -23,19 +23,19 @@ from cifar_small.sweep.states import PRUNED, job_name, trial_name
 from cifar_small.sweep.worker import OnEpoch, Worker
 from cifar_small.transforms.per_image import check_pipelines
 
-MOST_DRAWS = 100  # for one trial, before we say that its parameters hardly make a config
+MOST_DRAWS = 100  # for one trial, until the parameters are reported as hardly ever valid together
 
 
 class Pruned(Exception):  # noqa: N818  (not an error: the pruner's decision)
-    """The trial has not come up to the median of the others at this epoch."""
+    """The trial is below the median of the others at this epoch."""
 
 
 def work_through_trials(worker: Worker) -> None:
-    """All trials that are free, until a whole round finds nothing."""
+    """Run all free trials, until a whole round finds none."""
     optuna = _import_optuna()
-    sweep, place = worker.sweep, worker.place
+    sweep, directory = worker.sweep, worker.directory
     assert sweep.trials is not None
-    place.trials.mkdir(parents=True, exist_ok=True)
+    directory.trials.mkdir(parents=True, exist_ok=True)
     _refuse_other_space(worker)
     while True:
         worker.busy.clear()
@@ -47,7 +47,7 @@ def work_through_trials(worker: Worker) -> None:
             if claim is None:
                 continue
             with claim:
-                if not _is_told(worker, number):  # looked at again, now that nobody else can
+                if not _is_told(worker, number):  # checked again under the claim
                     ended += _Trial(worker, optuna, number).finish(claim)
         if not ended:
             return
@@ -60,25 +60,25 @@ def _import_optuna() -> Any:
         raise UserError(
             f"method tpe needs Optuna ({error}): pip install -e '.[sweep]' in this project's folder, or use method random"
         ) from None
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines on every trial say what ours say
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines on every trial repeat ours
     return optuna
 
 
 def _refuse_other_space(worker: Worker) -> None:
     """Trials are told apart by number alone, so all of a folder must be drawn from one space."""
-    path, sweep = worker.place.trials / "space.json", worker.sweep
+    path, sweep = worker.directory.trials / "space.json", worker.sweep
     space = json.loads(canonical({"parameters": sweep.parameters, "seeds": list(sweep.seeds)}))
     if not path.exists():
         write_json(path, space)
     elif (old := read_json(path)) != space:
         raise ConfigError(
-            f"{worker.place.folder} holds trials of other parameters or seeds, {json.dumps(old)[:200]}; go back to them, or "
-            "give the changed sweep another name"
+            f"{worker.directory.folder} contains trials of other parameters or seeds, {json.dumps(old)[:200]}; restore them, "
+            "or give the changed sweep another name"
         )
 
 
 def _is_told(worker: Worker, number: int) -> bool:
-    path = worker.place.trial_file(number)
+    path = worker.directory.trial_file(number)
     return path.exists() and read_json(path)["told"] is not None
 
 
@@ -87,7 +87,7 @@ class _Trial:
 
     def __init__(self, worker: Worker, optuna: Any, number: int) -> None:
         self.worker, self.optuna, self.name = worker, optuna, trial_name(number)
-        self.file = worker.place.trial_file(number)
+        self.file = worker.directory.trial_file(number)
         sweep = worker.sweep
         self.seed = stream_seed(sweep.search_seed, SWEEP, number) % 2**32
         pruner = optuna.pruners.NopPruner()
@@ -95,7 +95,7 @@ class _Trial:
             pruner = optuna.pruners.MedianPruner(
                 n_startup_trials=sweep.prune.startup_trials, n_warmup_steps=sweep.prune.warmup_epochs
             )
-        backend = optuna.storages.journal.JournalFileBackend(str(worker.place.journal))
+        backend = optuna.storages.journal.JournalFileBackend(str(worker.directory.journal))
         self.study = optuna.create_study(
             study_name=sweep.name,
             direction="maximize",
@@ -111,7 +111,9 @@ class _Trial:
         self.content = read_json(self.file) if self.file.exists() else self._ask()
         found = [one for one in self.study.get_trials(deepcopy=False) if one.number == self.content["optuna_number"]]
         if not found:
-            raise UserError(f"{self.file} is of a trial that {worker.place.journal} lacks; restore both, or remove both")
+            raise UserError(
+                f"{self.file} belongs to a trial that is missing from {worker.directory.journal}; restore or remove both"
+            )
         self.state = found[0].state
         self.trial = optuna.trial.Trial(self.study, found[0]._trial_id)  # also for one that another process asked for
 
@@ -129,24 +131,24 @@ class _Trial:
             except ConfigError as error:  # values that are possible one by one but not together, such as lr below min_lr
                 problem = f"{_shown(settings)}: {error}"
                 self.study.tell(trial.number, state=states.FAIL)
-                self.worker.say(f"{self.worker.sweep.name}: {self.name} is drawn again, for this makes no config: {problem}")
-                if draw == 0:  # TPE learns nothing from what was not run, and might propose the same for ever
-                    other = self.seed ^ 1  # with its own seed it would begin with the same draw
+                self.worker.say(f"{self.worker.sweep.name}: {self.name}: invalid combination, drawing again: {problem}")
+                if draw == 0:  # TPE learns nothing from a combination that was not run, and might propose it for ever
+                    other = self.seed ^ 1  # its own seed would repeat the first draw
                     self.study.sampler = self.optuna.samplers.RandomSampler(other)
                 continue
             content = {"optuna_number": trial.number, "settings": settings, "told": None}
             write_json(self.file, content)
             return content
         raise ConfigError(
-            f"{self.worker.sweep.name}: {MOST_DRAWS} draws for {self.name} made no config; narrow the parameters. "
+            f"{self.worker.sweep.name}: no valid combination in {MOST_DRAWS} draws for {self.name}; narrow the parameters. "
             f"The last one: {problem}"
         )
 
     def finish(self, claim: Any) -> bool:
-        """Train what is left of the trial and tell Optuna; False if another process is in the way. Raises ConfigError."""
+        """Train what is left of the trial and tell Optuna; False if another process holds a run of it. Raises ConfigError."""
         worker, states = self.worker, self.optuna.trial.TrialState
         cell = resolve(worker.sweep, self.name, self.content["settings"])
-        if self.state.is_finished():  # told, but killed before it was written down
+        if self.state.is_finished():  # Optuna was told, but the worker was killed before the trial's file was updated
             return self._written(self.state.name)
         if cell.excess:
             if not worker.sweep.skip_illegal:
@@ -154,11 +156,11 @@ class _Trial:
                     f"{self.name} ({_shown(cell.settings)}) has {cell.parameters:,} trainable parameters, {cell.excess:,} over "
                     f"the budget of {cell.config.rules.max_params:,}; narrow the parameters or set skip_illegal: true"
                 )
-            return self._tell(states.PRUNED)  # as bad as can be, so that TPE learns to stay within the budget
+            return self._tell(states.PRUNED)  # the worst outcome, so that TPE learns to stay within the budget
         worker.say(f"{worker.sweep.name}: {self.name} of {worker.sweep.trials}: {_shown(cell.settings)}")
         accuracies = []
         for index, seed in enumerate(worker.sweep.seeds):
-            state = worker.place.state(cell, seed)
+            state = worker.directory.state(cell, seed)
             if state.kind == "open":
                 state = self._train(cell, index, seed, claim)
             if state.kind == "open":
@@ -173,11 +175,11 @@ class _Trial:
         try:
             return worker.run(cell, seed, claim, self._reporter(cell) if worker.sweep.prune and index == 0 else None)
         except Pruned as pruned:
-            worker.place.record(cell, seed, PRUNED, pruned.args[0])
+            worker.directory.record(cell, seed, PRUNED, pruned.args[0])
             worker.say(f"{job_name(cell.name, seed)}: pruned after epoch {pruned.args[0]['epoch']}, below the median")
             worker.trained += 1
             worker.after_each()
-            return worker.place.state(cell, seed)
+            return worker.directory.state(cell, seed)
 
     def _reporter(self, cell: Cell) -> OnEpoch:
         """Reports each epoch's val accuracy to Optuna: of the first seed, for the pruner compares one curve with others."""

@@ -61,13 +61,13 @@ class NamedCell(Section):
 
 
 class Prune(Section):
-    """Optuna's median pruner, looked at after each epoch of a trial's first seed.
+    """Optuna's median pruner, asked after each epoch of a trial's first seed.
 
     A trial is stopped whose best epoch so far is below the median of what the others had at that epoch.
     """
 
-    warmup_epochs: PositiveInt  # no trial is stopped before
-    startup_trials: PositiveInt = 5  # whole trials before the first is stopped
+    warmup_epochs: PositiveInt  # epochs before which no trial is stopped
+    startup_trials: PositiveInt = 5  # complete trials before the first is stopped
 
 
 class Sweep(Section):
@@ -79,7 +79,7 @@ class Sweep(Section):
     parameters: dict[str, Any] | None = None  # dotted key: list of values, or (random, tpe) a Range
     cells: Annotated[tuple[NamedCell, ...], Field(strict=False)] | None = None  # by hand, instead of parameters
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None  # cells to draw; random and tpe need it
-    random_trials: PositiveInt | None = None  # tpe only: so many are drawn at random first; None: half of them, at most 10
+    random_trials: PositiveInt | None = None  # tpe only: trials drawn at random first; None: half of trials, at most 10
     search_seed: Seed = 0  # of the drawing, not of the runs
     seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = (0,)  # every cell is run with each
     prune: Prune | None = None  # tpe only
@@ -159,8 +159,8 @@ def load_sweep(path: str | Path) -> Sweep:
         raise ConfigError(f"{path} holds {got}; expected keys such as name, config and parameters (see configs/sweeps/)")
     if "model" in raw and "config" not in raw:
         raise ConfigError(
-            f"{path} is the config of a run, not a sweep: name it under config in a sweep file (see configs/sweeps/), or train "
-            f"it with cifar-small train --config {path}"
+            f"{path} is the config of a run, not a sweep; train it with cifar-small train, or name it under config in a sweep "
+            "file (see configs/sweeps/)"
         )
     try:
         sweep = Sweep.model_validate(raw)

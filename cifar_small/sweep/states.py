@@ -1,4 +1,4 @@
-"""What is where in a sweep's folder, and how far each of its runs has come.
+"""The layout of a sweep's folder, and the status of each of its runs.
 
 sweep folder: <cell>-seed<n>/   a run directory; failed.json or pruned.json in it says why it ended early
               set_aside/        run directories of cells that failed and were then given other settings
@@ -31,11 +31,11 @@ FAILED, PRUNED = "failed.json", "pruned.json"
 
 
 @dataclass(frozen=True)
-class State:
-    """How far a run has come: `open` is still to do, or under way."""
+class RunState:
+    """The status of a run; `open` means still to do or being trained."""
 
     kind: Literal["done", "failed", "pruned", "open"]
-    facts: dict[str, Any] = field(default_factory=dict)  # the run's summary, or what was recorded of its end
+    facts: dict[str, Any] = field(default_factory=dict)  # summary.json of a run that is done, else failed.json or pruned.json
 
 
 class SweepDirectory:
@@ -53,53 +53,53 @@ class SweepDirectory:
         """The run directory of a cell with a seed."""
         return Run(self.folder / job_name(cell.name, seed))
 
-    def state(self, cell: Cell, seed: int) -> State:
-        """How far a run has come."""
+    def state(self, cell: Cell, seed: int) -> RunState:
+        """The status of a run."""
         run = self.run(cell, seed)
         summary = run.summary()
         if summary is not None and run.best.exists():
-            return State("done", summary)
+            return RunState("done", summary)
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
             if (run.folder / name).exists() and not self._is_of_other_settings(cell, seed, name):
-                return State(kind, read_json(run.folder / name))  # type: ignore[arg-type]
-        return State("open")
+                return RunState(kind, read_json(run.folder / name))  # type: ignore[arg-type]
+        return RunState("open")
 
     def was_mended(self, cell: Cell, seed: int) -> bool:
-        """Did the run fail with settings with which it cannot go on now?"""
+        """Did the run fail under settings that its cell no longer has, so that it cannot be resumed?"""
         run = self.run(cell, seed)
         if not (run.folder / FAILED).exists() or not self._is_of_other_settings(cell, seed, FAILED):
             return False
         return not run.config_file.exists() or bool(_differences(run, cell.seeded(seed)))
 
     def _is_of_other_settings(self, cell: Cell, seed: int, name: str) -> bool:
-        """Was the end of a run recorded for other settings, before we read ours? A later one may be of newer settings."""
+        """Was the end of a run recorded for other settings, before this process read its own? (A later one may have newer.)"""
         path = self.run(cell, seed).folder / name
         trained = read_json(path).get("config_sha256")  # older files have none
         return trained not in (None, config_hash(cell.seeded(seed))) and path.stat().st_mtime < self.opened
 
     def make_room(self, cell: Cell, seed: int) -> None:
-        """Let a run that failed be tried: as it was left off, or anew if its cell was mended since. Raises InUseError."""
+        """Clear a failed run to be trained: resumed, or moved aside if its cell has changed since. Raises InUseError."""
         run = self.run(cell, seed)
         if not self.was_mended(cell, seed):
-            (run.folder / FAILED).unlink(missing_ok=True)  # to a run a foreign file
+            (run.folder / FAILED).unlink(missing_ok=True)  # the run directory refuses files it does not know
             return
         aside = self.folder / "set_aside"
         aside.mkdir(exist_ok=True)
         target = next(path for n in itertools.count() if not (path := aside / f"{run.folder.name}.{n}").exists())
-        with locked(run):  # nobody may be training it by hand
+        with locked(run):  # somebody may be training it by hand
             run.folder.rename(target)
 
     def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:
-        """Put down in the run directory why the run ended early."""
+        """Write into the run directory why the run ended early."""
         write_json(self.run(cell, seed).folder / name, {**facts, "config_sha256": config_hash(cell.seeded(seed))})
 
     def refuse_another(self, sweep: Sweep) -> None:
         """Raise ConfigError if the folder is that of another sweep, whose tables would be overwritten."""
         if self.marker.exists() and (name := read_json(self.marker)["name"]) != sweep.name:
-            raise ConfigError(f"{self.folder} is the folder of the sweep {name}, not of {sweep.name}; choose another --output")
+            raise ConfigError(f"{self.folder} is the folder of the sweep {name}, not of {sweep.name}", remedy="output")
 
     def mark(self, sweep: Sweep) -> None:
-        """Put down whose folder it is."""
+        """Write the sweep's name into the folder."""
         if not self.marker.exists():
             write_json(self.marker, {"name": sweep.name})
 
@@ -123,22 +123,22 @@ def trial_name(number: int) -> str:
     return f"trial{number:04}"
 
 
-def refuse_changed(place: SweepDirectory, sweep: Sweep, cells: Sequence[Cell]) -> None:
+def refuse_changed(directory: SweepDirectory, sweep: Sweep, cells: Sequence[Cell]) -> None:
     """Raise ConfigError if a run of the folder was trained with other settings than its cell has now."""
     for cell in cells:
         for seed in sweep.seeds:
-            run = place.run(cell, seed)
-            if run.config_file.exists() and not place.was_mended(cell, seed):
+            run = directory.run(cell, seed)
+            if run.config_file.exists() and not directory.was_mended(cell, seed):
                 _refuse_changed_run(run, cell.seeded(seed))
 
 
 def _differences(run: Run, config: Config) -> list[str]:
-    """The settings in which a run differs from what its cell says now, but for those it may be resumed with."""
+    """The settings in which a run differs from its cell, except those that may change on resuming."""
     before = run.config()
     config = with_recorded_input(config, run)
     differences = config_differences(before, config)
     was, now = (resolve_phases(one)[-1].end for one in (before, config))
-    if was != now and not differences:  # a longer run may be resumed, but its schedule is bent: it is no member of the sweep
+    if was != now and not differences:  # a run may be extended, but then its schedule differs from those of the other cells
         differences = [f"epochs: {was} -> {now}"]
     return differences
 
@@ -146,6 +146,6 @@ def _differences(run: Run, config: Config) -> list[str]:
 def _refuse_changed_run(run: Run, config: Config) -> None:
     if differences := _differences(run, config):
         raise ConfigError(
-            f"{run.folder} was trained with other settings than the sweep has now: {'; '.join(differences)}; go back to them, "
+            f"{run.folder} was trained with other settings than the sweep has now: {'; '.join(differences)}; restore them, "
             "or give the changed sweep another name"
         )

@@ -1,4 +1,4 @@
-"""What came out of a sweep: a row per cell, the winner's config, a picture. Chosen on val; the test split is never read."""
+"""The results of a sweep: a row per cell, the winner's config, a picture. Chosen on val; the test split is never read."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_small.config.hashing import dump_config
+from cifar_small.errors import plural
 from cifar_small.figures.run import Dots, draw_cells, draw_marginals
 from cifar_small.files import write_atomic
 from cifar_small.reporting.tables import aligned
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
 from cifar_small.sweep.spec import Range, Sweep
-from cifar_small.sweep.states import State, SweepDirectory, job_name
+from cifar_small.sweep.states import RunState, SweepDirectory, job_name
 
 SHOWN = 20  # rows on the terminal; the table file has them all
 MOST_DRAWN = 40  # cells that a picture with a line for each can hold
 NOTE = (
     "Sorted by val: the mean over seeds of the accuracy of the weights each run selected. The winner was chosen on val only, "
-    "so its own figure flatters it; the test split was not read. sd: between seeds. minutes: all seeds together."
+    "so its own accuracy is slightly optimistic; the test split was not read. sd: between seeds. minutes: all seeds together."
 )
 
 
 @dataclass(frozen=True)
-class Row:
-    """What is known of a cell so far."""
+class CellResult:
+    """The runs of a cell so far, and what they add up to."""
 
     cell: Cell
-    states: tuple[State, ...]  # by seed
-    running: int  # seeds that a worker has now
+    states: tuple[RunState, ...]  # by seed
+    running: int  # seeds that are being trained
 
     @property
     def accuracies(self) -> list[float]:
@@ -42,7 +43,7 @@ class Row:
 
     @property
     def complete(self) -> bool:
-        """Are all seeds done? Only such a cell can win: means over different seeds are no fair comparison."""
+        """Are all seeds done? Only such a cell can win: means over different sets of seeds are not comparable."""
         return len(self.accuracies) == len(self.states)
 
     @property
@@ -77,44 +78,44 @@ class Row:
         return ("running" if self.running else "open") + done
 
 
-def collect(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell]) -> list[Row]:
+def collect(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell]) -> list[CellResult]:
     """A row per cell: whole cells first, by mean val accuracy; of equal ones the smaller net, then the sweep's order."""
     rows = []
     for cell in cells:
-        states = tuple(place.state(cell, seed) for seed in sweep.seeds)
+        states = tuple(directory.state(cell, seed) for seed in sweep.seeds)
         jobs = {cell.name, *(job_name(cell.name, seed) for seed in sweep.seeds)}  # a tpe trial is claimed as a whole
         running = 0
         if any(state.kind == "open" for state in states) and not cell.excess:
-            running = sum(holder(place.claims, job, sweep.stale_minutes) is not None for job in jobs)
-        rows.append(Row(cell, states, running))
+            running = sum(holder(directory.claims, job, sweep.stale_minutes) is not None for job in jobs)
+        rows.append(CellResult(cell, states, running))
     return sorted(
         rows, key=lambda row: (not row.complete, -(row.mean if row.mean is not None else -1.0), row.cell.parameters or 0)
     )
 
 
-def write_results(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell], *, picture: bool = True) -> list[Row]:
+def write_results(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell], *, picture: bool = True) -> list[CellResult]:
     """Write `table.csv`, `table.md`, `best.yaml` once a cell is complete, and `sweep.png`; returns the rows."""
-    rows = collect(sweep, place, cells)
-    write_atomic(place.folder / "table.csv", _csv(sweep, rows).encode())
-    write_atomic(place.folder / "table.md", _markdown(sweep, rows).encode())
+    rows = collect(sweep, directory, cells)
+    write_atomic(directory.folder / "table.csv", _csv(sweep, rows).encode())
+    write_atomic(directory.folder / "table.md", _markdown(sweep, rows).encode())
     if rows and rows[0].complete:
-        write_atomic(place.folder / "best.yaml", (_best_header(sweep, rows[0]) + dump_config(rows[0].cell.config)).encode())
+        write_atomic(directory.folder / "best.yaml", (_best_header(sweep, rows[0]) + dump_config(rows[0].cell.config)).encode())
     else:
-        (place.folder / "best.yaml").unlink(missing_ok=True)  # of cells that are no longer in the sweep
+        (directory.folder / "best.yaml").unlink(missing_ok=True)  # left by cells that are no longer in the sweep
     if picture and any(row.accuracies for row in rows):
-        _draw(sweep, place, rows)
+        _draw(sweep, directory, rows)
     return rows
 
 
-def list_cells(sweep: Sweep, place: SweepDirectory, cells: Sequence[Cell]) -> str:
+def list_cells(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell]) -> str:
     """Every cell in the sweep's order with its trainable parameters and its state."""
-    by_name = {row.cell.name: row for row in collect(sweep, place, cells)}
+    by_name = {row.cell.name: row for row in collect(sweep, directory, cells)}
     lines = [("cell", "parameters", "state")]
     lines += [(cell.name, _count(cell), by_name[cell.name].state) for cell in cells]
     return _aligned(lines)
 
 
-def report(sweep: Sweep, place: SweepDirectory, rows: Sequence[Row]) -> str:
+def report(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -> str:
     """What a terminal shows at the end: the first rows, what is wrong or open, and the winner."""
     lines = [("cell", "parameters", "seeds", "val %", "sd", "minutes", "state")]
     lines += [
@@ -124,29 +125,29 @@ def report(sweep: Sweep, place: SweepDirectory, rows: Sequence[Row]) -> str:
     text = _aligned(lines)
     if len(rows) > SHOWN:
         text += f"\n... and {len(rows) - SHOWN} more"
-    text += f"\nall of it: {place.folder / 'table.md'}"
+    text += f"\nfull table: {directory.folder / 'table.md'}"
     if rows and rows[0].complete:
         best = rows[0]
         spread = "" if best.sd is None else f" ± {100 * best.sd:.2f} sd"
-        seeds = "1 seed" if len(best.states) == 1 else f"{len(best.states)} seeds"
         text += (
-            f"\nbest on val: {best.cell.name}, {_percent(best.mean)} %{spread}, {seeds}, {_count(best.cell)} parameters "
-            f"(the test split was not read) -> {place.folder / 'best.yaml'}"
+            f"\nbest on val: {best.cell.name}, {_percent(best.mean)} %{spread}, {plural(len(best.states), 'seed')}, "
+            f"{_count(best.cell)} parameters "
+            f"(the test split was not read) -> {directory.folder / 'best.yaml'}"
         )
     failed = sum(state.kind == "failed" for row in rows for state in row.states)
     if failed and sweep.method != "tpe":
         text += (
-            f"\n{failed} failed, which is kept: --retry-failed goes on where it stopped (what diverged does so again); with "
-            "other settings a cell is trained anew, under a new label if it has a seed that is done"
+            f"\n{plural(failed, 'run')} failed and will be skipped unless retried (a run that diverged will diverge again). If "
+            "its cell gets other settings, the run is trained anew; a cell with finished seeds then needs a new label"
         )
     return text
 
 
-def _columns(rows: Sequence[Row]) -> list[str]:
+def _columns(rows: Sequence[CellResult]) -> list[str]:
     return list(dict.fromkeys(key for row in rows for key in row.cell.settings))
 
 
-def _csv(sweep: Sweep, rows: Sequence[Row]) -> str:
+def _csv(sweep: Sweep, rows: Sequence[CellResult]) -> str:
     """Values as JSON where they are lists or mappings, accuracies as shares, also of each seed; unknown: empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -163,7 +164,7 @@ def _csv(sweep: Sweep, rows: Sequence[Row]) -> str:
     return text.getvalue()
 
 
-def _markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
+def _markdown(sweep: Sweep, rows: Sequence[CellResult]) -> str:
     keys = _columns(rows)
     header = ["cell", *keys, "parameters", "seeds", "val %", "sd", "minutes", "state"]
     lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
@@ -174,11 +175,11 @@ def _markdown(sweep: Sweep, rows: Sequence[Row]) -> str:
     return "\n".join([f"# {sweep.name}", "", *lines, "", NOTE, ""])
 
 
-def _best_header(sweep: Sweep, row: Row) -> str:
+def _best_header(sweep: Sweep, row: CellResult) -> str:
     spread = "" if row.sd is None else f", sd {100 * row.sd:.2f}"
     return (
         f"# The best cell of the sweep {sweep.name} on val: {row.cell.name}, mean {_percent(row.mean)} %{spread}, "
-        f"{len(row.states)} seed(s). Chosen on val only.\n"
+        f"{plural(len(row.states), 'seed')}. Chosen on val only.\n"
     )
 
 
@@ -193,7 +194,7 @@ def _count(cell: Cell) -> str:
     return "?" if cell.parameters is None else f"{cell.parameters:,}"
 
 
-def _seeds(row: Row) -> str:
+def _seeds(row: CellResult) -> str:
     return str(len(row.states)) if row.complete else f"{len(row.accuracies)} of {len(row.states)}"
 
 
@@ -201,7 +202,7 @@ def _percent(share: float | None) -> str:
     return "" if share is None else f"{100 * share:.2f}"
 
 
-def _minutes(row: Row) -> str:
+def _minutes(row: CellResult) -> str:
     return "" if row.minutes is None else f"{row.minutes:.1f}"
 
 
@@ -214,7 +215,7 @@ def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
     return aligned(lines, [False, *[True] * (len(lines[0]) - 2), False])
 
 
-def _draw(sweep: Sweep, place: SweepDirectory, rows: Sequence[Row]) -> None:
+def _draw(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -> None:
     """One line per cell where they fit on a page; of more, or of drawn numbers, the mean of each value of each parameter.
 
     Into these means go whole cells only, once there are some.
@@ -223,8 +224,8 @@ def _draw(sweep: Sweep, place: SweepDirectory, rows: Sequence[Row]) -> None:
     few = len(sweep.spaces) <= 2 and not any(isinstance(space, Range) for space in sweep.spaces.values())
     if not few or (sweep.spaces and len(shown) > MOST_DRAWN):
         shown, few = [row for row in shown if row.complete] or shown, False
-    path = place.folder / "sweep.png"
-    seeds = "1 seed" if len(sweep.seeds) == 1 else f"{len(sweep.seeds)} seeds"
+    path = directory.folder / "sweep.png"
+    seeds = plural(len(sweep.seeds), "seed")
     title = f"{sweep.name}: {len(shown)} of {len(rows)} cells, {seeds}; val accuracy of the selected weights"
     if not sweep.spaces and len(shown) > MOST_DRAWN:  # cells written by hand have no parameters to draw means over
         shown = sorted(shown, key=lambda row: -(row.mean or 0))[:MOST_DRAWN]

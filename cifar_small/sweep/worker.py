@@ -1,4 +1,4 @@
-"""A worker: takes one run after another that nobody else has, trains it, and leaves when nothing is free."""
+"""A worker: claims and trains one free run after another, and ends when none is left."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from cifar_small.errors import CheckpointError, ConfigError, DivergedError, InUs
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
-from cifar_small.sweep.states import FAILED, State, SweepDirectory, job_name
+from cifar_small.sweep.states import FAILED, RunState, SweepDirectory, job_name
 from cifar_small.training.trainer import train
 
 OnEpoch = Callable[[dict[str, Any]], None]
 
-# What is the fault of a cell, so that the others go on. A missing data set or a full disk would fail them all alike.
+# Errors of one cell, after which the others continue. A missing data set or a full disk would fail them all.
 CELL_ERRORS = (DivergedError, ConfigError, CheckpointError, torch.OutOfMemoryError)
 
 
@@ -26,15 +26,15 @@ class Worker:
     """One process at work on a sweep."""
 
     sweep: Sweep
-    place: SweepDirectory
+    directory: SweepDirectory
     command: str = ""
     quiet: bool = False
     after_each: Callable[[], object] = lambda: None  # called after each run, to bring the tables up to date
     trained: int = 0
-    busy: set[str] = field(default_factory=set)  # jobs that others held when we came by
+    busy: set[str] = field(default_factory=set)  # jobs that other workers held in the last round
 
     def work_through(self, cells: Sequence[Cell], total: int) -> None:
-        """All runs of these cells that are free, the first seed of every cell first, until a whole round finds nothing."""
+        """Train all free runs of these cells, the first seed of every cell first, until a whole round finds none."""
         while self._round(cells, total):
             pass
 
@@ -43,58 +43,58 @@ class Worker:
         trained = self.trained
         for seed in self.sweep.seeds:
             for cell in cells:
-                if cell.excess or self.place.state(cell, seed).kind != "open":
+                if cell.excess or self.directory.state(cell, seed).kind != "open":
                     continue
                 claim = self.claim(job_name(cell.name, seed))
                 if claim is None:
                     continue
                 with claim:
-                    # Looked at again: it may have been finished between the first look and the claim.
-                    if self.place.state(cell, seed).kind == "open":
+                    # Checked again: it may have been finished between the first look and the claim.
+                    if self.directory.state(cell, seed).kind == "open":
                         self.say(f"{self.sweep.name}: {job_name(cell.name, seed)}, one of {total} runs")
                         self.run(cell, seed, claim)
         return self.trained > trained
 
     def claim(self, job: str) -> Claim | None:
-        """The claim on a job, or None, noted, while another worker has it."""
-        claim = take(self.place.claims, job, self.sweep.stale_minutes)
+        """The claim on a job, or None while another worker has it; the job is then listed in `busy`."""
+        claim = take(self.directory.claims, job, self.sweep.stale_minutes)
         if claim is None:
             self.busy.add(job)
         return claim
 
-    def run(self, cell: Cell, seed: int, claim: Claim, on_epoch: OnEpoch | None = None) -> State:
-        """Train a run, or go on with it; an end that is the cell's own fault is recorded and returned, not raised."""
+    def run(self, cell: Cell, seed: int, claim: Claim, on_epoch: OnEpoch | None = None) -> RunState:
+        """Train a run, or resume it; an error of the cell itself is recorded and returned, not raised."""
 
         def each_epoch(row: dict[str, Any]) -> None:
             claim.check()
             if on_epoch is not None:
                 on_epoch(row)
 
-        run = self.place.run(cell, seed)
+        run = self.directory.run(cell, seed)
         try:
-            self.place.make_room(cell, seed)
+            self.directory.make_room(cell, seed)
             train(cell.seeded(seed), run.folder, resume=True, command=self.command, quiet=self.quiet, on_epoch=each_epoch)
-        except InUseError:  # by a process without a claim, such as a cifar-small train by hand
+        except InUseError:  # held by a process without a claim, such as cifar-small train
             self.busy.add(run.folder.name)
-            return State("open")
+            return RunState("open")
         except ClaimLost as lost:
             self.say(str(lost))
             self.busy.add(run.folder.name)
-            return State("open")
+            return RunState("open")
         except CELL_ERRORS as error:
             self._record(cell, seed, error)
         except RuntimeError as error:
-            # Torch's, and not foreseen, so this worker ends with its traceback; but marked, or every other worker would follow.
+            # Unforeseen, so this worker ends with its traceback; recorded, so that other workers do not run into it too.
             self._record(cell, seed, error)
             raise
         self.trained += 1
         self.after_each()
-        return self.place.state(cell, seed)
+        return self.directory.state(cell, seed)
 
     def _record(self, cell: Cell, seed: int, error: Exception) -> None:
         reason = " ".join(str(error).split())
         facts = {"error": type(error).__name__, "reason": reason, "exit_code": getattr(error, "exit_code", 1)}
-        self.place.record(cell, seed, FAILED, facts)
+        self.directory.record(cell, seed, FAILED, facts)
         self.say(f"{job_name(cell.name, seed)} failed: {reason}")
 
     def say(self, text: str) -> None:

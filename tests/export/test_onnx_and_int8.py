@@ -346,7 +346,7 @@ def test_calibration_sees_training_images_alone_as_they_are(run: Run, monkeypatc
 
 def test_too_many_or_no_calibration_images_are_refused(run: Run) -> None:
     for count, named in ((1238, "1,238"), (0, "0")):
-        with pytest.raises(UserError, match=rf"^{named} images for calibration: expected 1 to 1,237, the training images"):
+        with pytest.raises(UserError, match=rf"^{named} images for calibration; expected 1 to 1,237, the training images"):
             quantize(run, run.folder / "new.onnx", count=count)
     assert not (run.folder / "new.onnx").exists()
 
@@ -538,12 +538,15 @@ def test_bench_measures_every_engine_and_writes_every_round(run: Run, capsys: py
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (None, r"speed\.json does not exist; expected a file of cifar-small bench RUN --output NAME\.json"),
-        ('{"bench": "inference"}', r"is damaged, or of another version of cifar-small bench \(KeyError: 'results'\)"),
-        ('{"bench": "inference", "results": [{"run": 1}]}', "is damaged, or of another version"),
-        ('{"bench": "inference", "results": [], "environment": {}}', "is damaged, or of another version"),
-        ('{"bench": "steps"}', "holds no figures of cifar-small bench"),
-        ("[1]", "holds no figures of cifar-small bench"),
+        (None, r"speed\.json does not exist; expected a JSON file written by cifar-small bench"),
+        (
+            '{"bench": "inference"}',
+            r"is damaged or was written by another version of cifar-small bench \(KeyError: 'results'\)",
+        ),
+        ('{"bench": "inference", "results": [{"run": 1}]}', "is damaged or was written by another version"),
+        ('{"bench": "inference", "results": [], "environment": {}}', "is damaged or was written by another version"),
+        ('{"bench": "steps"}', "contains no latency figures"),
+        ("[1]", "contains no latency figures"),
         ("{", "is damaged"),
     ],
 )
@@ -552,7 +555,7 @@ def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Pa
         (tmp_path / "speed.json").write_text(content)
     with pytest.raises(CheckpointError, match=says):
         read_figures(tmp_path / "speed.json", {})
-    with pytest.raises(CheckpointError, match="is a folder; expected a file"):
+    with pytest.raises(CheckpointError, match="is a folder; expected a JSON file"):
         read_figures(tmp_path, {})
     (tmp_path / "speed.json").write_bytes(b"\xff\xfe{}\x80")
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -582,8 +585,8 @@ def test_bench_makes_int8_itself_and_writes_markdown(run: Run, tmp_path: Path) -
         (["--rounds", "0"], 2, "--threads and --rounds"),
         (["--seconds", "nan"], 2, "--seconds a positive number"),
         (["--output", "speed.txt"], 2, "expected a name that ends in .md or .json"),
-        (["--int8", "FP32"], 2, "it holds fp32; expected a file of cifar-small quantize"),
-        (["--int8", "INT8", "INT8"], 2, "a second file of tiny, seed 0"),
+        (["--int8", "FP32"], 2, "is in fp32; expected an int8 file written by cifar-small quantize"),
+        (["--int8", "INT8", "INT8"], 2, "is the second int8 file of tiny, seed 0"),
         (["--int8", "OTHER"], 4, "made from tiny, seed 0 (weights 555555555555), which is none of these runs"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import SGD
-from cifar_small.config.schema import Muon as Settings
+from cifar_small.config.schema import MuonSettings as Settings
 from cifar_small.errors import ConfigError
 from cifar_small.optim.muon import COEFFICIENTS, Muon, orthogonalize
 from cifar_small.optim.optimizers import build_optimizer, clip_and_check, set_learning_rate, update_optimizer

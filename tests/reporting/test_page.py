@@ -221,7 +221,7 @@ def test_speed_stands_beside_them(folder: Path, tmp_path: Path, capsys: pytest.C
     shown = page.read_text(encoding="utf-8").split("Speed, size and accuracy")[1].split("</section>")[0]
     for text in ("ONNX int8", "150.00 (100.00 .. 200.00)", "some CPU", "cifar-small bench first", "<td>mine</td>"):
         assert text in shown
-    assert "figures of strange are of weights that no entry here has" in shown
+    assert "figures of strange belong to weights that no entry here has" in shown
     assert "VNNI" not in shown  # whatever the processor that draws the page
     assert "folder" not in shown
     page.unlink()

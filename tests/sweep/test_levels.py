@@ -180,7 +180,7 @@ def test_a_failed_command_stops_with_its_code(tmp_path: Path) -> None:
 def test_a_level_that_needs_another_says_which(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["levels", "resnet18_ladder", "--level", "4", "--output", str(tmp_path)]) == 2
     assert "needs augmented of level 2" in (error := capsys.readouterr().err)
-    assert "first run: cifar-small levels resnet18_ladder --level 2" in error
+    assert "run level 2 first; use --level 2" in error
     assert main(["levels", "resnet18_ladder", "--level", "6"]) == 2
     assert "resnet18_ladder has no level 6; expected some of 1, 2, 3, 4, 5" in capsys.readouterr().err
     assert main(["levels", "resnet18_ladder", "--configs", str(tmp_path)]) == 2
@@ -215,7 +215,7 @@ def test_weights_that_are_nowhere_are_missed_before_anything_trains(
     assert main(["levels", "r1", "--smoke", "--weights-dir", str(tmp_path), "--output", str(tmp_path / "runs")]) == 2
     assert "--smoke trains from random weights, so --weights-dir has no effect" in capsys.readouterr().err
     assert main(["levels", "resnet18_ladder", "--weights", "null", "--weights-dir", str(tmp_path)]) == 2
-    assert "--weights-dir has no effect on baseline, whose weights are random" in capsys.readouterr().err
+    assert "a folder of ImageNet weights has no effect on baseline, whose weights are random" in capsys.readouterr().err
     assert main(["levels", "resnet18_ladder", "--weights-dir", str(tmp_path / "nowhere")]) == 2
     assert "nowhere does not exist" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

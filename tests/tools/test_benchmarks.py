@@ -342,7 +342,7 @@ def test_settings_given_win_over_those_a_benchmark_measures_with(file: Path, mon
         return {}
 
     defaults = (("batch_size", "7"), ("optim.lr", "0.5"))
-    monkeypatch.setattr(cli, "ALL", (report.Command("x", "one", "two", lambda sub: None, keep, defaults),))
+    monkeypatch.setattr(cli, "ALL", (report.Benchmark("x", "one", "two", lambda sub: None, keep, defaults),))
     assert cli.main(["x", str(file), "--set", "optim.lr=0.25"]) == 0
     assert (found[0].batch_size, found[0].optim.lr) == (7, 0.25)
 

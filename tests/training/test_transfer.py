@@ -24,7 +24,7 @@ import cifar_small.training.trainer as train_module
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
-from cifar_small.config.schema import SGD, Adam, Config, Data, Muon, Rules
+from cifar_small.config.schema import SGD, Adam, Config, Data, MuonSettings, Rules
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.ensemble import mean_logits
@@ -174,8 +174,10 @@ def test_the_backbone_may_learn_at_a_rate_of_its_own(settings: SGD | Adam) -> No
     assert len(parameter_groups(net, settings.model_copy(update={"backbone_lr_factor": 1.0}))) == 2
 
 
-@pytest.mark.parametrize("settings", [SGD(lr=0.01), Adam(name="adam", lr=0.01), Adam(name="radam", lr=0.01), Muon(name="muon")])
-def test_what_thaws_starts_as_if_its_optimiser_were_new(settings: SGD | Adam | Muon) -> None:
+@pytest.mark.parametrize(
+    "settings", [SGD(lr=0.01), Adam(name="adam", lr=0.01), Adam(name="radam", lr=0.01), MuonSettings(name="muon")]
+)
+def test_what_thaws_starts_as_if_its_optimiser_were_new(settings: SGD | Adam | MuonSettings) -> None:
     """Adam's correction for its first steps is counted for each parameter, so those that join later get theirs too."""
     net = build_model(parse_config(tiny_raw()).model, 10)
 

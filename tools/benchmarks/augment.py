@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.loops import Stopwatch, synthetic
-from benchmarks.report import Command, add_data, add_rounds
+from benchmarks.report import Benchmark, add_data, add_rounds
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import AUGMENTS, AnyAugment, Augment, Config
@@ -224,7 +224,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     }
 
 
-AUGMENT = Command(
+AUGMENT = Benchmark(
     "augment",
     "images a second of the augmentation engines",
     DETAIL,

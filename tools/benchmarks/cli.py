@@ -1,6 +1,6 @@
 """The harness behind `tools/bench`: what a config costs on this machine, in comparisons that anyone can repeat.
 
-A benchmark is a `Command` in a module of its own; `ALL` lists them, and another one is another entry. Each prints a head
+A benchmark is a `Benchmark` in a module of its own; `ALL` lists them, and another one is another entry. Each prints a head
 (machine, threads, precision, versions, load) before it starts, takes turns between what it compares, and gives medians over
 rounds and ratios with their spread. `--json` keeps every round.
 """

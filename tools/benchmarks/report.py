@@ -82,7 +82,7 @@ def begin(bench: str, config: Config, command: str) -> Report:
 
 
 @dataclass(frozen=True)
-class Command:
+class Benchmark:
     """A benchmark: its name and help, its own options, and what it does; `run` prints and returns results for JSON."""
 
     name: str

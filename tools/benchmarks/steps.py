@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.loops import BareModelLoop, DataLoaderLoop, Loop, TrainerLoop, alternate, require_steps, synthetic
-from benchmarks.report import Command, add_data, add_rounds, positive
+from benchmarks.report import Benchmark, add_data, add_rounds, positive
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
 from cifar_small.errors import UserError
@@ -145,4 +145,4 @@ def render_steps(results: dict[str, Any]) -> str:
     )
 
 
-STEPS = Command("steps", "training steps a second, against the bare net and a plain loop", DETAIL, _add_options, _run)
+STEPS = Benchmark("steps", "training steps a second, against the bare net and a plain loop", DETAIL, _add_options, _run)

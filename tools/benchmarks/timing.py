@@ -19,7 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.report import ROOT, Command, mean_and_sd
+from benchmarks.report import ROOT, Benchmark, mean_and_sd
 from cifar_small.config.hashing import config_hash
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
@@ -321,4 +321,4 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     return {"runs": results, "summaries": summaries, "baseline_over_ours": comparison}
 
 
-TIME = Command("time", "minutes to test accuracy over seeds, start-up and evaluation included", DETAIL, _add_options, _run)
+TIME = Benchmark("time", "minutes to test accuracy over seeds, start-up and evaluation included", DETAIL, _add_options, _run)

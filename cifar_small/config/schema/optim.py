@@ -47,7 +47,7 @@ class Adam(Section):
     OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
 
-class Group(Section):
+class SGDGroup(Section):
     """SGD with Nesterov momentum for one group of parameters beside Muon."""
 
     name: Literal["sgd"] = "sgd"
@@ -58,7 +58,7 @@ class Group(Section):
     OMIT_DEFAULT = frozenset({"name"})
 
 
-class HeadGroup(Group):
+class HeadGroup(SGDGroup):
     """The same with weight decay."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
@@ -79,7 +79,7 @@ def _sgd_by_default(value: Any) -> Any:
     return {"name": "sgd", **value} if isinstance(value, dict) else value
 
 
-class Muon(Section):
+class MuonSettings(Section):
     """Muon for convolution filters: momentum, orthogonalised; SGD or AdamW for the rest (Jordan 2024)."""
 
     name: Literal["muon"]
@@ -90,13 +90,13 @@ class Muon(Section):
     normalise: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalise
     # 1-d parameters: biases and BatchNorm
-    bias: Annotated[Group | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = Group()
+    bias: Annotated[SGDGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = SGDGroup()
     # the classifier, and filters that see the image itself
     head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
     clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
 
     @model_validator(mode="after")
-    def _values_have_effect(self) -> Muon:
+    def _values_have_effect(self) -> MuonSettings:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum above 0: set momentum, or nesterov: false")
         if self.normalise and self.weight_decay:
@@ -104,7 +104,7 @@ class Muon(Section):
         return self
 
 
-Optim = Annotated[SGD | Adam | Muon, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]
+Optim = Annotated[SGD | Adam | MuonSettings, Field(discriminator="name"), BeforeValidator(_sgd_by_default)]
 
 
 class Lookahead(Section):
