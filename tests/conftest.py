@@ -13,7 +13,9 @@ import torch
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config
-from cifar_small.data import load_train
+from cifar_small.data import datamodule, load_train
+from cifar_small.files import write_atomic
+from cifar_small.training import summary
 from cifar_small.training.trainer import Trainer, train
 
 torch.set_num_threads(1)
@@ -53,21 +55,28 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, st
     return call
 
 
-@pytest.fixture(scope="module")
-def no_pictures() -> Iterator[None]:
-    """Runs draw none: they take three quarters of the time of tiny runs, and are looked at elsewhere."""
+PICTURES = ("draw_curves", "draw_confusion")  # of a run that ends
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_runs() -> Iterator[None]:
+    """Runs write files in place of pictures and read the digits once: most of a tiny run's time otherwise; see `pictures`."""
+    read = cache(load_train)
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(f"cifar_small.training.summary.{name}", lambda *_: None)
+        for name in PICTURES:
+            patch.setattr(summary, name, lambda *given: write_atomic(given[-1], b"a picture"))
+        patch.setattr(datamodule, "load_train", lambda data: read(data) if data.source == "digits" else load_train(data))
         yield
 
 
-@pytest.fixture(scope="module")
-def quick_runs(no_pictures: None) -> Iterator[None]:
-    """Runs draw no pictures and read their data once, which takes most of a tiny run's time otherwise."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cifar_small.data.datamodule.load_train", cache(load_train))
-        yield
+@pytest.fixture
+def pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs of this test draw their pictures."""
+    for name in PICTURES:
+        monkeypatch.setattr(summary, name, DRAWN[name])
+
+
+DRAWN = {name: getattr(summary, name) for name in PICTURES}
 
 
 def train_until_save(config: Config, folder: Path, saves: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,8 +26,6 @@ from cifar_small.export.weights_folder import FILES, export
 from cifar_small.runs.directory import Run
 from cifar_small.training.trainer import train
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 TOKEN = "hf_" + "x" * 30
 
 

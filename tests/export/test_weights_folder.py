@@ -28,8 +28,6 @@ from cifar_small.models import build_model
 from cifar_small.runs.directory import Run
 from cifar_small.training.trainer import train
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 CONFIG = parse_config(
     tiny_raw(
         phases=[{"epochs": 2}],

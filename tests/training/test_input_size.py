@@ -34,8 +34,6 @@ from cifar_small.transforms.functional import OPERATIONS
 from cifar_small.transforms.mixing import apply_mix, draw_mix
 from cifar_small.transforms.preprocess import normalise
 
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 RULES = {"max_params": 30_000_000, "rows": None, "pretrained": True}
 IMAGENET = {"rules": RULES, "model": {"family": "torchvision/resnet18"}, "weights": "imagenet"}
 

@@ -31,8 +31,6 @@ from cifar_small.runs.records import write_record
 from cifar_small.submission.submission_file import submit
 from cifar_small.training.trainer import Trainer, train
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 
 def keeps(epochs: int = 5, **engine: Any) -> Config:
     plain = {"device": "cpu", "precision": "fp32", "threads": 1}

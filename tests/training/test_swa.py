@@ -25,8 +25,6 @@ from cifar_small.training.trainer import Trainer, train
 from cifar_small.transforms.augmenter import epoch_order
 from cifar_small.transforms.preprocess import normalise
 
-pytestmark = pytest.mark.usefixtures("quick_runs")
-
 MODEL = {**tiny_raw()["model"], "dropout": 0.3, "stochastic_depth": 0.2}
 AVERAGED = [{"epochs": 1}, {"epochs": 4, "swa": {"every": 2}}]
 

@@ -56,6 +56,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("pictures")
 def test_learns_and_leaves_a_whole_run_directory(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = tiny(phases=[{"epochs": 6}], data={"source": "digits", "val_size": 200}, views="shift")
     summary = train(config, tmp_path / "run", command="the command")

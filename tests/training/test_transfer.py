@@ -41,8 +41,6 @@ from cifar_small.training.state import State
 from cifar_small.training.trainer import train
 
 Tiny = Callable[..., Config]
-pytestmark = pytest.mark.usefixtures("no_pictures")
-
 RULES = {"max_params": 100_000, "rows": 360, "pretrained": True}
 SMALL = {"source": "digits", "val_size": 200, "train_limit": 128}
 FREEZING: list[dict[str, Any]] = [
