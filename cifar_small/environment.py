@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from cifar_small.config.schema import Engine
 from cifar_small.errors import UserError
@@ -84,6 +85,17 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
 def memory_format(engine: Engine) -> torch.memory_format:
     """The memory order of images and weights that the config asks for."""
     return torch.channels_last if engine.layout == "channels_last" else torch.contiguous_format
+
+
+def compiled(model: nn.Module, engine: Engine) -> nn.Module:
+    """The net compiled as the config asks for, for the shapes and the frozen layers it has now; itself without `compile`."""
+    if not engine.compile:
+        return model
+    # A phase may have another resolution, dropout or frozen layers: each is compiled for its own shapes, and what was
+    # compiled before does not count against torch's limit of recompilations, beyond which it would run eagerly.
+    torch.compiler.reset()
+    mode = None if engine.compile is True else engine.compile
+    return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
 def prepare_process(engine: Engine) -> None:

@@ -16,7 +16,8 @@ from cifar_small.config.schema import Config
 from cifar_small.data import datamodule, load_train
 from cifar_small.files import write_atomic
 from cifar_small.training import summary
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 torch.set_num_threads(1)
 

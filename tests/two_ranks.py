@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import cifar_small.training.trainer as train_module
 from cifar_small.config.loading import parse_config
 from cifar_small.training.distributed import World, average_gradients, synchronize_batchnorm
+from cifar_small.training.train import train
 
 CONFIG: dict[str, Any] = {
     "name": "ranks",
@@ -75,4 +76,4 @@ def main(folder: Path, teacher: Path) -> None:
 
     train_module.resize = recorded
     train_module.Trainer.fit = observed  # type: ignore[method-assign]
-    train_module.train(parse_config(taught(teacher)), folder / "run", quiet=True)
+    train(parse_config(taught(teacher)), folder / "run", quiet=True)

@@ -26,7 +26,7 @@ from cifar_small.reporting.tables import to_text
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.submission.submission_file import find_faults, read_csv, score, submit
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 MARKER = ".cifar_small_demo"
 IMAGES, BUDGET = 360, 200_000

@@ -38,7 +38,7 @@ def _train(options: argparse.Namespace) -> int:
     if options.print_config:
         print(dump_config(config), end="")
         return 0
-    from cifar_small.training.trainer import train
+    from cifar_small.training.train import train
 
     train(
         config,
@@ -66,7 +66,7 @@ def _slurm(options: argparse.Namespace) -> int:
 
     config = load_config(options.config, split_overrides(options.overrides))
     ranks = options.nodes * options.processes_per_node
-    share_batch(config, ranks)  # better refused now than after a night in the queue
+    share_batch(config.batch_size, config.engine.micro_batch_size, ranks)  # better refused now than after a night in the queue
     refuse_one_gpu(config.engine.device, ranks)
     arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
     text = batch_file(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from tqdm.auto import tqdm
 
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.data import Images
 from cifar_small.errors import CheckpointError, DataError
 from cifar_small.inference.ensemble import mean_logits
@@ -98,8 +98,7 @@ def _measure(logits: npt.NDArray[Any], of: Predictions, meta: dict[str, Any]) ->
 
 def trained_dropout(net: Net) -> float:
     """The dropout p in force when the net's weights were selected: that of their phase."""
-    last = int(net.facts["epoch"]) - 1
-    return next(phase.settings.dropout for phase in resolve_phases(net.config) if phase.start <= last < phase.end)
+    return resolve_config(net.config).phase_at(int(net.facts["epoch"]) - 1).settings.dropout
 
 
 def monte_carlo(

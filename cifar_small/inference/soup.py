@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from cifar_small.config.hashing import config_dict, config_hash, recipe_hash
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.environment import autocast, describe, memory_format, prepare_process, resolve_device, resolve_precision
@@ -198,7 +198,7 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
 
 def _never_trained(nets: Sequence[Net]) -> tuple[str, ...]:
     """What every phase of every net freezes."""
-    frozen = [set(phase.settings.freeze) for net in nets for phase in resolve_phases(net.config)]
+    frozen = [set(phase.settings.freeze) for net in nets for phase in resolve_config(net.config).phases]
     return tuple(sorted(set.intersection(*frozen)))
 
 

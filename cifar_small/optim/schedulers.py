@@ -9,6 +9,7 @@ from __future__ import annotations
 import bisect
 import math
 
+from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
 
 AnySchedule = Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear
@@ -44,6 +45,13 @@ def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, 
         case PiecewiseLinear():
             return base_lr * _interpolate(schedule.points, step / steps)
     return base_lr
+
+
+def rate_at(phase: Phase, epoch: int, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of step `step` of an epoch (both 0-based) of a phase."""
+    done = (epoch - phase.schedule_start) * steps_per_epoch + step
+    span = (phase.schedule_end - phase.schedule_start) * steps_per_epoch
+    return learning_rate(phase.settings.schedule, phase.settings.optim.lr, done, span, steps_per_epoch)
 
 
 def _half_cosine(start: float, end: float, progress: float) -> float:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cifar_small.config.phases import Phase, resolve_phases
+from cifar_small.config.phases import Phase
+from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import UserError
@@ -54,12 +55,12 @@ def choose_images(labels: Tensor, number: int) -> list[int]:
 
 
 def preview_blocks(
-    config: Config, problem: DataModule, chosen: list[int], epoch: int | None = None, columns: int = 4
+    resolved: ResolvedConfig, problem: DataModule, chosen: list[int], epoch: int | None = None, columns: int = 4
 ) -> list[Block]:
     """The cells of every phase from its first epoch on, or of the phase in force at `epoch` (0-based) from there on."""
-    blocks = []
+    blocks, config = [], resolved.config
     with closing(Augmenter(problem, config.seed, config.engine.workers, config.interpolation)) as augmenter:
-        for phase in resolve_phases(config):
+        for phase in resolved.phases:
             if epoch is not None and not phase.start <= epoch < phase.end:
                 continue
             first = phase.start if epoch is None else epoch
@@ -112,7 +113,8 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     of images that the run does not have.
     """
     config = with_input_of_weights(config)
-    phases = resolve_phases(config)
+    resolved = resolve_config(config)
+    phases = resolved.phases
     if epoch is not None and not 1 <= epoch <= phases[-1].end:
         raise UserError(f"--epoch {epoch} is not in this run, which has {phases[-1].end} epochs; choose one of 1 to that")
     problem = load_datamodule(config)
@@ -121,7 +123,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
             f"--images {images} and --columns {columns}: expected 1 to {len(problem.images):,} images, 1 column or more"
         )
     chosen = choose_images(problem.labels, images)
-    blocks = preview_blocks(config, problem, chosen, None if epoch is None else epoch - 1, columns)
+    blocks = preview_blocks(resolved, problem, chosen, None if epoch is None else epoch - 1, columns)
     labels = problem.labels.tolist()
     originals = [(problem.images[index].permute(1, 2, 0).cpu().numpy(), problem.classes[labels[index]]) for index in chosen]
     rows = {name: values for name, values in phase_rows(phases).items() if name not in UPDATES}

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_small.config.phases import Phase, resolve_phases
+from cifar_small.config.phases import Phase
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import (
     MIX_KINDS,
     MIXINGS,
@@ -19,7 +20,7 @@ from cifar_small.config.schema import (
 )
 from cifar_small.errors import UserError
 from cifar_small.figures.run import Bar, draw_timeline
-from cifar_small.optim.schedulers import learning_rate
+from cifar_small.optim.schedulers import rate_at
 from cifar_small.reporting.tables import aligned
 
 # Labelled training images of the sources whose size is known without reading them.
@@ -44,12 +45,12 @@ def steps_per_epoch(config: Config) -> int:
 
 def learning_rates(phases: Sequence[Phase], steps: int) -> list[float]:
     """The learning rate of every optimiser step of a run with `steps` steps an epoch."""
-    rates = []
-    for phase in phases:
-        settings, span = phase.settings, (phase.schedule_end - phase.schedule_start) * steps
-        first, last = ((epoch - phase.schedule_start) * steps for epoch in (phase.start, phase.end))
-        rates += [learning_rate(settings.schedule, settings.optim.lr, step, span, steps) for step in range(first, last)]
-    return rates
+    return [
+        rate_at(phase, epoch, step, steps)
+        for phase in phases
+        for epoch in range(phase.start, phase.end)
+        for step in range(steps)
+    ]
 
 
 def describe_augment(augment: AnyAugment) -> str:
@@ -167,8 +168,8 @@ def phase_table(phases: Sequence[Phase], steps: int) -> str:
 
 def draw_config(config: Config, steps: int, path: Path) -> str:
     """Draw the run that a config describes into a PNG and return its table of phases."""
-    phases = resolve_phases(config)
-    title = f"{config.name}: {phases[-1].end} epochs of {steps:,} steps"
+    phases = resolve_config(config).phases
+    title = f"{config.name}: {config.epochs} epochs of {steps:,} steps"
     bounds = [phase.start for phase in phases] + [phases[-1].end]
     rows = {name: phase_bars(values, bounds) for name, values in phase_rows(phases).items()}
     draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title, path)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, Model, Recipe
 from cifar_small.errors import ConfigError, plural
 from cifar_small.models.counting import count_parameters, num_classes_of, skeleton
@@ -59,7 +59,7 @@ def plan(sweep: Sweep) -> list[Cell]:
         probes = [(f"probe{number}", settings) for number, settings in enumerate(_probes(sweep.spaces))]
         cells = _resolve_all(sweep, probes)
         _refuse_illegal(sweep, cells)
-        _refuse_ineffective_pruner(sweep, max(resolve_phases(cell.config)[-1].end for cell in cells))
+        _refuse_ineffective_pruner(sweep, max(cell.config.epochs for cell in cells))
         return []
     cells = _resolve_all(sweep, _named(sweep))
     _refuse_twins(cells)
@@ -83,7 +83,7 @@ def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, dict[str, Any]]]) -> l
     for name, settings in named:
         try:
             cell = resolve(sweep, name, settings, counts)
-            check_pipelines(cell.config)
+            check_pipelines(resolve_config(cell.config))
             cells.append(cell)
         except ConfigError as error:
             problems[str(error)].append(name)
@@ -132,7 +132,7 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
         }
         phases = [
             [phase.start, phase.end, phase.schedule_start, phase.schedule_end, phase.settings.model_dump(mode="json")]
-            for phase in resolve_phases(cell.config)
+            for phase in resolve_config(cell.config).phases
         ]
         effect = json.dumps([rest, phases], sort_keys=True)
         if effect in seen:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from statistics import mean
 from typing import Any
 
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import write_json
 from cifar_small.randomness import stream_seed
@@ -127,7 +127,7 @@ class _Trial:
             trial.set_user_attr("cell", self.name)
             settings = {key: _suggest(trial, key, space) for key, space in self.worker.sweep.spaces.items()}
             try:
-                check_pipelines(resolve(self.worker.sweep, self.name, settings).config)
+                check_pipelines(resolve_config(resolve(self.worker.sweep, self.name, settings).config))
             except ConfigError as error:  # values that are possible one by one but not together, such as lr below min_lr
                 problem = f"{_shown(settings)}: {error}"
                 self.study.tell(trial.number, state=states.FAIL)
@@ -183,7 +183,7 @@ class _Trial:
 
     def _reporter(self, cell: Cell) -> OnEpoch:
         """Reports each epoch's val accuracy to Optuna: of the first seed, for the pruner compares one curve with others."""
-        epochs = resolve_phases(cell.config)[-1].end
+        epochs = cell.config.epochs
         alone = len(self.worker.sweep.seeds) == 1  # after its last epoch there is then nothing to save
 
         def report(row: dict[str, Any]) -> None:

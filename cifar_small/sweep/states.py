@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cifar_small.config.hashing import config_hash
-from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
@@ -137,7 +136,7 @@ def _differences(run: Run, config: Config) -> list[str]:
     before = run.config()
     config = with_recorded_input(config, run)
     differences = config_differences(before, config)
-    was, now = (resolve_phases(one)[-1].end for one in (before, config))
+    was, now = before.epochs, config.epochs
     if was != now and not differences:  # a run may be extended, but then its schedule differs from those of the other cells
         differences = [f"epochs: {was} -> {now}"]
     return differences

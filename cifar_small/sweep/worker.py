@@ -13,7 +13,7 @@ from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
 from cifar_small.sweep.states import FAILED, RunState, SweepDirectory, job_name
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 OnEpoch = Callable[[dict[str, Any]], None]
 

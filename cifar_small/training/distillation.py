@@ -1,8 +1,8 @@
-"""Distillation: what the teachers of a phase say of its images, and the loss that learns from it beside the labels.
+"""Distillation: the targets that teachers give for the images of a phase, and the loss that uses them beside the labels.
 
 A phase with teachers trains on targets (B, 2K): the labels' shares of K classes, then the teachers' K probabilities at the
-temperature. A run directory that teaches is asked in every step about the very pixels its pupil is about to see, augmented and
-mixed, at the images' full resolution. A file has spoken once of the images as they are; its words are mixed as labels are.
+temperature. A teacher that is a run predicts, in every step, the very pixels its student is about to see, augmented and mixed,
+at the images' full resolution. A predictions file holds one prediction per image, not augmented; it is mixed as labels are.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cifar_small.config.phases import Phase
-from cifar_small.config.schema import Config, Distill
+from cifar_small.config.resolved import ResolvedConfig
+from cifar_small.config.schema import Distill, Engine, Rules
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
@@ -35,59 +35,59 @@ def distilled_loss(logits: Tensor, targets: Tensor, settings: Distill, label_smo
     The teachers' probabilities are at the temperature T already; the net's logits are divided by it here. T^2 keeps the size of
     the gradient as T grows (Hinton et al. 2015, arXiv 1503.02531).
     """
-    labels, said = targets.chunk(2, dim=1)
+    labels, taught = targets.chunk(2, dim=1)
     weight, temperature = settings.kd_weight, settings.temperature
     hard = F.cross_entropy(logits, labels, label_smoothing=label_smoothing, reduction="sum")
-    soft = F.kl_div(F.log_softmax(logits / temperature, dim=1), said, reduction="sum")
+    soft = F.kl_div(F.log_softmax(logits / temperature, dim=1), taught, reduction="sum")
     return (1 - weight) * hard + weight * temperature**2 * soft
 
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained net that only answers: evaluated, without gradients, and given pixels as it wants them."""
+    """A trained net in evaluation, without gradients, which is given pixels as it was trained on them."""
 
     model: nn.Module
     preprocess: Preprocess
-    scale: Tensor  # (1, 3, 1, 1): from the pupil's normalised pixels to its own
+    scale: Tensor  # (1, 3, 1, 1): from the student's normalized pixels to the teacher's
     offset: Tensor
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Logits (B, K) float32 of the pupil's pixels (B, 3, H, H)."""
-        answer: Tensor = self.model(self.preprocess.enlarge(pixels * self.scale + self.offset))
-        return answer.float()
+        """Logits (B, K) float32 of the student's pixels (B, 3, H, H)."""
+        logits: Tensor = self.model(self.preprocess.enlarge(pixels * self.scale + self.offset))
+        return logits.float()
 
 
 class TeacherTargets:
-    """What the teachers of one phase say."""
+    """The targets that the teachers of one phase give."""
 
     def __init__(
-        self, settings: Distill, teachers: Sequence[Teacher], said: Tensor | None, slices: int, config: Config
+        self, settings: Distill, teachers: Sequence[Teacher], stored: Tensor | None, slices: int, engine: Engine
     ) -> None:
-        """Nets to ask, `slices` images at a time, or what was `said` (N, K) of all training images, as probabilities at T."""
-        self.settings, self.teachers, self.said, self.slices = settings, teachers, said, slices
-        self.layout = memory_format(config.engine)
+        """Nets to run, `slices` images at a time, or `stored` probabilities (N, K) of all training images at T."""
+        self.settings, self.teachers, self.stored, self.slices = settings, teachers, stored, slices
+        self.layout = memory_format(engine)
 
     def of_images(self, targets: Tensor, chosen: Tensor) -> Tensor:
-        """Before mixing: the targets (B, K) of images of the dataset, with what was said of them; chosen: int64 (B,)."""
-        return targets if self.said is None else torch.cat((targets, self.said[chosen]), dim=1)
+        """Before mixing: the targets (B, K) of images of the dataset, with stored probabilities; chosen: int64 (B,)."""
+        return targets if self.stored is None else torch.cat((targets, self.stored[chosen]), dim=1)
 
     @torch.no_grad()
     def of_pixels(self, targets: Tensor, pixels: Tensor, precision: str) -> Tensor:
-        """After mixing: the targets with what nets say of the pixels (B, 3, H, H), asked in the pupil's precision."""
-        if self.said is not None:
+        """After mixing: the targets with the nets' probabilities of the pixels (B, 3, H, H), in the student's precision."""
+        if self.stored is not None:
             return targets
         parts = []
         for part in torch.split(pixels.contiguous(memory_format=self.layout), self.slices):
             with autocast(pixels.device, precision):
-                answers = [teacher(part) for teacher in self.teachers]
-            parts.append(torch.stack([F.softmax(answer / self.settings.temperature, dim=1) for answer in answers]).mean(0))
+                logits = [teacher(part) for teacher in self.teachers]
+            parts.append(torch.stack([F.softmax(each / self.settings.temperature, dim=1) for each in logits]).mean(0))
         return torch.cat((targets, torch.cat(parts)), dim=1)
 
 
 def load_teacher_targets(
-    config: Config, phases: Sequence[Phase], problem: DataModule, slices: int
+    resolved: ResolvedConfig, data: DataModule, slices: int
 ) -> tuple[dict[int, TeacherTargets], list[dict[str, Any]]]:
-    """The lesson of every phase that has teachers, by its index, and the facts of all teachers, for the record.
+    """The targets of every phase that has teachers, by its index, and the facts of all teachers, for the record.
 
     Raises ConfigError for teachers of other classes, that have trained on our val images, or that the rules forbid, and what
     `load_net` and `load_predictions` raise.
@@ -95,35 +95,36 @@ def load_teacher_targets(
     teacher_targets: dict[int, TeacherTargets] = {}
     nets: dict[str, tuple[Teacher, dict[str, Any]]] = {}
     files: dict[str, tuple[Predictions, dict[str, Any]]] = {}
-    for phase in phases:
+    engine, rules = resolved.config.engine, resolved.config.rules
+    for phase in resolved.phases:
         settings = phase.settings.distill
         if settings is None:
             continue
         where = f"phases.{phase.index}.distill"
         for path in settings.teachers:
             if path not in nets:
-                nets[path] = _load_teacher(path, config, problem, where)
-        said = None
+                nets[path] = _load_teacher(path, engine, rules, data, where)
+        stored = None
         if settings.predictions is not None:
             if settings.predictions not in files:
-                files[settings.predictions] = _load_file(settings.predictions, config, problem, where)
-            said = _probabilities(files[settings.predictions][0], problem, settings.temperature)
+                files[settings.predictions] = _load_file(settings.predictions, rules, data, where)
+            stored = _probabilities(files[settings.predictions][0], data, settings.temperature)
         chosen = [nets[path] for path in settings.teachers]
         hashes = [facts["weights_sha256"][0] for _, facts in chosen]
         if len(set(hashes)) < len(hashes):
-            raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two are of the same weights; leave one out")
-        teacher_targets[phase.index] = TeacherTargets(settings, [teacher for teacher, _ in chosen], said, slices, config)
+            raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two have the same weights; leave one out")
+        teacher_targets[phase.index] = TeacherTargets(settings, [teacher for teacher, _ in chosen], stored, slices, engine)
     return teacher_targets, [facts for _, facts in [*nets.values(), *files.values()]]
 
 
-def _load_teacher(path: str, config: Config, problem: DataModule, where: str) -> tuple[Teacher, dict[str, Any]]:
+def _load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, where: str) -> tuple[Teacher, dict[str, Any]]:
     run = Run(path)
     net = load_net(run)
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
-    _check(path, net.classes, net.facts["data"], net.facts["lineage"], config, problem, where)
-    check_unseen(net.facts["ancestors"], problem.facts)
-    model = net.model.to(device=problem.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
+    _check(path, net.classes, net.facts["data"], net.facts["lineage"], rules, data, where)
+    check_unseen(net.facts["ancestors"], data.facts)
+    model = net.model.to(device=data.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     model.eval().requires_grad_(False)
     facts = {
         "name": net.config.name,
@@ -135,24 +136,24 @@ def _load_teacher(path: str, config: Config, problem: DataModule, where: str) ->
         "pretrained": bool(net.facts["lineage"]),
         "lineage": net.facts["lineage"],
     }
-    return Teacher(model, net.preprocess, *_renormalisation(net, problem)), facts
+    return Teacher(model, net.preprocess, *_renormalization(net, data)), facts
 
 
-def _renormalisation(net: Net, problem: DataModule) -> tuple[Tensor, Tensor]:
-    """Scale and offset (1, 3, 1, 1) from pixels in the problem's normalisation to the net's; 1 and 0 where they agree."""
-    mean, std, own_mean, own_std = (np.array(one) for one in (problem.mean, problem.std, net.mean, net.std))
+def _renormalization(net: Net, data: DataModule) -> tuple[Tensor, Tensor]:
+    """Scale and offset (1, 3, 1, 1) from pixels in the data's normalization to the net's; 1 and 0 where they agree."""
+    mean, std, own_mean, own_std = (np.array(values) for values in (data.mean, data.std, net.mean, net.std))
     parts = (std / own_std, (mean - own_mean) / own_std)  # in float64: equal statistics give exactly 1 and 0
-    scale, offset = (torch.tensor(part, dtype=torch.float32, device=problem.device).view(1, -1, 1, 1) for part in parts)
+    scale, offset = (torch.tensor(part, dtype=torch.float32, device=data.device).view(1, -1, 1, 1) for part in parts)
     return scale, offset
 
 
-def _load_file(path: str, config: Config, problem: DataModule, where: str) -> tuple[Predictions, dict[str, Any]]:
+def _load_file(path: str, rules: Rules, data: DataModule, where: str) -> tuple[Predictions, dict[str, Any]]:
     """Predictions over (at least) the training images, in any order."""
     predictions = load_predictions(path)
     meta = predictions.meta
     for net in nets_of(meta):
-        _check(path, predictions.classes, net.get("data") or {}, net.get("lineage") or [], config, problem, where)
-        check_unseen(net.get("ancestors") or [], problem.facts)
+        _check(path, predictions.classes, net.get("data") or {}, net.get("lineage") or [], rules, data, where)
+        check_unseen(net.get("ancestors") or [], data.facts)
     facts = {
         "name": label(meta),
         "file": Path(path).name,
@@ -166,64 +167,65 @@ def _load_file(path: str, config: Config, problem: DataModule, where: str) -> tu
     return predictions, facts
 
 
-def _probabilities(predictions: Predictions, problem: DataModule, temperature: float) -> Tensor:
-    """What a file says of the training images (N, K), joined by id, as probabilities at the temperature."""
+def _probabilities(predictions: Predictions, data: DataModule, temperature: float) -> Tensor:
+    """A file's probabilities of the training images (N, K) at the temperature, joined by id."""
     name, order = predictions.meta["file"], np.argsort(predictions.ids)
-    place = np.searchsorted(predictions.ids, problem.ids, sorter=order)
+    place = np.searchsorted(predictions.ids, data.ids, sorter=order)
     rows = order[np.minimum(place, len(order) - 1)]
-    missing = problem.ids[predictions.ids[rows] != problem.ids]
+    missing = data.ids[predictions.ids[rows] != data.ids]
     if len(missing):
         raise ConfigError(
-            f"distill.predictions {name} says nothing of {len(missing):,} of the {len(problem.ids):,} training images, first "
+            f"distill.predictions {name} lacks {len(missing):,} of the {len(data.ids):,} training images, first "
             f"ids {missing[:5].tolist()}; make it by: cifar-small predict RUN --split train"
         )
-    labels = problem.labels.cpu().numpy()
+    labels = data.labels.cpu().numpy()
     if predictions.labels is None or not np.array_equal(predictions.labels[rows], labels):
         raise ConfigError(
             f"distill.predictions {name} has other labels than the training images, so its ids are of other images; make it "
             "by: cifar-small predict RUN --split train"
         )
-    logits = torch.from_numpy(predictions.logits[rows]).to(problem.device)
+    logits = torch.from_numpy(predictions.logits[rows]).to(data.device)
     return F.softmax(logits / temperature, dim=1)
 
 
 def _check(
     path: str,
     classes: tuple[str, ...],
-    data: dict[str, Any],
+    trained_on: dict[str, Any],
     lineage: list[str],
-    config: Config,
-    problem: DataModule,
+    rules: Rules,
+    data: DataModule,
     where: str,
 ) -> None:
     """Raise ConfigError for a teacher that may not or cannot teach this run."""
-    if classes != problem.classes:
+    if classes != data.classes:
         raise ConfigError(
-            f"{where}: {path} knows the classes {list(classes)[:3]}... ({len(classes)}), this data has "
-            f"{list(problem.classes)[:3]}... ({len(problem.classes)}); the same names in the same order are needed"
+            f"{where}: {path} has the classes {list(classes)[:3]}... ({len(classes)}), this data has "
+            f"{list(data.classes)[:3]}... ({len(data.classes)}); the same names in the same order are needed"
         )
-    ours = problem.facts
-    if data.get("sha256") == ours["sha256"] and data.get("val_sha256") != ours["val_sha256"]:
+    ours = data.facts
+    if trained_on.get("sha256") == ours["sha256"] and trained_on.get("val_sha256") != ours["val_sha256"]:
         raise ConfigError(
-            f"{where}: {path} held out other images than this config, so it has trained on some of our val and would whisper "
-            "their labels; use its data.val_size and data.split_seed, or another teacher"
+            f"{where}: {path} held out other images than this config, so it was trained on some of this run's val images and "
+            "would leak their labels; use its data.val_size and data.split_seed, or another teacher"
         )
     inherited = [through_teacher(one, path) for one in lineage]
-    if fault_of(inherited, config.rules) is not None:
+    if fault_of(inherited, rules) is not None:
         raise ConfigError(
-            f"{where}: {path} comes from other weights ({'; '.join(lineage)}), and what it knows of them would pass on; the "
-            "rules say pretrained_teacher: forbidden: take a teacher trained from scratch, or set "
+            f"{where}: {path} was initialized from other weights ({'; '.join(lineage)}), which the student would learn from; "
+            "the rules say pretrained_teacher: forbidden: take a teacher trained from scratch, or set "
             "rules.pretrained_teacher: allowed where the competition allows it"
         )
 
 
 def check_same_teachers(saved: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], folder: Path) -> None:
-    """Raise CheckpointError when a run would go on with other teachers' weights than it began with."""
+    """Raise CheckpointError when a run would continue with other teachers than it was started with."""
     before, after = ([facts.get("sha256") or facts["weights_sha256"] for facts in teachers] for teachers in (saved, now))
     if before != after:
         raise CheckpointError(
-            f"{folder} began with teachers of other weights: {_names(saved)} then, {_names(now)} now; put the former teachers "
-            "back, or train into another --output"
+            f"{folder} was started with other teachers: {_names(saved)} then, {_names(now)} now; put the former teachers "
+            "back, or train into another run directory",
+            remedy="output",
         )
 
 

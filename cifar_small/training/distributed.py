@@ -19,7 +19,6 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError, UserError
 
 
@@ -53,16 +52,16 @@ class World:
         if refused is not None:
             raise refused
         if answer[1]:
-            raise UserError("rank 0 refused the run; its message says why")
+            raise UserError("rank 0 rejected this run; see its error")
         return bool(answer[0])
 
-    def require_same(self, words: str, what: str, advice: str) -> None:
-        """Raise UserError on every rank where rank 0 has other words; processes of different runs must not be mixed."""
-        ours = torch.tensor(list(hashlib.sha256(words.encode()).digest()), dtype=torch.int64)
+    def require_same(self, facts: str, what: str, advice: str) -> None:
+        """Raise UserError on every rank where rank 0 has other facts; processes of different runs must not be mixed."""
+        ours = torch.tensor(list(hashlib.sha256(facts.encode()).digest()), dtype=torch.int64)
         theirs = ours.clone()
         self.broadcast(theirs)
         if not torch.equal(ours, theirs):
-            raise UserError(f"rank {self.rank} has another {what} than rank 0; {advice}")
+            raise UserError(f"rank {self.rank} has a different {what} from rank 0; {advice}")
 
     def any(self, here: bool, device: torch.device) -> bool:
         """Is it so on any rank? Every rank must ask; waits for the device."""
@@ -75,6 +74,12 @@ class World:
         if self.size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def collect(self, tensor: Tensor) -> None:
+        """Let rank 0 hold the sum over ranks, the others zeros, in place."""
+        if self.size > 1:
+            self.sum(tensor)
+            tensor *= self.first
 
     def broadcast(self, *tensors: Tensor) -> None:
         """Give every rank the values of rank 0, in place."""
@@ -102,18 +107,18 @@ class World:
 SINGLE_PROCESS = World()
 
 
-def share_batch(config: Config, size: int) -> int:
+def share_batch(batch_size: int, micro_batch_size: int | None, size: int) -> int:
     """Images that go through the net at once in each of `size` processes.
 
     Raises ConfigError when the processes, or the micro-batches of each, do not divide the batch.
     """
-    share, rest = divmod(config.batch_size, max(1, size))
-    micro = config.engine.micro_batch_size or share
+    share, rest = divmod(batch_size, max(1, size))
+    micro = micro_batch_size or share
     if rest or not micro or share % micro:
-        what = f" in slices of engine.micro_batch_size {micro}" if config.engine.micro_batch_size else ""
+        what = f" in slices of engine.micro_batch_size {micro}" if micro_batch_size else ""
         raise ConfigError(
-            f"batch_size {config.batch_size} cannot be shared by {size} processes{what}; use another number of processes, or a "
-            f"batch_size that is a multiple of {size * (config.engine.micro_batch_size or 1)}"
+            f"batch_size {batch_size} cannot be shared by {size} processes{what}; use another number of processes, or a "
+            f"batch_size that is a multiple of {size * (micro_batch_size or 1)}"
         )
     return micro
 
@@ -121,7 +126,7 @@ def share_batch(config: Config, size: int) -> int:
 def refuse_one_gpu(device_name: str, size: int) -> None:
     """Raise UserError if several processes were given one GPU by its number."""
     if size > 1 and device_name.startswith("cuda:"):
-        raise UserError(f"engine.device {device_name} names one GPU but {size} processes need one each; use cuda or auto")
+        raise UserError(f"engine.device is {device_name}, one GPU, but {size} processes need one each; use cuda or auto")
 
 
 @contextmanager
@@ -142,13 +147,13 @@ def joined(device_name: str) -> Iterator[World]:
     if on_gpu:
         if world.local_size > torch.cuda.device_count():
             raise UserError(
-                f"{world.local_size} processes on a machine with {torch.cuda.device_count()} GPUs; expected at most one each: "
-                "lower --nproc-per-node, or use --engine.device cpu"
+                f"{world.local_size} processes on a machine with {torch.cuda.device_count()} GPUs; expected at most one "
+                "process per GPU: start fewer, or set engine.device to cpu"
             )
         torch.cuda.set_device(world.local_rank)
     else:
-        # torchrun gives each process one thread; share the machine's cores instead.
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # Linux: a job's
+        # torchrun gives each process one thread; share the cores that this job may use instead.
+        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         torch.set_num_threads(max(1, allowed // world.local_size))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
@@ -171,8 +176,8 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
         count = torch.tensor([x.numel() / x.shape[1]], device=x.device)
         totals = _sum_over_ranks(torch.cat((x.sum((0, 2, 3)), count)))
         mean, number = totals[:-1] / totals[-1], totals[-1].detach()
-        centred = x - mean.view(1, -1, 1, 1)
-        variance = _sum_over_ranks((centred**2).sum((0, 2, 3))) / number
+        centered = x - mean.view(1, -1, 1, 1)
+        variance = _sum_over_ranks((centered**2).sum((0, 2, 3))) / number
         with torch.no_grad():
             assert self.running_mean is not None
             assert self.running_var is not None
@@ -182,7 +187,7 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * (number / (number - 1)), self.momentum)
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        return (centred * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(input.dtype)
+        return (centered * scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)).to(input.dtype)
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -228,8 +233,8 @@ def synchronize_batchnorm(model: nn.Module) -> None:
                 setattr(parent, name, _synced(child))
             elif isinstance(child, nn.BatchNorm2d):
                 raise ConfigError(
-                    f"engine.sync_batchnorm cannot synchronise the {type(child).__name__} of this net; set it to false, and "
-                    "each process has statistics of its own"
+                    f"engine.sync_batchnorm cannot synchronize the {type(child).__name__} of this net; set it to "
+                    "false, so that each process has its own statistics"
                 )
 
 

@@ -1,4 +1,4 @@
-"""What a run starts from when its config names `weights`: tensors by name, whose they are, and the input they expect."""
+"""The weights that a config names to start from: tensors by name, the runs they come from, and the input they expect."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cifar_small.runs.lineage import Ancestor, ancestor
 class PretrainedInit:
     """Weights that another training ended with.
 
-    classes: what the head among them tells apart; empty for those of a file, which have the names of the net's library and
+    classes: those of the head among them; empty for those of a file, which have the names of the net's library and
     whose head is always replaced.
     """
 
@@ -37,20 +37,20 @@ class PretrainedInit:
 
 
 def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | None]:
-    """The config with the input that its weights expect, and these weights; without them once the run has its own.
+    """The config with the input that its weights expect, and these weights; None once the run has weights of its own.
 
     Raises CheckpointError: no such weights, damaged, or out of reach.
     """
     if config.weights is None:
         return config, None
-    if run.begun:  # which may be resumed where the weights it began with are gone
+    if run.begun:  # it can be resumed where the weights it began with are gone
         return with_recorded_input(config, run), None
     if config.starts_from_run:
         net = load_net(Run(config.weights))
         name = f"{net.config.name} seed {net.config.seed}"
         own = ancestor(name, net.facts["data"], net.facts["weights_sha256"], net.facts["lineage"])
-        start = PretrainedInit(config.weights, net.model.state_dict(), net.classes, [own, *net.facts["ancestors"]])
-        return _with_input_of(config, net), start
+        init = PretrainedInit(config.weights, net.model.state_dict(), net.classes, [own, *net.facts["ancestors"]])
+        return _with_input_of(config, net), init
     if config.weights == "imagenet":
         published = PUBLISHED[config.model.family]
         path, name, source = locate(published), f"{published.family} imagenet ({published.source})", "imagenet"
@@ -61,7 +61,7 @@ def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | Non
 
 
 def with_recorded_input(config: Config, run: Run) -> Config:
-    """The config with the input that a run took from the weights it started from, if it has begun and names the same."""
+    """The config with the input that a run took from its initial weights, if the config names the same weights."""
     before = run.config()
     brought = before.input.model_dump(exclude={"augment"}, exclude_none=True) if before.weights == config.weights else {}
     return _completed(config, brought)
@@ -83,21 +83,22 @@ def _completed(config: Config, brought: Mapping[str, Any]) -> Config:
     return parse_config(config_dict(with_input(config, brought)), config.name)
 
 
-def load_pretrained(net: nn.Module, start: PretrainedInit, classes: tuple[str, ...]) -> str:
-    """Copy weights into a net and say in a line what was taken. Raises CheckpointError for those of another architecture.
+def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ...]) -> str:
+    """Copy weights into a net; returns a line that says what was taken. Raises CheckpointError for another architecture.
 
-    The head comes along if it was trained on the same classes; else it stays as it was initialised.
+    The head is loaded if it was trained on the same classes; else it stays as the seed initialized it.
     """
-    state = net.from_library(start.state) if isinstance(net, LibraryNet) and not start.classes else dict(start.state)
+    state = net.from_library(init.state) if isinstance(net, LibraryNet) and not init.classes else dict(init.state)
     own = net.state_dict()
     backbone = {name: value for name, value in own.items() if in_backbone(name)}
-    _require_fit(start.name, backbone, {name: value for name, value in state.items() if in_backbone(name)})
+    _require_fit(init.name, backbone, {name: value for name, value in state.items() if in_backbone(name)})
     head = own.keys() - backbone.keys()
-    takes_head = start.classes == classes and all(name in state and state[name].shape == own[name].shape for name in head)
+    takes_head = init.classes == classes and all(name in state and state[name].shape == own[name].shape for name in head)
     taken = {name: state[name] for name in own if name in state and (takes_head or name in backbone)}
     net.load_state_dict({**own, **taken})
-    numbers = sum(value.numel() for value in taken.values())
-    return f"starts from {start.name}: {numbers:,} numbers; its head {'comes along' if takes_head else 'is replaced'}"
+    count = sum(taken[name].numel() for name, _ in net.named_parameters() if name in taken)
+    head_state = "loaded" if takes_head else "re-initialized"
+    return f"initialized from {init.name}: {count:,} parameters loaded, classifier {head_state}"
 
 
 def _require_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:
@@ -112,6 +113,6 @@ def _require_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Te
         shapes = f"{list(given[other[0]].shape)} for {list(wanted[other[0]].shape)}"
         faults.append(f"{len(other)} of another shape (first {other[0]}: {shapes})")
     raise CheckpointError(
-        f"weights {name} are of another architecture than model: of {len(wanted)} tensors {', '.join(faults)}; use weights of "
-        "the same net, or change model"
+        f"weights {name} belong to another architecture than model: of {len(wanted)} tensors {', '.join(faults)}; use weights "
+        "of the same net, or change model"
     )

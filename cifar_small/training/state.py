@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,35 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "seconds", "rows")
+from cifar_small.runs.lineage import Ancestor
+
+COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "rows")
 FIRST_SCALE = 2.0**16  # of the loss in fp16, as torch's GradScaler has it
-
-
-class ExponentialAverage(AveragedModel):
-    """Exponential moving average of weights and BatchNorm statistics: decay * average + (1 - decay) * model after each step.
-
-    torch's own average does the same, but copies its counter to the device in every step and waits for that.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        super().__init__(model, use_buffers=True)
-        self.decay = decay
-
-    @torch.no_grad()
-    def update_parameters(self, model: nn.Module) -> None:
-        """Take in the model's weights; the first ones are taken as they are, as are integers such as BatchNorm's counter."""
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
-        averaged = [pair for pair in pairs if pair[0].is_floating_point()] if self.n_averaged else []
-        if averaged:
-            torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - self.decay)
-        for mine, new in pairs:
-            if not (averaged and mine.is_floating_point()):
-                mine.copy_(new)
-        self.n_averaged += 1  # on the CPU
-
-
-def _tensors(model: nn.Module) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers()]
 
 
 def _counts_on_device(group: dict[str, Any]) -> bool:
@@ -51,6 +28,8 @@ class State:
     model: nn.Module
     optimizer: torch.optim.Optimizer
     average: AveragedModel | None
+    precision: str  # of the forward pass; a resumed run keeps the one it was started in
+    ancestors: list[Ancestor] = field(default_factory=list)  # whose weights the run began with
     slow: dict[str, Tensor] = field(default_factory=dict)  # Lookahead's weights by parameter name, while a phase has them
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed within the epoch under way
@@ -59,8 +38,13 @@ class State:
     best_accuracy: float = -1.0
     best_epoch: int = 0
     stale: int = 0  # epochs since the best one
-    seconds: float = 0.0  # spent so far, in all sessions
-    rows: list[dict[str, Any]] = field(default_factory=list)  # of metrics.csv
+    clock: float = field(default_factory=time.monotonic)  # when the run would have begun without pauses between sessions
+    rows: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics.csv, one per epoch
+
+    @property
+    def seconds(self) -> float:
+        """Time spent so far, in all sessions."""
+        return time.monotonic() - self.clock
 
     @property
     def averaged(self) -> int:
@@ -84,10 +68,13 @@ class State:
             "slow": self.slow,
             "scaling": self.scaling,
             "totals": self.totals,
+            "precision": self.precision,
+            "ancestors": self.ancestors,
+            "seconds": self.seconds,
             **{key: getattr(self, key) for key in COUNTERS},
         }
 
-    def restore(self, saved: dict[str, Any]) -> None:
+    def restore(self, saved: Mapping[str, Any]) -> None:
         """The inverse of `saved`."""
         self.model.load_state_dict(saved["model"])
         parameters = dict(self.model.named_parameters())
@@ -105,5 +92,7 @@ class State:
         self.slow = {name: value.to(parameters[name].device) for name, value in saved.get("slow", {}).items()}
         self.scaling.copy_(saved.get("scaling", self.scaling))
         self.totals.copy_(saved["totals"])
+        self.precision, self.ancestors = saved["precision"], saved.get("ancestors", [])
+        self.clock -= saved["seconds"]
         for key in COUNTERS:
             setattr(self, key, saved[key])

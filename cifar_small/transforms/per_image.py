@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 
 from cifar_small._torchvision import import_torchvision
-from cifar_small.config.phases import resolve_phases
-from cifar_small.config.schema import AlbumentationsAugment, Augment, Config, PerImageAugment
+from cifar_small.config.resolved import ResolvedConfig
+from cifar_small.config.schema import AlbumentationsAugment, Augment, PerImageAugment
 from cifar_small.errors import ConfigError
 
 Pixels = npt.NDArray[np.uint8]
@@ -29,11 +29,11 @@ Seeds = npt.NDArray[np.int64]
 Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B,) -> uint8 (B, H, H, 3)
 
 
-def check_pipelines(config: Config) -> None:
+def check_pipelines(resolved: ResolvedConfig) -> None:
     """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError."""
-    for phase in resolve_phases(config):
+    for phase in resolved.phases:
         if not isinstance(phase.settings.augment, Augment):
-            build_transform(phase.settings.augment, config.augmented_at(phase.settings.resolution))
+            build_transform(phase.settings.augment, resolved.config.augmented_at(phase.settings.resolution))
 
 
 def build_transform(settings: PerImageAugment, side: int = 32) -> Transform:

@@ -68,7 +68,7 @@ def test_builds_within_its_budget(path: Path) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=named)
 def test_trains_two_steps_in_every_phase(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The real net at its full width, random images in batches of 4; a large net sees them at 8x8, or it would take minutes."""
-    monkeypatch.setattr("cifar_small.training.trainer.require_space", lambda run, needed: None)  # nothing is saved here
+    monkeypatch.setattr("cifar_small.training.build.require_space", lambda run, needed: None)  # nothing is saved here
     config = load_config(path)
     changes = {"batch_size": BATCH, "engine.device": "cpu", "engine.precision": "fp32", "engine.threads": 1}
     if config.engine.micro_batch_size:
@@ -82,8 +82,8 @@ def test_trains_two_steps_in_every_phase(path: Path, tmp_path: Path, monkeypatch
     config = load_config(path, [(key, str(value)) for key, value in changes.items()])
     ours = TrainerLoop(synthetic(config, STEPS * BATCH, tmp_path), tmp_path)
     trainer, model = ours.trainer, ours.trainer.state.model
-    assert (trainer.steps, len(trainer.classes)) == (STEPS, classes_of(config))
-    for phase in trainer.phases:
+    assert (trainer.steps, len(trainer.data.classes)) == (STEPS, classes_of(config))
+    for phase in trainer.resolved.phases:
         ours.phase, trainer.state.epoch = phase, phase.start
         trainer.enter(phase)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}

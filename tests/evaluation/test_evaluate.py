@@ -28,7 +28,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting.evaluation_files import FILES, describe, write_evaluation
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 LABELS = [0, 0, 0, 1, 1, 2]
 CALLED = [0, 1, 1, 1, 1, 0]

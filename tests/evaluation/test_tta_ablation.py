@@ -22,7 +22,7 @@ from cifar_small.evaluation.tta_ablation import Ablation, ablate, describe, fit_
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images
 from cifar_small.metrics.classification import cross_entropy, log_softmax, mcnemar, wilson_interval
 from cifar_small.runs.directory import Run
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.views import VIEWS, View
 
 

@@ -39,7 +39,7 @@ from cifar_small.models import set_dropout
 from cifar_small.reporting.uncertainty_files import FILES, describe, write_uncertainty
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 PHASES = [{"epochs": 1, "dropout": 0.3}, {"epochs": 1, "dropout": 0.2}]
 

@@ -24,7 +24,7 @@ from cifar_small.errors import CheckpointError, UserError
 from cifar_small.export.hub import push
 from cifar_small.export.weights_folder import FILES, export
 from cifar_small.runs.directory import Run
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 TOKEN = "hf_" + "x" * 30
 

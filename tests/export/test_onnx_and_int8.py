@@ -48,7 +48,7 @@ from cifar_small.metrics.significance import paired_difference
 from cifar_small.models import build_model, merge_pooled_norms
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import normalise
 
 CPU = torch.device("cpu")

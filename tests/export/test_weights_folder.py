@@ -26,7 +26,7 @@ from cifar_small.inference.predict import Net, load_net, predict, predict_images
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models import build_model
 from cifar_small.runs.directory import Run
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 CONFIG = parse_config(
     tiny_raw(

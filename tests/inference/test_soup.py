@@ -28,7 +28,7 @@ from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import normalise
 
 

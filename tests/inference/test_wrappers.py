@@ -26,7 +26,7 @@ from cifar_small.optim.optimizers import (
     look_ahead,
     unscale,
 )
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
 

@@ -100,7 +100,8 @@ def test_the_librarys_own_weights_fit_bit_for_bit_and_mean_the_same(family: str,
     assert own.keys() == state.keys() - classifier
     assert all(torch.equal(own[name], state[name]) for name in own)
     assert torch.equal(net.fc.weight, torch.ones(10, PUBLISHED_COUNTS[family.partition("/")[2]][1]))
-    assert f"{sum(state[name].numel() for name in own):,} numbers; its head is replaced" in said
+    count = sum(parameter.numel() for parameter in net.backbone.parameters())
+    assert f"{count:,} parameters loaded, classifier re-initialized" in said
 
     theirs = empty(theirs)
     theirs.load_state_dict(state)
@@ -297,7 +298,7 @@ def test_weights_of_another_architecture_are_one_clear_line(family: str, given: 
     with pytest.raises(CheckpointError, match=message) as caught:
         load_pretrained(net, PretrainedInit("FILE", names_only(given), (), []), ("a", "b"))
     assert "\n" not in str(caught.value)
-    assert str(caught.value).startswith("weights FILE are of another architecture than model: ")
+    assert str(caught.value).startswith("weights FILE belong to another architecture than model: ")
 
 
 def test_old_files_without_counters_of_batches_fit(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from cifar_small.config.schema import Data
 from cifar_small.data import load_train
 from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.models.pretrained import cached, fetch, locate, read_state, verify
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 safetensors = pytest.importorskip("safetensors.torch")
 hub = pytest.importorskip("huggingface_hub")

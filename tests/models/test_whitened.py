@@ -13,10 +13,9 @@ from benchmarks.kill_resume import fingerprint
 from conftest import train_until_save
 from torch import Tensor, nn
 
-import cifar_small.training.trainer as train_module
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, WhitenedResNetModel
 from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import ConfigError
@@ -26,7 +25,8 @@ from cifar_small.models.whitened import Stem
 from cifar_small.optim.optimizers import build_optimizer
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training import build
+from cifar_small.training.train import train
 from cifar_small.transforms.batched import resize
 
 
@@ -125,9 +125,9 @@ def test_a_stem_that_does_not_whiten_trains(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_stem_sees_all_classes_of_images_that_come_sorted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As those of a folder for each class do; of 512 images the first 100 would be of two digits."""
-    monkeypatch.setattr(train_module, "STEM_IMAGES", 100)
+    monkeypatch.setattr(build, "STEM_IMAGES", 100)
     fitted: list[Tensor] = []
-    monkeypatch.setattr(train_module, "fit_stem", lambda net, images, prepare: fitted.append(images))
+    monkeypatch.setattr(build, "fit_stem", lambda net, images, prepare: fitted.append(images))
 
     def in_order(config: Config) -> Any:
         problem = load_datamodule(config)
@@ -136,9 +136,9 @@ def test_a_stem_sees_all_classes_of_images_that_come_sorted(monkeypatch: pytest.
 
     trainers = []
     for load in (load_datamodule, in_order):
-        monkeypatch.setattr(train_module, "load_datamodule", load)
-        trainers.append(Trainer(config(), resolve_phases(config()), Run(tmp_path), [], 0.0, quiet=True))
-    mixed, in_turn = (trainer.problem.images for trainer in trainers)
+        monkeypatch.setattr(build, "load_datamodule", load)
+        trainers.append(build.build_trainer(resolve_config(config()), Run(tmp_path), quiet=True))
+    mixed, in_turn = (trainer.data.images for trainer in trainers)
     assert torch.equal(fitted[0], mixed[:100])  # as records of earlier runs have it
     assert torch.equal(fitted[1], in_turn[::6])
 

@@ -21,7 +21,7 @@ from cifar_small.inference.predict import predict
 from cifar_small.reporting.charts import Axis, Line, around, confusion_chart, line_chart, reliability_chart
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
 

@@ -17,6 +17,7 @@ import cifar_small.training.trainer
 from cifar_small.cli.main import main
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.datamodule import load_datamodule
@@ -33,7 +34,7 @@ from cifar_small.reporting.timeline import (
     phase_table,
     steps_per_epoch,
 )
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.mixing import Mix, apply_mix
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -53,7 +54,7 @@ def mixed_config() -> Config:
 def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fed: list[tuple[torch.Tensor, torch.Tensor]] = []
     chosen_by_step: list[list[int]] = []
-    original = cifar_small.training.trainer.Trainer._step
+    original = cifar_small.training.trainer.Trainer.step
 
     def recording(mix: Mix, images: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         fed.append(apply_mix(mix, images, targets))
@@ -62,19 +63,19 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
     def step(self: Any, phase: Any, number: int, mix: Mix, pixels: torch.Tensor, chosen: torch.Tensor, *rest: Any) -> Any:
         chosen_by_step.append(chosen.tolist())
         if mix.kind == "none":  # which training leaves as it is
-            fed.append((pixels, torch.nn.functional.one_hot(self.problem.labels[chosen], len(self.classes)).float()))
+            fed.append((pixels, torch.nn.functional.one_hot(self.data.labels[chosen], len(self.data.classes)).float()))
         return original(self, phase, number, mix, pixels, chosen, *rest)
 
     monkeypatch.setattr(cifar_small.training.trainer, "apply_mix", recording)
-    monkeypatch.setattr(cifar_small.training.trainer.Trainer, "_step", step)
+    monkeypatch.setattr(cifar_small.training.trainer.Trainer, "step", step)
     config = mixed_config()
     train(config, tmp_path / "run", quiet=True)
     assert len(fed) == 16
     problem = load_datamodule(config)
     images = choose_images(problem.labels, 40)
-    blocks = preview_blocks(config, problem, images, columns=3)
+    blocks = preview_blocks(resolve_config(config), problem, images, columns=3)
     assert [block.epochs for block in blocks] == [(0, 1), (2,), (3,)]
-    assert preview_blocks(config, problem, images[:2], epoch=1)[0].epochs == (1,)
+    assert preview_blocks(resolve_config(config), problem, images[:2], epoch=1)[0].epochs == (1,)
     left_out = mixed = 0
     for block in blocks:
         for index, row in zip(images, block.cells, strict=True):

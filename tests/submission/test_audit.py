@@ -33,7 +33,7 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.submission import submission_file as submission
 from cifar_small.submission.audit import Card, audit, chain, gather
 from cifar_small.submission.submission_file import submit
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 CLEAN = {"commit": "c0ffee" + 34 * "0", "dirty": False}

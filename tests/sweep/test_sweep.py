@@ -45,7 +45,8 @@ from cifar_small.sweep.claims import Claim, ClaimLost, holder, take
 from cifar_small.sweep.run import run_sweep
 from cifar_small.sweep.spec import Range, load_sweep
 from cifar_small.sweep.states import SweepDirectory, trial_name
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 Write = Callable[..., Path]
@@ -572,7 +573,7 @@ def test_on_epoch_ends_a_run_that_can_go_on(tiny: Callable[..., Config], tmp_pat
 
 def test_a_killed_sweep_goes_on(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, place = write(parameters={"optim.lr": [0.1, 0.2]}), tmp_path / "out"
-    original, steps = Trainer._step, 0
+    original, steps = Trainer.step, 0
 
     def step(self: Trainer, *arguments: Any) -> Any:
         nonlocal steps
@@ -581,7 +582,7 @@ def test_a_killed_sweep_goes_on(write: Write, tmp_path: Path, monkeypatch: pytes
             os.kill(os.getpid(), signal.SIGTERM)
         return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     with pytest.raises(Terminated):
         run_sweep(path, place, quiet=True)
     assert Run(place / "lr-0.1-seed0").summary() is not None

@@ -36,7 +36,7 @@ from cifar_small.reporting import tables
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.training.signals import stopped_by_signals
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import normalise
 
 Tiny = Callable[..., Config]

@@ -13,7 +13,8 @@ from conftest import tiny_raw, train_until_save
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config
 from cifar_small.runs.checkpoints import load_checkpoint
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -50,7 +51,7 @@ def test_a_gpu_has_the_losses_of_the_cpu(tmp_path: Path) -> None:
 def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any]) -> None:
     """Nor does what comes between steps, such as augmentation: from the end of an epoch's first step, in which kernels are
     chosen and loaded, to the look at what has diverged."""
-    step, look, strict = Trainer._step, Trainer._stop_if_diverged, 0
+    step, look, strict = Trainer.step, Trainer._stop_if_diverged, 0
 
     def watched(self: Trainer, *arguments: Any) -> torch.Tensor:
         nonlocal strict
@@ -63,7 +64,7 @@ def test_no_step_waits_for_the_device(tmp_path: Path, monkeypatch: pytest.Monkey
         torch.cuda.set_sync_debug_mode("default")
         look(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", watched)
+    monkeypatch.setattr(Trainer, "step", watched)
     monkeypatch.setattr(Trainer, "_stop_if_diverged", relaxed)
     try:
         train(on("cuda", **changes), tmp_path / "run", quiet=True)

@@ -27,6 +27,7 @@ from cifar_small.cli.main import main
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, Distill
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError
@@ -39,8 +40,10 @@ from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.submission.submission_file import check_rules
+from cifar_small.training.build import build_trainer
 from cifar_small.training.distillation import Teacher, TeacherTargets, distilled_loss, load_teacher_targets
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.preprocess import normalise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -66,14 +69,14 @@ def pupil(*runs: Run, **changes: Any) -> Config:
 
 def train_an_epoch(config: Config, folder: Path) -> Trainer:
     """The steps of the first epoch alone, without evaluation, checkpoints and pictures."""
-    trainer = Trainer(config, resolve_phases(config), Run(folder), [], 0.0, True)
-    trainer.train_epoch(trainer.phases[0], SimpleNamespace(update=lambda count: None))
+    trainer = build_trainer(resolve_config(config), Run(folder), quiet=True)
+    trainer.train_epoch(trainer.resolved.phases[0], SimpleNamespace(update=lambda count: None))
     return trainer
 
 
 def lessons_of(config: Config) -> tuple[dict[int, TeacherTargets], DataModule]:
     problem = load_datamodule(config)
-    return load_teacher_targets(config, resolve_phases(config), problem, 16)[0], problem
+    return load_teacher_targets(resolve_config(config), problem, 16)[0], problem
 
 
 # ----------------------------------------------------------------------------------------------------------------------- loss
@@ -204,10 +207,10 @@ def test_teachers_see_the_pupils_pixels_at_full_resolution(
 def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
     """Of each step: what was mixed how, which images, and the targets that were trained on."""
     seen: list[tuple[Any, ...]] = []
-    step, backward = Trainer._step, Trainer.backward
+    step, backward = Trainer.step, Trainer.backward
 
     def stepped(self: Trainer, phase: Any, number: int, mix: Any, pixels: Any, chosen: Any, *rest: Any) -> Any:
-        seen.append((mix, chosen, self.problem))
+        seen.append((mix, chosen, self.data))
         return step(self, phase, number, mix, pixels, chosen, *rest)
 
     def backed(self: Trainer, pixels: Any, targets: torch.Tensor, *rest: Any, **named: Any) -> Any:
@@ -215,7 +218,7 @@ def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) 
         return backward(self, pixels, targets, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_step", stepped)
+        patch.setattr(Trainer, "step", stepped)
         patch.setattr(Trainer, "backward", backed)
         train_an_epoch(config, folder)
     return seen
@@ -281,7 +284,7 @@ def test_predictions_of_train_are_of_the_images_trained_on(teachers: tuple[Run, 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ("rows", ConfigError, r"says nothing of [0-9]+ of the 256 training images, first ids \[.*predict RUN --split train"),
+        ("rows", ConfigError, r"lacks [0-9]+ of the 256 training images, first ids \[.*predict RUN --split train"),
         ("labels", ConfigError, "has other labels than the training images"),
         ("classes", ConfigError, "the same names in the same order are needed"),
         ("nothing", DataError, "cannot read .*expected predictions"),
@@ -342,7 +345,7 @@ def test_the_budget_is_the_pupils_alone(teachers: tuple[Run, Run], tmp_path: Pat
     with pytest.raises(ConfigError, match=f"1 over the budget of {count - 1:,}"):
         train(pupil(teachers[0], rules={**exact, "max_params": count - 1}), tmp_path / "over", quiet=True)
     allowed = pupil(teachers[0], rules=exact)
-    assert Trainer(allowed, resolve_phases(allowed), Run(tmp_path), [], 0.0, True).parameters == count
+    assert build_trainer(resolve_config(allowed), Run(tmp_path), quiet=True).checkpoints.parameters == count
 
 
 def everything(teacher: Run) -> dict[str, Any]:
@@ -388,7 +391,7 @@ def test_a_run_does_not_go_on_with_other_teachers(
     config = pupil(teacher)
     train_until_save(config, tmp_path / "run", 1, monkeypatch)
     shutil.copy(teachers[1].best, teacher.best)
-    with pytest.raises(CheckpointError, match=r"began with teachers of other weights: teacher0 \(seed 0\) .* then, teacher1"):
+    with pytest.raises(CheckpointError, match=r"was started with other teachers: teacher0 \(seed 0\) .* then, teacher1"):
         train(config, tmp_path / "run", resume=True, quiet=True)
     shutil.copy(teachers[0].best, teacher.best)
     assert train(config, tmp_path / "run", resume=True, quiet=True)["epochs"] == 2
@@ -403,12 +406,12 @@ def altered(teacher: Run, folder: Path, **changes: Any) -> Run:
 def test_teachers_that_cannot_or_must_not_teach_are_refused(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     names = load_checkpoint(teachers[0].best)["classes"]
     for number, (changes, message) in enumerate([
-        ({"classes": names[::-1]}, r"phases.0.distill: .* knows the classes \[.*the same names in the same order are needed"),
+        ({"classes": names[::-1]}, r"phases.0.distill: .* has the classes \[.*the same names in the same order are needed"),
         (
             {"data": {**load_checkpoint(teachers[0].best)["data"], "val_sha256": "0"}},
-            "held out other images than this config, so it has trained on some of our val",
+            "held out other images than this config, so it was trained on some of this run's val images",
         ),
-        ({"lineage": ["imagenet"]}, r"comes from other weights \(imagenet\).*the rules say pretrained_teacher: forbidden"),
+        ({"lineage": ["imagenet"]}, r"initialized from other weights \(imagenet\).*rules say pretrained_teacher: forbidden"),
     ]):  # fmt: skip
         teacher = altered(teachers[0], tmp_path / f"teacher{number}", **changes)
         with pytest.raises(ConfigError, match=message):
@@ -419,7 +422,7 @@ def test_teachers_that_cannot_or_must_not_teach_are_refused(teachers: tuple[Run,
     with pytest.raises(CheckpointError, match="has not finished"):
         train(pupil(Run(tmp_path / "teacher2")), tmp_path / "run", quiet=True)
     shutil.copytree(teachers[0].folder, tmp_path / "again")
-    with pytest.raises(ConfigError, match="two are of the same weights"):
+    with pytest.raises(ConfigError, match="two have the same weights"):
         train(pupil(teachers[0], Run(tmp_path / "again")), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
@@ -491,4 +494,4 @@ def test_the_bench_of_steps_says_that_it_has_no_teachers(tmp_path: Path, capsys:
 def test_nothing_is_loaded_where_nobody_teaches(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(distill_module, "load_net", lambda run: pytest.fail("a net was loaded"))
     config = tiny()
-    assert load_teacher_targets(config, resolve_phases(config), load_datamodule(config), 16) == ({}, [])
+    assert load_teacher_targets(resolve_config(config), load_datamodule(config), 16) == ({}, [])

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,13 @@ from two_ranks import CONFIG
 from cifar_small.cli.main import main
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run, locked
+from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -245,13 +247,12 @@ def test_shares_are_whole_and_nearly_equal(count: int, size: int) -> None:
 
 
 def test_batches_that_cannot_be_shared_are_refused() -> None:
-    config = parse_config({**CONFIG, "engine": {"micro_batch_size": 20}})
-    assert share_batch(config, 1) == 20
-    assert share_batch(config, 3) == 20
+    assert share_batch(60, 20, 1) == 20
+    assert share_batch(60, 20, 3) == 20
     with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 2 processes in slices .* multiple of 40"):
-        share_batch(config, 2)
+        share_batch(60, 20, 2)
     with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 7 processes; .* multiple of 7"):
-        share_batch(parse_config(CONFIG), 7)
+        share_batch(60, None, 7)
 
 
 def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:
@@ -259,7 +260,7 @@ def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:
         pass
 
     net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), WithActivation(2))
-    with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronise the WithActivation of this net"):
+    with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronize the WithActivation of this net"):
         synchronize_batchnorm(net)
 
 
@@ -279,7 +280,7 @@ def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
         codes, output = Ranks(2, lambda: main(command), tmp_path / "log").finish()
     assert 0 not in codes
     assert output.count("is in use by process") == 1
-    assert output.count("rank 0 refused the run") == 1
+    assert output.count("rank 0 rejected this run") == 1
 
 
 def test_a_machine_that_does_not_see_the_run_directory_is_told(tmp_path: Path) -> None:
@@ -289,9 +290,9 @@ def test_a_machine_that_does_not_see_the_run_directory_is_told(tmp_path: Path) -
 
     config = parse_config(CONFIG)
     (tmp_path / "run").mkdir()
-    trainer = Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True, world=SINGLE_PROCESS)
-    trainer.world = Elsewhere(1, 2)
-    with pytest.raises(CheckpointError, match=r"rank 1 does not find .*last\.pt, which rank 0 has: .* a disk that all of them"):
+    trainer = build_trainer(resolve_config(config), Run(tmp_path / "run"), quiet=True)
+    trainer.checkpoints = replace(trainer.checkpoints, world=Elsewhere(1, 2))
+    with pytest.raises(CheckpointError, match=r"rank 1 cannot see .*last\.pt, rank 0 can; put .* on a shared file system"):
         trainer.restore()
 
 

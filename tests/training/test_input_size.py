@@ -21,13 +21,14 @@ from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.published import MEAN, STD
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Augment, Config, Recipe, TorchvisionAugment
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import ConfigError
 from cifar_small.inference.predict import load_net, predict_images
 from cifar_small.reporting.preview import preview_blocks
 from cifar_small.runs.directory import Run
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import crop_and_flip, draw, enlarge, pad_images, resize, scaled
 from cifar_small.transforms.functional import OPERATIONS
@@ -286,6 +287,6 @@ def test_a_run_may_augment_after_enlarging_and_goes_on_to_the_same_bits(
 
 def test_the_preview_shows_the_enlarged_images(tiny: Callable[..., Config]) -> None:
     config = tiny(input={"size": 64, "augment": "after"}, phases=[{"epochs": 1}, {"epochs": 1, "resolution": 48}])
-    blocks = preview_blocks(config, load_datamodule(config), [0, 1, 2])
+    blocks = preview_blocks(resolve_config(config), load_datamodule(config), [0, 1, 2])
     shapes = [{cell.pixels.shape for row in block.cells for cell in row if cell is not None} for block in blocks]
     assert shapes == [{(64, 64, 3)}, {(48, 48, 3)}]

@@ -29,7 +29,8 @@ from cifar_small.runs.keeping import copies_kept, keep_epoch, kept_epochs
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import write_record
 from cifar_small.submission.submission_file import submit
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 
 def keeps(epochs: int = 5, **engine: Any) -> Config:
@@ -136,7 +137,7 @@ def test_killed_around_a_kept_file_loses_none_and_leaves_none_too_many(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("cifar_small.training.trainer.keep_epoch", killed)
+        patched.setattr("cifar_small.training.checkpointing.keep_epoch", killed)
         with pytest.raises(KeyboardInterrupt):
             train(config, folder, quiet=True)
     left = {"before": ["0002", "0003"], "between": ["0002", "0003", "0004"], "after": ["0002", "0003", "0004"]}

@@ -64,7 +64,7 @@ def test_it_is_shell_that_starts_the_training_with_its_settings(capsys: pytest.C
         (["--hours", "nan"], "--hours nan: expected more than the 2 minutes"),
         (
             ["--processes-per-node", "4", "--engine.device", "cuda:0"],
-            "engine.device cuda:0 names one GPU but 4 processes need one each; use cuda or auto",
+            "engine.device is cuda:0, one GPU, but 4 processes need one each; use cuda or auto",
         ),
         (["--optim.rate", "1"], "optim.rate: unknown key"),
     ],

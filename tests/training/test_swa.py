@@ -21,7 +21,8 @@ from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, refresh_statistics
 from cifar_small.models.blocks import Dropout, StochasticDepth
 from cifar_small.runs.checkpoints import load_checkpoint
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.augmenter import epoch_order
 from cifar_small.transforms.preprocess import normalise
 

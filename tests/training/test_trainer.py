@@ -20,10 +20,12 @@ from torch import nn
 
 import cifar_small.data
 import cifar_small.data.datamodule
+import cifar_small.training.build as build
 import cifar_small.training.signals as signals
 import cifar_small.training.trainer as train_module
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError, DivergedError, Terminated, UserError
@@ -33,8 +35,10 @@ from cifar_small.optim.schedulers import learning_rate
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run, locked
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.training.build import build_trainer
 from cifar_small.training.summary import epoch_line
-from cifar_small.training.trainer import Trainer, train
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 Tiny = Callable[..., Config]
 
@@ -89,7 +93,7 @@ def test_same_seed_same_bits_other_seed_other_bits(undisturbed: Path, tmp_path: 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
     """Do something after the number-th optimiser step."""
-    original, calls = Trainer._step, 0
+    original, calls = Trainer.step, 0
 
     def step(self: Trainer, *arguments: Any) -> Any:
         nonlocal calls
@@ -99,7 +103,7 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[
             action()
         return bad
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
 
 
 # 8 steps an epoch: the first step, within an epoch, the last step of an epoch, of a phase, and of the run.
@@ -334,7 +338,7 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
             train(config, tmp_path / "run", quiet=True)
     monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a", frozenset({"avx2"})))
     train(config, tmp_path / "run", resume=True, quiet=True)
-    assert "begun in bf16" in capsys.readouterr().out
+    assert "this run was started in bf16; continuing in bf16 (this machine's default is fp32)" in capsys.readouterr().out
     assert load_checkpoint(tmp_path / "run" / "last.pt")["precision"] == "bf16"
 
 
@@ -392,14 +396,14 @@ def test_average_counts_and_is_not_the_model(undisturbed: Path) -> None:
 
 def test_average_by_hand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     history: list[torch.Tensor] = []
-    original = Trainer._step
+    original = Trainer.step
 
     def step(self: Trainer, *arguments: Any) -> Any:
         bad = original(self, *arguments)
         history.append(self.state.model.fc.weight.detach().clone())
         return bad
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     train(tiny(ema_decay=0.8, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
     expected = history[0]  # torch starts the average with the first weights
     for weights in history[1:]:
@@ -430,15 +434,11 @@ def test_patience(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 def test_micro_batches_give_the_gradient_of_the_batch(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without BatchNorm, whose statistics are of the slice, accumulated slices and the whole batch are the same step."""
-    monkeypatch.setattr(
-        train_module, "build_model", lambda model, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, classes))
-    )
+    monkeypatch.setattr(build, "build_model", lambda model, classes: nn.Sequential(nn.Flatten(), nn.Linear(3072, classes)))
     weights = []
     for size in (64, 16, 32):
-        trainer = Trainer(
-            tiny(engine={"device": "cpu", "precision": "fp32", "micro_batch_size": size}, optim={"lr": 0.01}),
-            resolve_phases(tiny(optim={"lr": 0.01})), Run(tmp_path), [], 0.0, True,
-        )  # fmt: skip
+        config = tiny(engine={"device": "cpu", "precision": "fp32", "micro_batch_size": size}, optim={"lr": 0.01})
+        trainer = build_trainer(resolve_config(config), Run(tmp_path), quiet=True)
         monkeypatch.setattr(Trainer, "_end_epoch", lambda self, *a: pytest.fail("only steps are run"))
         with pytest.raises(pytest.fail.Exception):
             trainer.fit()
@@ -455,7 +455,7 @@ def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: p
         ]
     )
     seen: list[tuple[float, float, float, bool]] = []
-    original = Trainer._step
+    original = Trainer.step
 
     def step(self: Trainer, *arguments: Any) -> Any:
         optimizer = self.state.optimizer
@@ -463,7 +463,7 @@ def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: p
         seen.append((self.state.model.dropout.p, group["lr"], group["momentum"], fresh))
         return original(self, *arguments)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     train(config, tmp_path / "run", quiet=True)
     first = resolve_phases(config)[0].settings
     assert [entry[0] for entry in seen] == [0.5] * 12  # dropout is inherited
@@ -476,13 +476,13 @@ def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: p
 
 def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     chosen: list[list[int]] = []
-    original = Trainer._step
+    original = Trainer.step
 
     def step(self: Trainer, phase: Any, step: int, mix: Any, pixels: Any, images: torch.Tensor, *rest: Any) -> Any:
         chosen.append(images.tolist())
         return original(self, phase, step, mix, pixels, images, *rest)
 
-    monkeypatch.setattr(Trainer, "_step", step)
+    monkeypatch.setattr(Trainer, "step", step)
     train(tiny(batch_size=100), tmp_path / "run", quiet=True)  # 256 images: two batches an epoch, 56 left out
     epochs = [chosen[0] + chosen[1], chosen[2] + chosen[3]]
     assert [len(chosen), len(set(epochs[0])), len(set(epochs[1]))] == [4, 200, 200]
@@ -505,7 +505,7 @@ def test_fp16_has_the_losses_of_fp32(tiny: Tiny, tmp_path: Path) -> None:
 def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_module, "FIRST_SCALE", 2.0**127)  # which fp32 holds and fp16 does not
+    monkeypatch.setattr(build, "FIRST_SCALE", 2.0**127)  # which fp32 holds and fp16 does not
     config = tiny(engine={"device": "cpu", "precision": "fp16"}, phases=[{"epochs": 1}])
     train(config, tmp_path / "run", quiet=True)
     saved = load_checkpoint(tmp_path / "run" / "last.pt")
@@ -517,7 +517,7 @@ def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
 
 
 def test_an_fp16_run_goes_on_with_its_factor(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train_module, "FIRST_SCALE", 2.0**26)  # the first steps overflow, the later ones do not
+    monkeypatch.setattr(build, "FIRST_SCALE", 2.0**26)  # the first steps overflow, the later ones do not
     config = tiny(engine={"device": "cpu", "precision": "fp16", "checkpoint_steps": 3})
     train(config, tmp_path / "whole", quiet=True)
     train_until_save(config, tmp_path / "cut", 1, monkeypatch)

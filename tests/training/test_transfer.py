@@ -20,10 +20,10 @@ from conftest import tiny_raw, train_until_save
 from synthetic import made
 from torch.nn import functional as F
 
-import cifar_small.training.trainer as train_module
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import SGD, Adam, Config, Data, MuonSettings, Rules
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError
@@ -37,8 +37,9 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import ancestor, check_lineage, check_unseen, in_words, start_of
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.submission.submission_file import check_rules, submit
+from cifar_small.training.build import build_trainer
 from cifar_small.training.state import State
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 Tiny = Callable[..., Config]
 RULES = {"max_params": 100_000, "rows": 360, "pretrained": True}
@@ -188,7 +189,7 @@ def test_what_thaws_starts_as_if_its_optimiser_were_new(settings: SGD | Adam | M
     first = build_optimizer(net, settings)
     for _ in range(3):
         step(first)
-    State(net, first, None).saved()  # looks at the state of every parameter, frozen ones included
+    State(net, first, None, "fp32").saved()  # looks at the state of every parameter, frozen ones included
     set_frozen(net, ())
     second = update_optimizer(first, net, settings)
     twin = copy.deepcopy(net)
@@ -220,8 +221,8 @@ def test_a_run_on_other_data_starts_from_the_weights_of_another(
     assert all(torch.equal(before[name], after[name]) for name in before if in_backbone(name))
     assert after["fc.weight"].shape == (4, 32)
     said = capsys.readouterr().out
-    assert f"starts from {ancestor_run}: " in said
-    assert "its head is replaced" in said
+    assert f"initialized from {ancestor_run}: " in said
+    assert "classifier re-initialized" in said
 
     digits, net = load_net(Run(ancestor_run)), load_net(Run(tmp_path / "run"))
     assert (net.mean, net.std) == (digits.mean, digits.std)  # normalisation comes with the weights
@@ -282,7 +283,7 @@ def test_a_run_of_another_architecture_is_refused_before_anything_is_written(
     ancestor_run: Path, other_data: dict[str, Any], tmp_path: Path
 ) -> None:
     wider = {"family": "resnet", "widths": [8, 16, 24], "blocks": [1, 1, 1], "strides": [2, 2, 2]}
-    with pytest.raises(CheckpointError, match=r"are of another architecture than model: of \d+ tensors \d+ of another shape"):
+    with pytest.raises(CheckpointError, match=r"to another architecture than model: of \d+ tensors \d+ of another shape"):
         train(fine_tuning(ancestor_run, data=other_data, model=wider), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
 
@@ -486,8 +487,8 @@ def test_an_average_is_thawed_with_its_net(ancestor_run: Path, tmp_path: Path) -
     (tmp_path / "run").mkdir()
     phases = [{"epochs": 2, "freeze": "backbone", "swa": {}}, {"epochs": 2, "freeze": "none"}]
     config = parse_config(tiny_raw(data=SMALL, phases=phases, selection="last"))
-    trainer = train_module.Trainer(config, resolve_phases(config), Run(tmp_path / "run"), [], 0.0, quiet=True)
-    for phase, frozen in zip(trainer.phases, (True, False), strict=True):
+    trainer = build_trainer(resolve_config(config), Run(tmp_path / "run"), quiet=True)
+    for phase, frozen in zip(trainer.resolved.phases, (True, False), strict=True):
         trainer.enter(phase)
         average = trainer.state.average
         assert average is not None

@@ -29,7 +29,7 @@ from cifar_small.errors import ConfigError
 from cifar_small.randomness import AUGMENT, torch_generator
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run, locked
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import crop_and_flip, draw, pad_images
 from cifar_small.transforms.per_image import build_transform

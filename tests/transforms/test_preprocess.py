@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.data.datamodule import load_datamodule, to_tensor
 from cifar_small.export.onnx_export import export_onnx, largest_difference
 from cifar_small.inference.forward import compute_logits
@@ -21,7 +21,7 @@ from cifar_small.inference.predict import load_net, load_own_splits
 from cifar_small.models import build_model, refresh_statistics, set_frozen
 from cifar_small.runs.directory import Run
 from cifar_small.training.distillation import load_teacher_targets
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import FromPixels, Preprocess
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
@@ -78,7 +78,7 @@ def test_int8_and_its_speed_are_of_enlarged_images(enlarged: Run, tmp_path: Path
 def test_a_teacher_enlarges_what_its_pupil_sees(enlarged: Run) -> None:
     config = parse_config(tiny_raw(distill={"teachers": [str(enlarged.folder)]}))
     problem = load_datamodule(config)
-    teacher_targets, _ = load_teacher_targets(config, resolve_phases(config), problem, 64)
+    teacher_targets, _ = load_teacher_targets(resolve_config(config), problem, 64)
     net = load_net(enlarged)
     pixels = Preprocess(problem.mean, problem.std).normalise(problem.images[:16])
     with torch.no_grad():
@@ -98,7 +98,7 @@ def test_statistics_of_averaged_weights_are_of_enlarged_images(tmp_path: Path, m
 
         refresh_statistics(model, watched())
 
-    monkeypatch.setattr("cifar_small.training.trainer.refresh_statistics", spied)
+    monkeypatch.setattr("cifar_small.training.averaging.refresh_statistics", spied)
     config = parse_config(tiny_raw(input={"size": 40}, phases=[{"epochs": 2, "swa": {}, "resolution": 24}]))
     train(config, tmp_path / "run", quiet=True)
     assert set(seen) == {(40, 40)}

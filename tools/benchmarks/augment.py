@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.loops import Stopwatch, synthetic
 from benchmarks.report import Benchmark, add_data, add_rounds
 from cifar_small._torchvision import import_torchvision
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import AUGMENTS, AnyAugment, Augment, Config
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import UserError
@@ -118,7 +118,7 @@ def loop_transform(recipe: str, mean: Sequence[float], std: Sequence[float]) -> 
 
 def contenders(config: Config, workers: Sequence[int]) -> list[Contender]:
     """Every recipe by every engine with every number of processes it can use; in each recipe the tensor engine comes first."""
-    phase = resolve_phases(config)[0].settings
+    phase = resolve_config(config).phases[0].settings
     own, side = phase.augment, config.augmented_at(phase.resolution)
     recipes: dict[str, dict[str, AnyAugment | None]] = {}
     for recipe, engines in RECIPES.items():

@@ -19,7 +19,7 @@ import numpy as np
 from cifar_small.config.loading import parse_config
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.training.trainer import train
+from cifar_small.training.train import train
 
 # Everything that has state, in seconds: two phases, momentum, averages, mixing, dropout, depth, erasing, kept weights.
 CONFIG = {

@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader, Dataset
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import memory_format
@@ -35,8 +35,8 @@ from cifar_small.models import build_model, set_training
 from cifar_small.models.counting import num_classes_of
 from cifar_small.optim.optimizers import set_learning_rate
 from cifar_small.runs.directory import Run
+from cifar_small.training.build import build_trainer
 from cifar_small.training.initial_weights import with_input_of_weights
-from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.functional import resize
 
 WARM_UP = 5  # steps of each loop before the first round: memory is claimed, kernels are chosen or compiled
@@ -103,14 +103,15 @@ class TrainerLoop:
         config = with_input_of_weights(config)
         # A checkpoint within an epoch is no part of a step.
         config = config.model_copy(update={"engine": config.engine.model_copy(update={"checkpoint_steps": None})})
-        phases = resolve_phases(config)
+        resolved = resolve_config(config)
+        phases = resolved.phases
         if not 0 <= phase < len(phases):
             raise UserError(f"--phase {phase}: {config.name} has the phases 0 to {len(phases) - 1}; choose one of them")
-        self.trainer = Trainer(config, phases, Run(folder), [], time.monotonic(), quiet=True)
+        self.trainer = build_trainer(resolved, Run(folder), quiet=True)
         self.phase, state = phases[phase], self.trainer.state
         state.epoch = self.phase.start
         self.trainer.enter(self.phase)
-        self.device, self.precision = self.trainer.device, self.trainer.precision
+        self.device, self.precision = self.trainer.device, self.trainer.state.precision
         self.layout: str = config.engine.layout
         self.start_up_share = 1 / self.trainer.steps
 
@@ -133,7 +134,7 @@ class BareModelLoop:
         self.trainer, self.phase = ours.trainer, ours.phase
         self.device, self.precision, self.layout = ours.device, ours.precision, ours.layout
         generator, batch = torch.Generator().manual_seed(0), self.trainer.batch
-        classes = len(self.trainer.classes)
+        classes = len(self.trainer.data.classes)
         side = ours.phase.settings.resolution
         pixels = torch.randn(batch, 3, side, side, generator=generator)
         self.pixels = pixels.to(self.device).contiguous(memory_format=memory_format(self.trainer.config.engine))
@@ -240,7 +241,7 @@ def alternate(loops: Mapping[str, Loop], steps: int, rounds: int) -> dict[str, l
 
 def require_steps(ours: TrainerLoop, steps: int) -> None:
     """Raise UserError if an epoch is shorter than `steps` counted ones and the one that is not."""
-    images = len(ours.trainer.problem.images)
+    images = len(ours.trainer.data.images)
     if ours.trainer.steps < steps + 1:
         raise UserError(
             f"--steps {steps} needs {steps + 1} steps in an epoch, since the first is not counted; {images:,} "

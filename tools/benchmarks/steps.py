@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.loops import BareModelLoop, DataLoaderLoop, Loop, TrainerLoop, alternate, require_steps, synthetic
 from benchmarks.report import Benchmark, add_data, add_rounds, positive
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import UserError
 from cifar_small.metrics.spread import Spread, ratios, spread
@@ -48,7 +48,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         raise UserError(
             "--images has no effect on --data real, which are all training images: drop it, or set data.train_limit"
         )
-    if any(phase.settings.distill for phase in resolve_phases(config)):
+    if any(phase.settings.distill for phase in resolve_config(config).phases):
         raise UserError(
             f"{config.name} learns from teachers, who answer in every step, and the bare net has none: --set distill=null, "
             "or the same of each phase that names them"
@@ -64,7 +64,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
                 f"phase {options.phase} uses sam, two passes a step, which the bare net does not make: --set sam=null"
             )
         require_steps(ours, options.steps)
-        problem = ours.trainer.problem
+        problem = ours.trainer.data
         loops: dict[str, Loop] = {
             "ours": ours,
             "ceiling": BareModelLoop(TrainerLoop(config, scratch, options.phase)),

@@ -78,6 +78,11 @@ class Config(Recipe):
         """Are the weights those of another run of this toolkit?"""
         return self.weights not in (None, "imagenet") and not str(self.weights).endswith(WEIGHT_FILES)
 
+    @property
+    def epochs(self) -> int:
+        """Epochs of all phases together."""
+        return sum(int(phase["epochs"]) for phase in self.phases)
+
     def augmented_at(self, resolution: int) -> int:
         """Pixels a side that training images are augmented at, in a phase that trains at `resolution`."""
         return resolution if self.input.augment == "after" else 32

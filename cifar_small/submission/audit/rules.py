@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from cifar_small.config.phases import resolve_phases
 from cifar_small.data import Images, load_test
 from cifar_small.errors import CheckpointError, DataError
 from cifar_small.files import sha256_bytes, sha256_file
@@ -36,7 +35,7 @@ def summary(member: Member, account: CheckResult) -> str:
         "seed": config.seed,
         "parameters": state["parameters"],
         "max_params": config.rules.max_params,
-        "epochs_planned": resolve_phases(config)[-1].end,
+        "epochs_planned": config.epochs,
         "selection": config.selection,
         "selected_epoch": state["epoch"],
         "val_images": len(val.ids),

@@ -1,0 +1,81 @@
+"""Averages of weights during training: exponential over steps (EMA), plain over epochs (SWA), and Lookahead's slow weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+
+from cifar_small.config.phases import Phase
+from cifar_small.config.schema import PhaseSettings
+from cifar_small.environment import autocast
+from cifar_small.models import refresh_statistics, set_frozen
+from cifar_small.optim.optimizers import look_ahead
+from cifar_small.training.state import State
+
+
+class ExponentialAverage(AveragedModel):
+    """Exponential moving average of weights and BatchNorm statistics: decay * average + (1 - decay) * model after each step.
+
+    torch's own average does the same, but copies its counter to the device in every step and waits for that.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        super().__init__(model, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        """Take in the model's weights; the first ones are taken as they are, as are integers such as BatchNorm's counter."""
+        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        averaged = [pair for pair in pairs if pair[0].is_floating_point()] if self.n_averaged else []
+        if averaged:
+            torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - self.decay)
+        for mine, new in pairs:
+            if not (averaged and mine.is_floating_point()):
+                mine.copy_(new)
+        self.n_averaged += 1  # on the CPU
+
+
+def _tensors(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def enter_averaging(state: State, settings: PhaseSettings, ema_decay: float | None) -> None:
+    """Have the averages that a phase asks for, and no others; those that go on over phases are kept."""
+    if ema_decay is None:
+        if settings.swa is None:
+            state.average = None
+        elif state.average is None:
+            state.model.zero_grad()  # or the copy would have the gradients too
+            state.average = AveragedModel(state.model)
+        if state.average is not None:
+            set_frozen(state.average.module, settings.freeze)  # a frozen BatchNorm's statistics are not taken anew
+    if settings.lookahead is None:
+        state.slow = {}
+    elif not state.slow:
+        state.slow = {name: value.detach().clone() for name, value in state.model.named_parameters()}
+
+
+def average_step(state: State, settings: PhaseSettings, step: int, steps: int) -> None:
+    """After step `step` (from 1) of `steps` in an epoch: Lookahead's move, and the weights into the exponential average."""
+    if settings.lookahead is not None:
+        look_ahead(state.model, state.slow, settings.lookahead, step, steps)
+    if state.average is not None and settings.swa is None:
+        state.average.update_parameters(state.model)
+
+
+def average_epoch(state: State, phase: Phase, images: Iterator[Tensor]) -> None:
+    """Before `state.epoch` counts an epoch: its weights into the average of epochs where the phase has one.
+
+    images: normalized (B, 3, H, H), from which the average gets BatchNorm statistics of its own.
+    """
+    swa = phase.settings.swa
+    if swa is None or (state.epoch + 1 - phase.start) % swa.every:
+        return
+    assert state.average is not None
+    state.average.update_parameters(state.model)
+    with autocast(state.totals.device, state.precision):
+        refresh_statistics(state.average.module, images)

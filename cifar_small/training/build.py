@@ -1,0 +1,133 @@
+"""What a run needs before its first step: data, net, optimizer and checkpoints, built from a resolved config."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from cifar_small.config.phases import Phase
+from cifar_small.config.resolved import ResolvedConfig
+from cifar_small.config.schema import Config
+from cifar_small.data.datamodule import DataModule, load_datamodule
+from cifar_small.environment import memory_format, prepare_process
+from cifar_small.errors import ConfigError
+from cifar_small.models import build_model, fit_stem, set_frozen
+from cifar_small.models.counting import check_budget, check_tensors, footprint
+from cifar_small.optim.optimizers import build_optimizer
+from cifar_small.runs.directory import Run, require_space
+from cifar_small.runs.keeping import copies_kept
+from cifar_small.runs.lineage import check_unseen
+from cifar_small.training.averaging import ExponentialAverage
+from cifar_small.training.checkpointing import Checkpoints
+from cifar_small.training.distillation import load_teacher_targets
+from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
+from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
+from cifar_small.training.state import FIRST_SCALE, State
+from cifar_small.training.trainer import Trainer
+from cifar_small.transforms.preprocess import Preprocess
+
+STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to
+
+
+def build_trainer(
+    resolved: ResolvedConfig,
+    run: Run,
+    *,
+    parameters: int | None = None,
+    init: PretrainedInit | None = None,
+    world: World = SINGLE_PROCESS,
+    stop: list[int] | None = None,
+    quiet: bool = False,
+    clock: float | None = None,
+) -> Trainer:
+    """Read the data and build the net of a run that starts from `init`, or from scratch.
+
+    parameters: as `check_budget` counted them; None: the classes were not known before the data were read, so they are counted
+    and held against the budget here. stop: fills with signals. clock: when the run began, by time.monotonic(); None: now.
+    Raises ConfigError, DataError and CheckpointError for what cannot be trained.
+    """
+    config = resolved.config
+    prepare_process(config.engine)
+    data = load_datamodule(config)
+    if parameters is None:
+        parameters = check_budget(config, len(data.classes))
+    micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size)
+    teacher_targets, teachers = load_teacher_targets(resolved, data, micro_batch)
+    preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)
+    model = _build_net(config, data, preprocess)
+    if world.first:
+        # last.pt and previous.pt with two moments, average and slow weights, best.pt, one being written, what is kept.
+        size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
+        require_space(run, (16 + copies_kept(config.engine, resolved.epochs)) * size)
+    lines = []
+    if init is not None:
+        check_unseen(init.ancestors, data.facts)
+        lines.append(load_pretrained(model, init, data.classes))
+    _check_phases(config, resolved.phases, model, len(data.classes))
+    state = State(
+        model,
+        build_optimizer(model, resolved.phases[0].settings.optim),
+        ExponentialAverage(model, config.ema_decay) if config.ema_decay is not None else None,
+        data.precision,
+        init.ancestors if init is not None else [],
+        totals=torch.zeros(2, device=data.device),
+        scaling=torch.tensor([FIRST_SCALE, 0.0], device=data.device),
+        clock=time.monotonic() if clock is None else clock,
+    )
+    if config.engine.sync_batchnorm and world.size > 1:
+        synchronize_batchnorm(model)
+    checkpoints = Checkpoints(run, resolved, data, parameters, teachers, world)
+    stop = [] if stop is None else stop
+    trainer = Trainer(resolved, data, state, checkpoints, teacher_targets, preprocess, micro_batch, world, stop, quiet)
+    lines.append(
+        f"{config.name}: {parameters:,} trainable parameters, {config.rules.max_params - parameters:,} below the budget of "
+        f"{config.rules.max_params:,}; {len(data.images):,} training and {len(data.val):,} validation images of "
+        f"{config.data.source}; {data.device}, {data.precision}"
+    )
+    if teachers:
+        each = (f"{facts.get('run', facts['name'])}, {facts['parameters']:,} parameters" for facts in teachers)
+        lines.append(f"teachers: {'; '.join(each)} (not counted against the budget)")
+    for line in lines:
+        trainer.say(line)
+    return trainer
+
+
+def _build_net(config: Config, data: DataModule, preprocess: Preprocess) -> nn.Module:
+    """The net on its device as the seed draws it, its stem fitted to the training images."""
+    torch.manual_seed(config.seed)
+    model = build_model(config.model, len(data.classes))
+    check_tensors(model)
+    model.to(device=data.device, memory_format=memory_format(config.engine))  # type: ignore[call-overload]
+    fit_stem(model, _stem_images(data), preprocess)
+    return model
+
+
+def _stem_images(data: DataModule) -> Tensor:
+    """The first training images, or evenly spread ones where these are not of all classes: folders are read one by one."""
+    images, labels = data.images, data.labels
+    if len(torch.unique(labels[:STEM_IMAGES])) == len(torch.unique(labels)):
+        return images[:STEM_IMAGES]
+    return images[:: -(-len(images) // STEM_IMAGES)]
+
+
+def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num_classes: int) -> None:
+    """Raise ConfigError now for a phase that could not train when its turn comes."""
+    seen: set[int] = set()
+    for phase in phases:
+        set_frozen(model, phase.settings.freeze)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
+        side = phase.settings.resolution
+        if side in seen:
+            continue
+        seen.add(side)
+        try:
+            footprint(config.model, num_classes, side)
+        except RuntimeError as error:
+            raise ConfigError(
+                f"phases.{phase.index}.resolution {side} is too small for this net ({error}); use more pixels"
+            ) from None
+    set_frozen(model, ())

@@ -1,0 +1,105 @@
+"""What a run saves as it goes: `last.pt` to resume from, `best.pt` to predict with, and the epochs kept beside them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from cifar_small.config.hashing import config_dict
+from cifar_small.config.resolved import ResolvedConfig
+from cifar_small.data.datamodule import DataModule
+from cifar_small.errors import CheckpointError
+from cifar_small.runs.checkpoints import load_newest, save_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.runs.keeping import keep_epoch, keep_final
+from cifar_small.runs.lineage import lineage_of
+from cifar_small.training.distillation import check_same_teachers
+from cifar_small.training.distributed import World
+from cifar_small.training.state import State
+
+
+@dataclass(frozen=True)
+class Checkpoints:
+    """The checkpoint files of a run, with the facts that stand in each; rank 0 alone writes them."""
+
+    run: Run
+    resolved: ResolvedConfig
+    data: DataModule
+    parameters: int
+    teachers: list[dict[str, Any]]  # the facts of each
+    world: World
+
+    def save(self, state: State) -> None:
+        """Write `last.pt`: all that changes during a run."""
+        if self.world.first:
+            content = {
+                **state.saved(),
+                "config_sha256": self.resolved.config_sha256,
+                "data": self.data.facts,
+                "teachers": self.teachers,
+            }
+            save_checkpoint(self.run.last, content, previous=self.run.previous)
+
+    def end_epoch(self, state: State, selected: bool) -> None:
+        """Write `best.pt` if the epoch was selected, its own file if it is to be kept, and `metrics.csv`.
+
+        To be called before `save`, so that all are on the disk when `last.pt` counts the epoch.
+        """
+        if not self.world.first:
+            return
+        weights = self._weights(state)
+        if selected:
+            save_checkpoint(self.run.best, weights)
+        keep_epoch(self.run, self.resolved.config.engine, state.epoch, weights)
+        self.run.write_metrics(state.rows)
+
+    def end_run(self, state: State) -> None:
+        """Write `final.pt` if it is to be kept."""
+        keep_final(self.run, self.resolved.config.engine, self._weights(state))
+
+    def _weights(self, state: State) -> dict[str, Any]:
+        """The weights that count after the epoch just completed, with all that prediction needs."""
+        return {
+            "weights": state.evaluated.state_dict(),
+            "averaged": state.averaged,
+            "config": config_dict(self.resolved.config),
+            "classes": list(self.data.classes),
+            "mean": list(self.data.mean),
+            "std": list(self.data.std),
+            "parameters": self.parameters,
+            "epoch": state.epoch,
+            "val_accuracy": state.rows[-1]["val_accuracy"],
+            "selection": self.resolved.config.selection,
+            "data": self.data.facts,
+            "ancestors": state.ancestors,
+            "teachers": self.teachers,
+            "lineage": lineage_of(state.ancestors, self.teachers),
+        }
+
+    def load(self) -> Mapping[str, Any]:
+        """The newest whole checkpoint to resume from. Raises CheckpointError: none, or of other data or teachers."""
+        run = self.run
+        self.world.first_then_all(self._mend)
+        if not run.last.exists():
+            raise CheckpointError(
+                f"rank {self.world.rank} cannot see {run.last}, rank 0 can; put the run directory on a shared file system"
+            )
+        saved, _ = load_newest(run.last, run.previous)
+        if saved["data"] != self.data.facts:
+            raise CheckpointError(
+                f"{run.folder} was trained on other data: {saved['data']} then, {self.data.facts} now; use that data"
+            )
+        check_same_teachers(saved.get("teachers", []), self.teachers, run.folder)
+        return saved
+
+    def _mend(self) -> bool:
+        """Put the previous checkpoint in the place of a damaged `last.pt`; the return value has no meaning."""
+        _, warning = load_newest(self.run.last, self.run.previous)
+        if warning:
+            tqdm.write(f"warning: {warning}")
+            os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
+        return True

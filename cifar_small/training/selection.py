@@ -1,0 +1,42 @@
+"""What val decides: which epoch's weights count, and when patience is over."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from cifar_small.data.datamodule import DataModule
+from cifar_small.inference.forward import compute_logits
+from cifar_small.training.distributed import World
+from cifar_small.training.state import State
+from cifar_small.transforms.preprocess import Preprocess
+
+
+def validate(
+    net: nn.Module, data: DataModule, preprocess: Preprocess, precision: str, batch_size: int, world: World
+) -> tuple[float, float]:
+    """Loss and accuracy on val, without views, of a net whose BatchNorm statistics are rank 0's."""
+    count = len(data.val)
+    world.broadcast(*net.buffers())  # each rank has BatchNorm statistics of its own; rank 0's count
+    part = compute_logits(net, data.val_images[world.share(count)], preprocess, "none", precision, batch_size)
+    logits = world.gather(part, count)
+    labels = torch.from_numpy(data.val.labels).to(data.device)
+    return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
+
+
+def select(state: State, val_accuracy: float, rule: str) -> bool:
+    """Count the epoch just completed; do its weights take the place of those selected before?
+
+    rule: best takes the first epoch of the highest accuracy on val, last takes every epoch.
+    """
+    better = val_accuracy > state.best_accuracy
+    state.stale = 0 if better else state.stale + 1
+    if better:
+        state.best_accuracy, state.best_epoch = val_accuracy, state.epoch
+    return better or rule == "last"
+
+
+def out_of_patience(state: State, patience: int | None) -> bool:
+    """Have as many epochs as `patience` passed without a better accuracy on val? Never without patience."""
+    return patience is not None and state.stale >= patience

@@ -1,0 +1,98 @@
+"""`train`: a config becomes a finished run directory, or one continues where it stopped."""
+
+from __future__ import annotations
+
+import time
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_small.config.resolved import resolve_config
+from cifar_small.config.schema import Config
+from cifar_small.environment import describe
+from cifar_small.files import write_json
+from cifar_small.models.counting import check_budget, num_classes_of
+from cifar_small.runs.directory import Run, can_resume, locked, write_start
+from cifar_small.training.build import build_trainer
+from cifar_small.training.distributed import joined
+from cifar_small.training.initial_weights import prepare_init
+from cifar_small.training.signals import collected_signals
+from cifar_small.training.summary import closing_line, summarize
+from cifar_small.training.trainer import OnEpoch, Trainer
+from cifar_small.transforms.per_image import check_pipelines
+
+
+def train(
+    config: Config,
+    folder: str | Path,
+    *,
+    resume: bool = False,
+    command: str = "",
+    quiet: bool = False,
+    on_epoch: OnEpoch | None = None,
+) -> dict[str, Any]:
+    """Train a config into a run directory and return its summary; one rank of several when torchrun started us.
+
+    `on_epoch` is given each epoch's row of `metrics.csv` once all is saved; what it raises ends the run, which can be resumed.
+
+    Raises ConfigError (over budget, or resumed with other settings), CheckpointError (directory in use or damaged),
+    DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
+    """
+    clock = time.monotonic()
+    known = num_classes_of(config)
+    parameters = None if known is None else check_budget(config, known)  # before any data is read
+    run = Run(folder)
+    config, init = prepare_init(config, run)
+    resolved = resolve_config(config)
+    check_pipelines(resolved)
+    with joined(config.engine.device) as world, ExitStack() as held:
+
+        def may_go_on() -> bool:
+            held.enter_context(locked(run))
+            return can_resume(run, config, resume)
+
+        quiet = quiet or not world.first
+        world.require_same(f"{resolved.config_sha256} {run.folder}", "config or run directory", "start all with the same")
+        going_on = world.first_then_all(may_go_on)
+        if world.first_then_all(lambda: going_on and _is_complete(run, resolved.epochs)):
+            summary = run.summary() or {}  # which a rank on another machine may not see
+            if not quiet:
+                print(f"{run.folder} is already complete: {summary['epochs']} epochs, val {summary['val_accuracy']:.2%}")
+            return summary
+        stop: list[int] = []
+        trainer = build_trainer(
+            resolved, run, parameters=parameters, init=init, world=world, stop=stop, quiet=quiet, clock=clock
+        )
+        if going_on:
+            trainer.restore()
+        world.require_same(
+            f"{trainer.data.facts} {trainer.state.precision} {torch.__version__}",
+            "dataset, precision or torch",
+            "give all machines the same data and versions, and set engine.precision where their defaults differ",
+        )
+        if world.first:
+            environment = {**describe(trainer.device, trainer.state.precision), "processes": world.size}
+            write_start(run, config, environment, command, resolved.epochs)
+        with collected_signals(stop):
+            trainer.fit(on_epoch)
+            return _finish(trainer)
+
+
+def _is_complete(run: Run, epochs: int) -> bool:
+    summary = run.summary()
+    return summary is not None and summary["epochs_planned"] == epochs and run.best.exists()
+
+
+def _finish(trainer: Trainer) -> dict[str, Any]:
+    """Predict val with the selected weights, draw the pictures, write the summary; rank 0 alone."""
+    if not trainer.world.first:
+        return {}
+    state, run, resolved = trainer.state, trainer.checkpoints.run, trainer.resolved
+    trainer.checkpoints.end_run(state)
+    summary = summarize(run, resolved.config, resolved.phases, trainer.data, state.rows, state.precision)
+    summary |= {"seconds": round(state.seconds, 1), "teachers": trainer.checkpoints.teachers}
+    write_json(run.summary_file, summary)
+    trainer.say(closing_line(summary, run))
+    return summary
