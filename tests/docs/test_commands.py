@@ -1,4 +1,4 @@
-"""Every command that README, CONTRIBUTING and docs/ show: it parses, its configs exist, and it runs on digits or says why not."""
+"""Every command in README, CONTRIBUTING and docs/: it parses, its configs exist, and it runs on digits or says why not."""
 
 from __future__ import annotations
 

@@ -1,0 +1,47 @@
+"""README is short, and what the pages link to and name is there."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [path for folder in (".", "docs", "findings", "submissions/studies/*") for path in sorted(ROOT.glob(f"{folder}/*.md"))]
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link can point to within a page, as GitHub names its headings."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def links(page: Path) -> Iterator[tuple[Path, str]]:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if not re.match(r"\w+:", target):
+            path, _, anchor = target.partition("#")
+            yield page.parent / path if path else page, anchor
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_links_lead_somewhere(page: Path) -> None:
+    for target, anchor in links(page):
+        assert target.exists(), target
+        assert not anchor or anchor in anchors(target), f"{target}#{anchor}"
+
+
+def test_readme_is_short_and_leads_to_every_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 150
+    assert len(text.encode()) <= 11_000
+    linked = {target.resolve() for target, _ in links(ROOT / "README.md")}
+    assert set((ROOT / "docs").glob("*.md")) - linked == set()
+
+
+def test_files_and_configs_named_in_docs_are_there() -> None:
+    for page in (ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")):
+        text = re.sub(r"<!-- results: begin -->.*<!-- results: end -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+        for name in re.findall(r"`((?:cifar_small|tests|configs|tools|submissions)/[\w./]+)`", text):
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
