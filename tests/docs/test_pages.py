@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from test_architecture import LAYERS
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for folder in (".", "docs", "findings", "submissions/studies/*") for path in sorted(ROOT.glob(f"{folder}/*.md"))]
@@ -45,3 +46,21 @@ def test_files_and_configs_named_in_docs_are_there() -> None:
         text = re.sub(r"<!-- results: begin -->.*<!-- results: end -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
         for name in re.findall(r"`((?:cifar_small|tests|configs|tools|submissions)/[\w./]+)`", text):
             assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_the_reading_path_takes_an_hour() -> None:
+    """At 75 lines a minute."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text[text.index("## A reading path") : text.index("## Where to add")]
+    files = re.findall(r"^\d+\. `([\w./]+)`", section, re.MULTILINE)
+    assert 20 <= len(files) <= 30
+    assert sum(len((ROOT / name).read_text(encoding="utf-8").splitlines()) for name in files) <= 5000
+
+
+def test_the_packages_of_the_architecture_are_those_of_the_test() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    section = text[text.index("## The packages") : text.index("## A reading path")]
+    named = [name for names in re.findall(r"^\| `([\w ]+)` \|", section, re.MULTILINE) for name in names.split()]
+    assert set(LAYERS.split()) - set(named) == {"__init__", "__main__", "_torchvision"}
+    packages = [name for name in named if (ROOT / "cifar_small" / name).is_dir()]
+    assert packages == [name for name in reversed(LAYERS.split()) if name in packages]
