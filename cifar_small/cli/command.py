@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 import os
 import sys
 from collections.abc import Callable
@@ -14,19 +15,28 @@ from cifar_small.errors import Terminated, UserError
 
 @dataclass(frozen=True)
 class Command:
-    """One command: how it is called, what it takes, what it does.
+    """One command: its name, its arguments, and what it does.
 
     `run` gets the parsed options, with `command` (the whole command line), `call` (which runs another one) and `overrides`
-    (settings of the config by dotted names, where `overrides` allows them), and returns the exit code. It imports heavy modules
-    itself, so that --help is quick.
+    (settings of the config by dotted names, where `overrides` allows them), and returns the exit code. Its docstring is
+    the help. It imports heavy modules itself, so that --help is quick.
     """
 
     name: str
-    summary: str
     add_arguments: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace], int]
-    detail: str = ""
     overrides: bool = False
+
+    @property
+    def detail(self) -> str:
+        """The help of the command."""
+        return inspect.getdoc(self.run) or ""
+
+    @property
+    def summary(self) -> str:
+        """The first sentence of the help, as a list of commands shows it."""
+        line = self.detail.partition("\n")[0].rstrip(".")
+        return line if line.startswith("Monte") else line[:1].lower() + line[1:]
 
 
 def exit_code(program: str, action: Callable[[], int], options: argparse.Namespace | None = None) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_allow_rows, add_config, add_data_root, add_layout, add_output, add_overwrite
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 
 FORMATS = {".txt": "text", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
@@ -18,9 +18,9 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "entries", nargs="+", metavar="ENTRY", help="run directory or predictions file; NAME=PATH gives it another name"
     )
-    parser.add_argument("--split", choices=["val", "test"], default="val", help="images the tests are of (default: val)")
+    parser.add_argument("--split", choices=["val", "test"], default="val", help="split to compare on (default: val)")
     parser.add_argument("--pairs", action="store_true", help="test every pair (default: each entry against the first)")
-    add_config(parser, "config whose rules all are judged by (default: each by its own)")
+    add_config(parser, "config whose rules all are checked against (default: each its own)")
     parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
     add_output(parser, "file to write (default: print)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
@@ -29,10 +29,19 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _compare(options: argparse.Namespace) -> int:
+    """Say which of several models is better, by how much, and whether the comparison is fair.
+
+    Shows parameters, budget, initial weights, data, views, members, epochs and minutes; accuracy with Wilson intervals; exact
+    McNemar tests on the same images against the first entry, with Holm's correction; mean and sd over seeds of one config.
+    Differences that make entries not comparable are listed below the table. Uses existing predictions; never reads test.
+      cifar-small compare runs/a-seed0 runs/b-seed0 both_val.npz
+      cifar-small compare small=runs/a-seed0 large=runs/b-seed0 --split test --output comparison.tex
+      cifar-small compare scratch=runs/a-seed0 pretrained=runs/b-seed0 --plot cost.png   accuracy per parameter and per MAC
+    """
     kind = options.format or _format_of(options.output)
     for picture in (options.plot, options.plot_seeds):
         if picture is not None and picture.suffix != ".png":
-            raise UserError(f"{picture}: the ending {picture.suffix!r} is no picture's; expected .png")
+            raise UserError(f"{picture}: the ending {picture.suffix!r} is not that of a picture; expected .png")
     for target in (options.output, options.plot, options.plot_seeds):
         if target is not None:
             refuse_existing(target, options.overwrite)
@@ -47,7 +56,7 @@ def _compare(options: argparse.Namespace) -> int:
     drawn = options.plot is not None or options.plot_seeds is not None
     if drawn and not any(options.split in row.scores for row in comparison.rows):
         raise UserError(
-            f"a picture needs predictions of {options.split}, which no entry has; predict --split {options.split} first"
+            f"a plot needs predictions of {options.split}, and no entry has any; run predict --split {options.split} first"
         )
     if kind == "csv":
         text = comparison_csv(comparison)
@@ -57,7 +66,7 @@ def _compare(options: argparse.Namespace) -> int:
     for note in comparison.missing:
         print(f"note: {note}", file=sys.stderr)
     if any(" --split test" in note for note in comparison.missing):
-        print("note: a reading of the test split is recorded in the run; choose nothing by it", file=sys.stderr)
+        print("note: every evaluation on test is recorded in the run; do not make choices by it", file=sys.stderr)
     if options.output is None:
         print(text, end="")
     else:
@@ -81,23 +90,26 @@ def _format_of(output: Path | None) -> str:
     if output is None:
         return "text"
     if output.suffix not in FORMATS:
-        raise UserError(
-            f"--output {output}: the ending {output.suffix!r} names no format; expected {', '.join(FORMATS)} or --format"
-        )
+        raise UserError(f"--output {output}: unknown format {output.suffix!r}; expected {', '.join(FORMATS)}, or set --format")
     return FORMATS[output.suffix]
 
 
 def _diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A.csv")
     parser.add_argument("second", type=Path, metavar="B.csv")
-    add_config(parser, "config whose classes hold (default: CIFAR-10)")
-    parser.add_argument("--truth", type=Path, metavar="CSV", help="the right classes, in either format: scores both")
+    add_config(parser, "config that names the classes (default: CIFAR-10)")
+    parser.add_argument("--truth", type=Path, metavar="CSV", help="the true classes, in either format; both are scored")
     parser.add_argument("--show", type=int, default=10, metavar="N", help="differing images to print (default: 10)")
-    add_output(parser, "CSV to write with every image they answer differently")
+    add_output(parser, "CSV to write with every image on which they differ")
     add_overwrite(parser)
 
 
 def _diff(options: argparse.Namespace) -> int:
+    """Say where two submission CSVs differ, and what their labels give away.
+
+    Accepts either header; rows are joined by id. Warns if class counts are unlikely for a balanced file, or if the order of
+    the rows gives labels away. Exits with 1 when a CSV has faults.
+    """
     from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data
     from cifar_small.data import class_names
@@ -134,7 +146,7 @@ def _diff(options: argparse.Namespace) -> int:
 
 def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="competition pickle, .npz, or folder of PNGs")
-    add_config(parser, "config whose rules and data it is held against (default: CIFAR-10)")
+    add_config(parser, "config whose rules and data it is checked against (default: CIFAR-10)")
     add_allow_rows(parser)
     add_layout(parser)
     add_data_root(parser)
@@ -143,6 +155,11 @@ def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _diagnose(options: argparse.Namespace) -> int:
+    """Look at an unlabelled file before predicting: layout, values, colors, copies of CIFAR's images.
+
+    Prints a card of ok, note, warn and fault lines; exits with 1 on a fault. Looks for exact and near duplicates within the
+    file and among the training and test images, if these are on this machine (nothing is downloaded).
+    """
     if options.output is not None:
         refuse_existing(options.output, options.overwrite)
         probe_writable(options.output)
@@ -162,40 +179,12 @@ def _diagnose(options: argparse.Namespace) -> int:
         write_atomic(options.output, copies_csv(found).encode())
         print(f"{len(found.copies):,} copies -> {options.output}")
     faults, warnings = (found.count(level) for level in ("fault", "warn"))
-    print(f"{options.file}: {faults} fault{'s' * (faults != 1)}, {warnings} warning{'s' * (warnings != 1)}")
+    print(f"{options.file}: {plural(faults, 'fault')}, {plural(warnings, 'warning')}")
     return 1 if faults else 0
 
 
 COMMANDS = (
-    Command(
-        "compare",
-        "say which of several models is better, by how much, and whether the comparison is fair",
-        _compare_arguments,
-        _compare,
-        detail="""\
-Parameters, budget, start, data, views, members, epochs, minutes; accuracy with Wilson's intervals; exact McNemar tests on the
-same images against the first entry, corrected by Holm where there are several; mean and sd where runs are seeds of one config.
-What is not like with like is said below the table. Uses the predictions that are there and never reads the test split.
-  cifar-small compare runs/a-seed0 runs/b-seed0 both_val.npz
-  cifar-small compare small=runs/a-seed0 large=runs/b-seed0 --split test --output comparison.tex
-  cifar-small compare scratch=runs/a-seed0 pretrained=runs/b-seed0 --plot cost.png   accuracy per parameter and per MAC""",
-    ),
-    Command(
-        "diff",
-        "say where two submission CSVs differ, and what their labels give away",
-        _diff_arguments,
-        _diff,
-        detail="""\
-Either header, joined by id. Warns where class counts are unlikely for a balanced file, or the order of the rows gives labels
-away. Exits with 1 when a CSV has faults.""",
-    ),
-    Command(
-        "diagnose",
-        "look at an unlabelled file before predicting: layout, values, colours, copies of CIFAR's images",
-        _diagnose_arguments,
-        _diagnose,
-        detail="""\
-Prints a card of ok, note, warn and fault lines; exits with 1 on a fault. Looks for exact and near copies within the file and
-among the training and test images, where these are at hand (nothing is downloaded).""",
-    ),
+    Command("compare", _compare_arguments, _compare),
+    Command("diff", _diff_arguments, _diff),
+    Command("diagnose", _diagnose_arguments, _diagnose),
 )

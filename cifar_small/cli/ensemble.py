@@ -10,7 +10,13 @@ from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs
 from cifar_small.files import probe_writable, refuse_existing
 
-METHODS = ("logits", "probabilities", "vote", "weighted", "greedy")  # of blending.Method, without importing numpy for --help
+METHODS = (
+    "logits",
+    "probabilities",
+    "vote",
+    "weighted",
+    "greedy",
+)  # inference.blend.Method, without numpy
 
 
 def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +24,7 @@ def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
         "predictions", type=Path, nargs="+", metavar="PREDICTIONS", help="one file of each member, of one split"
     )
     add_output(parser, "predictions file to write", required=True)
-    parser.add_argument("--method", choices=METHODS, default="logits", help="how several answers become one (default: logits)")
+    parser.add_argument("--method", choices=METHODS, default="logits", help="how predictions are combined (default: logits)")
     parser.add_argument(
         "--val",
         type=Path,
@@ -30,6 +36,16 @@ def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _ensemble(options: argparse.Namespace) -> int:
+    """Make one predictions file of several, joined by id.
+
+      logits         the mean of the logits
+      probabilities  the mean of the probabilities
+      vote           the majority; ties go to the class with the largest mean probability
+      weighted       the mean of the probabilities, with non-negative weights of sum 1 that minimize the loss on val
+      greedy         the mean over a bag of members, with replacement, each added for the bag's accuracy on val
+    The last two need every member's predictions of val, by the same weights and views; they are fitted on val alone.
+    A member whose weight is 0 is left out, and its parameters are not counted.
+    """
     from cifar_small.inference.ensemble import combine, find_val, judge, match_val
     from cifar_small.runs.predictions import label, load_predictions
 
@@ -48,11 +64,11 @@ def _ensemble(options: argparse.Namespace) -> int:
     fitted = joined.meta["fitted_on"]
     if joined.labels is not None:
         same = fitted is not None and fitted["images_sha256"] == joined.meta["images_sha256"]
-        print(f"{judge(joined, members)}{'; these images chose the weights' if same else ''}")
+        print(f"{judge(joined, members)}{'; the weights were fitted on these images' if same else ''}")
     elif len(val) == len(members):
-        print(f"on val{', which chose the weights' if fitted else ''}: {judge(combine(val, options.method, val), val)}")
+        print(f"on val{', which fitted the weights' if fitted else ''}: {judge(combine(val, options.method, val), val)}")
     else:
-        print("whether it is better than its best member is not known: predict --split val with every member to see it")
+        print("not compared with its best member; run predict --split val for every member first")
     return 0
 
 
@@ -62,8 +78,8 @@ def _parameters(meta: dict[str, Any]) -> str:
     text = f"parameters {' + '.join(f'{count:,}' for count in counts)} = {total:,}"
     if total <= budget:
         return f"{text}, within the budget of {budget:,}"
-    alone = "each member alone is within it" if max(counts) <= budget else "and so is a member alone"
-    return f"{text}, {total - budget:,} over the budget of {budget:,}, so submit will refuse it; {alone}"
+    alone = "each member alone is within it" if max(counts) <= budget else "a member alone is over it too"
+    return f"{text}, {total - budget:,} over the budget of {budget:,}, so it cannot be submitted; {alone}"
 
 
 def _soup_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,6 +96,12 @@ def _soup_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _soup(options: argparse.Namespace) -> int:
+    """Average the weights of several runs of one architecture into a run directory.
+
+    BatchNorm statistics are recomputed on training images. The result has the parameters of one net, and predicts like any
+    run. Averaging works for runs that share their initial weights, and mostly not for nets of different seeds: the line on
+    val says which.
+    """
     from cifar_small.inference.soup import make_soup
     from cifar_small.runs.directory import Run
     from cifar_small.runs.predictions import label
@@ -101,28 +123,6 @@ def _soup(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command(
-        "ensemble",
-        "make one predictions file of several, joined by id",
-        _ensemble_arguments,
-        _ensemble,
-        detail="""\
-  logits         the mean of the logits
-  probabilities  the mean of the probabilities
-  vote           the majority; among classes with as many votes, the one with the largest mean probability
-  weighted       the mean of probabilities with the weights, at least 0 and of sum 1, that have the least loss on val
-  greedy         the mean over a bag of members, with replacement, each chosen for the bag's accuracy on val
-The last two need every member's predictions of val by the same weights with the same views; what is scored is never fitted on.
-A member whose weight comes out as 0 is left out, and its parameters are not counted.""",
-    ),
-    Command(
-        "soup",
-        "average the weights of several runs of one architecture into a run directory",
-        _soup_arguments,
-        _soup,
-        detail="""\
-BatchNorm statistics are taken anew from training images. The result costs the parameters of one net, and is predicted with like
-any run. Weights average well when the runs share a start; those of nets from different seeds mostly do not: the line on val
-says which it was.""",
-    ),
+    Command("ensemble", _ensemble_arguments, _ensemble),
+    Command("soup", _soup_arguments, _soup),
 )

@@ -1,4 +1,4 @@
-"""Commands that judge what a net answers: evaluate, tta, uncertainty."""
+"""Commands that evaluate predictions: evaluate, tta, uncertainty."""
 
 from __future__ import annotations
 
@@ -31,6 +31,11 @@ def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> int:
+    """Score predictions of val or test: accuracy, classes, confusions, calibration, mistakes.
+
+    Tables on the terminal; JSON, CSV and pictures in a folder. A temperature is fitted on val alone:
+      cifar-small evaluate RUN/predictions/test.npz --temperature-from RUN/predictions/val.npz
+    """
     from cifar_small.evaluation.evaluate import evaluate
     from cifar_small.reporting.evaluation_files import FILES, describe, write_evaluation
     from cifar_small.runs.predictions import load_predictions
@@ -46,13 +51,13 @@ def _evaluate(options: argparse.Namespace) -> int:
 
 
 def images_or_note(predictions: Predictions, data_root: str | None) -> Images | None:
-    """The predicted images, or None and a note where they cannot be had."""
+    """The predicted images, or None and a note if they cannot be read."""
     from cifar_small.inference.predict import images_of
 
     try:
         return images_of(predictions, data_root)
     except UserError as error:
-        print(f"note: no picture of the mistakes: {error}", file=sys.stderr)
+        print(f"note: mistakes are not drawn: {error}", file=sys.stderr)
         return None
 
 
@@ -78,6 +83,10 @@ def _tta_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _tta(options: argparse.Namespace) -> int:
+    """Compare all choices of views on val: accuracy, cost, paired tests, learned weights.
+
+    Every distinct view is forwarded once. The test split is never read.
+    """
     from cifar_small.evaluation.tta_ablation import ablate, describe, plain_ablation
     from cifar_small.files import write_json
 
@@ -87,7 +96,7 @@ def _tta(options: argparse.Namespace) -> int:
     ablation = ablate(net, val, progress=True)
     write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
     print(describe(ablation))
-    print(f"-> {target}; choose on val, then: cifar-small predict RUN --split SPLIT --views NAME")
+    print(f"-> {target}; choose by val, then: cifar-small predict RUN --split SPLIT --views NAME")
     return 0
 
 
@@ -100,13 +109,19 @@ def _uncertainty_arguments(parser: argparse.ArgumentParser) -> None:
         help="a run directory, or two or more predictions files",
     )
     add_output(parser, "folder to write (default for a run: RUN/uncertainty)")
-    parser.add_argument("--passes", type=int, metavar="T", help="answers of a run to each image (default: 20)")
-    parser.add_argument("--seed", type=int, help="of the dropout masks of a run (default: 0)")
-    parser.add_argument("--dropout", type=float, metavar="P", help="dropout of a run's passes (default: as it was trained)")
+    parser.add_argument("--passes", type=int, metavar="T", help="predictions per image with dropout on (default: 20)")
+    parser.add_argument("--seed", type=int, help="seed of the dropout masks (default: 0)")
+    parser.add_argument("--dropout", type=float, metavar="P", help="dropout probability (default: as in training)")
     _run_arguments(parser)
 
 
 def _uncertainty(options: argparse.Namespace) -> int:
+    """Monte-Carlo dropout of a run, or the disagreement of several predictions files.
+
+    Predictive entropy, expected entropy and mutual information of each image, and accuracy against coverage:
+      cifar-small uncertainty RUN --passes 50                                  one net's dropout, on val
+      cifar-small uncertainty A.npz B.npz C.npz --output runs/uncertainty_abc  an ensemble, of any split
+    """
     from cifar_small.evaluation.uncertainty import ensemble_uncertainty, selective
     from cifar_small.reporting.uncertainty_files import FILES, describe, write_uncertainty
     from cifar_small.runs.predictions import load_predictions
@@ -135,7 +150,7 @@ def _monte_carlo(options: argparse.Namespace) -> Uncertainty:
 
 
 def _is_run(options: argparse.Namespace) -> bool:
-    """Is it one run, and not predictions files? Raises UserError for options and sources that do not fit each other."""
+    """True for a run directory, False for predictions files. Raises UserError for options that do not fit."""
     sources = options.sources
     folders = [path for path in sources if path.is_dir()]
     if folders and len(sources) > 1:
@@ -145,22 +160,22 @@ def _is_run(options: argparse.Namespace) -> bool:
         )
     if folders:
         if options.passes is not None and options.passes < 2:
-            raise UserError(f"--passes {options.passes}: expected 2 or more; one answer cannot disagree with itself")
+            raise UserError(f"--passes {options.passes}: expected 2 or more, since disagreement needs two predictions")
         if options.seed is not None and options.seed < 0:
             raise UserError(f"--seed {options.seed}: expected 0 or more")
         if options.dropout is not None and not 0 < options.dropout < 1:
             raise UserError(f"--dropout {options.dropout:g}: expected a probability between 0 and 1, neither included")
         return True
     only_runs = ("passes", "seed", "dropout", "data_root", "device")
-    if idle := [f"--{name.replace('_', '-')}" for name in only_runs if getattr(options, name) is not None]:
-        raise UserError(f"{', '.join(idle)} has no effect on predictions files, only on a run directory; drop it")
+    if unused := [f"--{name.replace('_', '-')}" for name in only_runs if getattr(options, name) is not None]:
+        raise UserError(f"{', '.join(unused)} has no effect on predictions files, only on a run directory; drop it")
     if options.output is None and len(sources) > 1:
-        raise UserError("several predictions files have no folder of their own; name one with --output")
+        raise UserError("several predictions files need a folder to write to; add --output")
     return False
 
 
 def _reserve(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Raise UserError if a file of these names is there or could not be written: before the work, not after it."""
+    """Raise UserError if one of these files exists or could not be written, before the work starts."""
     for name in names:
         refuse_existing(folder / name, overwrite)
     probe_writable(folder / names[0])
@@ -171,31 +186,7 @@ def _say_written(paths: list[Path], folder: Path) -> None:
 
 
 COMMANDS = (
-    Command(
-        "evaluate",
-        "score predictions of val or test: accuracy, classes, confusions, calibration, mistakes",
-        _evaluate_arguments,
-        _evaluate,
-        detail="""\
-Tables on the terminal; JSON, CSV and pictures in a folder. A temperature is fitted on val alone:
-  cifar-small evaluate RUN/predictions/test.npz --temperature-from RUN/predictions/val.npz""",
-    ),
-    Command(
-        "tta",
-        "compare all choices of views on val: accuracy, cost, paired tests, learned weights",
-        _tta_arguments,
-        _tta,
-        detail="""\
-Every distinct view is forwarded once. The test split is never read.""",
-    ),
-    Command(
-        "uncertainty",
-        "Monte-Carlo dropout of a run, or the disagreement of several predictions files",
-        _uncertainty_arguments,
-        _uncertainty,
-        detail="""\
-Predictive entropy, expected entropy and mutual information of each image, and accuracy against coverage:
-  cifar-small uncertainty RUN --passes 50                                  one net's dropout, on val
-  cifar-small uncertainty A.npz B.npz C.npz --output runs/uncertainty_abc  an ensemble, of any split""",
-    ),
+    Command("evaluate", _evaluate_arguments, _evaluate),
+    Command("tta", _tta_arguments, _tta),
+    Command("uncertainty", _uncertainty_arguments, _uncertainty),
 )

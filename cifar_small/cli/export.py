@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_checkpoint, add_data_root, add_output, add_overwrite, add_run, add_runs
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 from cifar_small.files import probe_writable, refuse_existing
 
 if TYPE_CHECKING:
@@ -24,6 +24,12 @@ def _onnx_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _onnx(options: argparse.Namespace) -> int:
+    """Write a run's net as an ONNX file that takes images as they are, checked against torch.
+
+    The file runs wherever ONNX does, with a batch of any size; its metadata holds classes, parameters and hashes.
+      cifar-small predict RUN --split val --onnx RUN/fp32.onnx    predictions by the file, through the usual path
+    Needs the extra `export` (onnx, onnxscript, onnxruntime).
+    """
     from cifar_small.export.onnx_export import CHECKED, write_onnx
     from cifar_small.inference.predict import load_net
     from cifar_small.runs.directory import Run
@@ -34,15 +40,15 @@ def _onnx(options: argparse.Namespace) -> int:
     probe_writable(target)
     content, difference, largest = write_onnx(net, target)
     print(f"{net.parameters:,} parameters, {len(content) / 1e6:.2f} MB -> {target}")
-    print(f"takes uint8 images (N, 32, 32, 3), RGB, as they are; gives logits (N, {len(net.classes)}); normalisation is inside")
-    print(f"held against torch on {CHECKED} made-up images: logits of up to {largest:.1f} differ by at most {difference:.1e}")
+    print(f"input: uint8 images (N, 32, 32, 3), RGB, not normalized; output: logits (N, {len(net.classes)})")
+    print(f"checked against torch on {CHECKED} synthetic images: logits up to {largest:.1f} differ by at most {difference:.1e}")
     return 0
 
 
 def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_output(parser, "file to write (default: RUN/int8.onnx)", metavar="FILE")
-    parser.add_argument("--images", type=int, metavar="N", help="training images that set the ranges (default: 1,000)")
+    parser.add_argument("--images", type=int, metavar="N", help="training images for calibration (default: 1,000)")
     parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 processors without VNNI")
     parser.add_argument(
         "--backend",
@@ -56,8 +62,18 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _quantize(options: argparse.Namespace) -> int:
+    """Write a run's net in 8-bit integers (ONNX), and say what that costs in accuracy.
+
+    Static quantization by ONNX Runtime: int8 weights with a scale per output channel, uint8 activations with ranges from
+    training images without augmentation, never from val or test. The loss in accuracy is measured on val, against fp32.
+      cifar-small quantize RUN
+      cifar-small predict RUN --split submit --file cifar_test_nolabel.pkl --onnx RUN/int8.onnx
+    --backend dynamic measures torch's dynamic quantization of the same net, for comparison; it changes only linear layers
+    and leaves every convolution in fp32, so no file is written.
+    Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --backend dynamic.
+    """
     if options.backend != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
-        raise UserError(f"--backend {options.backend} only measures: drop --output, --overwrite and --reduce-range")
+        raise UserError(f"--backend {options.backend} writes no file; drop --output, --overwrite and --reduce-range")
     measure = {"onnxruntime": _quantize_static, "dynamic": _try_dynamic}[options.backend]
     accuracy = measure(options)
     difference, low, high = (100 * value for value in accuracy.difference)
@@ -89,7 +105,7 @@ def _quantize_static(options: argparse.Namespace) -> Int8Accuracy:
     )
     print(f"{result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB -> {target}")
     if integer_sums_saturate() and not options.reduce_range:
-        print("note: this processor has no VNNI, where int8 sums can overflow; --reduce-range avoids it", file=sys.stderr)
+        print("note: int8 sums can overflow on this processor (no VNNI); --reduce-range avoids it", file=sys.stderr)
     return result.accuracy
 
 
@@ -98,13 +114,12 @@ def _try_dynamic(options: argparse.Namespace) -> Int8Accuracy:
     from cifar_small.runs.directory import Run
 
     if options.images is not None:
-        raise UserError("--backend dynamic needs no images: drop --images")
+        raise UserError("--images has no effect with --backend dynamic; drop it")
     result = try_dynamic(Run(options.directory), data_root=options.data_root)
     facts = result.facts
-    layers = "1 linear layer" if facts["layers"] == 1 else f"{facts['layers']} linear layers"
     print(
-        f"dynamic int8 of {layers}: {100 * facts['weights_share']:.2g} % of the parameters, "
-        f"{100 * facts['macs_share']:.2g} % of the multiply-adds; every convolution stays in fp32, so expect no faster net"
+        f"dynamic int8 of {plural(facts['layers'], 'linear layer')}: {100 * facts['weights_share']:.2g} % of the parameters, "
+        f"{100 * facts['macs_share']:.2g} % of the multiply-adds; every convolution stays in fp32, so it is hardly faster"
     )
     print(f"weights {result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB")
     return result.accuracy
@@ -125,6 +140,15 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _bench(options: argparse.Namespace) -> int:
+    """Time trained nets on the CPU: torch fp32 and bf16, ONNX fp32 and int8; size and accuracy beside it.
+
+    Measures inference of trained nets. (How fast a config trains is measured by tools/bench.)
+      cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
+    Latency at batch 1, throughput at 64 and 512, with one thread and with all, backends taking turns. Accuracies are on val
+    with one view, with the paired difference to torch fp32. Int8 nets are made as by cifar-small quantize, or given by --int8.
+    Needs the extra `export` (onnx, onnxscript, onnxruntime).
+    Figures in a .json file can be shown on a page: cifar-small report RUN --bench speed.json
+    """
     given = tuple(dict.fromkeys(options.threads or (1, len(os.sched_getaffinity(0)))))
     if min(given) < 1 or options.rounds < 1 or not 0 < options.seconds <= 3600:
         raise UserError("--threads and --rounds must be whole numbers from 1 up, --seconds a positive number")
@@ -156,6 +180,11 @@ def _export_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _export(options: argparse.Namespace) -> int:
+    """Write a run's weights as safetensors, with config, model card and a program for plain torch.
+
+    The card gives the figures that the run recorded, and says what was not measured. Load the folder in Python with
+    cifar_small.export.weights_folder.load_exported. Needs the extra: pip install -e '.[pretrained]'
+    """
     from cifar_small.export.weights_folder import CARD, FILES, export
     from cifar_small.runs.directory import Run
 
@@ -163,19 +192,23 @@ def _export(options: argparse.Namespace) -> int:
     megabytes = sum((options.output / name).stat().st_size for name in FILES) / 1e6
     print(f"{net.parameters:,} parameters, {net.facts['checkpoint']}.pt of epoch {net.facts['epoch']}: {', '.join(FILES)}, "
           f"{megabytes:.1f} MB -> {options.output}")  # fmt: skip
-    print(f"read {options.output / CARD} before you hand it on: it names commands and hardware, and states no licence")
+    print(f"read {options.output / CARD} before publishing it: it names commands and hardware, and states no licence")
     return 0
 
 
 def _push_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="folder written by cifar-small export")
-    parser.add_argument("repo", metavar="REPO", help="model repository of the hub: OWNER/NAME; made if it is not there")
+    parser.add_argument("repo", metavar="REPO", help="model repository on the hub, OWNER/NAME; created if it does not exist")
     visibility = parser.add_mutually_exclusive_group()
-    visibility.add_argument("--private", action="store_true", help="for yourself and whom you let in (default)")
-    visibility.add_argument("--public", action="store_true", help="for everybody")
+    visibility.add_argument("--private", action="store_true", help="visible to you and those you invite (default)")
+    visibility.add_argument("--public", action="store_true", help="visible to everybody")
 
 
 def _push(options: argparse.Namespace) -> int:
+    """Upload an exported folder to the Hugging Face hub.
+
+    The token is read from the environment variable HF_TOKEN alone. Needs the extra: pip install -e '.[pretrained]'
+    """
     from cifar_small.export.hub import push
 
     print(f"{options.folder} -> {push(options.folder, options.repo, private=not options.public)}")
@@ -183,58 +216,9 @@ def _push(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command(
-        "onnx",
-        "write a run's net as an ONNX file that takes images as they are, checked against torch",
-        _onnx_arguments,
-        _onnx,
-        detail="""\
-The file runs wherever ONNX does, with a batch of any size; classes, parameters and hashes stand in its metadata.
-  cifar-small predict RUN --split val --onnx RUN/fp32.onnx    predictions by the file, through the usual path
-Needs the extra `export` (onnx, onnxscript, onnxruntime).""",
-    ),
-    Command(
-        "quantize",
-        "write a run's net in 8-bit integers (ONNX), and say what that costs in accuracy",
-        _quantize_arguments,
-        _quantize,
-        detail="""\
-Static quantization by ONNX Runtime: int8 weights with a scale per output channel, uint8 activations whose ranges are taken from
-training images without augmentation, never from val or test. The cost is measured on val, against fp32 on the same images.
-  cifar-small quantize RUN
-  cifar-small predict RUN --split submit --file cifar_test_nolabel.pkl --onnx RUN/int8.onnx
---backend dynamic measures what torch's dynamic quantization does to the same net: it changes linear layers alone and leaves
-every convolution in fp32, so it is here for comparison only, and writes no file.
-Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --backend dynamic.""",
-    ),
-    Command(
-        "bench",
-        "time trained nets on the CPU: torch fp32 and bf16, ONNX fp32 and int8; size and accuracy beside it",
-        _bench_arguments,
-        _bench,
-        detail="""\
-For nets that are trained: how fast they answer. How fast a config trains is measured by tools/bench, a program of its own.
-  cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
-Latency at batch 1, throughput at 64 and 512, with one thread and with all, the backends taking turns. Accuracies are those of
-val, one view, with the paired difference to torch fp32. Int8 nets are made as by `cifar-small quantize`, or given by --int8.
-Needs the extra `export` (onnx, onnxscript, onnxruntime).
-A file that ends in .json also goes into a page: cifar-small report RUN --bench speed.json""",
-    ),
-    Command(
-        "export",
-        "write a run's weights as safetensors, with config, model card and a program for plain torch",
-        _export_arguments,
-        _export,
-        detail="""\
-The card's figures are those the run recorded; what was not measured is said to be so. Load the folder again by
-cifar_small.export.weights_folder.load_exported. Needs the extra: pip install -e '.[pretrained]'""",
-    ),
-    Command(
-        "push",
-        "upload an exported folder to the Hugging Face hub",
-        _push_arguments,
-        _push,
-        detail="""\
-The token is read from the environment variable HF_TOKEN alone. Needs the extra: pip install -e '.[pretrained]'""",
-    ),
+    Command("onnx", _onnx_arguments, _onnx),
+    Command("quantize", _quantize_arguments, _quantize),
+    Command("bench", _bench_arguments, _bench),
+    Command("export", _export_arguments, _export),
+    Command("push", _push_arguments, _push),
 )

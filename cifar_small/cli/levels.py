@@ -23,11 +23,22 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="D", help="folder with the files of the ImageNet weights")
     add_output(parser, "folder of everything (default: runs/levels)", Path("runs/levels"))
     parser.add_argument("--configs", type=Path, help="folder of the levels' configs (default: configs/levels)")
-    parser.add_argument("--test", action="store_true", help="read the test split too, once for each run, on record")
+    parser.add_argument("--test", action="store_true", help="also evaluate each run on test, once; this is recorded")
     parser.add_argument("--smoke", action="store_true", help="smoke test on digits at 64 px, from random weights")
 
 
 def _levels(options: argparse.Namespace) -> int:
+    """Run the levels of two published reports on transfer learning, and put our figures beside theirs.
+
+    Each level is a config in configs/levels/, with the comparison, vote, distillation, int8 or latency that belongs to it.
+    Every command is printed before it runs. Finished runs are kept, killed ones resumed, evaluations repeated.
+      cifar-small levels resnet18_ladder                              all five, from ImageNet weights
+      cifar-small levels resnet50_ladder --level 1 --weights-dir D    from files such as timm_resnet50.pth
+      cifar-small levels resnet18_ladder --smoke --output /tmp/levels a smoke test: digits, random weights
+    Any setting can be overridden by its dotted name, for every run of the levels:
+      cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000
+    Writes a folder for each level (weights, curves, confusion, per-class table, comparison), and one table of them all.
+    """
     from cifar_small.config.loading import split_overrides
     from cifar_small.sweep.levels import CONFIGS, ROWS, Plan, run_levels
 
@@ -36,7 +47,7 @@ def _levels(options: argparse.Namespace) -> int:
     if unknown := [number for number in numbers if number not in known]:
         raise UserError(f"{options.report} has no level {unknown[0]}; expected some of {', '.join(map(str, known))}")
     if options.smoke and options.weights_dir is not None:
-        raise UserError("--smoke trains from random weights, so --weights-dir has no effect: drop one of them")
+        raise UserError("--smoke trains from random weights, so --weights-dir has no effect; drop one of them")
     plan = Plan(
         options.report,
         numbers,
@@ -50,21 +61,4 @@ def _levels(options: argparse.Namespace) -> int:
     return run_levels(plan, options.call)
 
 
-COMMANDS = (
-    Command(
-        "levels",
-        "run the levels of two published reports on transfer learning, and put our figures beside theirs",
-        _levels_arguments,
-        _levels,
-        detail="""\
-Each level is a config in configs/levels/, with the comparison, vote, distillation, int8 or latency that belongs to it. Every
-command is printed before it runs; what is trained is not trained again, a killed run goes on, evaluations are made anew.
-  cifar-small levels resnet18_ladder                              all five, from ImageNet weights
-  cifar-small levels resnet50_ladder --level 1 --weights-dir D    from files: resnet50.a1_in1k.safetensors, timm_resnet50.pth
-  cifar-small levels resnet18_ladder --smoke --output /tmp/levels a smoke test: digits, random weights
-Settings after that hold for every run of the levels, by their dotted names:
-  cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000
-Leaves a folder for each level (weights, curves, confusion, per-class table, comparison), and a table over all of them.""",
-        overrides=True,
-    ),
-)
+COMMANDS = (Command("levels", _levels_arguments, _levels, overrides=True),)

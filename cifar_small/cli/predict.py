@@ -41,12 +41,19 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     add_allow_rows(parser)
     add_layout(parser)
     add_data_root(parser)
-    parser.add_argument("--onnx", type=Path, metavar="FILE", help="compute by this ONNX file of the run (see onnx, quantize)")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="predict with this ONNX file of the run (see onnx, quantize)")
     add_device(parser)
     add_overwrite(parser)
 
 
 def _predict(options: argparse.Namespace) -> int:
+    """Predict a split or an unlabelled file with a run's selected weights, or others it kept.
+
+    Every evaluation on test is recorded in the run directory; do not make choices by it.
+      cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
+      cifar-small predict runs/resnet_hour-seed0 --split val --views none   -> runs/resnet_hour-seed0/predictions/val_none.npz
+      cifar-small predict runs/resnet_hour-seed0 --split test               the accuracy to report, once
+    """
     from cifar_small.inference.predict import predict
     from cifar_small.metrics.classification import wilson_interval
     from cifar_small.runs.directory import Run
@@ -56,7 +63,7 @@ def _predict(options: argparse.Namespace) -> int:
         from cifar_small.export.onnx_session import load_onnx
 
         if options.device not in (None, "cpu"):
-            raise UserError(f"--device {options.device} has no effect with --onnx, which computes on the CPU; drop one of them")
+            raise UserError(f"--device {options.device} has no effect with --onnx, which runs on the CPU; drop one of them")
         net = load_onnx(run, options.onnx)
     target, predictions, notes = predict(
         run,
@@ -85,12 +92,18 @@ def _predict(options: argparse.Namespace) -> int:
 
 
 def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, "whose data set it is", required=True)
+    add_config(parser, "config whose test images are taken", required=True)
     add_output(parser, "pickle to write, in the competition's format", required=True)
     add_overwrite(parser)
 
 
 def _unlabelled(options: argparse.Namespace) -> int:
+    """Write the test images of a config as an unlabelled pickle, to practise with.
+
+    For a rehearsal of the competition with images whose labels are known afterwards:
+      cifar-small unlabelled --config configs/resnet_hour.yaml --output practice.pkl
+      cifar-small predict runs/resnet_hour-seed0 --split submit --file practice.pkl
+    """
     from cifar_small.config.loading import load_config
     from cifar_small.data import load_test, write_unlabelled
 
@@ -102,25 +115,6 @@ def _unlabelled(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command(
-        "predict",
-        "predict a split or an unlabelled file with a run's selected weights, or others it kept",
-        _predict_arguments,
-        _predict,
-        detail="""\
-Reading the test split is recorded in the run directory; choose nothing by it.
-  cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
-  cifar-small predict runs/resnet_hour-seed0 --split val --views none        -> runs/resnet_hour-seed0/predictions/val_none.npz
-  cifar-small predict runs/resnet_hour-seed0 --split test                    what its accuracy is, once""",
-    ),
-    Command(
-        "unlabelled",
-        "write the test images of a config as an unlabelled pickle, to practise on",
-        _unlabelled_arguments,
-        _unlabelled,
-        detail="""\
-A rehearsal of the competition's day, by images whose labels are known afterwards:
-  cifar-small unlabelled --config configs/resnet_hour.yaml --output practice.pkl
-  cifar-small predict runs/resnet_hour-seed0 --split submit --file practice.pkl""",
-    ),
+    Command("predict", _predict_arguments, _predict),
+    Command("unlabelled", _unlabelled_arguments, _unlabelled),
 )

@@ -8,6 +8,7 @@ from pathlib import Path
 from cifar_small.cli.command import Command
 from cifar_small.cli.evaluate import images_or_note
 from cifar_small.cli.options import add_data_root, add_output, add_overwrite
+from cifar_small.errors import plural
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 
 
@@ -19,9 +20,14 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         help="run directory with predictions of val or test, or predictions file; NAME=PATH gives it another name",
     )
     add_output(parser, "page to write (default: report.html)", Path("report.html"))
-    parser.add_argument("--title", default="Small image classifiers", help="its heading")
+    parser.add_argument("--title", default="Small image classifiers", help="heading of the page")
     parser.add_argument(
-        "--bench", type=Path, nargs="+", default=[], metavar="JSON", help="figures of cifar-small bench to show beside them"
+        "--bench",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="JSON",
+        help="latency figures to show, from cifar-small bench",
     )
     parser.add_argument("--paper", type=Path, metavar="FOLDER", help="also write LaTeX tables and PDF figures there")
     add_data_root(parser)
@@ -29,6 +35,14 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _report(options: argparse.Namespace) -> int:
+    """Write one web page about models: accuracy and parameters, comparisons, origins, curves, confusions, mistakes.
+
+    The page needs no network and no other file. It shows what runs and predictions files contain, so predict val first, and
+    test once everything is decided. Ensembles are compared with the best of their members, if these are entries too; with
+    more than four entries, seeds of one recipe are shown together.
+      cifar-small report runs/a-seed0 runs/b-seed0 --output report.html --paper paper/
+      cifar-small report runs/a-seed* both=ensemble_test.npz --bench speed.json
+    """
     from cifar_small.data import Images
     from cifar_small.evaluation.compare import compare
     from cifar_small.evaluation.entries import load_entries
@@ -47,7 +61,7 @@ def _report(options: argparse.Namespace) -> int:
     known: dict[str, Images | None] = {}
 
     def images_of(predictions: Predictions) -> Images | None:
-        """The same images are read, or missed, once."""
+        """Read the same images, or report that they are missing, once."""
         key = str(predictions.meta["images_sha256"])
         if key not in known:
             known[key] = images_or_note(predictions, options.data_root)
@@ -55,24 +69,11 @@ def _report(options: argparse.Namespace) -> int:
 
     page = render_page(options.title, entries, comparison, images_of, speeds)
     write_atomic(options.output, page.encode())
-    print(f"{len(entries)} model{'s' * (len(entries) != 1)}, {len(page) / 1e6:.1f} MB -> {options.output}")
+    print(f"{plural(len(entries), 'model')}, {len(page) / 1e6:.1f} MB -> {options.output}")
     for path, content in paper.items():
         write_atomic(path, content)
         print(f"-> {path}")
     return 0
 
 
-COMMANDS = (
-    Command(
-        "report",
-        "write one web page about models: accuracy and parameters, comparisons, origins, curves, confusions, mistakes",
-        _report_arguments,
-        _report,
-        detail="""\
-The page needs no network and no other file; open it, print it, or hand it in. It shows what runs and predictions files hold:
-predict val, and test once when all is decided, before. Ensembles are held against the best of their members, where these are
-entries too; seeds of one recipe are shown together where there are more than four entries.
-  cifar-small report runs/a-seed0 runs/b-seed0 --output report.html --paper paper/
-  cifar-small report runs/a-seed* both=ensemble_test.npz --bench speed.json""",
-    ),
-)
+COMMANDS = (Command("report", _report_arguments, _report),)

@@ -18,18 +18,23 @@ from cifar_small.cli.options import (
     add_overwrite,
     add_run,
 )
-from cifar_small.errors import DataError, UserError
+from cifar_small.errors import DataError, UserError, plural
 from cifar_small.files import write_atomic
 
 
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
     add_output(parser, "CSV to write", required=True)
-    add_config(parser, "config whose rules hold (default: those of the runs' own configs)")
+    add_config(parser, "config whose rules apply (default: the runs' own configs)")
     add_overwrite(parser)
 
 
 def _submit(options: argparse.Namespace) -> int:
+    """Write the submission CSV and a record of how it was made.
+
+    Record, curves and config are written beside the CSV, so give each submission its own folder:
+      cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
+    """
     from cifar_small.config.loading import load_config
     from cifar_small.runs.directory import Run
     from cifar_small.runs.predictions import load_predictions
@@ -48,12 +53,17 @@ def _submit(options: argparse.Namespace) -> int:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csv", type=Path, metavar="CSV")
     add_file(parser, required=True)
-    add_config(parser, "config whose rules and classes hold (default: CIFAR-10, ID,Labels)")
+    add_config(parser, "config whose rules and classes apply (default: CIFAR-10, ID,Labels)")
     add_allow_rows(parser)
     add_layout(parser)
 
 
 def _check(options: argparse.Namespace) -> int:
+    """Validate any submission CSV against the unlabelled file and name every fault.
+
+    Needs no run and no record, so it can check any CSV; exits with 1 when there is a fault:
+      cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
+    """
     from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data, Rules
     from cifar_small.data import class_names, load_unlabelled
@@ -77,11 +87,10 @@ def _check(options: argparse.Namespace) -> int:
     faults = find_faults(content, images.ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
-    count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes), classes):
             print(f"warning: {warning}", file=sys.stderr)
-    print(f"{options.csv}: {count}" if faults else f"{options.csv}: valid, {len(images):,} rows")
+    print(f"{options.csv}: {plural(len(faults), 'fault')}" if faults else f"{options.csv}: valid, {len(images):,} rows")
     return 1 if faults else 0
 
 
@@ -92,6 +101,11 @@ def _record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _record(options: argparse.Namespace) -> int:
+    """Put the record of a run (summary, config, curves, test readings) into a folder for git.
+
+    For a run that is a result but not a submission; small files only, no weights:
+      cifar-small record runs/resnet_hour-seed0 --output submissions/entries/resnet_hour
+    """
     from cifar_small.runs.directory import Run
     from cifar_small.runs.records import write_record
 
@@ -110,13 +124,19 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _results(options: argparse.Namespace) -> int:
+    """Print the results table made from the records under submissions/.
+
+    A row for each recipe, over its recorded seeds:
+      cifar-small results --write docs/results.md                            between the results markers of that file
+      cifar-small results --picture submissions/accuracy_over_time.png       accuracy against time, a line for each recipe
+    """
     from cifar_small.reporting.results import draw_records, render_results, replace_section
 
     if options.picture is not None:
         if options.write is not None:
-            raise UserError("--picture and --write make different things; give one of them")
+            raise UserError("--picture draws a plot and --write writes the table; give one of them")
         lines = draw_records(options.records, options.source, options.picture, options.recipes or ())
-        print(f"{lines} recipe{'s' if lines > 1 else ''} -> {options.picture}")
+        print(f"{plural(lines, 'recipe')} -> {options.picture}")
         return 0
     table = render_results(options.records, options.recipes or (), options.write.parent if options.write else None)
     if options.write is None:
@@ -137,7 +157,7 @@ def _results(options: argparse.Namespace) -> int:
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csv", type=Path, metavar="CSV", help="a submission with the record that submit wrote beside it")
     parser.add_argument(
-        "--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help="run directories, one a net"
+        "--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help="run directories, one for each net"
     )
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="its predictions file (default: in the run of one net)"
@@ -145,12 +165,18 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     add_file(parser)
     add_layout(parser)
     add_data_root(parser)
-    add_config(parser, "config whose rules hold (default: the rules in the record)")
-    parser.add_argument("--repredict", action="store_true", help="predict the file again with the weights; takes minutes")
+    add_config(parser, "config whose rules apply (default: the rules in the record)")
+    parser.add_argument("--repredict", action="store_true", help="also predict the file again with the weights; takes minutes")
     parser.add_argument("--json", action="store_true", help="print the card as JSON")
 
 
 def _audit(options: argparse.Namespace) -> int:
+    """Check a submission against its record, predictions, runs and data, link by link.
+
+    Each line is a check: pass, FAIL (exit code 1), or not checked, with the reason. It finds mistakes and careless tampering,
+    but not a forgery in which every file and hash agrees; --repredict and training again make that harder.
+      cifar-small audit submissions/mine/submission.csv --run runs/mine-seed0 --file cifar_test_nolabel.pkl
+    """
     from cifar_small.submission.audit import audit, gather
 
     submission = gather(
@@ -168,51 +194,9 @@ def _audit(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command(
-        "submit",
-        "write the submission CSV and the record of what made it",
-        _submit_arguments,
-        _submit,
-        detail="""\
-The record, curves and config are put beside the CSV, so give each submission a folder of its own:
-  cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv""",
-    ),
-    Command(
-        "check",
-        "validate any submission CSV against the unlabelled file and name every fault",
-        _check_arguments,
-        _check,
-        detail="""\
-Needs no run and no record, so it also judges a CSV from elsewhere; exit code 1 when there is a fault:
-  cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl""",
-    ),
-    Command(
-        "record",
-        "put the record of a run (summary, config, curves, test readings) into a folder for git",
-        _record_arguments,
-        _record,
-        detail="""\
-For a run that is a result but no submission; small files only, no weights:
-  cifar-small record runs/resnet_hour-seed0 --output submissions/entries/resnet_hour""",
-    ),
-    Command(
-        "results",
-        "print the results table made from the records under submissions/",
-        _results_arguments,
-        _results,
-        detail="""\
-A row for each recipe, over its recorded seeds:
-  cifar-small results --write docs/results.md                            between the results markers of that file
-  cifar-small results --picture submissions/accuracy_over_time.png       accuracy against time, a line for each recipe""",
-    ),
-    Command(
-        "audit",
-        "re-derive a submission from its record, predictions, runs and data: a card of what holds and what does not",
-        _audit_arguments,
-        _audit,
-        detail="""\
-Each line is a link: pass, FAIL (exit code 1), or not checked, with the reason. It finds mistakes and careless tampering,
-not somebody who rewrites every file and hash to agree; --repredict and training again narrow that down.
-  cifar-small audit submissions/mine/submission.csv --run runs/mine-seed0 --file cifar_test_nolabel.pkl""",
-    ),
+    Command("submit", _submit_arguments, _submit),
+    Command("check", _check_arguments, _check),
+    Command("record", _record_arguments, _record),
+    Command("results", _results_arguments, _results),
+    Command("audit", _audit_arguments, _audit),
 )

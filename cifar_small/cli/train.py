@@ -13,10 +13,11 @@ from cifar_small.files import probe_writable, refuse_existing
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
-    add_output(parser, "folder for everything it writes (default: demo)", Path("demo"))
+    add_output(parser, "folder to write (default: demo)", Path("demo"))
 
 
 def _demo(options: argparse.Namespace) -> int:
+    """Show every step on the digits of scikit-learn: no data, no network, no GPU, half a minute."""
     from cifar_small.cli.demo import run_demo
 
     run_demo(options.output, options.command)
@@ -26,11 +27,18 @@ def _demo(options: argparse.Namespace) -> int:
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, required=True)
     add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
-    parser.add_argument("--resume", action="store_true", help="go on where the run directory stopped; start it if it is empty")
+    parser.add_argument("--resume", action="store_true", help="continue the run in the run directory, if there is one")
     parser.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
 
 
 def _train(options: argparse.Namespace) -> int:
+    """Train a config into a run directory.
+
+    Any setting of the config can be overridden by its dotted name:
+      cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
+    A killed run continues with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) can share a run:
+      .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
+    """
     from cifar_small.config.hashing import dump_config
     from cifar_small.config.loading import load_config, split_overrides
 
@@ -60,13 +68,18 @@ def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _slurm(options: argparse.Namespace) -> int:
+    """Print the SLURM batch file of a training over several processes or machines.
+
+    Settings are overridden as for train. Edit the file as your cluster needs:
+      cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch
+    """
     from cifar_small.config.loading import load_config, split_overrides
     from cifar_small.training.distributed import refuse_one_gpu, share_batch
     from cifar_small.training.slurm import batch_file
 
     config = load_config(options.config, split_overrides(options.overrides))
     ranks = options.nodes * options.processes_per_node
-    share_batch(config.batch_size, config.engine.micro_batch_size, ranks)  # better refused now than after a night in the queue
+    share_batch(config.batch_size, config.engine.micro_batch_size, ranks)  # refused now rather than after a night in the queue
     refuse_one_gpu(config.engine.device, ranks)
     arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
     text = batch_file(
@@ -85,7 +98,7 @@ def _slurm(options: argparse.Namespace) -> int:
 def _preview_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG")
     parser.add_argument(
-        "--epoch", type=int, metavar="E", help="start at this epoch and draw its phase alone (default: every phase)"
+        "--epoch", type=int, metavar="E", help="start at this epoch and draw only its phase (default: every phase)"
     )
     parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default: 8)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="epochs of each phase (default: 4)")
@@ -94,6 +107,10 @@ def _preview_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _preview(options: argparse.Namespace) -> int:
+    """Draw training images as each phase of a config augments and mixes them.
+
+    Uses the random draws of a training run; a row per image. Settings are overridden as for train, after CONFIG.
+    """
     from cifar_small.config.loading import load_config, split_overrides
 
     config = load_config(options.config, split_overrides(options.overrides))
@@ -108,12 +125,16 @@ def _preview(options: argparse.Namespace) -> int:
 
 def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG")
-    parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed where the source's size is not known")
+    parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed if the size of the data source is unknown")
     add_output(parser, "PNG to write (default: <name>-schedule.png)")
     add_overwrite(parser)
 
 
 def _schedule(options: argparse.Namespace) -> int:
+    """Draw the learning rate of every step and the settings of every phase of a config.
+
+    Reads no data. Settings are overridden as for train, after CONFIG.
+    """
     from cifar_small.config.loading import load_config, split_overrides
     from cifar_small.reporting.timeline import draw_config, steps_per_epoch
 
@@ -132,9 +153,9 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "folder of the sweep (default: runs/<name>)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
-    mode.add_argument("--table", action="store_true", help="write table and picture of what is done so far and stop")
+    mode.add_argument("--table", action="store_true", help="write table and picture of the finished runs and stop")
     mode.add_argument("--submit", choices=["slurm", "local"], help="send workers as jobs through submitit")
-    mode.add_argument("--retry-failed", action="store_true", help="go on with the runs that failed, where they stopped")
+    mode.add_argument("--retry-failed", action="store_true", help="resume the runs that failed")
     parser.add_argument("--jobs", type=int, metavar="N", help="workers to send (with --submit)")
     parser.add_argument(
         "--slurm",
@@ -145,8 +166,17 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep(options: argparse.Namespace) -> int:
+    """Train every cell of a sweep with every seed, and say which is best on val.
+
+    A sweep file names a base config, what varies, and the seeds; see configs/sweeps/:
+      cifar-small sweep configs/sweeps/ablation_augment.yaml --list   cells, parameters, states; trains nothing
+      cifar-small sweep configs/sweeps/ablation_augment.yaml          train all open runs, then write table and picture
+    Start it any number of times, on all machines that share the folder: each run is trained once, killed runs are resumed,
+    finished ones kept. Or send workers: --submit local --jobs 2, --submit slurm --jobs 8 --slurm partition=gpu time=600.
+    Cells over the parameter budget are refused before anything trains. The test split is never read.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("a sweep shares runs among its workers, not a run among processes: start it without torchrun")
+        raise UserError("a sweep trains one run per worker, not one run on several processes; start it without torchrun")
     if options.submit is None and (options.jobs is not None or options.slurm):
         raise UserError("--jobs and --slurm have no effect without --submit; add --submit slurm or --submit local")
     if options.submit:
@@ -175,63 +205,10 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 COMMANDS = (
-    Command(
-        "demo",
-        "the whole way on digits that come with scikit-learn: no data, no network, no GPU, half a minute",
-        _demo_arguments,
-        _demo,
-    ),
-    Command(
-        "train",
-        "train a config into a run directory",
-        _train_arguments,
-        _train,
-        detail="""\
-Any setting of the config can be overridden by its dotted name:
-  cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
-A run that was killed goes on with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) share one run:
-  .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml""",
-        overrides=True,
-    ),
-    Command(
-        "slurm",
-        "print the SLURM batch file of a training over several processes or machines",
-        _slurm_arguments,
-        _slurm,
-        detail="""\
-Settings are overridden as in train; what is printed is yours to change:
-  cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch""",
-        overrides=True,
-    ),
-    Command(
-        "preview",
-        "draw training images as each phase of a config augments and mixes them",
-        _preview_arguments,
-        _preview,
-        detail="""\
-The very draws of a training run, a row per image. Settings are overridden as for train, after CONFIG.""",
-        overrides=True,
-    ),
-    Command(
-        "schedule",
-        "draw the learning rate of every step and the settings of every phase of a config",
-        _schedule_arguments,
-        _schedule,
-        detail="""\
-Reads no data. Settings are overridden as for train, after CONFIG.""",
-        overrides=True,
-    ),
-    Command(
-        "sweep",
-        "train every cell of a sweep with every seed, and say which is best on val",
-        _sweep_arguments,
-        _sweep,
-        detail="""\
-A sweep file names a base config, what varies, and the seeds; see configs/sweeps/:
-  cifar-small sweep configs/sweeps/ablation_augment.yaml --list   cells, parameters, states; trains nothing
-  cifar-small sweep configs/sweeps/ablation_augment.yaml          train until nothing is left, then table and picture
-Start it as often as you like, on as many machines as share the folder: each run is trained once, a killed one goes on, and
-what is done stays. Or send workers: --submit local --jobs 2, --submit slurm --jobs 8 --slurm partition=gpu time=600.
-Cells over the parameter budget are refused before anything trains. The test split is never read.""",
-    ),
+    Command("demo", _demo_arguments, _demo),
+    Command("train", _train_arguments, _train, overrides=True),
+    Command("slurm", _slurm_arguments, _slurm, overrides=True),
+    Command("preview", _preview_arguments, _preview, overrides=True),
+    Command("schedule", _schedule_arguments, _schedule, overrides=True),
+    Command("sweep", _sweep_arguments, _sweep),
 )

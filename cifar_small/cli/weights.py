@@ -11,18 +11,25 @@ from cifar_small.errors import CheckpointError, UserError
 
 
 def _weights_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("action", choices=["list", "fetch", "verify"], help="show what is here, download, or check hashes")
+    parser.add_argument("action", choices=["list", "fetch", "verify"], help="show cached files, download, or check hashes")
     parser.add_argument("nets", nargs="*", metavar="NET", help="such as torchvision/resnet18 (list, verify: default all)")
 
 
 def _weights(options: argparse.Namespace) -> int:
+    """List, fetch or verify the published ImageNet weights of torchvision and timm.
+
+    For `weights: imagenet` in a config. The files are kept in the caches that torch and the hub share with other programs,
+    $TORCH_HOME/hub/checkpoints and $HF_HOME/hub; training without a network needs them there. With a network:
+      cifar-small weights fetch torchvision/resnet18 timm/efficientnet_b0   downloads missing files; prints sizes and hashes
+      cifar-small weights verify                                            reads every cached file and checks its hash
+    """
     for name in options.nets:
         if name not in PUBLISHED:
             near = difflib.get_close_matches(name, PUBLISHED, 1, cutoff=0.6)
             hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(PUBLISHED)}"
-            raise UserError(f"weights: there is no net {name!r}; {hint}")
+            raise UserError(f"unknown net {name!r}; {hint}")
     if options.action == "fetch" and not options.nets:
-        raise UserError("weights fetch: name the nets to fetch, such as torchvision/resnet18; cifar-small weights list has all")
+        raise UserError("name the nets to fetch, such as torchvision/resnet18; cifar-small weights list shows all")
     chosen = [PUBLISHED[name] for name in dict.fromkeys(options.nets or PUBLISHED)]
     if options.action == "list":
         return _list(chosen)
@@ -34,10 +41,10 @@ def _list(chosen: list[Published]) -> int:
 
     for one in chosen:
         try:
-            place = cached(one) or "not here"
+            where = cached(one) or "not cached"
         except UserError as error:
-            place = str(error)
-        print(f"{one.family:<32}{one.source:<40}{one.size} px {one.interpolation:<9} {one.licence:<13} {place}")
+            where = str(error)
+        print(f"{one.family:<32}{one.source:<40}{one.size} px {one.interpolation:<9} {one.licence:<13} {where}")
     return 0
 
 
@@ -47,7 +54,7 @@ def _fetch(chosen: list[Published]) -> int:
     for one in chosen:
         there = cached(one)
         path = there or fetch(one)
-        state = "was here already" if there else "downloaded"
+        state = "already cached" if there else "downloaded"
         print(f"{one.family}: {state}, {path.stat().st_size:,} bytes, sha256 {verify(one, path)}\n  {path}", flush=True)
     return 0
 
@@ -61,29 +68,17 @@ def _verify(chosen: list[Published], named: bool) -> int:
             path = cached(one)
             if path is not None:
                 digest = verify(one, path)
-                print(f"{one.family}: whole, {len(read_state(path))} tensors, sha256 {digest}\n  {path}", flush=True)
+                print(f"{one.family}: intact, {len(read_state(path))} tensors, sha256 {digest}\n  {path}", flush=True)
                 seen += 1
             elif named:
-                raise CheckpointError(f"not here; run: cifar-small weights fetch {one.family}")
+                raise CheckpointError(f"not cached; run: cifar-small weights fetch {one.family}")
         except UserError as error:
-            if named or isinstance(error, CheckpointError):  # and not for want of an optional package
+            if named or isinstance(error, CheckpointError):  # otherwise only an optional package is missing
                 print(f"{one.family}: {error}")
                 faults += 1
     if not (seen or faults):
-        print("no weights are here; see: cifar-small weights list")
+        print("no weights are cached; see: cifar-small weights list")
     return 1 if faults else 0
 
 
-COMMANDS = (
-    Command(
-        "weights",
-        "list, fetch or verify the published ImageNet weights of torchvision and timm",
-        _weights_arguments,
-        _weights,
-        detail="""\
-For `weights: imagenet` in a config. Files lie in the caches that other programs use too, $TORCH_HOME/hub/checkpoints and
-$HF_HOME/hub; training without a network needs them there. On a machine that has one:
-  cifar-small weights fetch torchvision/resnet18 timm/efficientnet_b0   downloads what is not there; prints sizes and hashes
-  cifar-small weights verify                                            reads every file that is there and checks its hash""",
-    ),
-)
+COMMANDS = (Command("weights", _weights_arguments, _weights),)

@@ -47,7 +47,7 @@ def seal_model(model: Any, properties: Mapping[str, Any]) -> bytes:
 
     What the exporter noted of its own work is left out: it names source files of the machine, and nothing reads it.
     """
-    model.doc_string = f"{INPUT}: uint8 (N, 32, 32, 3), RGB, not normalised; {OUTPUT}: float32 (N, classes)"
+    model.doc_string = f"{INPUT}: uint8 (N, 32, 32, 3), RGB, not normalized; {OUTPUT}: float32 (N, classes)"
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")
@@ -85,15 +85,15 @@ def open_session(content: bytes, threads: int) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors; its warnings are of its own graph optimisers
+    options.log_severity_level = 3  # errors; its warnings are of its own graph optimizers
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file called as the net it was made from: normalised images (N, 3, 32, 32) -> logits (N, K).
+    """An ONNX file called as the net it was made from: normalized images (N, 3, 32, 32) -> logits (N, K).
 
     The file takes whole pixel values. So views that move pixels reach it exactly; those that compute new ones (a blur, a border
-    in the mean colour) are rounded to the nearest of 0..255.
+    in the mean color) are rounded to the nearest of 0..255.
     """
 
     def __init__(self, session: Any, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
@@ -102,7 +102,7 @@ class OnnxModel(nn.Module):
         self.scale, self.offset = scale_and_offset(mean, std, torch.device("cpu"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Undo the normalisation, and ask the file."""
+        """Undo the normalization, and ask the file."""
         pixels = ((images.float() + self.offset) / self.scale).round_().clamp_(0, 255).byte()
         return torch.from_numpy(run_session(self.session, pixels.permute(0, 2, 3, 1).contiguous().numpy()))
 

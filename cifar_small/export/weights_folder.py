@@ -1,9 +1,9 @@
 """A trained net as a folder to hand on: weights as safetensors, config, model card, a program for plain torch; and back.
 
 model.safetensors   the weights, float32, by the names of the net's own state dict
-model.pt2           the net with its normalisation, for torch.export.load: uint8 (N, 3, 32, 32) -> logits (N, K)
+model.pt2           the net with its normalization, for torch.export.load: uint8 (N, 3, 32, 32) -> logits (N, K)
 config.yaml         the configuration of the run
-config.json         classes, normalisation, where the weights come from, SHA-256 of the other files; written last
+config.json         classes, normalization, where the weights come from, SHA-256 of the other files; written last
 README.md           the model card
 """
 

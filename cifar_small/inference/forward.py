@@ -37,7 +37,7 @@ def compute_logits(
     weighted, logits = _weighted(views), []
     with tqdm(total=len(images), unit="img", disable=None if progress else True, desc=f"views: {_name(views)}") as bar:
         for batch in torch.split(images, batch_size):
-            pixels = preprocess.normalise(batch)
+            pixels = preprocess.normalize(batch)
             with autocast(images.device, precision):
                 # channels-last whatever the run's layout: of the two the faster one for convolutions everywhere
                 seen = ((preprocess.enlarge(view(pixels)), weight) for view, weight in weighted)

@@ -45,7 +45,7 @@ FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {
 
 
 def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
-    """The net of a config, freshly initialised from torch's global generator, in training mode.
+    """The net of a config, freshly initialized from torch's global generator, in training mode.
 
     It maps float images (N, 3, H, W) to logits (N, K). Raises ConfigError for a shape that cannot be built.
     """

@@ -17,7 +17,7 @@ def _relu(x: Tensor) -> Tensor:
     return F.relu(x, inplace=True)
 
 
-# Functions, not modules: quantisers refuse a block that uses one nn.ReLU twice.
+# Functions, not modules: quantizers refuse a block that uses one nn.ReLU twice.
 ACTIVATIONS: dict[str, Activation] = {"relu": _relu, "leaky_relu": F.leaky_relu, "silu": F.silu, "gelu": F.gelu}
 
 

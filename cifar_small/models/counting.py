@@ -243,7 +243,7 @@ def _hidden(model: nn.Module) -> Iterator[str]:
         seen.add(name)
         lazy: bool = is_lazy(parameter)  # named, because mypy takes is_lazy for a type guard and the rest for unreachable
         if lazy:
-            yield f"{name} is not initialised yet (lazy)"
+            yield f"{name} is not initialized yet (lazy)"
         elif type(parameter) is not nn.Parameter or parameter.is_quantized or not parameter.is_floating_point():
             yield f"{name} is a {type(parameter).__name__} of {parameter.dtype}"
     for prefix, module in model.named_modules(remove_duplicate=False):
@@ -251,7 +251,7 @@ def _hidden(model: nn.Module) -> Iterator[str]:
         for key, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
             seen.add(start + key)
             if is_lazy(buffer):
-                yield f"{start}{key} is not initialised yet (lazy)"
+                yield f"{start}{key} is not initialized yet (lazy)"
             elif not (isinstance(module, _BatchNorm) and key in ("running_mean", "running_var", "num_batches_tracked")):
                 yield f"{start}{key} is a buffer"
         for key, value in vars(module).items():

@@ -1,6 +1,6 @@
 """Nets of torchvision and timm with a head of our own; their backbones keep the libraries' names, so that weights fit.
 
-The backbone is the library's net without its last linear layer. Regularisation of its own that a library switches on by
+The backbone is the library's net without its last linear layer. Regularization of its own that a library switches on by
 default (dropout, stochastic depth) is off: dropout is the head's, and a phase may change it.
 """
 
@@ -41,7 +41,7 @@ CLASSIFIERS = {  # the layer that the head replaces, by library and net
 class LibraryNet(nn.Module):
     """A library's backbone, attention to its feature map (or none), pooling, dropout and a linear classifier.
 
-    Maps normalised images (N, 3, H, W) to logits (N, K). Raises ConfigError for a net of timm where timm is not installed.
+    Maps normalized images (N, 3, H, W) to logits (N, K). Raises ConfigError for a net of timm where timm is not installed.
     """
 
     def __init__(self, model: LibraryModel, num_classes: int) -> None:
@@ -64,7 +64,7 @@ class LibraryNet(nn.Module):
         self.fc = nn.Linear(features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to logits (N, K)."""
+        """Map normalized images (N, 3, H, W) to logits (N, K)."""
         x = self.attention(self.feature_map(self.backbone, images))
         return self.fc(self.dropout(self.pool(self.backbone, x)))  # type: ignore[no-any-return]
 

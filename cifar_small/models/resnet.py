@@ -1,4 +1,4 @@
-"""ResNet for 32x32 images: any widths and depths, with the options of `config.ResNetModel` (He et al., 2016)."""
+"""ResNet for 32x32 images: any widths and depths, with the options of `config.schema.ResNetModel` (He et al., 2016)."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ResNet(nn.Module):
         self.act = ACTIVATIONS[model.activation]
         self.preact = model.preact
         self.conv1 = conv3x3(3, stem)
-        # One name, two places: after the stem, or (preact) after the last block, whose output nothing has normalised.
+        # One name, two places: after the stem, or (preact) after the last block, whose output nothing has normalized.
         self.bn1 = nn.BatchNorm2d(model.widths[-1] if model.preact else stem)
         block = PreactBlock if model.preact else BasicBlock
         depth, last = 0, max(1, sum(model.blocks) - 1)
@@ -55,7 +55,7 @@ class ResNet(nn.Module):
         init_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, 32, 32) to logits (N, K)."""
+        """Map normalized images (N, 3, 32, 32) to logits (N, K)."""
         x = self.conv1(images)
         if not self.preact:
             x = self.act(self.bn1(x))

@@ -1,6 +1,6 @@
 """A shallow ResNet that learns in few epochs: frozen whitening stem, dirac filters, pooling before BatchNorm, no strides.
 
-Stem, dirac initialisation and BatchNorm without a trained scale follow Jordan 2024 (arXiv 2404.00498) and, for the whitening,
+Stem, dirac initialization and BatchNorm without a trained scale follow Jordan 2024 (arXiv 2404.00498) and, for the whitening,
 Page 2019 ("How to train your ResNet"); the residual blocks are ours.
 """
 
@@ -35,12 +35,12 @@ class Stem(nn.Conv2d):
             nn.init.zeros_(self.bias)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to (N, 24, H - 1, W - 1)."""
+        """Map normalized images (N, 3, H, W) to (N, 24, H - 1, W - 1)."""
         return super().forward(images)
 
     @torch.no_grad()
     def fit(self, images: Tensor, eps: float = 5e-4) -> None:
-        """Set the filters from normalised training images (N, 3, H, W): the patches' eigenvectors over their deviations.
+        """Set the filters from normalized training images (N, 3, H, W): the patches' eigenvectors over their deviations.
 
         eps is added to the variances, so that directions without signal are not blown up.
         """
@@ -78,7 +78,7 @@ class Stage(nn.Module):
 class WhitenedResNet(nn.Module):
     """Whitening stem, stages, global max pool (plus mean), linear classifier without bias, logits scaled.
 
-    Maps normalised images (N, 3, H, W), H and W at least 8 per 3 stages, to logits (N, K). `fit_stem` must see training images
+    Maps normalized images (N, 3, H, W), H and W at least 8 per 3 stages, to logits (N, K). `fit_stem` must see training images
     before the first step if the stem whitens.
     """
 
@@ -100,7 +100,7 @@ class WhitenedResNet(nn.Module):
         self.never_trains = frozenset(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, H, W) to logits (N, K)."""
+        """Map normalized images (N, 3, H, W) to logits (N, K)."""
         # While the stem is fixed, the first convolution needs no gradient of its input: 4 % of the FLOPs.
         trains = any(parameter.requires_grad for parameter in self.stem.parameters())
         with torch.set_grad_enabled(torch.is_grad_enabled() and trains):

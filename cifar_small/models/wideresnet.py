@@ -32,7 +32,7 @@ class WideResNet(nn.Module):
         init_weights(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map normalised images (N, 3, 32, 32) to logits (N, K)."""
+        """Map normalized images (N, 3, 32, 32) to logits (N, K)."""
         x = self.layer3(self.layer2(self.layer1(self.conv1(images))))
         x = self.act(self.bn1(x))
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))  # type: ignore[no-any-return]

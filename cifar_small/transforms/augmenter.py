@@ -23,7 +23,7 @@ from cifar_small.errors import UserError
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
 from cifar_small.transforms.batched import Draws, cover, crop_and_flip, distort, draw, enlarge, pad_images, scaled
 from cifar_small.transforms.per_image import Pixels, Seeds, Transform, build_transform, start_worker, work
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 Rows = slice | Tensor  # which of an epoch's places: a slice, or int64 on the CPU
 
@@ -50,7 +50,7 @@ class Augmenter:
         self._pool: tuple[tuple[PerImageAugment, int], ProcessPoolExecutor] | None = None
 
     def epoch(self, settings: AnyAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int = 32) -> Iterator[Tensor]:
-        """The pixels of each of `parts` in turn: normalised float32 (B, 3, side, side) on the problem's device.
+        """The pixels of each of `parts` in turn: normalized float32 (B, 3, side, side) on the problem's device.
 
         order: as `epoch_order` gives it, on the CPU; epoch: 0-based; parts: the places wanted, known ahead so that workers can
         run ahead of the caller; side: pixels that images are enlarged to before they are augmented. Raises ConfigError for a
@@ -69,7 +69,7 @@ class Augmenter:
         for rows in parts:
             chosen = draws[rows]
             pixels = distort(self._windows(settings, problem.images, order[rows], chosen, side), settings, chosen, self.fill)
-            yield cover(normalise(pixels, problem.mean, problem.std), settings, chosen)
+            yield cover(normalize(pixels, problem.mean, problem.std), settings, chosen)
 
     def _image_by_image(
         self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int
@@ -96,7 +96,7 @@ class Augmenter:
             if problem.device.type == "cuda":
                 pixels = pixels.pin_memory()
             pixels = pixels.to(problem.device, non_blocking=True).permute(0, 3, 1, 2)
-            pixels = normalise(pixels, problem.mean, problem.std)
+            pixels = normalize(pixels, problem.mean, problem.std)
             yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(problem.device))
 
     @cached_property

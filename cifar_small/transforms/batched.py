@@ -38,12 +38,12 @@ class Draws:
     offset: Tensor  # int64 (N, 2): row and column of the crop in the padded image, 0..2*crop
     flip: Tensor  # bool (N,): mirrored left-right
     vertical_flip: Tensor  # bool (N,)
-    cutout: Tensor  # int64 (N, 2): centre of the cutout square, 0..side-1
+    cutout: Tensor  # int64 (N, 2): center of the cutout square, 0..side-1
     erase: Tensor  # int64 (N, 4): top, left, height, width of the erased box; height 0: none
     affine: Tensor  # float32 (N, 6): the parameters of `affine_matrices`
     operations: Tensor  # int64 (N, n): the policy's operations, indices into OPERATIONS; always on the CPU, see there
     strengths: Tensor  # float32 (N, n): of the operations
-    colour: Tensor  # float32 (N, 4): factors of brightness, contrast and saturation, shift of the hue
+    color: Tensor  # float32 (N, 4): factors of brightness, contrast and saturation, shift of the hue
     sigma: Tensor  # float32 (N, 1): of the blur, in pixels; 0: none
 
     def __getitem__(self, rows: slice | Tensor) -> Draws:
@@ -101,7 +101,7 @@ def draw(
 
 def _draw_distortions(settings: BasicAugment, count: int, generator: torch.Generator, side: int) -> dict[str, Tensor]:
     nothing = torch.empty(count, 0)
-    found = {"affine": nothing, "operations": nothing.long(), "strengths": nothing, "colour": nothing, "sigma": nothing}
+    found = {"affine": nothing, "operations": nothing.long(), "strengths": nothing, "color": nothing, "sigma": nothing}
     if not isinstance(settings, Augment):
         return found
 
@@ -109,8 +109,8 @@ def _draw_distortions(settings: BasicAugment, count: int, generator: torch.Gener
         low, high = torch.tensor(columns).unbind(1)
         return low + (high - low) * torch.rand(count, len(columns), generator=generator)
 
-    def about(centre: float, *widths: float) -> list[tuple[float, float]]:
-        return [(centre - width, centre + width) for width in widths]
+    def about(center: float, *widths: float) -> list[tuple[float, float]]:
+        return [(center - width, center + width) for width in widths]
 
     if moves(settings):
         angle, shift, shear = about(0, settings.rotation), about(0, side * settings.translate), about(0, settings.shear)
@@ -127,7 +127,7 @@ def _draw_distortions(settings: BasicAugment, count: int, generator: torch.Gener
         found["strengths"] = largest * level / LEVELS * torch.where(signed, sign, 1)
     if settings.brightness or settings.contrast or settings.saturation or settings.hue:
         factors = about(1, settings.brightness, settings.contrast, settings.saturation)
-        found["colour"] = uniform(*factors, *about(0, settings.hue))
+        found["color"] = uniform(*factors, *about(0, settings.hue))
     if settings.blur:
         blurred = torch.rand(count, 1, generator=generator) < settings.blur
         found["sigma"] = torch.where(blurred, uniform(settings.blur_sigma), 0.0)
@@ -157,7 +157,7 @@ def _draw_boxes(settings: BasicAugment, erased: Tensor, generator: torch.Generat
 def pad_images(images: Tensor, settings: BasicAugment, fill: Tensor) -> Tensor:
     """Pad a dataset once so that a crop is a window of it: uint8 (N, 3, H, H) -> (N, 3, H+2p, H+2p).
 
-    fill: uint8 (3,), the channel means, which become about 0 after normalisation as zero padding intends.
+    fill: uint8 (3,), the channel means, which become about 0 after normalization as zero padding intends.
     """
     pad = settings.crop
     if not pad:
@@ -181,21 +181,21 @@ def crop_and_flip(padded: Tensor, images: Tensor, draws: Draws, side: int = 32) 
 
 
 def distort(pixels: Tensor, settings: Augment, draws: Draws, fill: Tensor) -> Tensor:
-    """Affine map, policy, colours and blur: uint8 (B, 3, H, W) -> float32 in 0..255, or the same images with all that off.
+    """Affine map, policy, colors and blur: uint8 (B, 3, H, W) -> float32 in 0..255, or the same images with all that off.
 
-    fill: uint8 (3,), the colour beyond the edge where `border` is zero.
+    fill: uint8 (3,), the color beyond the edge where `border` is zero.
     """
     level = fill.float()
     if draws.affine.shape[1]:
         pixels = warp(pixels.float(), affine_matrices(draws.affine), settings.border, level)
     if draws.operations.shape[1]:
         pixels = apply_operations(pixels.float(), draws.operations, draws.strengths, settings.border, level)
-    if draws.colour.shape[1]:
+    if draws.color.shape[1]:
         pixels = pixels.float()
         for amount, change, strength in zip(
             (settings.brightness, settings.contrast, settings.saturation, settings.hue),
             (brightness, contrast, saturation, hue),
-            draws.colour.unbind(1),
+            draws.color.unbind(1),
             strict=True,
         ):
             pixels = change(pixels, strength) if amount else pixels
@@ -205,9 +205,9 @@ def distort(pixels: Tensor, settings: Augment, draws: Draws, fill: Tensor) -> Te
 
 
 def cover(pixels: Tensor, settings: BasicAugment, draws: Draws) -> Tensor:
-    """Set cutout squares and erased boxes of normalised images (B, 3, H, H) to 0, the training mean.
+    """Set cutout squares and erased boxes of normalized images (B, 3, H, H) to 0, the training mean.
 
-    Cutout squares are centred anywhere and clipped at the border (DeVries & Taylor 2017, arXiv 1708.04552).
+    Cutout squares are centerd anywhere and clipped at the border (DeVries & Taylor 2017, arXiv 1708.04552).
     """
     if not settings.cutout and not settings.erasing:
         return pixels

@@ -22,7 +22,7 @@ def resize(pixels: Tensor, side: int, interpolation: str = "bilinear") -> Tensor
 
 
 def affine_matrices(parameters: Tensor) -> Tensor:
-    """Maps from output to input positions, in pixels from the image's centre: float32 (B, 2, 3).
+    """Maps from output to input positions, in pixels from the image's center: float32 (B, 2, 3).
 
     parameters: (B, 6): degrees clockwise, pixels to the right and down, scale of the content, shear along x and along y in
     degrees. The conventions are those of torchvision's `affine`.
@@ -61,7 +61,7 @@ def _blend(pixels: Tensor, other: Tensor, factor: Tensor) -> Tensor:
     return (share * pixels + (1 - share) * other).clamp(0, 255)
 
 
-def _grey(pixels: Tensor) -> Tensor:
+def _gray(pixels: Tensor) -> Tensor:
     red, green, blue = pixels[:, :1], pixels[:, 1:2], pixels[:, 2:]
     return 0.2989 * red + 0.587 * green + 0.114 * blue
 
@@ -72,17 +72,17 @@ def brightness(pixels: Tensor, factor: Tensor) -> Tensor:
 
 
 def contrast(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the image's mean grey; factor (B,), 1: no change. Grey is rounded first, so that its sum is exact."""
-    return _blend(pixels, _grey(pixels).round().sum((2, 3), keepdim=True) / (pixels.shape[2] * pixels.shape[3]), factor)
+    """Blend with the image's mean gray; factor (B,), 1: no change. Gray is rounded first, so that its sum is exact."""
+    return _blend(pixels, _gray(pixels).round().sum((2, 3), keepdim=True) / (pixels.shape[2] * pixels.shape[3]), factor)
 
 
 def saturation(pixels: Tensor, factor: Tensor) -> Tensor:
-    """Blend with the grey image; factor (B,), 1: no change."""
-    return _blend(pixels, _grey(pixels), factor)
+    """Blend with the gray image; factor (B,), 1: no change."""
+    return _blend(pixels, _gray(pixels), factor)
 
 
 def hue(pixels: Tensor, shift: Tensor) -> Tensor:
-    """Turn the colour circle (HSV) by a share of it; shift (B,), 0: no change."""
+    """Turn the color circle (HSV) by a share of it; shift (B,), 0: no change."""
     red, green, blue = pixels.unbind(1)
     high, low = pixels.amax(1), pixels.amin(1)
     spread = high - low
@@ -141,7 +141,7 @@ def autocontrast(pixels: Tensor) -> Tensor:
 
 
 def equalize(pixels: Tensor) -> Tensor:
-    """Equalise each channel's histogram of rounded pixels, with the look-up table of PIL's ImageOps.equalize."""
+    """Equalize each channel's histogram of rounded pixels, with the look-up table of PIL's ImageOps.equalize."""
     shape = pixels.shape
     levels = pixels.round().long().flatten(2)
     counts = torch.zeros(*shape[:2], 256, dtype=torch.long, device=pixels.device)
@@ -174,7 +174,7 @@ def _sheared(column: int) -> Callable[[Tensor, Tensor, str, Tensor], Tensor]:
 
 # The list of RandAugment (Cubuk et al. 2019, arXiv 1909.13719) and TrivialAugment (Müller & Hutter 2021, arXiv 2103.10158):
 # name: operation, its largest strength in TrivialAugment's wide list, in RandAugment, and whether its sign is random. Strengths
-# are linear in the level; a shear or rotation is about the centre, and all are bilinear.
+# are linear in the level; a shear or rotation is about the center, and all are bilinear.
 OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor, str, Tensor], Tensor], float, float, bool]] = {
     "identity": (lambda pixels, strength, border, fill: pixels, 0, 0, False),
     "shear_x": (_sheared(4), 0.99, 0.3, True),

@@ -137,7 +137,7 @@ def _run(compose: Any, image: Pixels, seed: int) -> Pixels:
         shape, kind = getattr(result, "shape", "no shape"), getattr(result, "dtype", type(result).__name__)
         raise ConfigError(
             f"augment.pipeline turned a uint8 image of shape {image.shape} into {kind} of shape {shape}; it must keep both: "
-            f"normalisation is done afterwards, and a crop needs a pad or resize to {image.shape[0]}"
+            f"normalization is done afterwards, and a crop needs a pad or resize to {image.shape[0]}"
         )
     return result
 

@@ -1,4 +1,4 @@
-"""What a net is given: 32x32 pixels, normalised and enlarged to the size that it is evaluated at."""
+"""What a net is given: 32x32 pixels, normalized and enlarged to the size that it is evaluated at."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class Preprocess:
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 or float 0..255 (B, 3, 32, 32) -> float32 (B, 3, side, side)."""
-        return self.enlarge(self.normalise(images))
+        return self.enlarge(self.normalize(images))
 
-    def normalise(self, images: Tensor) -> Tensor:
+    def normalize(self, images: Tensor) -> Tensor:
         """uint8 or float 0..255 -> float32 of the same shape."""
-        return normalise(images, self.mean, self.std)
+        return normalize(images, self.mean, self.std)
 
     def enlarge(self, pixels: Tensor) -> Tensor:
-        """Normalised images of any size -> (B, 3, side, side)."""
+        """Normalized images of any size -> (B, 3, side, side)."""
         return resize(pixels, self.side, self.interpolation)
 
 
@@ -65,13 +65,13 @@ class FromPixels(nn.Module):
 
 @cache
 def scale_and_offset(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Constants of `normalise`, (1, 3, 1, 1) each, made once: a fresh tensor on a GPU in every step would wait for the host."""
+    """Constants of `normalize`, (1, 3, 1, 1) each, made once: a fresh tensor on a GPU in every step would wait for the host."""
     scale = torch.tensor([1 / (255 * s) for s in std], device=device).view(1, -1, 1, 1)
     offset = torch.tensor([m / s for m, s in zip(mean, std, strict=True)], device=device).view(1, -1, 1, 1)
     return scale, offset
 
 
-def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+def normalize(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 or float 0..255 (B, 3, H, W) -> float32, less the mean and over the deviation of each channel."""
     scale, offset = scale_and_offset(mean, std, images.device)
     return images.float() * scale - offset

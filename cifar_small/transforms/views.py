@@ -16,7 +16,7 @@ class View:
     """The image, or what becomes of it: shifted, then mirrored, turned upside down, blurred.
 
     The content moves down by `rows` and right by `columns` pixels; the border is reflected, or zero (`constant`), which on
-    normalised images is their mean colour. Equal views compare equal, so one pass serves every choice that holds them.
+    normalized images is their mean color. Equal views compare equal, so one pass serves every choice that holds them.
     """
 
     rows: int = 0
@@ -27,7 +27,7 @@ class View:
     blurred: bool = False
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """Map normalised images (B, C, H, W) to the same shape."""
+        """Map normalized images (B, C, H, W) to the same shape."""
         if self.rows or self.columns:
             height, width = pixels.shape[2:]
             margin = max(abs(self.rows), abs(self.columns))
@@ -74,15 +74,15 @@ Weighted = Sequence[tuple[View, float]]  # views and the weights of their logits
 VIEWS: dict[str, Weighted] = {
     "none": [(IMAGE, 1.0)],
     "flip": [(IMAGE, 0.5), (MIRROR, 0.5)],
-    # For images that must not be mirrored: the centre counts half, four shifts by one pixel the other half.
+    # For images that must not be mirrored: the center counts half, four shifts by one pixel the other half.
     "shift": [(IMAGE, 0.5), *((View(rows, columns), 0.125) for rows, columns in ((1, 0), (-1, 0), (0, 1), (0, -1)))],
-    # Jordan 2024, arXiv 2404.00498: the centre counts half, two diagonal shifts by one pixel the other half, all mirrored too.
+    # Jordan 2024, arXiv 2404.00498: the center counts half, two diagonal shifts by one pixel the other half, all mirrored too.
     "flip_shift": [
         (View(by, by, mirrored=mirrored), weight)
         for by, weight in ((0, 0.25), (1, 0.125), (-1, 0.125))
         for mirrored in (False, True)
     ],
-    # The five views of a published 5M-parameter entry, whose "padded centre crop" was the identity: here it is really shifted.
+    # The five views of a published 5M-parameter entry, whose "padded center crop" was the identity: here it is really shifted.
     "flips_shift_blur": [
         (view, 0.2) for view in (IMAGE, MIRROR, View(upside_down=True), View(2, 2, "constant"), View(blurred=True))
     ],

@@ -484,7 +484,7 @@ def test_the_command_writes_each_format(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["compare", *paths, "--output", str(tmp_path / "table.md")]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["compare", *paths, "--output", str(tmp_path / "table.doc")]) == 2
-    assert "the ending '.doc' names no format; expected .txt, .md, .csv, .tex or --format" in capsys.readouterr().err
+    assert "unknown format '.doc'; expected .txt, .md, .csv, .tex, or set --format" in capsys.readouterr().err
 
 
 def test_multiply_adds_are_of_the_net_at_its_size_and_drawn_with_the_parameters(
@@ -517,9 +517,9 @@ def test_recipes_are_drawn_with_their_seeds(
     assert dict(cells) == {"slow": pytest.approx([95.0, 94.0, 92.25]), "alone": pytest.approx([98.0])}
     assert (path, split) == (tmp_path / "seeds.png", "val")
     assert main(["compare", *paths, "--split", "test", "--plot-seeds", str(tmp_path / "seeds.png")]) == 2
-    assert "a picture needs predictions of test, which no entry has" in capsys.readouterr().err
+    assert "a plot needs predictions of test, and no entry has any" in capsys.readouterr().err
     assert main(["compare", *paths, "--plot", str(tmp_path / "cost.txt")]) == 2
-    assert "the ending '.txt' is no picture's; expected .png" in capsys.readouterr().err
+    assert "the ending '.txt' is not that of a picture; expected .png" in capsys.readouterr().err
 
 
 def test_compare_never_opens_the_data(
@@ -536,7 +536,7 @@ def test_compare_never_opens_the_data(
     assert main(["compare", str(run.folder), "--split", "test"]) == 0
     notes = capsys.readouterr().err
     assert "note: a has no test predictions: cifar-small predict" in notes
-    assert "note: a reading of the test split is recorded in the run; choose nothing by it" in notes
+    assert "note: every evaluation on test is recorded in the run; do not make choices by it" in notes
     assert sorted(path.name for path in run.folder.rglob("*")) == before
 
 

@@ -267,7 +267,7 @@ def test_command_goes_on_without_images(run: Run, said: Callable[..., tuple[int,
     code, _, err = said("evaluate", file)
     assert code == 0
     assert err == (
-        "note: no picture of the mistakes: the predictions file does not say which split of which data it is of; "
+        "note: mistakes are not drawn: the predictions file does not say which split of which data it is of; "
         "expected one of a run's val or test\n"
     )
     assert not (run.predictions / "val_evaluation" / "mistakes.png").exists()

@@ -49,7 +49,7 @@ from cifar_small.models import build_model, merge_pooled_norms
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.training.train import train
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 CPU = torch.device("cpu")
 CONFIG = parse_config(tiny_raw(data={"source": "digits", "val_size": 200}, phases=[{"epochs": 6}]))
@@ -201,7 +201,7 @@ def test_normalised_pixels_reach_the_file_as_they_were(mean: list[float], std: l
             assert inputs["images"].tobytes() == images.tobytes()
             return [np.zeros((3, 10), np.float32)]
 
-    pixels = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), tuple(mean), tuple(std))
+    pixels = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), tuple(mean), tuple(std))
     assert OnnxModel(Session(), tuple(mean), tuple(std))(pixels).shape == (3, 10)
 
 

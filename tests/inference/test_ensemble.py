@@ -302,7 +302,7 @@ def test_the_command_judges_on_val_what_has_no_labels(
     assert left_out == "left out, with weight 0: net (seed 3)"
     assert parameters == "parameters 1,000 + 2,000 = 3,000, within the budget of 5,000,000"
     assert verdict.startswith(
-        "on val, which chose the weights: no better than its best member: 83.33% of 60 images against 83.33%"
+        "on val, which fitted the weights: no better than its best member: 83.33% of 60 images against 83.33%"
     )
     assert load_predictions(output).meta["method"] == "weighted"
     assert main(["ensemble", *files, "--method", "vote", "--output", str(tmp_path / "vote.npz")]) == 0
@@ -312,7 +312,7 @@ def test_the_command_judges_on_val_what_has_no_labels(
 def test_the_command_says_what_it_does_not_know(files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "run2" / "predictions" / "val.npz").rename(tmp_path / "elsewhere.npz")
     assert main(["ensemble", *files, "--output", str(tmp_path / "a.npz")]) == 0
-    assert "is not known: predict --split val with every member" in capsys.readouterr().out
+    assert "not compared with its best member; run predict --split val" in capsys.readouterr().out
     assert main(["ensemble", *files, "--method", "greedy", "--output", str(tmp_path / "b.npz")]) == 3
     assert "submit.npz has no val predictions" in capsys.readouterr().err
     assert not (tmp_path / "b.npz").exists()
@@ -327,7 +327,7 @@ def test_the_command_holds_the_sum_against_the_budget(tmp_path: Path, capsys: py
     assert main(arguments) == 0
     _, parameters, verdict = capsys.readouterr().out.splitlines()
     assert parameters == (
-        "parameters 3,000,000 + 3,000,000 = 6,000,000, 1,000,000 over the budget of 5,000,000, so submit will refuse it; each "
+        "parameters 3,000,000 + 3,000,000 = 6,000,000, 1,000,000 over the budget of 5,000,000, so it cannot be submitted; each "
         "member alone is within it"
     )
     assert verdict.startswith("no better than its best member: 66.67% of 3 images against 66.67% of net (seed 1)")

@@ -29,7 +29,7 @@ from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.training.train import train
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 from cifar_small.transforms.views import CROPS, VIEWS, View
 
 CONFIG = parse_config(tiny_raw(phases=[{"epochs": 1}], views="shift"))
@@ -154,7 +154,7 @@ def test_normalise_against_numpy() -> None:
     images[0, 0, 0, :2] = 200, 255
     mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)
     expected = (images / 255 - np.reshape(mean, (1, 3, 1, 1))) / np.reshape(std, (1, 3, 1, 1))
-    got = normalise(torch.from_numpy(images), mean, std)
+    got = normalize(torch.from_numpy(images), mean, std)
     assert got.dtype == torch.float32
     assert np.allclose(got.numpy(), expected, atol=2e-6)
 
@@ -174,7 +174,7 @@ def test_logits_are_the_weighted_mean_over_views(views: str, trained: Run) -> No
     by_hand = np.zeros((12, 10))
     with torch.no_grad():
         for view, weight in VIEWS[views]:
-            by_hand += weight * net.model(view(normalise(pixels, net.mean, net.std))).double().numpy()
+            by_hand += weight * net.model(view(normalize(pixels, net.mean, net.std))).double().numpy()
     assert got.dtype == torch.float32
     assert np.allclose(got.numpy(), by_hand, atol=1e-4)
     assert by_hand.std() > 0.05  # the net answers something

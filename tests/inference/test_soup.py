@@ -29,7 +29,7 @@ from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.training.train import train
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_statistics_of_a_soup_are_of_unaugmented_training_images(
     make_soup(list(runs[:2]), soup)
     net = load_net(soup)
     images = load_splits(net.config.data)[0].images
-    pixels = normalise(torch.from_numpy(images).permute(0, 3, 1, 2), net.mean, net.std)
+    pixels = normalize(torch.from_numpy(images).permute(0, 3, 1, 2), net.mean, net.std)
     with torch.no_grad():
         mean = net.model.conv1(pixels).mean((0, 2, 3))
     torch.testing.assert_close(net.model.bn1.running_mean, mean, atol=1e-4, rtol=1e-3)

@@ -219,8 +219,8 @@ class ExtraState(nn.Linear):
             _with(extra=nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)),
             r"0\.extra is a Parameter of torch\.int8",
         ),
-        (nn.Sequential(nn.LazyLinear(3)), r"0\.weight is not initialised yet \(lazy\)"),
-        (nn.Sequential(nn.LazyBatchNorm1d()), r"0\.running_mean is not initialised yet \(lazy\)"),
+        (nn.Sequential(nn.LazyLinear(3)), r"0\.weight is not initialized yet \(lazy\)"),
+        (nn.Sequential(nn.LazyBatchNorm1d()), r"0\.running_mean is not initialized yet \(lazy\)"),
         (nn.Sequential(ExtraState(2, 2)), r"0\._extra_state is a hidden entry"),
     ],
 )

@@ -217,9 +217,9 @@ def test_fetch_downloads_once_and_says_what_came(
     assert f"torchvision/resnet18: downloaded, {size:,} bytes, sha256 {DIGEST}" in capsys.readouterr().out
     assert main(["weights", "fetch", *names]) == 0
     assert len(asked) == 3
-    assert capsys.readouterr().out.count("was here already") == 2
+    assert capsys.readouterr().out.count("already cached") == 2
     assert main(["weights", "verify"]) == 0
-    assert f"whole, 2 tensors, sha256 {DIGEST}" in capsys.readouterr().out
+    assert f"intact, 2 tensors, sha256 {DIGEST}" in capsys.readouterr().out
     (caches / "torch" / "hub" / "checkpoints" / TV.source).write_bytes(b"other")
     assert main(["weights", "verify"]) == 1
     assert "torchvision/resnet18: " in (said := capsys.readouterr().out)
@@ -228,16 +228,16 @@ def test_fetch_downloads_once_and_says_what_came(
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == [*names, "timm/resnet50"]
     assert lines[0].endswith(TV.source)
-    assert lines[2].endswith("not here")
+    assert lines[2].endswith("not cached")
 
 
 def test_verify_and_names_that_are_not_there(caches: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "verify"]) == 0
-    assert "no weights are here" in capsys.readouterr().out
+    assert "no weights are cached" in capsys.readouterr().out
     assert main(["weights", "verify", "timm/resnet50"]) == 1
-    assert "timm/resnet50: not here; run: cifar-small weights fetch timm/resnet50" in capsys.readouterr().out
+    assert "timm/resnet50: not cached; run: cifar-small weights fetch timm/resnet50" in capsys.readouterr().out
     assert main(["weights", "fetch", "timm/resnet5"]) == 2
-    assert "there is no net 'timm/resnet5'; did you mean timm/resnet50?" in capsys.readouterr().err
+    assert "unknown net 'timm/resnet5'; did you mean timm/resnet50?" in capsys.readouterr().err
     assert main(["weights", "fetch"]) == 2
     assert "name the nets to fetch" in capsys.readouterr().err
 

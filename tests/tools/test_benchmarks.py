@@ -37,7 +37,7 @@ from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.training.signals import stopped_by_signals
 from cifar_small.training.train import train
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 Tiny = Callable[..., Config]
 CPU = torch.device("cpu")
@@ -240,7 +240,7 @@ def test_plain_reference_learns_and_its_pixels_are_ours(tiny: Tiny) -> None:
     assert isinstance(source, loops.PlainImages)
     fixed = loops.PlainImages(source.images, source.labels, loops.plain_transform(problem.mean, problem.std, augment=False))
     pixels = torch.stack([fixed[index][0] for index in range(8)])
-    torch.testing.assert_close(pixels, normalise(problem.images[:8], problem.mean, problem.std), rtol=0, atol=1e-5)
+    torch.testing.assert_close(pixels, normalize(problem.images[:8], problem.mean, problem.std), rtol=0, atol=1e-5)
     assert [fixed[index][1] for index in range(8)] == problem.labels[:8].tolist()
     torch.manual_seed(0)
     assert not torch.equal(torch.stack([source[index][0] for index in range(8)]), pixels)  # the real one is augmented

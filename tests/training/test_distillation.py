@@ -44,7 +44,7 @@ from cifar_small.training.build import build_trainer
 from cifar_small.training.distillation import Teacher, TeacherTargets, distilled_loss, load_teacher_targets
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 ROOT = Path(__file__).resolve().parents[2]
 # The pupil of these tests is narrower than its teachers.
@@ -124,7 +124,7 @@ def test_a_pupil_that_agrees_with_its_teacher_has_nothing_to_learn_from_it() -> 
 
 def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tuple[Run, Run]) -> None:
     teacher_targets, problem = lessons_of(pupil(*teachers))
-    pixels = normalise(problem.images[:40], problem.mean, problem.std)
+    pixels = normalize(problem.images[:40], problem.mean, problem.std)
     targets = torch.eye(10)[problem.labels[:40]]
     taught = teacher_targets[0].of_pixels(targets, pixels, "fp32")
     assert torch.equal(taught[:, :10], targets)
@@ -132,7 +132,7 @@ def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tup
     for run in teachers:
         net = load_net(run)
         with torch.no_grad():
-            said.append(torch.softmax(net.model.eval()(normalise(problem.images[:40], net.mean, net.std)) / 3.0, dim=1))
+            said.append(torch.softmax(net.model.eval()(normalize(problem.images[:40], net.mean, net.std)) / 3.0, dim=1))
     torch.testing.assert_close(taught[:, 10:], (said[0] + said[1]) / 2, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(said[0], said[1], atol=1e-2)
     assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40)), targets)  # nets wait for the pixels
@@ -146,8 +146,8 @@ def test_a_teacher_is_given_pixels_in_its_own_normalisation(teachers: tuple[Run,
     net = load_net(odd)
     raw = problem.images[:20]
     with torch.no_grad():
-        expected = net.model.eval()(normalise(raw, net.mean, net.std))
-    got = teacher_targets[0].teachers[0](normalise(raw, problem.mean, problem.std))
+        expected = net.model.eval()(normalize(raw, net.mean, net.std))
+    got = teacher_targets[0].teachers[0](normalize(raw, problem.mean, problem.std))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     # With equal statistics the pixels are the pupil's own, to the bit.
     same = lessons_of(pupil(Run(train_on_the_same(tmp_path))))[0][0].teachers[0]

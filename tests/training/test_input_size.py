@@ -33,7 +33,7 @@ from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import crop_and_flip, draw, enlarge, pad_images, resize, scaled
 from cifar_small.transforms.functional import OPERATIONS
 from cifar_small.transforms.mixing import apply_mix, draw_mix
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 RULES = {"max_params": 30_000_000, "rows": None, "pretrained": True}
 IMAGENET = {"rules": RULES, "model": {"family": "torchvision/resnet18"}, "weights": "imagenet"}
@@ -238,7 +238,7 @@ def test_every_engine_augments_at_the_enlarged_size_and_cuts_do_not_matter(probl
     with closing(Augmenter(problem, 3, 0, "bicubic")) as augmenter:
         one_by_one = torch.cat(list(augmenter.epoch(augment, order, 0, [slice(at, at + 1) for at in range(16)], 48)))
     assert torch.equal(one_by_one, found)
-    plain = normalise(enlarge(problem.images[order[:16]], 48, "bicubic"), problem.mean, problem.std)
+    plain = normalize(enlarge(problem.images[order[:16]], 48, "bicubic"), problem.mean, problem.std)
     assert 0.1 < (found - plain).abs().mean((1, 2, 3)).gt(0).float().mean() <= 1
 
 

@@ -24,7 +24,7 @@ from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.augmenter import epoch_order
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 MODEL = {**tiny_raw()["model"], "dropout": 0.3, "stochastic_depth": 0.2}
 AVERAGED = [{"epochs": 1}, {"epochs": 4, "swa": {"every": 2}}]
@@ -38,7 +38,7 @@ def clean_batches(config: Config, epoch: int) -> list[Tensor]:
     """The training images of a 0-based epoch, in its order and batches, normalised only."""
     problem = load_datamodule(config)
     order = epoch_order(len(problem.images), config.seed, epoch)
-    return [normalise(problem.images[rows], problem.mean, problem.std) for rows in order.split(config.batch_size)]
+    return [normalize(problem.images[rows], problem.mean, problem.std) for rows in order.split(config.batch_size)]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_what_is_evaluated_is_what_is_stored(run: tuple[Path, list[dict[str, Ten
     for row, weights in zip(rows[:2] + rows[-1:], [*history[:2], load_checkpoint(folder / "best.pt")["weights"]], strict=True):
         net.load_state_dict(weights)
         with torch.no_grad():
-            logits = net(normalise(problem.val_images, problem.mean, problem.std))
+            logits = net(normalize(problem.val_images, problem.mean, problem.std))
         assert row["val_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
         assert row["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert rows[2]["val_loss"] == rows[3]["val_loss"]  # every: 2, so the average of epoch 4 is that of epoch 3

@@ -314,7 +314,7 @@ def test_drawn_strengths_fill_their_ranges_and_differ_per_image() -> None:
     augment = Augment(**DISTORTIONS, magnitude=15)
     draws = draws_of(augment, MANY)
     ranges = [(-20, 20), (-6.4, 6.4), (-6.4, 6.4), (0.8, 1.3), (-10, 10), (-10, 10)]
-    columns = [*draws.affine.unbind(1), *draws.colour.unbind(1), draws.sigma[draws.sigma > 0]]
+    columns = [*draws.affine.unbind(1), *draws.color.unbind(1), draws.sigma[draws.sigma > 0]]
     ranges += [(0.7, 1.3), (0.6, 1.4), (0.5, 1.5), (-0.1, 0.1), (0.5, 1.5)]
     for column, (low, high) in zip(columns, ranges, strict=True):
         width = high - low
@@ -324,7 +324,7 @@ def test_drawn_strengths_fill_their_ranges_and_differ_per_image() -> None:
         assert column.max().item() > high - 0.01 * width
         assert column.mean().item() == pytest.approx((low + high) / 2, abs=0.02 * width)
         assert len(column.unique()) > 0.9 * len(column)
-    correlations = torch.corrcoef(torch.cat((draws.affine, draws.colour), 1).T) - torch.eye(10)
+    correlations = torch.corrcoef(torch.cat((draws.affine, draws.color), 1).T) - torch.eye(10)
     assert correlations.abs().max().item() < 0.04  # independent of each other
     assert (draws.sigma > 0).float().mean().item() == pytest.approx(0.5, abs=0.015)
 
@@ -356,7 +356,7 @@ def distorted(augment: Augment, images: torch.Tensor, draws: Draws) -> torch.Ten
 TINY = {
     "affine": {"rotation": 1e-5, "translate": 1e-7, "scale": (1.0, 1.0000001), "shear": 1e-5, "border": "reflect"},
     "affine, zero": {"rotation": 1e-5},
-    "colour": {"brightness": 1e-6, "contrast": 1e-6, "saturation": 1e-6, "hue": 1e-7},
+    "color": {"brightness": 1e-6, "contrast": 1e-6, "saturation": 1e-6, "hue": 1e-7},
     "blur": {"blur": 1, "blur_sigma": (0.01, 0.02)},
     "blur of none": {"blur": 1e-9, "blur_sigma": (1, 3)},
     "policy": {"policy": "randaugment", "magnitude": 0},

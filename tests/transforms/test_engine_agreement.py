@@ -18,7 +18,7 @@ from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.transforms import augmenter
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import Draws
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 COUNT = 40
 POLICY = {"engine": "torchvision", "policy": "randaugment", "num_ops": 1}
@@ -101,7 +101,7 @@ def test_one_crop_mirrored_is_the_same_pixels(problem: DataModule, force: Force,
     if pad == "zero":
         padded = np.stack([np.pad(images[:, c], width[1:], constant_values=int(problem.fill[c])) for c in range(3)], axis=1)
     moved = torch.from_numpy(padded[:, :, 1:33, 6:38][..., ::-1].copy())
-    expected = normalise(moved, problem.mean, problem.std)
+    expected = normalize(moved, problem.mean, problem.std)
     basic = {"crop": 4, "pad": pad, "flip": "random"}
     assert torch.equal(by_engine(problem, **basic), expected)
     assert torch.equal(by_engine(problem, **basic, **POLICY), expected)
@@ -132,13 +132,13 @@ def test_the_same_holes_are_the_same_pixels(problem: DataModule, force: Force, o
     there = hidden[:, None].expand_as(found)
     assert torch.equal(found[~there], expected[~there])
     assert not expected[there].any()
-    # Albumentations fills with the mean colour in whole levels, we with the mean itself.
+    # Albumentations fills with the mean color in whole levels, we with the mean itself.
     assert (levels(found, problem) - levels(expected, problem)).abs().max().item() < 0.5 + 1e-3
     assert_statistics_agree(levels(found, problem), levels(expected, problem), 0.5 * 64 / 1024)
 
 
 def test_one_brightness_agrees_to_a_level(problem: DataModule, force: Force, only: Space) -> None:
-    force(colour=torch.tensor([1.3, 1, 1, 0]), flip=torch.tensor(False))
+    force(color=torch.tensor([1.3, 1, 1, 0]), flip=torch.tensor(False))
     only("Brightness", 0.3)
     images = problem.images[epoch_order(COUNT, 0, 0)]
     expected = (1.3 * images.float()).clamp(0, 255)

@@ -33,7 +33,7 @@ from cifar_small.training.train import train
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import crop_and_flip, draw, pad_images
 from cifar_small.transforms.per_image import build_transform
-from cifar_small.transforms.preprocess import normalise
+from cifar_small.transforms.preprocess import normalize
 
 ROOT = Path(__file__).resolve().parents[2]
 Tiny = Callable[..., Config]
@@ -277,7 +277,7 @@ def test_torchvisions_policy_stands_between_crop_and_cutout(problem: DataModule)
 def test_engines_agree_on_what_is_certain(problem: DataModule) -> None:
     """Mirrored and normalised: the same pixels by three libraries, and the statistics of the training images."""
     order = epoch_order(len(problem.images), 0, 0)
-    mirrored = normalise(problem.images[order].flip(3), problem.mean, problem.std)
+    mirrored = normalize(problem.images[order].flip(3), problem.mean, problem.std)
     everything = [slice(0, 100), slice(100, len(order))]
     flip = [{"name": "HorizontalFlip", "p": 1.0}]
     found = pixels_of(problem, section({"engine": "albumentations", "pipeline": flip}), parts=everything)
@@ -286,7 +286,7 @@ def test_engines_agree_on_what_is_certain(problem: DataModule) -> None:
     assert found.mean((0, 2, 3)).abs().max().item() < 1e-4
     assert (found.std((0, 2, 3)) - 1).abs().max().item() < 1e-3
     plain: dict[str, Any] = {"crop": 0, "vertical_flip": 1.0, "flip": "none"}
-    upside_down = normalise(problem.images[order].flip(2), problem.mean, problem.std)
+    upside_down = normalize(problem.images[order].flip(2), problem.mean, problem.std)
     assert torch.equal(pixels_of(problem, section(plain), parts=everything), upside_down)
     pipeline = [{"name": "VerticalFlip", "p": 1.0}]
     found = pixels_of(problem, section({"engine": "albumentations", "pipeline": pipeline}), parts=everything)
@@ -329,7 +329,7 @@ def test_the_tensor_engine_is_the_plain_functions(problem: DataModule) -> None:
         found = next(augmenter.epoch(augment, order, 2, [slice(10, 20)]))
         draws = draw(augment, order, torch_generator(3, AUGMENT, 2), augmenter.parity, 2)[10:20]
     pixels = crop_and_flip(pad_images(problem.images, augment, problem.fill), order[10:20], draws)
-    assert torch.equal(found, normalise(pixels, problem.mean, problem.std))
+    assert torch.equal(found, normalize(pixels, problem.mean, problem.std))
 
 
 @pytest.fixture(scope="module")

@@ -54,10 +54,10 @@ def test_predictions_are_of_enlarged_images(enlarged: Run) -> None:
     assert (net.preprocess.side, net.preprocess.interpolation) == (44, "bicubic")
     images = to_tensor(load_own_splits(net)[1], torch.device("cpu"))[:20]
     got = compute_logits(net.model, images, net.preprocess, "none", "fp32", 20)
-    larger = F.interpolate(net.preprocess.normalise(images), size=(44, 44), mode="bicubic", antialias=True)
+    larger = F.interpolate(net.preprocess.normalize(images), size=(44, 44), mode="bicubic", antialias=True)
     with torch.no_grad():
         expected = net.model.eval()(larger.contiguous(memory_format=torch.channels_last))
-        plain = net.model(net.preprocess.normalise(images).contiguous(memory_format=torch.channels_last))
+        plain = net.model(net.preprocess.normalize(images).contiguous(memory_format=torch.channels_last))
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(got, plain, atol=1e-2)
 
@@ -80,7 +80,7 @@ def test_a_teacher_enlarges_what_its_pupil_sees(enlarged: Run) -> None:
     problem = load_datamodule(config)
     teacher_targets, _ = load_teacher_targets(resolve_config(config), problem, 64)
     net = load_net(enlarged)
-    pixels = Preprocess(problem.mean, problem.std).normalise(problem.images[:16])
+    pixels = Preprocess(problem.mean, problem.std).normalize(problem.images[:16])
     with torch.no_grad():
         expected = net.model.eval()(net.preprocess(problem.images[:16]))
         got = teacher_targets[0].teachers[0](pixels)

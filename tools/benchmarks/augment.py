@@ -29,11 +29,11 @@ IMAGES = 5000
 OWN = "own"  # the recipe of the config
 LOOP = "transforms.v2"  # the contender that is no engine
 DETAIL = f"""\
-Each engine of `augment:` makes the pixels of an epoch as training asks for them, batch by batch, up to normalised floats on the
+Each engine of `augment:` makes the pixels of an epoch as training asks for them, batch by batch, up to normalized floats on the
 device, in two recipes and in that of the config's first phase ("{OWN}"); the engines that work image by image, by --workers
 processes too (0: this one). All take turns in each round, each after an epoch that is not counted, with one CPU thread and on
 the CPU unless --set engine.threads or engine.device says otherwise. No engine can say all that another can:
-  tensor          moves and recolours every image, where the heavy recipe leaves some alone; its holes may have any shape
+  tensor          moves and recolors every image, where the heavy recipe leaves some alone; its holes may have any shape
   torchvision     has policies, and crops, flips and covers as the tensor engine does: one operation of RandAugment stands for
                   the heavy recipe's; beside crop and flip it is at level 0, since without a policy there is no such engine
   {LOOP}   is no engine: torchvision's own transforms on one image at a time, as a data set of a plain loop has them
@@ -90,7 +90,7 @@ class Contender:
     interpolation: str = "bilinear"  # by which they are
 
     def batches(self, augmenter: Augmenter, order: Tensor, epoch: int, parts: Sequence[slice]) -> Iterator[Tensor]:
-        """The pixels of each part of an epoch: normalised float32 (B, 3, side, side)."""
+        """The pixels of each part of an epoch: normalized float32 (B, 3, side, side)."""
         if self.settings is not None:
             yield from augmenter.epoch(self.settings, order, epoch, parts, self.side)
             return
@@ -101,7 +101,7 @@ class Contender:
 
 
 def loop_transform(recipe: str, mean: Sequence[float], std: Sequence[float]) -> Any:
-    """A recipe by torchvision's transforms: a uint8 image (3, 32, 32) -> normalised float32."""
+    """A recipe by torchvision's transforms: a uint8 image (3, 32, 32) -> normalized float32."""
     v2 = import_torchvision("transforms.v2")
     first = {
         "crop, flip": [v2.RandomCrop(32, padding=4), v2.RandomHorizontalFlip()],

@@ -125,7 +125,7 @@ class TrainerLoop:
 
 
 class BareModelLoop:
-    """The net and the optimiser of our loop on one random batch that is already on the device."""
+    """The net and the optimizer of our loop on one random batch that is already on the device."""
 
     start_up_share = 0.0
 
@@ -158,7 +158,7 @@ class BareModelLoop:
 
 
 def plain_transform(mean: tuple[float, ...], std: tuple[float, ...], *, augment: bool = True) -> Any:
-    """torchvision's usual training transform: a PIL image -> float32 (3, 32, 32); without `augment` only normalised."""
+    """torchvision's usual training transform: a PIL image -> float32 (3, 32, 32); without `augment` only normalized."""
     transforms = import_torchvision("transforms")
     random = [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip()] if augment else []
     return transforms.Compose([*random, transforms.ToTensor(), transforms.Normalize(mean, std)])

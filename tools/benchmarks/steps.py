@@ -20,7 +20,7 @@ IMAGES = 5000
 DETAIL = """\
 Three loops take turns, --rounds times --steps steps each:
   ours      the training loop of the config: augmentation, mixing, forward, backward, update, checks
-  ceiling   its net, optimiser, precision, layout and micro-batches on one random batch already on the device
+  ceiling   its net, optimizer, precision, layout and micro-batches on one random batch already on the device
   plain     what a student project has: PIL images, torchvision's RandomCrop, RandomHorizontalFlip, ToTensor and Normalize in a
             DataLoader, the same net in eager float32 and contiguous layout, SGD, loss.item() in every step
 Warm-up and the first step of each round are not counted; what an epoch costs at its start (order and draws) is shared over the
