@@ -288,7 +288,7 @@ def test_command_on_files(tmp_path: Path, said: Callable[..., tuple[int, str, st
             2,
             "--passes, --data-root has no effect on predictions files",
         ),
-        (["a.npz", "b.npz"], 2, "name one with --output"),
+        (["a.npz", "b.npz"], 2, "add --output"),
         (["none.npz"], 3, "cannot read none.npz"),
     ],
 )
