@@ -18,10 +18,7 @@ from cifar_small.config.schema import (
     Augment,
     BasicAugment,
     Config,
-    Cosine,
-    CosineRestarts,
     LibraryModel,
-    MultiStep,
     PhaseSettings,
     Recipe,
 )
@@ -94,7 +91,8 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         end = later[0] if later else epoch
         phases.append(Phase(index, start, start + phase.epochs, schedule_starts[index], end, phase))
         start += phase.epochs
-        problems += _schedule_problems(phases[-1])
+        found = phase.schedule.problems(end - schedule_starts[index], phase.optim.lr)
+        problems += [f"phases.{index}.schedule.{problem}" for problem in found]
     return tuple(phases), problems
 
 
@@ -159,28 +157,4 @@ def _model_problems(config: Config, phase: PhaseSettings, where: str) -> list[st
             f"{where}.resolution {phase.resolution} is above the {config.side} pixels of evaluation; lower it, or raise "
             "input.size"
         )
-    return problems
-
-
-def _schedule_problems(phase: Phase) -> list[str]:
-    schedule, span = phase.settings.schedule, phase.schedule_end - phase.schedule_start
-    where = f"phases.{phase.index}.schedule"
-    problems = []
-    warmup = getattr(schedule, "warmup_epochs", 0.0)
-    if warmup >= span:
-        problems.append(f"{where}.warmup_epochs is {warmup:g} but the schedule spans {span} epochs; shorten it")
-    if isinstance(schedule, MultiStep):
-        milestones = schedule.milestones
-        if list(milestones) != sorted(set(milestones)) or (milestones and milestones[-1] >= span):
-            problems.append(
-                f"{where}.milestones {list(milestones)} must increase and lie before the schedule's end, epoch {span}, "
-                "to have an effect"
-            )
-    if isinstance(schedule, CosineRestarts) and warmup + schedule.period >= span:
-        problems.append(
-            f"{where}.period {schedule.period:g} after {warmup:g} epochs of warm-up never restarts within {span} epochs; "
-            "shorten it, or use the cosine schedule"
-        )
-    if isinstance(schedule, Cosine | CosineRestarts) and schedule.min_lr > phase.settings.optim.lr:
-        problems.append(f"{where}.min_lr {schedule.min_lr:g} is above optim.lr {phase.settings.optim.lr:g}")
     return problems

@@ -1,6 +1,6 @@
 """Learning-rate schedules as pure functions of the step.
 
-`learning_rate(schedule, base_lr, step, steps, steps_per_epoch)` is the rate used by optimiser step `step` (0-based) of a
+`learning_rate(schedule, base_lr, step, steps, steps_per_epoch)` is the rate used by optimizer step `step` (0-based) of a
 schedule that spans `steps` steps. The rate of a step depends on nothing else, so a resumed run needs no scheduler state.
 """
 
@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import bisect
 import math
+from typing import assert_never
 
 from cifar_small.config.phases import Phase
-from cifar_small.config.schema import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
-
-AnySchedule = Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear
+from cifar_small.config.schema.schedule import (
+    AnySchedule,
+    Constant,
+    Cosine,
+    CosineRestarts,
+    MultiStep,
+    OneCycle,
+    PiecewiseLinear,
+)
 
 
 def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, steps_per_epoch: int) -> float:
@@ -30,6 +37,8 @@ def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, 
         return base_lr * ((step + 1) / warmup)
     step, steps = step - warmup, steps - warmup  # from here on, of the part after the warm-up
     match schedule:
+        case Constant():
+            return base_lr
         case Cosine():
             return _half_cosine(base_lr, schedule.min_lr, step / steps)
         case CosineRestarts():
@@ -44,7 +53,8 @@ def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, 
             return float(base_lr * schedule.gamma**passed)
         case PiecewiseLinear():
             return base_lr * _interpolate(schedule.points, step / steps)
-    return base_lr
+        case unknown:
+            assert_never(unknown)
 
 
 def rate_at(phase: Phase, epoch: int, step: int, steps_per_epoch: int) -> float:

@@ -18,7 +18,8 @@ from cifar_small.config import strict_yaml
 from cifar_small.config.hashing import config_dict, config_hash, dump_config, recipe_hash
 from cifar_small.config.loading import load_config, parse_config, split_overrides
 from cifar_small.config.phases import resolve_phases
-from cifar_small.config.schema import Augment, Config, Cosine
+from cifar_small.config.schema import Augment, Config
+from cifar_small.config.schema.schedule import Cosine
 from cifar_small.config.strict_yaml import dump_yaml, parse_yaml
 from cifar_small.errors import ConfigError
 

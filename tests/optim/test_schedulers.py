@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.optim.lr_scheduler import CosineAnnealingLR, CosineAnnealingWarmRestarts, LinearLR, MultiStepLR, OneCycleLR
 
-from cifar_small.config.schema import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
+from cifar_small.config.schema.schedule import Constant, Cosine, CosineRestarts, MultiStep, OneCycle, PiecewiseLinear
 from cifar_small.optim.schedulers import learning_rate
 
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from scipy.stats import beta, kstest
 from torch.nn import functional as F
 
-from cifar_small.config.schema import Augment, Cosine, MixProbs, PhaseSettings, Recipe
+from cifar_small.config.schema import Augment, MixProbs, PhaseSettings, Recipe
+from cifar_small.config.schema.schedule import Cosine
 from cifar_small.randomness import MIX, numpy_generator
 from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
 

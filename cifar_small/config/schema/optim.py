@@ -1,13 +1,12 @@
-"""Optimisers, what wraps them, and schedules of the learning rate."""
+"""Optimizers, and what wraps them."""
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from cifar_small.config.schema.base import Ints, LrFactor, Point, Section
+from cifar_small.config.schema.base import LrFactor, Section
 
 
 class SGD(Section):
@@ -119,66 +118,3 @@ class SAM(Section):
 
     rho: Annotated[float, Field(gt=0)] = 0.05  # radius (Foret et al. 2021, arXiv 2010.01412)
     adaptive: bool = False  # ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2
-
-
-class Constant(Section):
-    """The base learning rate throughout."""
-
-    name: Literal["constant"]
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-
-
-class Cosine(Section):
-    """From the base learning rate to `min_lr` along half a cosine."""
-
-    name: Literal["cosine"] = "cosine"
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-
-
-class MultiStep(Section):
-    """Multiply by `gamma` at each milestone, in epochs from the schedule's start."""
-
-    name: Literal["multistep"]
-    milestones: Annotated[Ints, Field(min_length=1)]
-    gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-
-
-class CosineRestarts(Section):
-    """Half a cosine down to `min_lr`, again and again from the base learning rate (SGDR, Loshchilov & Hutter 2017)."""
-
-    name: Literal["cosine_restarts"]
-    period: Annotated[float, Field(gt=0)]  # epochs of the first descent, after the warm-up
-    multiplier: Annotated[int, Field(ge=1, le=100)] = 1  # each descent is this many times as long as the one before
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    min_lr: Annotated[float, Field(ge=0)] = 0.0
-
-
-class OneCycle(Section):
-    """Up to the base learning rate and down to almost nothing, each along half a cosine (Smith & Topin 2018)."""
-
-    name: Literal["one_cycle"]
-    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # share of the steps on which it rises
-    start_divisor: Annotated[float, Field(gt=1)] = 25.0  # it starts at the base rate divided by this
-    end_divisor: Annotated[float, Field(ge=1)] = 1e4  # and ends at the starting rate divided by this
-
-
-class PiecewiseLinear(Section):
-    """The base learning rate times a factor that is linear between points: [[0, 1], [1, 0]] falls linearly to 0."""
-
-    name: Literal["piecewise"]
-    points: Annotated[tuple[Point, ...], Field(strict=False, min_length=2)]  # [share of the schedule, factor]
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-
-    @model_validator(mode="after")
-    def _points_span(self) -> PiecewiseLinear:
-        places = [place for place, _ in self.points]
-        if places[0] != 0 or places[-1] != 1 or any(after <= before for before, after in pairwise(places)):
-            raise ValueError(f"points lie at {places}; their shares must increase from 0 to 1")
-        if not any(factor for _, factor in self.points[:-1]):
-            raise ValueError("every factor before the last point is 0, so nothing would be learned")
-        return self
-
-
-Schedule = Annotated[Constant | Cosine | MultiStep | CosineRestarts | OneCycle | PiecewiseLinear, Field(discriminator="name")]

@@ -8,7 +8,8 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from cifar_small.config.schema.augment import AnyAugment, Augment
 from cifar_small.config.schema.base import BetaParameter, PositiveInt, Probability, Section, Side
-from cifar_small.config.schema.optim import SAM, SGD, Cosine, Lookahead, Optim, Schedule
+from cifar_small.config.schema.optim import SAM, SGD, Lookahead, Optim
+from cifar_small.config.schema.schedule import Cosine, Schedule
 
 
 class Distill(Section):
