@@ -1,4 +1,4 @@
-"""Names that recipes and views had before; files keep them, and reading a file brings them up to date.
+"""Names that recipes, views and keys had before; files keep them, and reading a file brings them up to date.
 
 Hashes of a configuration are taken over the former names, so that those in older records and checkpoints stand.
 """
@@ -30,13 +30,13 @@ _FORMER = {key: {new: old for old, new in names.items()} for key, names in (("na
 
 
 def with_current_names(plain: Mapping[str, Any]) -> dict[str, Any]:
-    """A config, a summary or the facts of a prediction with the present names of its recipe (`name`) and `views`."""
-    return _replaced(plain, {"name": RECIPES, "views": VIEWS})
+    """A config, a summary or the facts of a prediction with the present names of its recipe (`name`), `views` and keys."""
+    return _renamed_keys(_replaced(plain, {"name": RECIPES, "views": VIEWS}), "normalise", "normalize")
 
 
 def with_former_names(plain: Mapping[str, Any]) -> dict[str, Any]:
     """The same with the names that hashes are taken over."""
-    return _replaced(plain, _FORMER)
+    return _renamed_keys(_replaced(plain, _FORMER), "normalize", "normalise")
 
 
 def _replaced(plain: Mapping[str, Any], names: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
@@ -46,3 +46,18 @@ def _replaced(plain: Mapping[str, Any], names: Mapping[str, Mapping[str, str]]) 
         if isinstance(value, str) and value in table:
             replaced[key] = table[value]
     return replaced
+
+
+def _renamed_keys(plain: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    """The same with another name for a key of `optim`, at the top level and in phases; where both stand, both stay."""
+
+    def renamed(section: Any) -> Any:
+        optim = section.get("optim") if isinstance(section, Mapping) else None
+        if not isinstance(optim, Mapping) or old not in optim or new in optim:
+            return section
+        return {**section, "optim": {new if key == old else key: value for key, value in optim.items()}}
+
+    result: dict[str, Any] = renamed(plain)
+    if isinstance(phases := plain.get("phases"), list | tuple):
+        result = {**result, "phases": [renamed(phase) for phase in phases]}
+    return result

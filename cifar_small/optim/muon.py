@@ -35,9 +35,9 @@ def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Steps each group by its `rule`: muon, sgd (with Nesterov momentum) or adamw (Loshchilov & Hutter 2019).
 
-    Hyper-parameters stand in the groups: lr, weight_decay and, by rule, momentum, nesterov, iterations, normalise or beta1,
+    Hyper-parameters stand in the groups: lr, weight_decay and, by rule, momentum, nesterov, iterations, normalize or beta1,
     beta2, eps.
-    A flag tensor set as `found_inf` (as torch's fused optimisers read it) makes the coming step leave everything alone.
+    A flag tensor set as `found_inf` (as torch's fused optimizers read it) makes the coming step leave everything alone.
     """
 
     found_inf: Tensor | None = None
@@ -64,7 +64,7 @@ class Muon(torch.optim.Optimizer):
         for (rows, columns), bank in banks.items():
             stacked = torch.stack([update.reshape(rows, columns) for _, update in bank])
             for (filters, _), update in zip(bank, orthogonalize(stacked, group["iterations"]), strict=True):
-                if group["normalise"]:
+                if group["normalize"]:
                     scaled, size = filters * (rows**0.5 / filters.norm()), group["lr"]
                 else:
                     # A tall matrix of orthonormal columns has smaller rows; this keeps their size that of a wide one's.

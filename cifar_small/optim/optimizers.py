@@ -57,7 +57,7 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
         "weight_decay": settings.weight_decay,
         "nesterov": settings.nesterov,
         "iterations": settings.iterations,
-        "normalise": settings.normalise,
+        "normalize": settings.normalize,
         "rule": "muon",
     }
     members: dict[str, list[Tensor]] = {"filters": [], "bias": [], "head": []}

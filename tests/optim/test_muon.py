@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
-from cifar_small.config.schema import SGD
+from cifar_small.config.schema import SGD, Config
 from cifar_small.config.schema import MuonSettings as Settings
 from cifar_small.errors import ConfigError
 from cifar_small.optim.muon import COEFFICIENTS, Muon, orthogonalize
@@ -19,7 +20,7 @@ from cifar_small.optim.optimizers import build_optimizer, clip_and_check, set_le
 
 
 def group(**changes: Any) -> dict[str, Any]:
-    plain = {"lr": 0.1, "momentum": 0.6, "weight_decay": 0.0, "nesterov": True, "iterations": 3, "normalise": True}
+    plain = {"lr": 0.1, "momentum": 0.6, "weight_decay": 0.0, "nesterov": True, "iterations": 3, "normalize": True}
     return {**plain, "rule": "muon", **changes}
 
 
@@ -70,7 +71,7 @@ def test_torchs_muon_takes_the_same_steps_of_a_matrix(shape: tuple[int, int]) ->
     """torch has the same factor for tall matrices, and takes a lerp for momentum, which only scales it."""
     start = torch.randn(shape, generator=torch.Generator().manual_seed(3))
     ours, theirs = nn.Parameter(start.clone()), nn.Parameter(start.clone())
-    muon = Muon([{"params": [ours], **group(normalise=False, weight_decay=0.2, iterations=5, momentum=0.9)}])
+    muon = Muon([{"params": [ours], **group(normalize=False, weight_decay=0.2, iterations=5, momentum=0.9)}])
     reference = torch.optim.Muon([theirs], lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.2, ns_steps=5)
     for step in range(4):
         ours.grad = torch.randn(shape, generator=torch.Generator().manual_seed(10 + step))
@@ -230,3 +231,23 @@ def test_a_phase_changes_one_number_of_a_group_and_keeps_the_others() -> None:
     assert first.bias.model_dump() == {"lr": 9.0, "momentum": 0.7, "weight_decay": 0.02}
     assert second.bias.model_dump() == {"lr": 5.0, "momentum": 0.7, "weight_decay": 0.02}
     assert first.head.model_dump() == {"lr": 0.3, "momentum": 0.85, "weight_decay": 5e-4}
+
+
+def test_the_former_key_is_read_and_hashed() -> None:
+    """`normalise` is how records of earlier versions spell it, at the top level and in phases."""
+
+    def spelled(key: str) -> Config:
+        phases = [{"epochs": 1}, {"epochs": 1, "optim": {key: True}}]
+        model = {"family": "wideresnet", "depth": 10, "widen_factor": 1}
+        return parse_config({"name": "x", "model": model, "optim": {"name": "muon", key: False}, "phases": phases})
+
+    former, present = spelled("normalise"), spelled("normalize")
+    assert former == present
+    assert "normalise" not in dump_config(former)
+    settings = [phase.settings.optim for phase in resolve_phases(former)]
+    assert [optim.normalize for optim in settings if isinstance(optim, Settings)] == [False, True]
+    assert (
+        config_hash(present) == "c342124131c8e0607864d3e32c6752fd99041267e13a6a6e8e8e85879240ecd2"
+    )  # as computed before the key was renamed
+    with pytest.raises(ConfigError, match=r"optim\.normalise: unknown key; did you mean 'normalize'\?"):
+        parse_config({**config_dict(present), "optim": {"name": "muon", "normalise": True, "normalize": True}})

@@ -224,7 +224,7 @@ def test_what_trains_and_by_which_optimiser_is_told() -> None:
 def test_muons_groups_stand_in_the_optimisers_line() -> None:
     optim = {"name": "muon", "lr": 0.2, "bias": {"lr": 53.0}, "head": {"lr": 0.8, "weight_decay": 0.002}}
     assert describe_optim(parse_config(tiny_raw(optim=optim)).optim) == (
-        "muon, momentum 0.6, nesterov, iterations 3, normalise, bias (lr 53, momentum 0.85), "
+        "muon, momentum 0.6, nesterov, iterations 3, normalize, bias (lr 53, momentum 0.85), "
         "head (lr 0.8, momentum 0.85, weight_decay 0.002)"
     )
 

@@ -79,15 +79,15 @@ def _sgd_by_default(value: Any) -> Any:
 
 
 class MuonSettings(Section):
-    """Muon for convolution filters: momentum, orthogonalised; SGD or AdamW for the rest (Jordan 2024)."""
+    """Muon for convolution filters: momentum, orthogonalized; SGD or AdamW for the rest (Jordan 2024)."""
 
     name: Literal["muon"]
     lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # of the filters; a schedule scales the groups' rates alike
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
     nesterov: bool = True
     iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
-    normalise: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalise
+    normalize: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalize
     # 1-d parameters: biases and BatchNorm
     bias: Annotated[SGDGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = SGDGroup()
     # the classifier, and filters that see the image itself
@@ -98,8 +98,8 @@ class MuonSettings(Section):
     def _values_have_effect(self) -> MuonSettings:
         if self.nesterov and not self.momentum:
             raise ValueError("nesterov needs momentum above 0: set momentum, or nesterov: false")
-        if self.normalise and self.weight_decay:
-            raise ValueError("weight_decay has no effect on filters of fixed norm: drop it, or set normalise: false")
+        if self.normalize and self.weight_decay:
+            raise ValueError("weight_decay has no effect on filters of fixed norm: drop it, or set normalize: false")
         return self
 
 
