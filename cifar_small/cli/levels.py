@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_output
+from cifar_small.cli.options import add_output, split_overrides
 from cifar_small.config.renamed import LADDERS
 from cifar_small.errors import UserError
 
@@ -39,7 +39,6 @@ def _levels(options: argparse.Namespace) -> int:
       cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000
     Writes a folder for each level (weights, curves, confusion, per-class table, comparison), and one table of them all.
     """
-    from cifar_small.config.loading import split_overrides
     from cifar_small.sweep.levels import CONFIGS, ROWS, Plan, run_levels
 
     known = ROWS[options.report]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_small.errors import UserError
+from cifar_small.errors import ConfigError, UserError
 
 # By the name of the option, as in the remedy of a UserError; what is missing here reads "use --name".
 ADVICE = {
@@ -87,3 +88,20 @@ def add_layout(parser: argparse.ArgumentParser) -> None:
 def add_allow_rows(parser: argparse.ArgumentParser) -> None:
     """--allow-rows: another number of images than the rules have."""
     parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
+
+
+def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Turn ["--optim.lr", "0.1", "--seed=3"] into [("optim.lr", "0.1"), ("seed", "3")]. Raises ConfigError."""
+    pairs = []
+    rest = list(arguments)
+    while rest:
+        flag = rest.pop(0)
+        if not flag.startswith("--"):
+            raise ConfigError(f"unexpected argument {flag!r}; settings are overridden as --section.key value")
+        key, equals, value = flag[2:].partition("=")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise ConfigError(f"--{key} needs a value; write --{key} VALUE")
+            value = rest.pop(0)
+        pairs.append((key, value))
+    return pairs

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_output, add_overwrite
+from cifar_small.cli.options import add_config, add_output, add_overwrite, split_overrides
 from cifar_small.errors import UserError
 from cifar_small.files import probe_writable, refuse_existing
 
@@ -40,7 +40,7 @@ def _train(options: argparse.Namespace) -> int:
       .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
     """
     from cifar_small.config.hashing import dump_config
-    from cifar_small.config.loading import load_config, split_overrides
+    from cifar_small.config.loading import load_config
 
     config = load_config(options.config, split_overrides(options.overrides))
     if options.print_config:
@@ -73,7 +73,7 @@ def _slurm(options: argparse.Namespace) -> int:
     Settings are overridden as for train. Edit the file as your cluster needs:
       cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch
     """
-    from cifar_small.config.loading import load_config, split_overrides
+    from cifar_small.config.loading import load_config
     from cifar_small.training.distributed import refuse_one_gpu, share_batch
     from cifar_small.training.slurm import batch_file
 
@@ -111,7 +111,7 @@ def _preview(options: argparse.Namespace) -> int:
 
     Uses the random draws of a training run; a row per image. Settings are overridden as for train, after CONFIG.
     """
-    from cifar_small.config.loading import load_config, split_overrides
+    from cifar_small.config.loading import load_config
 
     config = load_config(options.config, split_overrides(options.overrides))
     target = options.output or Path(f"{config.name}-preview.png")
@@ -135,7 +135,7 @@ def _schedule(options: argparse.Namespace) -> int:
 
     Reads no data. Settings are overridden as for train, after CONFIG.
     """
-    from cifar_small.config.loading import load_config, split_overrides
+    from cifar_small.config.loading import load_config
     from cifar_small.reporting.timeline import draw_config, steps_per_epoch
 
     config = load_config(options.config, split_overrides(options.overrides))

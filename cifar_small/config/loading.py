@@ -31,7 +31,7 @@ def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> 
     """
     raw = _read_mapping(Path(path), ())
     for key, value in overrides:
-        _override(raw, key, parse_yaml(value, f"--{key}"))
+        _override(raw, key, parse_yaml(value, f"override {key}"))
     return parse_config(raw, str(path))
 
 
@@ -96,23 +96,6 @@ def with_input(config: Config, brought: Mapping[str, Any]) -> Config:
     return config.model_copy(update={"input": config.input.model_copy(update={**brought, **given})})
 
 
-def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
-    """Turn ["--optim.lr", "0.1", "--seed=3"] into [("optim.lr", "0.1"), ("seed", "3")]. Raises ConfigError."""
-    pairs = []
-    rest = list(arguments)
-    while rest:
-        flag = rest.pop(0)
-        if not flag.startswith("--"):
-            raise ConfigError(f"unexpected argument {flag!r}; settings are overridden as --section.key value")
-        key, equals, value = flag[2:].partition("=")
-        if not equals:
-            if not rest or rest[0].startswith("--"):
-                raise ConfigError(f"--{key} needs a value; write --{key} VALUE")
-            value = rest.pop(0)
-        pairs.append((key, value))
-    return pairs
-
-
 def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
     node: Any = raw
     parts = dotted.split(".")
@@ -121,7 +104,9 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
         last = depth == len(parts) - 1
         if isinstance(node, list):
             if not part.isdecimal() or int(part) >= len(node):
-                raise ConfigError(f"--{dotted}: {here} is a list of {len(node)}; expected an index below that, got {part!r}")
+                raise ConfigError(
+                    f"override {dotted}: {here} is a list of {len(node)}; expected an index below that, got {part!r}"
+                )
             if last:
                 node[int(part)] = value
             node = node[int(part)]
@@ -132,4 +117,4 @@ def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
                 node[part] = {}
             node = node[part]
         else:
-            raise ConfigError(f"--{dotted}: {here} is {node!r}, which has no key {part!r}")
+            raise ConfigError(f"override {dotted}: {here} is {node!r}, which has no key {part!r}")

@@ -13,8 +13,9 @@ import torch
 from benchmarks.augment import RECIPES as AUGMENTATIONS
 from benchmarks.loops import Stopwatch, TrainerLoop, synthetic
 
+from cifar_small.cli.options import split_overrides
 from cifar_small.config.hashing import config_hash, recipe_hash
-from cifar_small.config.loading import load_config, split_overrides
+from cifar_small.config.loading import load_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.renamed import RECIPES
 from cifar_small.config.schema import AlbumentationsAugment, Augment, Config, LibraryModel

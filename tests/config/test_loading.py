@@ -14,9 +14,10 @@ from conftest import tiny_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cifar_small.cli.options import split_overrides
 from cifar_small.config import strict_yaml
 from cifar_small.config.hashing import config_dict, config_hash, dump_config, recipe_hash
-from cifar_small.config.loading import load_config, parse_config, split_overrides
+from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Augment, Config
 from cifar_small.config.schema.schedule import Cosine
@@ -352,7 +353,7 @@ def test_overrides(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "phrases"),
     [
-        (["--phases.1.epochs", "3"], ["--phases.1.epochs", "phases is a list of 1", "'1'"]),
+        (["--phases.1.epochs", "3"], ["override phases.1.epochs", "phases is a list of 1", "'1'"]),
         (["--phases.-1.epochs", "3"], ["phases is a list of 1", "'-1'"]),
         (["--phases.last.epochs", "3"], ["phases is a list of 1", "'last'"]),
         (["--model.widen_factr", "3"], ["model.widen_factr: unknown key; did you mean 'widen_factor'?"]),
@@ -361,8 +362,8 @@ def test_overrides(tmp_path: Path) -> None:
         (["optim.lr", "3"], ["unexpected argument 'optim.lr'", "--section.key value"]),
         (["--seed="], ["seed: ", "null"]),
         (["--seed", "010"], ["seed: ", '"010"']),
-        (["--optim", "{lr: 1, lr: 2}"], ["--optim: line 1, column 9", "'lr' stands twice"]),
-        (["--optim", "{lr: *x}"], ["--optim:", "aliases are not allowed"]),
+        (["--optim", "{lr: 1, lr: 2}"], ["override optim: line 1, column 9", "'lr' stands twice"]),
+        (["--optim", "{lr: *x}"], ["override optim:", "aliases are not allowed"]),
         (["--data.val_size.x", "3"], ["data.val_size"]),
     ],
 )

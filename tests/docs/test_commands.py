@@ -17,7 +17,8 @@ from conftest import tiny_raw
 
 from cifar_small.cli import param_count
 from cifar_small.cli.main import ALL, _parser, main
-from cifar_small.config.loading import load_config, split_overrides
+from cifar_small.cli.options import split_overrides
+from cifar_small.config.loading import load_config
 from cifar_small.config.strict_yaml import dump_yaml
 
 ROOT = Path(__file__).resolve().parents[2]
