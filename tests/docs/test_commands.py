@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import glob
 import re
 import shlex
@@ -93,6 +94,25 @@ def test_a_command_parses_and_names_what_is_there(command: str, capsys: pytest.C
             assert program == "tools/kill_resume", f"{program} is no program of this project"
     except SystemExit:
         pytest.fail(capsys.readouterr().err)
+
+
+def test_options_named_in_sentences_are_there() -> None:
+    subparsers = next(action.choices for action in _parser()._actions if isinstance(action, argparse._SubParsersAction))
+    count = 0
+    for page in PAGES:
+        for inline in re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8").partition("results: begin")[0]):
+            name, *words = inline.removeprefix("cifar-small ").split()
+            for word in words:
+                if name in subparsers and word.startswith("--") and "." not in word:
+                    known = {
+                        option
+                        for action in subparsers[name]._actions
+                        for option in action.option_strings
+                        if action.help != "==SUPPRESS=="
+                    }
+                    assert word in known, f"{page.name}: {inline}"
+                    count += 1
+    assert count
 
 
 def test_every_reason_is_needed_and_every_command_is_in_readme() -> None:
