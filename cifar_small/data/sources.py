@@ -5,9 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -66,7 +66,7 @@ _C100 = _Cifar(
     100,
 )
 _COARSE = _C100._replace(names="coarse_label_names", labels="coarse_labels", classes=20)
-_CIFARS = {"cifar10": _C10, "cifar100": _C100, "cifar100_coarse": _COARSE}
+_CIFARS: Mapping[str, _Cifar] = {"cifar10": _C10, "cifar100": _C100, "cifar100_coarse": _COARSE}
 
 
 def load_train(data: Data) -> Images:
@@ -94,15 +94,25 @@ def class_names(data: Data) -> tuple[str, ...]:
 
 
 def _load(data: Data, split: Split) -> Images:
-    if data.source == "digits":
-        return _digits(split)
     given = data.root or os.environ.get(VARIABLE)
     root = Path(given).expanduser() if given else None
-    if data.source in _CIFARS:
-        return _cifar(_CIFARS[data.source], data.source, root, split)
+    match data.source:
+        case "digits":
+            return _digits(split)
+        case "cifar10" | "cifar100" | "cifar100_coarse":
+            return _cifar(_CIFARS[data.source], data.source, root, split)
+        case "npz":
+            return _npz(_required(root, data), split)
+        case "folder":
+            return _folder(_required(root, data), split)
+        case unknown:
+            assert_never(unknown)
+
+
+def _required(root: Path | None, data: Data) -> Path:
     if root is None:
         raise DataError(f"data.source {data.source} needs a place to read; set data.root or {VARIABLE}")
-    return _npz(root, split) if data.source == "npz" else _folder(root, split)
+    return root
 
 
 def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: Sequence[str], source: str) -> Images:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.inference.predict import Net
 from cifar_small.metrics.classification import wilson_interval
@@ -16,14 +17,8 @@ from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import start_of
 
-# Data sources by their title, and those that the hub has too by their name there.
-TITLES = {
-    "cifar10": "CIFAR-10",
-    "cifar100": "CIFAR-100",
-    "cifar100_coarse": "CIFAR-100 with its 20 coarse classes",
-    "digits": "scikit-learn's handwritten digits, enlarged to 32x32",
-}
-HUB_DATASETS = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100", "cifar100_coarse": "uoft-cs/cifar100"}
+TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
+HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}
 
 USE = """\
 With the package cifar_small, in the folder of this card:

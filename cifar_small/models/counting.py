@@ -16,6 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
 from cifar_small.config.schema import (
+    SOURCES,
     Config,
     LibraryModel,
     ResNetModel,
@@ -26,8 +27,6 @@ from cifar_small.config.schema import (
 )
 from cifar_small.errors import ConfigError
 from cifar_small.models import ModelConfig, build_model
-
-CLASSES = {"cifar10": 10, "cifar100": 100, "cifar100_coarse": 20, "digits": 10}
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def _macs(net: nn.Module, side: int) -> int:
 
 def num_classes_of(config: Config) -> int | None:
     """Classes of the config's data; None for npz and folder, which are unknown until the data is read."""
-    return CLASSES.get(config.data.source)
+    return SOURCES[config.data.source].classes
 
 
 def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConfig, int] | None:

@@ -11,6 +11,7 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import (
     MIX_KINDS,
     MIXINGS,
+    SOURCES,
     AlbumentationsAugment,
     AnyAugment,
     Config,
@@ -23,8 +24,6 @@ from cifar_small.figures.run import Bar, draw_timeline
 from cifar_small.optim.schedulers import rate_at
 from cifar_small.reporting.tables import aligned
 
-# Labelled training images of the sources whose size is known without reading them.
-SIZES = {"cifar10": 50_000, "cifar100": 50_000, "cifar100_coarse": 50_000, "digits": 1437}
 NUMBERS = (*MIXINGS, "label_smoothing", "dropout")
 UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move, of which images show nothing
 
@@ -32,12 +31,13 @@ UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move
 def steps_per_epoch(config: Config) -> int:
     """Optimiser steps of an epoch. Raises UserError for a source whose size is not known without reading it, or too small."""
     data = config.data
-    if data.source not in SIZES:
+    size = SOURCES[data.source].train_images
+    if size is None:
         raise UserError(
             f"how many images {data.source} holds is not known without reading them; give --steps-per-epoch "
             "(training images / batch_size, rounded down)"
         )
-    images = SIZES[data.source] - data.val_size if data.train_limit is None else data.train_limit
+    images = size - data.val_size if data.train_limit is None else data.train_limit
     if images < config.batch_size:
         raise UserError(f"batch_size {config.batch_size} is above the {images:,} training images of {data.source}; lower it")
     return images // config.batch_size

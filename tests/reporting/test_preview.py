@@ -18,13 +18,12 @@ from cifar_small.cli.main import main
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.resolved import resolve_config
-from cifar_small.config.schema import Config
+from cifar_small.config.schema import SOURCES, Config
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import UserError
 from cifar_small.reporting.preview import choose_images, draw_preview, preview_blocks
 from cifar_small.reporting.timeline import (
-    SIZES,
     describe_augment,
     describe_optim,
     draw_config,
@@ -172,7 +171,7 @@ def test_known_sizes_are_the_sources_own() -> None:
     config = mixed_config()
     assert steps_per_epoch(config) == len(load_datamodule(config).images) // 60 == 4
     whole = parse_config(tiny_raw(data={"source": "digits", "val_size": 200}))
-    assert len(load_datamodule(whole).images) == SIZES["digits"] - 200
+    assert len(load_datamodule(whole).images) == SOURCES["digits"].train_images - 200
     with pytest.raises(UserError, match="give --steps-per-epoch"):
         steps_per_epoch(parse_config(tiny_raw(data={"source": "folder"})))
     with pytest.raises(UserError, match="batch_size 300 is above the 256 training images"):

@@ -16,7 +16,7 @@ from cifar_small.config.schema.augment import (
     TorchvisionAugment,
 )
 from cifar_small.config.schema.base import PositiveInt, Section, Seed
-from cifar_small.config.schema.data import Data, Rules, Views
+from cifar_small.config.schema.data import SOURCES, Data, Rules, Views
 from cifar_small.config.schema.model import (
     LibraryModel,
     Model,
@@ -43,6 +43,7 @@ __all__ = [
     "MIX_KINDS",
     "SAM",
     "SGD",
+    "SOURCES",
     "Adam",
     "AlbumentationsAugment",
     "AnyAugment",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Literal, NamedTuple
 
 from pydantic import Field, model_validator
 
@@ -24,10 +25,33 @@ class Rules(Section):
     OMIT_DEFAULT = frozenset({"pretrained_teacher"})
 
 
+SourceName = Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"]
+
+
+class SourceFacts(NamedTuple):
+    """What is known of a data source without reading it; None: nothing before it is read."""
+
+    title: str | None = None
+    classes: int | None = None
+    train_images: int | None = None
+    hub: str | None = None  # name of the dataset on the hub
+    built_in: bool = False  # comes with a package, so that `root` has no meaning
+
+
+SOURCES: Mapping[SourceName, SourceFacts] = {
+    "cifar10": SourceFacts("CIFAR-10", 10, 50_000, "uoft-cs/cifar10"),
+    "cifar100": SourceFacts("CIFAR-100", 100, 50_000, "uoft-cs/cifar100"),
+    "cifar100_coarse": SourceFacts("CIFAR-100 with its 20 coarse classes", 20, 50_000, "uoft-cs/cifar100"),
+    "digits": SourceFacts("scikit-learn's handwritten digits, enlarged to 32x32", 10, 1437, built_in=True),
+    "npz": SourceFacts(),
+    "folder": SourceFacts(),
+}
+
+
 class Data(Section):
     """Where images come from and how the training part is split."""
 
-    source: Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"] = "cifar10"
+    source: SourceName = "cifar10"
     root: str | None = None  # folder (or .npz file); None: $CIFAR_SMALL_DATA
     val_size: PositiveInt = 5000  # images held out of the training part, stratified
     split_seed: Seed = 0  # independent of the run's seed: all runs share one validation set

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from cifar_small.config.loading import load_config, parse_config
-from cifar_small.config.schema import Config, Data, Rules
+from cifar_small.config.schema import SOURCES, Config, Data, Rules
 from cifar_small.data import Images, load_unlabelled
 from cifar_small.data.datamodule import load_splits
 from cifar_small.data.sources import VARIABLE
@@ -39,7 +39,7 @@ class Sources:
     def located(self, data: Data) -> Data:
         """The same data where it lies now. Raises Unavailable where it would have to be downloaded."""
         root = self.data_root or data.root or os.environ.get(VARIABLE)
-        if root is None and data.source != "digits":
+        if root is None and not SOURCES[data.source].built_in:
             raise Unavailable(f"the {data.source} data are not at hand: name their place with --data-root")
         return data.model_copy(update={"root": root})
 
