@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cifar_small.config.schema import Engine
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 
@@ -28,11 +28,13 @@ def resolve_device(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         build = torch.version.cuda or "a CPU build"
         raise UserError(
-            f"engine.device is {name} but no GPU was found (torch {torch.__version__}, {build}); use --engine.device auto"
+            f"engine.device is {name} but no GPU was found (torch {torch.__version__}, {build}); set engine.device to auto"
         )
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
-        raise UserError(f"engine.device is {name} but there are {torch.cuda.device_count()} GPUs; use cuda:0 to cuda:N-1")
+        raise UserError(
+            f"engine.device is {name} but this machine has {plural(torch.cuda.device_count(), 'GPU')}; use cuda:0 to cuda:N-1"
+        )
     return device
 
 

@@ -60,7 +60,7 @@ def test_flags_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_gpu_that_is_not_there_is_never_replaced_silently() -> None:
     assert resolve_device("auto") == CPU
     for name in ("cuda", "cuda:1"):
-        with pytest.raises(UserError, match=f"engine.device is {name} but no GPU was found .*--engine.device auto"):
+        with pytest.raises(UserError, match=f"engine.device is {name} but no GPU was found .*set engine.device to auto"):
             resolve_device(name)
 
 

@@ -74,8 +74,8 @@ def _slurm(options: argparse.Namespace) -> int:
       cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch
     """
     from cifar_small.config.loading import load_config
+    from cifar_small.sweep.slurm import batch_file
     from cifar_small.training.distributed import refuse_one_gpu, share_batch
-    from cifar_small.training.slurm import batch_file
 
     config = load_config(options.config, split_overrides(options.overrides))
     ranks = options.nodes * options.processes_per_node

@@ -44,7 +44,7 @@ def _list(chosen: list[Published]) -> int:
             where = cached(one) or "not cached"
         except UserError as error:
             where = str(error)
-        print(f"{one.family:<32}{one.source:<40}{one.size} px {one.interpolation:<9} {one.licence:<13} {where}")
+        print(f"{one.family:<32}{one.source:<40}{one.size} px {one.interpolation:<9} {one.license:<13} {where}")
     return 0
 
 

@@ -25,7 +25,7 @@ class Published:
     source: str
     size: int
     interpolation: str
-    licence: str
+    license: str
 
     @property
     def on_hub(self) -> bool:

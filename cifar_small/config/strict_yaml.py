@@ -1,7 +1,7 @@
 """A YAML reader without YAML's surprises, for configuration files and command-line overrides.
 
 Plain PyYAML reads `1e-3` as a string, `no` as False, `010` as 8, keeps the last of two equal keys and expands aliases. Here
-`1e-3` is a float, only `true` and `false` are booleans, integers are decimal (`5_000_000` is allowed), a key may stand once,
+`1e-3` is a float, only `true` and `false` are booleans, integers are decimal (`5_000_000` is allowed), keys are unique,
 and tags, anchors and aliases are refused.
 """
 
@@ -33,7 +33,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        """Build a mapping whose keys are text and stand once."""
+        """Build a mapping whose keys are text and unique."""
         seen: dict[str, Any] = {}
         for key_node, _ in node.value:
             key = key_node.value
@@ -42,7 +42,7 @@ class _StrictLoader(yaml.SafeLoader):
             if key in seen:
                 where = seen[key].start_mark.line + 1
                 raise yaml.MarkedYAMLError(
-                    problem=f"the key {key!r} stands twice (first in line {where}): remove one",
+                    problem=f"duplicate key {key!r} (first in line {where}): remove one",
                     problem_mark=key_node.start_mark,
                 )
             seen[key] = key_node

@@ -3,12 +3,12 @@
 from cifar_small.data.images import Images
 from cifar_small.data.sources import class_names, is_available, load_test, load_train
 from cifar_small.data.splits import index_hash, stratified_split, stratified_subset
-from cifar_small.data.unlabelled import colour_notes, load_unlabelled, write_unlabelled
+from cifar_small.data.unlabelled import color_notes, load_unlabelled, write_unlabelled
 
 __all__ = [
     "Images",
     "class_names",
-    "colour_notes",
+    "color_notes",
     "index_hash",
     "is_available",
     "load_test",

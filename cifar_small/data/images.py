@@ -36,9 +36,7 @@ class Images:
             raise DataError(f"{self.source}: {len(self.ids):,} ids for {count:,} images; expected as many")
         unique, counts = np.unique(self.ids, return_counts=True)
         if len(unique) != count:
-            raise DataError(
-                f"{self.source}: ids stand more than once, first {unique[counts > 1][:5].tolist()}; expected unique ids"
-            )
+            raise DataError(f"{self.source}: duplicate ids, first {unique[counts > 1][:5].tolist()}; expected unique ids")
         if self.labels is None:
             return
         if len(self.labels) != count:

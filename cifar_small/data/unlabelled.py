@@ -48,15 +48,12 @@ def load_unlabelled(
     if len(images) != len(ids):
         raise DataError(f"{path}: has {len(ids):,} ids for {len(images):,} images; expected as many; get the file again")
     if rows is not None and len(images) != rows:
-        raise DataError(
-            f"{path}: has {len(images):,} images; expected {rows:,}; if the file is right: --allow-rows {len(images)}"
-        )
+        raise DataError(f"{path}: has {len(images):,} images; expected {rows:,}", remedy=f"allow_rows={len(images)}")
     values, counts = np.unique(ids, return_counts=True)
     if len(values) != len(ids):
         twice = values[counts > 1]
         raise DataError(
-            f"{path}: {len(twice):,} ids stand more than once, first {twice[:5].tolist()}; expected unique ids; "
-            "get the file again"
+            f"{path}: {len(twice):,} duplicate ids, first {twice[:5].tolist()}; expected unique ids; get the file again"
         )
     if not np.array_equal(ids, np.arange(len(ids))):
         notes.append(f"ids are not 0..{len(ids) - 1} in order (they span {ids.min()}..{ids.max()}); they are written as given")
@@ -80,14 +77,14 @@ def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.N
     write_atomic(path, pickle.dumps(content, protocol=4))
 
 
-def colour_notes(images: Images, mean: Sequence[float]) -> list[str]:
-    """Warnings where colours are far from the training images' or look swapped; mean: of red, green, blue there, in 0..1."""
+def color_notes(images: Images, mean: Sequence[float]) -> list[str]:
+    """Warnings where colors are far from the training images' or look swapped; mean: of red, green, blue there, in 0..1."""
     own = images.images.reshape(len(images), -1, 3).mean(1) / 255  # (N, 3)
-    centre, error = own.mean(0), own.std(0) / np.sqrt(len(own))
+    center, error = own.mean(0), own.std(0) / np.sqrt(len(own))
     notes = []
-    far = np.abs(centre - mean) > np.maximum(0.1, 4 * error)
+    far = np.abs(center - mean) > np.maximum(0.1, 4 * error)
     if far.any():
-        got, expected = (", ".join(f"{value:.3f}" for value in values) for values in (centre, mean))
+        got, expected = (", ".join(f"{value:.3f}" for value in values) for values in (center, mean))
         notes.append(
             f"mean red, green, blue are {got}; in training {expected}: are these the right images, on the right scale?"
         )
@@ -178,17 +175,20 @@ def _in_rows(data: Any, where: str, layout: Layout, notes: list[str]) -> npt.NDA
         if said and seen and said != seen:
             raise DataError(
                 f"{where}: the shape {data.shape} says {said} but the pixels lie as {seen} ({shown}); it was reshaped where it "
-                f"should have been transposed; pass --layout {seen} to read it so"
+                "should have been transposed",
+                remedy=f"layout={seen}",
             )
         chosen = said or seen
         if chosen is None:
-            raise DataError(f"{where}: the layout of {data.shape} cannot be told ({shown}); pass --layout CHW or --layout HWC")
+            raise DataError(
+                f"{where}: the layout of {data.shape} cannot be told ({shown}); expected CHW or HWC", remedy="layout"
+            )
         if said is None:
             notes.append(f"rows of 3072 values were read as {chosen} ({shown})")
     else:
         chosen = layout
         if seen not in (None, layout):
-            notes.append(f"read as {layout} because --layout says so, but the pixels look like {seen} ({shown})")
+            notes.append(f"read as {layout}, as asked, but the pixels look like {seen} ({shown})")
     if chosen == "CHW":
         return np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return flat.reshape(-1, 32, 32, 3)
@@ -208,7 +208,7 @@ def _as_uint8(data: npt.NDArray[Any], where: str, notes: list[str]) -> npt.NDArr
         raise DataError(f"{where}: {len(bad):,} images have NaN or infinite values, first in row {bad[0]}; {allowed}")
     low, high = float(data.min()), float(data.max())
     if low < 0 or high > 255:
-        raise DataError(f"{where}: {data.dtype} values span {low:g}..{high:g} (normalised already?); {allowed}")
+        raise DataError(f"{where}: {data.dtype} values span {low:g}..{high:g} (normalized already?); {allowed}")
     whole = kind != "f" or bool((data == np.rint(data)).all())
     if (whole and 0 < high <= 1) or (not whole and 1 < high <= 2):
         raise DataError(

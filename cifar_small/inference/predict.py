@@ -15,7 +15,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config
 from cifar_small.data import (
     Images,
-    colour_notes,
+    color_notes,
     load_test,
     load_unlabelled,
 )
@@ -202,7 +202,7 @@ def predict(
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         if net.config.input.mean is None:  # else it says nothing of the images it was trained on
-            notes += colour_notes(images, net.mean)
+            notes += color_notes(images, net.mean)
     elif split in ("train", "val"):
         images = load_own_splits(net)[split == "val"]
     else:

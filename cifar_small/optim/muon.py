@@ -47,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One step from the gradients that are there; no host synchronisation."""
+        """One step from the gradients that are there; no host synchronization."""
         assert closure is None
         rules = {"muon": self._step_filters, "sgd": self._step_sgd, "adamw": self._step_adamw}
         for group in self.param_groups:

@@ -34,7 +34,7 @@ def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, o
 
 
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
-    """The optimiser over the parameters that train now, fused where torch has it; learning rates are set before every step."""
+    """The optimizer over the parameters that train now, fused where torch has it; learning rates are set before every step."""
     if isinstance(settings, SGD):
         sgd = torch.optim.SGD(
             parameter_groups(model, settings),
@@ -95,9 +95,9 @@ def _trained(model: nn.Module) -> list[Tensor]:
 
 
 def update_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
-    """The optimiser for a phase that changed settings or what trains: new hyper-parameters, the momentum buffers kept.
+    """The optimizer for a phase that changed settings or what trains: new hyper-parameters, the momentum buffers kept.
 
-    Another kind of optimiser starts without momentum: its numbers mean something else there.
+    Another kind of optimizer starts without momentum: its numbers mean something else there.
     """
     fresh = build_optimizer(model, settings)
     if type(fresh) is type(optimizer):
@@ -114,7 +114,7 @@ def _complete_momentum(optimizer: torch.optim.SGD) -> None:
     """Give parameters without momentum one of 0.
 
     That is how each would begin anyway, but torch's fused step takes buffers for all of a group or for none, and leaves new
-    ones uninitialised where `found_inf` makes the first step none.
+    ones uninitialized where `found_inf` makes the first step none.
     """
     for group in optimizer.param_groups:
         for parameter in group["params"] if group["momentum"] else ():
@@ -133,8 +133,8 @@ def clip_and_check(
 ) -> Tensor:
     """Clip the gradient and make the coming step a no-op on the device if loss or gradient is not finite, or if `stopped`.
 
-    Returns a bool tensor: is something not finite? The fused optimiser reads the same flag (its `found_inf`, made for
-    gradient scaling) and leaves the weights alone, so no host synchronisation is needed to stop *before* the update.
+    Returns a bool tensor: is something not finite? The fused optimizer reads the same flag (its `found_inf`, made for
+    gradient scaling) and leaves the weights alone, so no host synchronization is needed to stop *before* the update.
     """
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)

@@ -18,7 +18,7 @@ from cifar_small.config.schema import Data, Rules
 from cifar_small.data import Images, is_available, load_test, load_train
 from cifar_small.data.datamodule import channel_moments, channel_statistics
 from cifar_small.data.duplicates import NEAR, Copies, find_copies
-from cifar_small.data.unlabelled import HWC_ABOVE, Layout, colour_notes, load_unlabelled, read_raw, smoothness
+from cifar_small.data.unlabelled import HWC_ABOVE, Layout, color_notes, load_unlabelled, read_raw, smoothness
 from cifar_small.metrics.significance import neighbour_likeness
 
 Level = Literal["ok", "note", "warn", "fault"]
@@ -111,7 +111,7 @@ def _colours(images: Images, train: Images) -> Iterator[Finding]:
     own_mean, own_std = channel_moments(images)
     texts = [", ".join(f"{value:.3f}" for value in values) for values in (own_mean, own_std, mean, std)]
     text = f"mean {texts[0]}, sd {texts[1]}; in training {texts[2]} and {texts[3]}"
-    if wrong := colour_notes(images, mean):
+    if wrong := color_notes(images, mean):
         yield from (Finding("fault", "colours", note) for note in wrong)
         return
     own, trained = (_per_image(part, mean) for part in (images, train))

@@ -176,13 +176,13 @@ def _probabilities(predictions: Predictions, data: DataModule, temperature: floa
     if len(missing):
         raise ConfigError(
             f"distill.predictions {name} lacks {len(missing):,} of the {len(data.ids):,} training images, first "
-            f"ids {missing[:5].tolist()}; make it by: cifar-small predict RUN --split train"
+            f"ids {missing[:5].tolist()}; expected predictions of the whole training split"
         )
     labels = data.labels.cpu().numpy()
     if predictions.labels is None or not np.array_equal(predictions.labels[rows], labels):
         raise ConfigError(
-            f"distill.predictions {name} has other labels than the training images, so its ids are of other images; make it "
-            "by: cifar-small predict RUN --split train"
+            f"distill.predictions {name} has other labels than the training images, so its ids belong to other images; "
+            "expected predictions of the training split of this config"
         )
     logits = torch.from_numpy(predictions.logits[rows]).to(data.device)
     return F.softmax(logits / temperature, dim=1)

@@ -47,7 +47,7 @@ def stopped_by_signals() -> AbstractContextManager[None]:
 def leave_if_asked(received: list[int], folder: object) -> None:
     """Raise Terminated if a signal has come; call it where everything is saved."""
     if received:
-        raise Terminated(f"stopped by {signal.Signals(received[0]).name}; saved in {folder}: add --resume to continue")
+        raise Terminated(f"stopped by {signal.Signals(received[0]).name}; the run is saved in {folder} and can be resumed")
 
 
 @contextmanager

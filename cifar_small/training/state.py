@@ -78,7 +78,7 @@ class State:
         """The inverse of `saved`."""
         self.model.load_state_dict(saved["model"])
         parameters = dict(self.model.named_parameters())
-        # A counter of steps stays on the CPU, where torch reads it, unless the optimiser counts on the device.
+        # A counter of steps stays on the CPU, where torch reads it, unless the optimizer counts on the device.
         counts = {p for group in self.optimizer.param_groups if _counts_on_device(group) for p in group["params"]}
         for name, entry in saved["optimizer"].items():
             parameter = parameters[name]

@@ -80,10 +80,10 @@ def test_whole_files_refused(tmp_path: Path, case: str) -> None:
 def test_duplicate_key_names_both_lines(tmp_path: Path) -> None:
     message = refusal(tmp_path, BASE + "seed: 1\noptim: {lr: 0.1}\nseed: 2\n")
     assert "line 7" in message
-    assert "the key 'seed' stands twice (first in line 5)" in message
+    assert "duplicate key 'seed' (first in line 5)" in message
     message = refusal(tmp_path, BASE + "optim:\n  lr: 0.1\n  momentum: 0.9\n  lr: 0.2\n")
     assert "line 8" in message
-    assert "the key 'lr' stands twice (first in line 6)" in message
+    assert "duplicate key 'lr' (first in line 6)" in message
 
 
 @pytest.mark.parametrize(
@@ -362,7 +362,7 @@ def test_overrides(tmp_path: Path) -> None:
         (["optim.lr", "3"], ["unexpected argument 'optim.lr'", "--section.key value"]),
         (["--seed="], ["seed: ", "null"]),
         (["--seed", "010"], ["seed: ", '"010"']),
-        (["--optim", "{lr: 1, lr: 2}"], ["override optim: line 1, column 9", "'lr' stands twice"]),
+        (["--optim", "{lr: 1, lr: 2}"], ["override optim: line 1, column 9", "duplicate key 'lr'"]),
         (["--optim", "{lr: *x}"], ["override optim:", "aliases are not allowed"]),
         (["--data.val_size.x", "3"], ["data.val_size"]),
     ],

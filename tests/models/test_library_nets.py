@@ -142,7 +142,7 @@ def test_the_table_of_published_weights_agrees_with_the_libraries(family: str) -
     found = timm.models.get_pretrained_cfg(one.source.removeprefix("timm/"))
     assert found.hf_hub_id == one.source
     assert (found.input_size, found.interpolation) == ((3, one.size, one.size), one.interpolation)
-    assert (found.mean, found.std, found.license) == (MEAN, STD, one.licence)
+    assert (found.mean, found.std, found.license) == (MEAN, STD, one.license)
 
 
 @pytest.mark.parametrize("family", ["torchvision/convnext_tiny", "timm/efficientnet_b0"])

@@ -284,7 +284,7 @@ def test_predictions_of_train_are_of_the_images_trained_on(teachers: tuple[Run, 
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ("rows", ConfigError, r"lacks [0-9]+ of the 256 training images, first ids \[.*predict RUN --split train"),
+        ("rows", ConfigError, r"lacks [0-9]+ of the 256 training images, first ids \[.*the whole training split"),
         ("labels", ConfigError, "has other labels than the training images"),
         ("classes", ConfigError, "the same names in the same order are needed"),
         ("nothing", DataError, "cannot read .*expected predictions"),

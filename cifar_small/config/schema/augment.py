@@ -63,7 +63,7 @@ class BasicAugment(Section):
 class Augment(BasicAugment):
     """Per-sample random augmentation of training images, batched on the device.
 
-    In this order: crop, flips, one affine map, the policy, brightness, contrast, saturation, hue, blur, normalisation, cutout
+    In this order: crop, flips, one affine map, the policy, brightness, contrast, saturation, hue, blur, normalization, cutout
     and erasing. Pixels are floats in 0..255 from the affine map on, clamped but not rounded.
     """
 

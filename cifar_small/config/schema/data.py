@@ -59,7 +59,7 @@ class Data(Section):
 
 
 class Input(Section):
-    """What the net is given: the 32x32 images, enlarged on the device, and how they are normalised.
+    """What the net is given: the 32x32 images, enlarged on the device, and how they are normalized.
 
     None: as the weights that the run starts from have it; without such weights, what the comment says.
     """
@@ -73,7 +73,7 @@ class Input(Section):
     augment: Literal["before", "after"] = "before"
 
     @model_validator(mode="after")
-    def _normalisation_is_whole(self) -> Input:
+    def _normalization_is_whole(self) -> Input:
         if (self.mean is None) != (self.std is None):
             raise ValueError("mean and std belong together: give both or neither")
         if self.std is not None and min(self.std) <= 0:

@@ -107,14 +107,14 @@ Optim = Annotated[SGD | Adam | MuonSettings, Field(discriminator="name"), Before
 
 
 class Lookahead(Section):
-    """Slow weights that follow the optimiser's every few steps (Zhang et al. 2019, arXiv 1907.08610)."""
+    """Slow weights that follow the optimizer's every few steps (Zhang et al. 2019, arXiv 1907.08610)."""
 
     steps: Annotated[int, Field(ge=2)] = 5
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the way to the fast weights
 
 
 class SAM(Section):
-    """Sharpness-aware minimisation: the gradient is taken where the loss near the weights is highest; a step costs two."""
+    """Sharpness-aware minimization: the gradient is taken where the loss near the weights is highest; a step costs two."""
 
     rho: Annotated[float, Field(gt=0)] = 0.05  # radius (Foret et al. 2021, arXiv 2010.01412)
     adaptive: bool = False  # ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2

@@ -26,12 +26,15 @@ def batch_file(
 
     train_arguments: what follows `cifar-small train`; --resume is added, so that a requeued job goes on. Raises UserError.
     """
-    for flag, number in (("--nodes", nodes), ("--processes-per-node", processes), ("--cpus", cpus)):
+    for what, number in (("nodes", nodes), ("processes per node", processes), ("cores per process", cpus)):
         if number < 1:
-            raise UserError(f"{flag} {number}: expected at least 1")
+            raise UserError(f"{number} {what}: expected at least 1")
     minutes = round(hours * 60) if math.isfinite(hours) else 0
     if minutes <= SAVING:
-        raise UserError(f"--hours {hours:g}: expected more than the {SAVING} minutes that are kept to stop and save")
+        raise UserError(
+            f"a time limit of {hours:g} hours: expected more than the {SAVING} minutes that are kept to stop and save",
+            remedy="hours",
+        )
     resources = [f"#SBATCH --gpus-per-node={processes}"] if gpus else []
     train = shlex.join([*train_arguments, *([] if "--resume" in train_arguments else ["--resume"])])
     return "\n".join(
