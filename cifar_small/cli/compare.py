@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_allow_rows, add_config, add_data_root, add_layout, add_output, add_overwrite
+from cifar_small.cli.options import add_allow_rows, add_config, add_data_root, add_layout, add_output, add_overwrite, reserve
 from cifar_small.errors import UserError, plural
-from cifar_small.files import probe_writable, refuse_existing, write_atomic
+from cifar_small.files import write_atomic
 
 FORMATS = {".txt": "text", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
@@ -42,9 +42,7 @@ def _compare(options: argparse.Namespace) -> int:
     for picture in (options.plot, options.plot_seeds):
         if picture is not None and picture.suffix != ".png":
             raise UserError(f"{picture}: the ending {picture.suffix!r} is not that of a picture; expected .png")
-    for target in (options.output, options.plot, options.plot_seeds):
-        if target is not None:
-            refuse_existing(target, options.overwrite)
+    reserve(options.overwrite, options.output, options.plot, options.plot_seeds)
     from cifar_small.config.loading import load_config
     from cifar_small.evaluation.compare import compare, seeds_of_recipes
     from cifar_small.evaluation.entries import load_entries
@@ -118,9 +116,7 @@ def _diff(options: argparse.Namespace) -> int:
 
     if options.show < 0:
         raise UserError(f"--show {options.show} is below 0; expected a number of rows")
-    if options.output is not None:
-        refuse_existing(options.output, options.overwrite)
-        probe_writable(options.output)
+    reserve(options.overwrite, options.output)
     classes = class_names(load_config(options.config).data if options.config else Data())
     read = [subs.read_submission(path, classes) for path in (options.first, options.second)]
     for one in read:
@@ -160,9 +156,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     Prints a card of ok, note, warn and fault lines; exits with 1 on a fault. Looks for exact and near duplicates within the
     file and among the training and test images, if these are on this machine (nothing is downloaded).
     """
-    if options.output is not None:
-        refuse_existing(options.output, options.overwrite)
-        probe_writable(options.output)
+    reserve(options.overwrite, options.output)
     from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data, Rules
     from cifar_small.submission.diagnose import copies_csv, diagnose, render_card

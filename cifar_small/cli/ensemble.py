@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs
-from cifar_small.files import probe_writable, refuse_existing
+from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve
+from cifar_small.files import probe_writable
 
 METHODS = (
     "logits",
@@ -49,7 +49,7 @@ def _ensemble(options: argparse.Namespace) -> int:
     from cifar_small.inference.ensemble import combine, find_val, judge, match_val
     from cifar_small.runs.predictions import label, load_predictions
 
-    refuse_existing(options.output, options.overwrite)
+    reserve(options.overwrite, options.output)
     members = [load_predictions(path) for path in options.predictions]
     if options.val is not None:
         val = match_val(members, [load_predictions(path) for path in options.val])

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_run
+from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_run, reserve
 from cifar_small.errors import UserError
-from cifar_small.files import probe_writable, refuse_existing
 
 if TYPE_CHECKING:
     from cifar_small.data import Images
@@ -41,7 +39,7 @@ def _evaluate(options: argparse.Namespace) -> int:
     from cifar_small.runs.predictions import load_predictions
 
     folder = options.output or options.predictions.with_name(f"{options.predictions.stem}_evaluation")
-    _reserve(folder, FILES, options.overwrite)
+    reserve(options.overwrite, *(folder / name for name in FILES))
     predictions = load_predictions(options.predictions)
     evaluation = evaluate(predictions, load_predictions(options.temperature_from) if options.temperature_from else None)
     print(describe(evaluation))
@@ -91,7 +89,7 @@ def _tta(options: argparse.Namespace) -> int:
     from cifar_small.files import write_json
 
     target = options.output or options.directory / "tta.json"
-    _reserve(target.parent, [target.name], options.overwrite)
+    reserve(options.overwrite, target)
     net, val = _load(options.directory, options.data_root, options.device)
     ablation = ablate(net, val, progress=True)
     write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
@@ -128,11 +126,11 @@ def _uncertainty(options: argparse.Namespace) -> int:
 
     folder = options.output or options.sources[0] / "uncertainty"
     if _is_run(options):
-        _reserve(folder, FILES, options.overwrite)
+        reserve(options.overwrite, *(folder / name for name in FILES))
         uncertainty = _monte_carlo(options)
     else:
         uncertainty = ensemble_uncertainty([load_predictions(path) for path in options.sources])
-        _reserve(folder, FILES, options.overwrite)
+        reserve(options.overwrite, *(folder / name for name in FILES))
     found = None if uncertainty.labels is None else selective(uncertainty)
     print(describe(uncertainty, found))
     _say_written(write_uncertainty(uncertainty, found, folder), folder)
@@ -172,13 +170,6 @@ def _is_run(options: argparse.Namespace) -> bool:
     if options.output is None and len(sources) > 1:
         raise UserError("several predictions files need a folder to write to; add --output")
     return False
-
-
-def _reserve(folder: Path, names: Sequence[str], overwrite: bool) -> None:
-    """Raise UserError if one of these files exists or could not be written, before the work starts."""
-    for name in names:
-        refuse_existing(folder / name, overwrite)
-    probe_writable(folder / names[0])
 
 
 def _say_written(paths: list[Path], folder: Path) -> None:

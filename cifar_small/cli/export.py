@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_checkpoint, add_data_root, add_output, add_overwrite, add_run, add_runs
+from cifar_small.cli.options import add_checkpoint, add_data_root, add_output, add_overwrite, add_run, add_runs, reserve
 from cifar_small.errors import UserError, plural
-from cifar_small.files import probe_writable, refuse_existing
 
 if TYPE_CHECKING:
     from cifar_small.export.quantize import Int8Accuracy
@@ -36,8 +35,7 @@ def _onnx(options: argparse.Namespace) -> int:
 
     target = options.output or options.directory / "fp32.onnx"
     net = load_net(Run(options.directory))
-    refuse_existing(target, options.overwrite)
-    probe_writable(target)
+    reserve(options.overwrite, target)
     content, difference, largest = write_onnx(net, target)
     print(f"{net.parameters:,} parameters, {len(content) / 1e6:.2f} MB -> {target}")
     print(f"input: uint8 images (N, 32, 32, 3), RGB, not normalized; output: logits (N, {len(net.classes)})")
@@ -155,8 +153,7 @@ def _bench(options: argparse.Namespace) -> int:
     if options.output is not None:
         if options.output.suffix not in (".md", ".json"):
             raise UserError(f"--output {options.output}: expected a name that ends in .md or .json")
-        refuse_existing(options.output, options.overwrite)
-        probe_writable(options.output)
+        reserve(options.overwrite, options.output)
     from cifar_small.export.latency import Settings, bench_runs
     from cifar_small.runs.directory import Run
 

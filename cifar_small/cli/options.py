@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar_small.errors import ConfigError, UserError
+from cifar_small.files import probe_writable, refuse_existing
 
 # By the name of the option, as in the remedy of a UserError; what is missing here reads "use --name".
 ADVICE = {
@@ -105,3 +106,11 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
             value = rest.pop(0)
         pairs.append((key, value))
     return pairs
+
+
+def reserve(overwrite: bool, *files: Path | None) -> None:
+    """Raise UserError if one of these files exists or could not be written: before the work starts, not after it."""
+    for path in files:
+        if path is not None:
+            refuse_existing(path, overwrite)
+            probe_writable(path)

@@ -19,11 +19,11 @@ from cifar_small.cli.options import (
     add_output,
     add_overwrite,
     add_run,
+    reserve,
 )
 from cifar_small.config.renamed import VIEWS
 from cifar_small.config.schema import Views
 from cifar_small.errors import UserError
-from cifar_small.files import refuse_existing
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -107,7 +107,7 @@ def _unlabelled(options: argparse.Namespace) -> int:
     from cifar_small.config.loading import load_config
     from cifar_small.data import load_test, write_unlabelled
 
-    refuse_existing(options.output, options.overwrite)
+    reserve(options.overwrite, options.output)
     images = load_test(load_config(options.config).data)
     write_unlabelled(options.output, images.images, images.ids)
     print(f"{len(images):,} images of {images.source}, without labels -> {options.output}")

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.evaluate import images_or_note
-from cifar_small.cli.options import add_data_root, add_output, add_overwrite
+from cifar_small.cli.options import add_data_root, add_output, add_overwrite, reserve
 from cifar_small.errors import plural
-from cifar_small.files import probe_writable, refuse_existing, write_atomic
+from cifar_small.files import write_atomic
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,8 +51,7 @@ def _report(options: argparse.Namespace) -> int:
     from cifar_small.reporting.paper import paper_files
     from cifar_small.runs.predictions import Predictions
 
-    refuse_existing(options.output, options.overwrite)
-    probe_writable(options.output)
+    reserve(options.overwrite, options.output)
     entries = load_entries(options.entries)
     names = {str(entry.meta["weights_sha256"]): entry.name for entry in reversed(entries) if entry.meta.get("weights_sha256")}
     speeds = [read_figures(path, names) for path in dict.fromkeys(options.bench)]

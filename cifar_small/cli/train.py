@@ -5,11 +5,21 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_output, add_overwrite, split_overrides
+from cifar_small.cli.options import add_config, add_output, add_overwrite, reserve, split_overrides
 from cifar_small.errors import UserError
-from cifar_small.files import probe_writable, refuse_existing
+
+if TYPE_CHECKING:
+    from cifar_small.config.schema import Config
+
+
+def _load_config(options: argparse.Namespace) -> Config:
+    """The config that a command was given, with the overrides of its command line."""
+    from cifar_small.config.loading import load_config
+
+    return load_config(options.config, split_overrides(options.overrides))
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,9 +50,8 @@ def _train(options: argparse.Namespace) -> int:
       .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
     """
     from cifar_small.config.hashing import dump_config
-    from cifar_small.config.loading import load_config
 
-    config = load_config(options.config, split_overrides(options.overrides))
+    config = _load_config(options)
     if options.print_config:
         print(dump_config(config), end="")
         return 0
@@ -73,11 +82,10 @@ def _slurm(options: argparse.Namespace) -> int:
     Settings are overridden as for train. Edit the file as your cluster needs:
       cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch
     """
-    from cifar_small.config.loading import load_config
     from cifar_small.sweep.slurm import batch_file
     from cifar_small.training.distributed import refuse_one_gpu, share_batch
 
-    config = load_config(options.config, split_overrides(options.overrides))
+    config = _load_config(options)
     ranks = options.nodes * options.processes_per_node
     share_batch(config.batch_size, config.engine.micro_batch_size, ranks)  # refused now rather than after a night in the queue
     refuse_one_gpu(config.engine.device, ranks)
@@ -111,12 +119,10 @@ def _preview(options: argparse.Namespace) -> int:
 
     Uses the random draws of a training run; a row per image. Settings are overridden as for train, after CONFIG.
     """
-    from cifar_small.config.loading import load_config
 
-    config = load_config(options.config, split_overrides(options.overrides))
+    config = _load_config(options)
     target = options.output or Path(f"{config.name}-preview.png")
-    refuse_existing(target, options.overwrite)
-    probe_writable(target)
+    reserve(options.overwrite, target)
     from cifar_small.reporting.preview import draw_preview
 
     print(draw_preview(config, target, epoch=options.epoch, images=options.images, columns=options.columns))
@@ -135,14 +141,13 @@ def _schedule(options: argparse.Namespace) -> int:
 
     Reads no data. Settings are overridden as for train, after CONFIG.
     """
-    from cifar_small.config.loading import load_config
     from cifar_small.reporting.timeline import draw_config, steps_per_epoch
 
-    config = load_config(options.config, split_overrides(options.overrides))
+    config = _load_config(options)
     if options.steps_per_epoch is not None and options.steps_per_epoch < 1:
         raise UserError(f"--steps-per-epoch {options.steps_per_epoch} is below 1; expected training images / batch_size")
     target = options.output or Path(f"{config.name}-schedule.png")
-    refuse_existing(target, options.overwrite)
+    reserve(options.overwrite, target)
     print(draw_config(config, options.steps_per_epoch or steps_per_epoch(config), target))
     print(f"-> {target}")
     return 0

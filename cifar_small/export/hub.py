@@ -1,4 +1,4 @@
-"""Publishing an exported folder on the Hugging Face hub; the token comes from the environment and from nowhere else."""
+"""Publishing an exported folder on the Hugging Face hub; the token is read from the environment only."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ TOKENS = "https://huggingface.co/settings/tokens"
 
 
 def push(folder: Path, repo: str, *, private: bool = True) -> str:
-    """Upload the files of an exported folder to a model repository, made if it is not there; returns its address.
+    """Upload the files of an exported folder to a model repository, created if needed; returns its address.
 
-    repo: OWNER/NAME. Raises CheckpointError for a folder that is no whole export, UserError for everything between here and the
-    hub: no token, offline, refused, or a repository that is there with another visibility.
+    repo: OWNER/NAME. Raises CheckpointError for a folder that is not a complete export, UserError for everything else: no
+    token, no connection, a refusal, or an existing repository of another visibility.
     """
     facts = require_exported(folder)
     if not re.fullmatch(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*", repo, re.ASCII):
@@ -43,10 +43,10 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
         raise UserError(_refusal(error, api.endpoint, repo)) from None
     except (OSError, ValueError, *http_errors) as error:
         reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"the upload to {api.endpoint}/{repo} failed ({reason}); push again") from None
-    if is_private != private:  # creating a repository that is there changes nothing of it
+        raise UserError(f"the upload to {api.endpoint}/{repo} failed ({reason}); try again") from None
+    if is_private != private:  # creating an existing repository does not change it
         visibility = "private" if is_private else "public"
-        raise UserError(f"{repo} is there already and is {visibility}; add --{visibility}, or choose another name")
+        raise UserError(f"{repo} exists already and is {visibility}; choose another name", remedy=visibility)
     return f"{api.endpoint}/{repo}"
 
 
@@ -65,17 +65,17 @@ def _require_reachable(endpoint: str) -> None:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT):
             pass
     except urllib.error.HTTPError as error:
-        error.close()  # an answer
+        error.close()  # any answer will do
     except OSError as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"cannot reach {endpoint} ({reason}); expected a connection to the hub: nothing was uploaded; push again from a "
-            "machine that has one (the folder is all it takes)"
+            f"cannot reach {endpoint} ({reason}); nothing was uploaded; push again from a machine with a "
+            "connection to the hub (it needs only the folder)"
         ) from None
 
 
 def _refusal(error: Any, endpoint: str, repo: str) -> str:
-    """What the hub's answer means for the user."""
+    """The message for the user about the hub's answer."""
     status = error.response.status_code
     if status == 401:
         return f"{endpoint} does not accept the token in HF_TOKEN (401); make a new one at {TOKENS}"

@@ -1,4 +1,4 @@
-"""A run's net written as an ONNX file, and the file held against the net it was made from."""
+"""A run's net written as an ONNX file, and the file checked against the net it was made from."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from cifar_small.inference.predict import Net
 from cifar_small.models import merge_pooled_norms
 from cifar_small.transforms.preprocess import FromPixels
 
-CHECKED = 64  # made-up images
-TOLERANCE = 1e-3  # of the largest logit; what was measured lies a hundred times below
+CHECKED = 64  # synthetic images
+TOLERANCE = 1e-3  # of the largest logit; measured differences are a hundred times smaller
 
 
 class _FromStored(nn.Module):
-    """A net behind its preprocessing: uint8 (N, 32, 32, 3) -> logits (N, K)."""
+    """A net with its preprocessing in front: uint8 (N, 32, 32, 3) -> logits (N, K)."""
 
     def __init__(self, net: Net) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ def properties_of(net: Net, precision: str) -> dict[str, Any]:
 
 
 def largest_difference(net: Net, content: bytes, file: str) -> tuple[float, float]:
-    """The largest difference between logits of the net and of its fp32 file on made-up images, and the largest logit.
+    """The largest difference between logits of the net and of its fp32 file on synthetic images, and the largest logit.
 
     The images are smooth random fields of full contrast, the same at every call: no data is needed to write a file. Raises
     CheckpointError for a difference that rounding does not explain.
@@ -88,14 +88,14 @@ def largest_difference(net: Net, content: bytes, file: str) -> tuple[float, floa
     difference, largest = float((got - expected).abs().max()), float(expected.abs().max())
     if not difference <= TOLERANCE * max(1.0, largest):
         raise CheckpointError(
-            f"{file} would differ from {net.config.name} by {difference:.2g} in logits of up to {largest:.2g}; nothing was "
+            f"{file} would differ from {net.config.name} by {difference:.2g} in logits of up to {largest:.2g}, so nothing was "
             "written: this net cannot be exported with these versions of torch and onnxruntime"
         )
     return difference, largest
 
 
 def write_onnx(net: Net, output: Path) -> tuple[bytes, float, float]:
-    """Write a net's ONNX file once it has been held against the net; returns its content and `largest_difference`."""
+    """Write a net's ONNX file after checking it against the net; returns its content and `largest_difference`."""
     content = export_onnx(net)
     difference, largest = largest_difference(net, content, output.name)
     write_atomic(output, content)

@@ -1,9 +1,9 @@
 """Trained nets as ONNX files, and such a file back as the net of its run.
 
 A file takes images as a data set holds them, uint8 (N, 32, 32, 3), RGB, any N, and gives logits (N, K). Normalisation is a part
-of its graph, so nobody can feed it pixels of another scale without an error. Its metadata name classes, parameters and the
-hashes of config and weights. It ends with the SHA-256 of all that stands before, as checkpoints do: a reader of ONNX takes a
-flipped bit of a weight for a weight.
+of its graph, so pixels of another scale are an error. Its metadata name classes, parameters and the
+hashes of config and weights. It ends with the SHA-256 of all that stands before, as checkpoints do: ONNX itself would not
+notice a flipped bit in a weight.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.transforms.preprocess import scale_and_offset
 
 INPUT, OUTPUT = "images", "logits"
-# One more entry of a protobuf ModelProto's metadata_props, `sha256` with 64 characters: what stands after it is its value.
+# The start of one more entry of a ModelProto's metadata_props, `sha256` with 64 characters; the value follows.
 SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
 DIGEST = 64
 
@@ -45,7 +45,7 @@ def require_extra() -> None:
 def seal_model(model: Any, properties: Mapping[str, Any]) -> bytes:
     """The file of an `onnx.ModelProto` with these metadata (values that are not text become JSON), ending with its checksum.
 
-    What the exporter noted of its own work is left out: it names source files of the machine, and nothing reads it.
+    Notes of the exporter are left out: they name source files of the machine, and nothing reads them.
     """
     model.doc_string = f"{INPUT}: uint8 (N, 32, 32, 3), RGB, not normalized; {OUTPUT}: float32 (N, classes)"
     graph = model.graph
@@ -71,8 +71,8 @@ def read_onnx(path: Path) -> bytes:
     payload, seal, digest = content[: max(0, end - len(SEAL))], content[max(0, end - len(SEAL)) : end], content[end:]
     if seal != SEAL:
         raise CheckpointError(
-            f"{path} ({len(content):,} bytes) does not end with a checksum of this toolkit: cut short or not ours; expected a "
-            "file written by cifar-small onnx or quantize"
+            f"{path} ({len(content):,} bytes) is truncated, or was not written by cifar-small (no checksum); expected a file "
+            "written by cifar-small onnx or quantize"
         )
     if sha256_bytes(payload).encode() != digest:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; write it again")
@@ -102,7 +102,7 @@ class OnnxModel(nn.Module):
         self.scale, self.offset = scale_and_offset(mean, std, torch.device("cpu"))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Undo the normalization, and ask the file."""
+        """Undo the normalization, and run the file."""
         pixels = ((images.float() + self.offset) / self.scale).round_().clamp_(0, 255).byte()
         return torch.from_numpy(run_session(self.session, pixels.permute(0, 2, 3, 1).contiguous().numpy()))
 

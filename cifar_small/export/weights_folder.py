@@ -1,4 +1,4 @@
-"""A trained net as a folder to hand on: weights as safetensors, config, model card, a program for plain torch; and back.
+"""A trained net as a folder to publish: weights as safetensors, config, model card, a program for plain torch; and back.
 
 model.safetensors   the weights, float32, by the names of the net's own state dict
 model.pt2           the net with its normalization, for torch.export.load: uint8 (N, 3, 32, 32) -> logits (N, K)
@@ -38,7 +38,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
     """
     safetensors = _import_safetensors()
     if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
-        raise UserError(f"{folder} holds other files ({others[0]}, ...); choose a new or empty --output")
+        raise UserError(f"{folder} contains other files ({others[0]}, ...); expected a new or empty folder", remedy="output")
     for name in FILES:
         refuse_existing(folder / name, overwrite)
     net = load_net(run, checkpoint)
@@ -49,7 +49,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
         CONFIG: dump_config(_portable(net.config)).encode(),
     }
     card = model_card(net, run)
-    (folder / FACTS).unlink(missing_ok=True)  # without it a folder is no export, so that a half-written one is none
+    (folder / FACTS).unlink(missing_ok=True)  # a folder without it is not an export, so a half-written one is not
     for name, content in contents.items():
         write_atomic(folder / name, content)
     write_atomic(folder / CARD, card.encode())
@@ -68,14 +68,14 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
 
 
 def require_exported(folder: Path) -> dict[str, Any]:
-    """What config.json of an exported folder says. Raises CheckpointError for another, incomplete or damaged folder."""
+    """The content of an exported folder's config.json. Raises CheckpointError for another, incomplete or damaged folder."""
     path = folder / FACTS
     expected = "expected a folder written by cifar-small export"
     if not path.is_file():
         raise CheckpointError(f"{folder} {'has no ' + FACTS if folder.is_dir() else 'is no folder'}; {expected}")
     facts = read_json(path)
     if not isinstance(facts, dict) or facts.get("library_name") != "cifar_small":
-        raise CheckpointError(f"{path} is not of a net of this toolkit; {expected}")
+        raise CheckpointError(f"{path} was not written by cifar-small; {expected}")
     if facts.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {facts.get('format')}; this version reads format {FORMAT}: update cifar_small"
@@ -125,7 +125,7 @@ def _program(net: Net) -> bytes:
 
 
 def _portable(config: Config) -> Config:
-    """The configuration without what belongs to one machine: where its data, weights or teachers lie, which of its GPUs."""
+    """The configuration without paths of one machine (data, weights, teachers) and without the number of its GPU."""
     plain = config_dict(config)
     plain["data"]["root"] = None
     plain = _without_folders(plain)
@@ -135,7 +135,7 @@ def _portable(config: Config) -> Config:
 
 
 def _without_folders(value: Any) -> Any:
-    """A config's values with the last part alone of every absolute path, which is no keyword then."""
+    """A config's values with every absolute path cut to its last part (as ./name, so that it is not read as a keyword)."""
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -61,6 +61,12 @@ def skeleton(model: ModelConfig, num_classes: int) -> nn.Module:
 
 
 @cache
+def trainable_parameters(model: ModelConfig, num_classes: int) -> int:
+    """What the budget limits, of a config's net. Raises ConfigError for a shape that cannot be built."""
+    return count_parameters(skeleton(model, num_classes))
+
+
+@cache
 def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint:
     """Measure the net of a config without allocating it, its work on images of `side` pixels.
 
@@ -123,16 +129,12 @@ def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConf
     would.)
     """
     if isinstance(model, LibraryModel):
-        count = count_parameters(skeleton(model, num_classes))
+        count = trainable_parameters(model, num_classes)
         return (model, count) if count <= budget else None
-    counts: dict[ModelConfig, int] = {}
     scaled, unscaled = _scaling(model)
 
     def fits(step: int) -> bool:
-        candidate = scaled(step)
-        if candidate not in counts:
-            counts[candidate] = count_parameters(skeleton(candidate, num_classes))
-        return counts[candidate] <= budget
+        return trainable_parameters(scaled(step), num_classes) <= budget
 
     low = unscaled if fits(unscaled) else 1
     if not fits(low):
@@ -143,19 +145,13 @@ def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConf
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return scaled(low), counts[scaled(low)]
+    return scaled(low), trainable_parameters(scaled(low), num_classes)
 
 
-def widened(model: ModelConfig, factor: int) -> ModelConfig:
-    """The net of the same shape with every width multiplied by a whole number."""
-    scaled, unscaled = _scaling(model)
-    return scaled(factor * unscaled)
-
-
-def _scaling(model: ModelConfig) -> tuple[Callable[[int], ModelConfig], int]:
+def _scaling(
+    model: ResNetModel | WideResNetModel | WhitenedResNetModel,
+) -> tuple[Callable[[int], ModelConfig], int]:
     """The nets of one shape in order of width, by a step number, and the step of the model itself."""
-    if isinstance(model, LibraryModel):
-        raise ConfigError(f"{model.family} has one width; choose another net")
     if isinstance(model, WideResNetModel):
         return (lambda step: model.model_copy(update={"widen_factor": step})), model.widen_factor
     widths = _widths(model)
@@ -207,7 +203,7 @@ def check_count(name: str, count: int, rules: Rules) -> None:
 def check_budget(config: Config, num_classes: int) -> int:
     """The trainable parameters of the config's net. Raises ConfigError, naming the widest that fits, if over the budget."""
     budget = config.rules.max_params
-    count = count_parameters(skeleton(config.model, num_classes))
+    count = trainable_parameters(config.model, num_classes)
     if count > budget:
         if isinstance(config.model, LibraryModel):
             advice = "it has one width: choose a smaller net, or rules.max_params as the competition has it"

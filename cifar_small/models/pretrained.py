@@ -1,7 +1,7 @@
 """Files of weights: the published ones in the caches that torchvision and timm share with everyone, fetched once and checked.
 
-Nothing here waits long: a server that does not answer within PATIENCE is given up, and nothing is tried twice. (The hub's own
-client tries five times, 23 s for each file it looks for.)
+Downloads fail fast: a server that does not answer within PATIENCE is given up, without a second attempt. (The hub's own client
+tries five times, 23 s for each file.)
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def fetch(published: Published) -> Path:
         _require_answer(url)
         download(url, _promised(published, target), target, algorithm="sha256")
         return target
-    except Exception as error:  # the hub raises errors of whichever HTTP client it uses now
+    except Exception as error:  # the hub raises errors of its HTTP client, which changed between versions
         reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"weights imagenet of {published.family} ({published.source}) are not in {folder} and cannot be downloaded "
@@ -93,7 +93,7 @@ def fetch(published: Published) -> Path:
 
 
 class _Unfollowed(urllib.request.HTTPRedirectHandler):
-    """A redirect is an answer, and enough of one."""
+    """Takes a redirect as an answer."""
 
     def redirect_request(self, *_: Any) -> None:
         """Do not follow."""
@@ -102,7 +102,7 @@ class _Unfollowed(urllib.request.HTTPRedirectHandler):
 def _require_answer(url: str) -> None:
     """Raise OSError unless the server of an address, through the proxy if there is one, answers within PATIENCE.
 
-    A connection alone says little: many a firewall accepts one and stays silent.
+    A connection alone is not enough: some firewalls accept one and stay silent.
     """
     failures: list[Exception] = []
 
@@ -111,12 +111,12 @@ def _require_answer(url: str) -> None:
         try:
             urllib.request.build_opener(_Unfollowed).open(request, timeout=PATIENCE).close()
         except urllib.error.HTTPError as error:
-            error.close()  # whatever it says, the download will be told too
+            error.close()  # any status is an answer; the download will report it
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None)
             failures.append(reason if isinstance(reason, OSError) else error)
 
-    thread = threading.Thread(target=ask, daemon=True)  # since the look-up of a name heeds no timeout
+    thread = threading.Thread(target=ask, daemon=True)  # because the timeout does not cover the look-up of the name
     thread.start()
     thread.join(PATIENCE)
     if thread.is_alive() or any(isinstance(one, TimeoutError) for one in failures):
@@ -144,7 +144,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # a damaged file raises errors of torch, zipfile, pickle and safetensors of a dozen kinds
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes, {kind_of(start)}) cannot be read as weights ({_reason(error)}): damaged, "
-            "cut short or of another kind; expected a state dict, as safetensors or as torch.save writes tensors alone"
+            "truncated or of another kind; expected a state dict of tensors, written by safetensors or torch.save"
         ) from None
     return _state_dict(content, path)
 
@@ -153,30 +153,30 @@ def _reason(error: Exception) -> str:
     """Why a file could not be read, in a few words, without the libraries' advice to read it unsafely."""
     text = " ".join(str(error).split())
     if "Weights only load failed" in text:
-        return "it holds pickled objects: save model.state_dict(), which is tensors alone"
+        return "it contains pickled Python objects; save model.state_dict() instead"
     if "PytorchStreamReader" in text:
-        return "its end is missing, or it is no archive of torch"
-    return text[:120] if len(text) > len("101") else f"{type(error).__name__} {text}".rstrip()
+        return "truncated, or not written by torch.save"
+    return text[:120] if len(text) > 3 else f"{type(error).__name__} {text}".rstrip()  # such as a KeyError of "101"
 
 
 def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, Mapping) and "format" in content and {"config", "config_sha256"} & content.keys():
-        raise CheckpointError(f"{path} is a checkpoint of this toolkit; name its run directory as weights: {path.parent}")
+        raise CheckpointError(f"{path} is a checkpoint of a run; set weights to the run directory instead: {path.parent}")
     if path.suffix == ".safetensors" and all((path.parent / name).is_file() for name in EXPORTED):
         raise CheckpointError(
-            f"{path} was exported by this toolkit ({' and '.join(EXPORTED)} lie beside it) and does not say itself what it was "
-            "trained on; name the run directory it came from as weights"
+            f"{path} was exported by cifar-small ({' and '.join(EXPORTED)} are beside it) and does not record what it was "
+            "trained on; set weights to its run directory instead"
         )
     for wrapping in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
             content = content[wrapping]
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state dict; expected tensors by name and nothing else")
+        raise CheckpointError(f"{path} is not a state dict; expected tensors by name and nothing else")
     parallel = all(name.startswith("module.") for name in content)
     state = {name.removeprefix("module.") if parallel else name: value for name, value in content.items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
-        raise CheckpointError(f"{path} holds NaN or infinite numbers, first in {broken[0]}; it is damaged: use another file")
+        raise CheckpointError(f"{path} is damaged: it contains NaN or infinite numbers, first in {broken[0]}")
     return state
 
 

@@ -17,9 +17,9 @@ import numpy as np
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config
 from cifar_small.config.resolved import resolve_config
-from cifar_small.config.schema import Config, Model, Recipe
+from cifar_small.config.schema import Config, Recipe
 from cifar_small.errors import ConfigError, plural
-from cifar_small.models.counting import count_parameters, num_classes_of, skeleton
+from cifar_small.models.counting import num_classes_of, trainable_parameters
 from cifar_small.randomness import numpy_generator
 from cifar_small.sweep.spec import Range, Space, Sweep, canonical
 from cifar_small.transforms.per_image import check_pipelines
@@ -67,22 +67,22 @@ def plan(sweep: Sweep) -> list[Cell]:
     return cells
 
 
-def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any], counts: dict[tuple[Model, int], int] | None = None) -> Cell:
-    """The cell of some settings; `counts` keeps the nets counted so far. Raises ConfigError when the config cannot take it."""
+def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any]) -> Cell:
+    """The cell of some settings. Raises ConfigError when the config cannot take them."""
     overrides = {"name": f"{sweep.name}-{name}", **settings}
     # JSON is YAML too, so the values go through the same strict reader as those of a command line.
     config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
     config = config.model_copy(update={"seed": sweep.seeds[0]})
-    return Cell(name, dict(settings), config, _count(config, {} if counts is None else counts))
+    classes = num_classes_of(config)
+    return Cell(name, dict(settings), config, None if classes is None else trainable_parameters(config.model, classes))
 
 
 def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, dict[str, Any]]]) -> list[Cell]:
     cells: list[Cell] = []
-    counts: dict[tuple[Model, int], int] = {}  # most sweeps vary the training of one net, which is then counted once
     problems: dict[str, list[str]] = defaultdict(list)  # the cells of each, because hundreds may share one mistake
     for name, settings in named:
         try:
-            cell = resolve(sweep, name, settings, counts)
+            cell = resolve(sweep, name, settings)
             check_pipelines(resolve_config(cell.config))
             cells.append(cell)
         except ConfigError as error:
@@ -90,15 +90,6 @@ def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, dict[str, Any]]]) -> l
     if problems:
         raise ConfigError("; ".join(f"{text} (in {_some(names)})" for text, names in problems.items()))
     return cells
-
-
-def _count(config: Config, counts: dict[tuple[Model, int], int]) -> int | None:
-    classes = num_classes_of(config)
-    if classes is None:
-        return None
-    if (config.model, classes) not in counts:
-        counts[config.model, classes] = count_parameters(skeleton(config.model, classes))
-    return counts[config.model, classes]
 
 
 def _refuse_illegal(sweep: Sweep, cells: Sequence[Cell]) -> None:

@@ -14,7 +14,7 @@ from cifar_small.config.hashing import dump_config
 from cifar_small.errors import plural
 from cifar_small.figures.run import Dots, draw_cells, draw_marginals
 from cifar_small.files import write_atomic
-from cifar_small.reporting.tables import aligned
+from cifar_small.reporting.tables import Table, aligned, to_markdown
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
 from cifar_small.sweep.spec import Range, Sweep
@@ -97,7 +97,7 @@ def write_results(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell]
     """Write `table.csv`, `table.md`, `best.yaml` once a cell is complete, and `sweep.png`; returns the rows."""
     rows = collect(sweep, directory, cells)
     write_atomic(directory.folder / "table.csv", _csv(sweep, rows).encode())
-    write_atomic(directory.folder / "table.md", _markdown(sweep, rows).encode())
+    write_atomic(directory.folder / "table.md", f"{to_markdown([_table(sweep, rows, _columns(rows))])}\n".encode())
     if rows and rows[0].complete:
         write_atomic(directory.folder / "best.yaml", (_best_header(sweep, rows[0]) + dump_config(rows[0].cell.config)).encode())
     else:
@@ -110,19 +110,13 @@ def write_results(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell]
 def list_cells(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell]) -> str:
     """Every cell in the sweep's order with its trainable parameters and its state."""
     by_name = {row.cell.name: row for row in collect(sweep, directory, cells)}
-    lines = [("cell", "parameters", "state")]
-    lines += [(cell.name, _count(cell), by_name[cell.name].state) for cell in cells]
-    return _aligned(lines)
+    lines = tuple((cell.name, _count(cell), by_name[cell.name].state) for cell in cells)
+    return _aligned(Table(sweep.name, ("cell", "parameters", "state"), lines))
 
 
 def report(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -> str:
     """What a terminal shows at the end: the first rows, what is wrong or open, and the winner."""
-    lines = [("cell", "parameters", "seeds", "val %", "sd", "minutes", "state")]
-    lines += [
-        (row.cell.name, _count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), _minutes(row), row.state)
-        for row in rows[:SHOWN]
-    ]
-    text = _aligned(lines)
+    text = _aligned(_table(sweep, rows[:SHOWN], ()))
     if len(rows) > SHOWN:
         text += f"\n... and {len(rows) - SHOWN} more"
     text += f"\nfull table: {directory.folder / 'table.md'}"
@@ -164,15 +158,15 @@ def _csv(sweep: Sweep, rows: Sequence[CellResult]) -> str:
     return text.getvalue()
 
 
-def _markdown(sweep: Sweep, rows: Sequence[CellResult]) -> str:
-    keys = _columns(rows)
-    header = ["cell", *keys, "parameters", "seeds", "val %", "sd", "minutes", "state"]
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
+def _table(sweep: Sweep, rows: Sequence[CellResult], keys: Sequence[str]) -> Table:
+    """A row per cell, with its settings of these keys."""
+    lines = []
     for row in rows:
         values = [_value(row.cell.settings, key) for key in keys]
         numbers = [_count(row.cell), _seeds(row), _percent(row.mean), _percent(row.sd), _minutes(row)]
-        lines.append("| " + " | ".join(_escaped(text) for text in (row.cell.name, *values, *numbers, row.state)) + " |")
-    return "\n".join([f"# {sweep.name}", "", *lines, "", NOTE, ""])
+        lines.append((row.cell.name, *values, *numbers, row.state))
+    header = ("cell", *keys, "parameters", "seeds", "val %", "sd", "minutes", "state")
+    return Table(sweep.name, header, tuple(lines), (NOTE,))
 
 
 def _best_header(sweep: Sweep, row: CellResult) -> str:
@@ -206,13 +200,9 @@ def _minutes(row: CellResult) -> str:
     return "" if row.minutes is None else f"{row.minutes:.1f}"
 
 
-def _escaped(text: str) -> str:
-    return " ".join(text.replace("|", "\\|").split())
-
-
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
-    """Columns of text; numbers, all but the first and last column, to the right."""
-    return aligned(lines, [False, *[True] * (len(lines[0]) - 2), False])
+def _aligned(table: Table) -> str:
+    """For a terminal, without title and notes."""
+    return aligned((table.header, *table.rows), table.numeric)
 
 
 def _draw(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -> None:

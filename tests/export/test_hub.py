@@ -128,7 +128,7 @@ def test_nothing_but_the_export_is_uploaded(hub: Any, folder: Path) -> None:
 @pytest.mark.parametrize(("private", "word"), [(True, "public"), (False, "private")])
 def test_a_repository_of_another_visibility_is_not_written_to(hub: Any, folder: Path, private: bool, word: str) -> None:
     hub.private["me/tiny"] = not private
-    with pytest.raises(UserError, match=f"me/tiny is there already and is {word}; add --{word}"):
+    with pytest.raises(UserError, match=f"me/tiny exists already and is {word}; choose another name"):
         push(folder, "me/tiny", private=private)
     assert hub.files == {}
     push(folder, "me/tiny", private=not private)
@@ -174,7 +174,7 @@ def test_a_hub_that_vanishes_on_the_way_is_an_error_for_the_user(
         self.close_connection = True
 
     monkeypatch.setattr(Hub, "do_POST", vanish)
-    with pytest.raises(UserError, match=r"the upload to .*me/tiny failed \(.*\); push again"):
+    with pytest.raises(UserError, match=r"the upload to .*me/tiny failed \(.*\); try again"):
         push(folder, "me/tiny")
 
 

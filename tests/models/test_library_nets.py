@@ -21,7 +21,7 @@ from cifar_small.config.schema import LibraryModel
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.models import LibraryNet, build_model, in_backbone, set_dropout, set_frozen
 from cifar_small.models.blocks import SqueezeExcitation
-from cifar_small.models.counting import check_budget, check_tensors, count_parameters, footprint, skeleton, widened, widest
+from cifar_small.models.counting import check_budget, check_tensors, count_parameters, footprint, skeleton, widest
 from cifar_small.models.pretrained import read_state
 from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 
@@ -255,8 +255,6 @@ def test_the_budget_knows_that_a_librarys_net_has_one_width() -> None:
         check_budget(config, 10)
     assert widest(model, 10, 11_181_642) == (model, 11_181_642)
     assert widest(model, 10, 11_181_641) is None
-    with pytest.raises(ConfigError, match="torchvision/resnet18 has one width"):
-        widened(model, 2)
 
 
 def test_without_timm_its_nets_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

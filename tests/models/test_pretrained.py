@@ -87,13 +87,17 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("a.safetensors", CONTENT[".safetensors"][:-1], "cannot be read as weights"),
     ("a.safetensors", CONTENT[".pth"], "cannot be read as weights"),
     ("a.pth", pickle.dumps(Evil()), "cannot be read as weights"),
-    ("a.pth", torch_bytes({"a": Evil()}), "it holds pickled objects: save model.state_dict"),
-    ("a.pth", CONTENT[".pth"][:-40], "its end is missing, or it is no archive of torch"),
-    ("a.pth", torch_bytes([1, 2]), "holds no state dict; expected tensors by name"),
-    ("a.pth", torch_bytes({}), "holds no state dict"),
-    ("a.pth", torch_bytes({"a": torch.ones(2), "b": "text"}), "holds no state dict"),
+    ("a.pth", torch_bytes({"a": Evil()}), "it contains pickled Python objects; save model.state_dict"),
+    ("a.pth", CONTENT[".pth"][:-40], "truncated, or not written by torch.save"),
+    ("a.pth", torch_bytes([1, 2]), "is not a state dict; expected tensors by name"),
+    ("a.pth", torch_bytes({}), "is not a state dict"),
+    ("a.pth", torch_bytes({"a": torch.ones(2), "b": "text"}), "is not a state dict"),
     ("a.pth", torch_bytes({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}), "NaN or infinite numbers, first in b"),
-    ("best.pt", torch_bytes({"format": 1, "weights": STATE, "config": {}}), "is a checkpoint of this toolkit; name its run"),
+    (
+        "best.pt",
+        torch_bytes({"format": 1, "weights": STATE, "config": {}}),
+        "is a checkpoint of a run; set weights to the run directory",
+    ),
 ]
 
 

@@ -279,7 +279,7 @@ def test_cells_over_the_budget_are_listed_and_refused_or_skipped(
     assert run_sweep(write(base, **sweep, skip_illegal=True), tmp_path / "out") == 0
     assert training.trained == ["widths-8-8-8-seed0"]
     table = (tmp_path / "out" / "table.md").read_text()
-    assert "| widths-8-16-32 | [8, 16, 32] | 20,034 | 0 of 1 |  |  |  | skipped: 1 parameters over the budget |" in table
+    assert "| widths-8-16-32 | \\[8, 16, 32\\] | 20,034 | 0 of 1 |  |  |  | skipped: 1 parameters over the budget |" in table
 
 
 # -------------------------------------------------------------------------------------------------------------------- claims
@@ -438,7 +438,7 @@ def test_table_literal_and_winner_by_val(
     lines = (place / "table.md").read_text().splitlines()
     assert lines[2:7] == [
         "| cell | optim.lr | parameters | seeds | val % | sd | minutes | state |",
-        "|---|---|---|---|---|---|---|---|",
+        "|---|---:|---:|---:|---:|---:|---:|---|",
         "| lr-0.2 | 0.2 | 20,034 | 2 | 65.00 | 7.07 | 3.0 | done |",
         "| lr-0.1 | 0.1 | 20,034 | 2 | 51.00 | 1.41 | 3.0 | done |",
         "| lr-0.4 | 0.4 | 20,034 | 1 of 2 | 99.00 |  | 1.5 | failed: loss is not \\| finite at epoch 1 |",

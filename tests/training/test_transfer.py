@@ -422,10 +422,10 @@ def test_a_trainer_without_weights_has_no_lineage(tiny: Tiny, tmp_path: Path) ->
 
 def test_a_checkpoint_of_ours_is_no_file_of_weights_where_its_lineage_would_be_lost(ancestor_run: Path, tmp_path: Path) -> None:
     for name in ("last.pt", "best.pt"):
-        with pytest.raises(CheckpointError, match="is a checkpoint of this toolkit; name its run directory"):
+        with pytest.raises(CheckpointError, match="is a checkpoint of a run; set weights to the run directory"):
             train(fine_tuning(ancestor_run / name, data=SMALL), tmp_path / "run", quiet=True)
     assert main(["export", str(ancestor_run), "--output", str(tmp_path / "exported")]) == 0
-    with pytest.raises(CheckpointError, match="was exported by this toolkit"):
+    with pytest.raises(CheckpointError, match="was exported by cifar-small"):
         train(fine_tuning(tmp_path / "exported" / "model.safetensors", data=SMALL), tmp_path / "run", quiet=True)
 
 

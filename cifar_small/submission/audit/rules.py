@@ -15,7 +15,7 @@ from cifar_small.errors import CheckpointError, DataError
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.models.counting import check_tensors, count_parameters, skeleton
+from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
@@ -95,7 +95,7 @@ def parameters(member: Member, account: CheckResult) -> str:
 
 def counted_parameters(member: Member) -> int:
     """Trainable parameters of the net that a member's config describes. Raises Unavailable without a config."""
-    return count_parameters(skeleton(member.config.model, len(member.classes)))
+    return trainable_parameters(member.config.model, len(member.classes))
 
 
 @link("budget", "trainable parameters of all nets together against the rules")
