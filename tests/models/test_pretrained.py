@@ -96,7 +96,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     (
         "best.pt",
         torch_bytes({"format": 1, "weights": STATE, "config": {}}),
-        "is a checkpoint of a run; set weights to the run directory",
+        "is a checkpoint of a run; set weights",
     ),
 ]
 
