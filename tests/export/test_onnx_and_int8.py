@@ -241,7 +241,7 @@ def test_foreign_and_missing_files_are_refused(run: Run, tmp_path: Path) -> None
     del model.metadata_props[:]
     foreign = tmp_path / "foreign.onnx"
     foreign.write_bytes(model.SerializeToString())
-    with pytest.raises(CheckpointError, match=r"foreign\.onnx .* not ours"):
+    with pytest.raises(CheckpointError, match=r"foreign\.onnx .* was not written by cifar-small"):
         load_onnx(run, foreign)
     with pytest.raises(CheckpointError, match=r"cannot read .*none\.onnx: No such file"):
         load_onnx(run, tmp_path / "none.onnx")

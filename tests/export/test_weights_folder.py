@@ -314,7 +314,7 @@ def test_existing_folders_are_refused_and_an_earlier_export_replaced_on_demand(r
     export(run, folder, checkpoint="epoch-0001", overwrite=True)
     assert load_exported(folder).facts["checkpoint"] == "epoch-0001"
     (folder / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds other files \(notes\.txt, \.\.\.\)"):
+    with pytest.raises(UserError, match=r"contains other files \(notes\.txt, \.\.\.\)"):
         export(run, folder, overwrite=True)
     before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
     with pytest.raises(UserError, match="holds other files"):
