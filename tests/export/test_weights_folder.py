@@ -317,7 +317,7 @@ def test_existing_folders_are_refused_and_an_earlier_export_replaced_on_demand(r
     with pytest.raises(UserError, match=r"contains other files \(notes\.txt, \.\.\.\)"):
         export(run, folder, overwrite=True)
     before = {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
-    with pytest.raises(UserError, match="holds other files"):
+    with pytest.raises(UserError, match="contains other files"):
         export(run, run.folder, overwrite=True)
     assert before == {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()}
     with pytest.raises(CheckpointError, match="has no checkpoint epoch-0009; expected one of best, epoch-0001, epoch-0002"):
