@@ -1,0 +1,135 @@
+"""Are images the way round that they should be? Wrongly reshaped or turned arrays have a valid shape and plausible values.
+
+Two questions with one set of candidates. An array alone: do its neighbouring values differ less when its memory is read in
+another order? Pictures, unlike noise, are smoothest in the right one. Beside training images: are the directions of edges, the
+brightness of top and bottom and the spread of colours as they are there, or would they be after a turn?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]
+_SCORED = 2000  # images looked at, evenly spread
+_ROUGHER = 1.1  # times as rough as in another order of memory: read in the wrong one; CIFAR read right 0.8, wrong 1.24
+_FAR = 0.35  # standard deviations of single images from which a mean is far from the training images'
+_CLEAR = 25.0  # of the improvement, in squared standard errors
+
+
+def _from_planes(images: Pixels) -> Pixels:
+    return images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+
+
+def _to_planes(images: Pixels) -> Pixels:
+    return images.transpose(0, 3, 1, 2).reshape(-1, 32, 32, 3)
+
+
+def _from_lines(images: Pixels) -> Pixels:
+    return images.reshape(-1, 32, 3, 32).transpose(0, 1, 3, 2)
+
+
+def _to_lines(images: Pixels) -> Pixels:
+    return images.transpose(0, 1, 3, 2).reshape(-1, 32, 32, 3)
+
+
+# What was done to the images by mistake -> what undoes it.
+MEMORY: Mapping[str, Callable[[Pixels], Pixels]] = {
+    "planes (3, 32, 32) reshaped to (32, 32, 3) where they should have been transposed": _from_planes,
+    "pixels (32, 32, 3) reshaped to (3, 32, 32) and transposed, though they needed neither": _to_planes,
+    "lines of planes (32, 3, 32) reshaped to (32, 32, 3) where they should have been transposed": _from_lines,
+    "pixels (32, 32, 3) reshaped to lines of planes (32, 3, 32) and transposed, though they needed neither": _to_lines,
+}
+_QUARTER = "rows and columns exchanged, or a turn by 90 degrees"
+TURNS: tuple[tuple[str, Callable[[Pixels], Pixels]], ...] = (
+    (_QUARTER, lambda images: images.transpose(0, 2, 1, 3)),
+    (_QUARTER, lambda images: np.rot90(images, 1, axes=(1, 2))),
+    (_QUARTER, lambda images: np.rot90(images, 3, axes=(1, 2))),
+    ("upside down", lambda images: images[:, ::-1]),
+)
+
+
+@dataclass(frozen=True)
+class PixelStatistics:
+    """How images lie: mean and standard deviation over images of a few numbers of each.
+
+    mean, sd: of the log ratio of horizontal to vertical differences, of top minus bottom brightness, of the log ratio of
+    differences between colours to those between neighbours, and of that between third and next neighbours in a line.
+    """
+
+    mean: tuple[float, ...]
+    sd: tuple[float, ...]
+
+    def plain(self) -> dict[str, list[float]]:
+        """For a checkpoint."""
+        return {key: list(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_plain(cls, plain: Mapping[str, Any]) -> PixelStatistics:
+        """The inverse of `plain`."""
+        return cls(tuple(plain["mean"]), tuple(plain["sd"]))
+
+
+def pixel_statistics(images: Pixels) -> PixelStatistics:
+    """The statistics of images, uint8 (N, 32, 32, 3)."""
+    numbers = _numbers(_some(images))
+    # A deviation that is nearly none, as of grey images' colours, says nothing.
+    return PixelStatistics(
+        tuple(map(float, numbers.mean(axis=0))), tuple(float(max(value, 0.02)) for value in numbers.std(axis=0))
+    )
+
+
+def misread_memory(images: Pixels) -> str | None:
+    """What was done to the images when their memory was read in the wrong order, in words; None: nothing, or it cannot be told.
+
+    images: uint8 (N, 32, 32, 3), as read.
+    """
+    some = _some(images)
+    found = {what: _roughness(undo(some)) for what, undo in MEMORY.items()}
+    what = min(found, key=lambda name: found[name])
+    return what if found[what] * _ROUGHER < _roughness(some) else None
+
+
+def turned(images: Pixels, trained: PixelStatistics) -> str | None:
+    """What was done to the images as against those that a net was trained on, in words; None: nothing that shows.
+
+    images: uint8 (N, 32, 32, 3). A few dozen images are enough to tell a wrong order of memory, some hundred for upside down.
+    """
+    some = _some(images)
+    centre, sd = np.array(trained.mean), np.array(trained.sd)
+
+    def distance(candidate: Pixels) -> float:
+        return float(np.square((_numbers(candidate).mean(axis=0) - centre) / sd).sum())
+
+    here = distance(some)
+    if here < _FAR**2:
+        return None
+    best, what = min((distance(undo(some)), what) for what, undo in (*MEMORY.items(), *TURNS))
+    return what if 4 * best < here and len(some) * (here - best) > _CLEAR else None
+
+
+def _some(images: Pixels) -> Pixels:
+    return images[:: max(1, len(images) // _SCORED)][:_SCORED]
+
+
+def _roughness(images: Pixels) -> float:
+    """Mean absolute difference of neighbours along lines, columns and colours."""
+    wide = images.astype(np.int16)
+    return float(sum(np.abs(np.diff(wide, axis=axis)).mean() for axis in (1, 2)) + np.abs(np.diff(wide, axis=3)).mean() / 2)
+
+
+def _numbers(images: Pixels) -> npt.NDArray[np.float64]:
+    """The numbers of each image, (N, 4); see `PixelStatistics`."""
+    wide = images.astype(np.float32) / 255
+    grey = wide.mean(axis=3)
+    across, down = (np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) + 1e-3 for axis in (2, 1))
+    third = np.abs(grey[:, :, 3:] - grey[:, :, :-3]).mean(axis=(1, 2)) + 1e-3
+    colours = np.abs(np.diff(wide, axis=3)).mean(axis=(1, 2, 3)) + 1e-3
+    brightness = grey[:, :16].mean(axis=(1, 2)) - grey[:, 16:].mean(axis=(1, 2))
+    return np.stack(
+        [np.log(across / down), brightness, np.log(colours / (across + down)), np.log(third / across)], axis=1, dtype=np.float64
+    )
