@@ -1,4 +1,5 @@
-"""Copies among images: the same photograph byte for byte, or re-encoded, resized, brightened, tinted or moved by a pixel.
+"""Copies among images: the same photograph byte for byte, or re-encoded, resized, brightened, tinted or moved by a pixel, and
+any of these mirrored.
 
 All pairs are compared by their 8x8 thumbnails, as products of matrices. For the few that are alike, the details are compared:
 grey values less their 9x9 surroundings, so that skies and horizons, which all photographs share, do not count; over the inner
@@ -33,13 +34,14 @@ class Copies:
     """The best match of each image that has one.
 
     index, other: (M,) places in the images and in the reference; likeness: (M,) correlation of details; exact: (M,), byte for
-    byte.
+    byte; mirrored: (M,), left and right exchanged.
     """
 
     index: Indices
     other: Indices
     likeness: Floats
     exact: npt.NDArray[np.bool_]
+    mirrored: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.index)
@@ -51,25 +53,31 @@ def find_copies(images: Pixels, reference: Pixels | None = None) -> Copies:
     Images of one value throughout have no thumbnail to compare and are never copies.
     """
     others = images if reference is None else reference
-    index, other = _candidates(images, reference)
-    exact = (images[index] == others[other]).all(axis=(1, 2, 3))
-    likeness = np.where(exact, np.float32(1), _likeness(images, others, index, other))
-    # The best of each image first: exact, then most alike, then the earliest.
-    order = np.lexsort((other, -likeness, ~exact, index))
+    found = [_compared(one, others, reference is None) for one in (images, images[:, :, ::-1])]
+    index, other, likeness, exact = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    mirrored = np.arange(len(index)) >= len(found[0][0])
+    # The best of each image first: exact, then most alike, then as it is, then the earliest.
+    order = np.lexsort((other, mirrored, -likeness, ~exact, index))
     order = order[likeness[order] >= NEAR]
     best = order[np.unique(index[order], return_index=True)[1]]
-    return Copies(index[best], other[best], likeness[best], exact[best])
+    return Copies(index[best], other[best], likeness[best], exact[best], mirrored[best])
 
 
-def _candidates(images: Pixels, reference: Pixels | None) -> tuple[Indices, Indices]:
-    """Pairs whose thumbnails are alike, as places in images and reference."""
-    rows = _thumbnails(images)
-    columns = rows if reference is None else _thumbnails(reference)
+def _compared(images: Pixels, others: Pixels, within: bool) -> tuple[Indices, Indices, Floats, npt.NDArray[np.bool_]]:
+    """Pairs whose thumbnails are alike: places in images and others, correlation of details, whether byte for byte."""
+    index, other = _candidates(images, others, within)
+    exact = (images[index] == others[other]).all(axis=(1, 2, 3))
+    return index, other, np.where(exact, np.float32(1), _likeness(images, others, index, other)), exact
+
+
+def _candidates(images: Pixels, others: Pixels, within: bool) -> tuple[Indices, Indices]:
+    """Pairs whose thumbnails are alike, as places in images and others; within: each only with earlier ones."""
+    rows, columns = _thumbnails(images), _thumbnails(others)
     pairs = []
     for top in range(0, len(rows), _ROWS):
         for left in range(0, len(columns), _COLUMNS):
             alike = rows[top : top + _ROWS] @ columns[left : left + _COLUMNS].T
-            if reference is None:  # only earlier ones
+            if within:
                 height, width = alike.shape
                 alike[np.arange(left, left + width) >= np.arange(top, top + height)[:, None]] = -1
             many = np.flatnonzero((alike >= COARSE).sum(axis=1) > _MOST)

@@ -65,6 +65,19 @@ def test_changed_copies_are_found_among_others(change: Any) -> None:
     assert (found.likeness >= NEAR).all()
 
 
+@pytest.mark.parametrize("change", [np.asarray, jpeg, brighter, moved, tinted, resized])
+def test_mirrored_copies_are_found_too(change: Any) -> None:
+    reference, images = photographs(300), photographs(60, seed=1)
+    for place, source in ((5, 17), (30, 299)):
+        images[place] = change(np.ascontiguousarray(reference[source][:, ::-1]))
+    images[40] = reference[8]
+    found = find_copies(images, reference)
+    assert list(zip(found.index.tolist(), found.other.tolist(), found.mirrored.tolist(), strict=True)) == [
+        (5, 17, True), (30, 299, True), (40, 8, False),
+    ]  # fmt: skip
+    assert found.exact.tolist() == [change is np.asarray] * 2 + [True]
+
+
 def test_exact_copies_come_before_near_ones() -> None:
     reference = photographs(50)
     reference[3] = jpeg(reference[40])
