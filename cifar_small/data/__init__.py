@@ -3,7 +3,7 @@
 from cifar_small.data.images import Images
 from cifar_small.data.sources import class_names, is_available, load_test, load_train
 from cifar_small.data.splits import index_hash, stratified_split, stratified_subset
-from cifar_small.data.unlabelled import color_notes, load_unlabelled, write_unlabelled
+from cifar_small.data.unlabelled import color_notes, load_unlabelled, turn_notes, write_unlabelled
 
 __all__ = [
     "Images",
@@ -16,5 +16,6 @@ __all__ = [
     "load_unlabelled",
     "stratified_split",
     "stratified_subset",
+    "turn_notes",
     "write_unlabelled",
 ]

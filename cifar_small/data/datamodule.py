@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cifar_small.config.schema import Config, Data
 from cifar_small.data.images import Images
+from cifar_small.data.orientation import PixelStatistics, pixel_statistics
 from cifar_small.data.sources import load_train
 from cifar_small.data.splits import index_hash, stratified_split, stratified_subset
 from cifar_small.environment import resolve_device, resolve_precision
@@ -30,6 +31,7 @@ class DataModule:
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # of the training images, or as the weights that the run starts from want it
     std: tuple[float, ...]
+    pixels: PixelStatistics  # how the training images lie
     facts: dict[str, Any]  # hashes of data and split
     device: torch.device
     precision: str
@@ -62,6 +64,7 @@ def load_datamodule(config: Config) -> DataModule:
         images.classes,
         mean,
         std,
+        pixel_statistics(images.images),
         facts,
         device,
         precision,

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cifar_small.config.schema import Data
 from cifar_small.data.download import download
 from cifar_small.data.images import Images
+from cifar_small.data.orientation import require_in_order
 from cifar_small.data.pickles import parse_pickle, read_pickle
 from cifar_small.data.readers import npz_keys, read_npz, read_png
 from cifar_small.data.splits import stratified_split
@@ -116,7 +117,9 @@ def _required(root: Path | None, data: Data) -> Path:
 
 
 def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: Sequence[str], source: str) -> Images:
-    return Images(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int64), tuple(classes), source)
+    loaded = Images(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int64), tuple(classes), source)
+    require_in_order(loaded.images, source)
+    return loaded
 
 
 def _cifar(what: _Cifar, source: str, root: Path | None, split: Split) -> Images:

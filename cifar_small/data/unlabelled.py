@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.data.images import Images
+from cifar_small.data.orientation import PixelStatistics, require_in_order, turned
 from cifar_small.data.pickles import read_pickle
 from cifar_small.data.readers import npz_keys, read_npz, read_png
 from cifar_small.errors import DataError
@@ -98,6 +99,12 @@ def color_notes(images: Images, mean: Sequence[float]) -> list[str]:
             "red and blue look swapped (BGR instead of RGB)"
         )
     return notes
+
+
+def turn_notes(images: Images, trained: PixelStatistics) -> list[str]:
+    """A warning where the images lie otherwise than those a net was trained on."""
+    what = turned(images.images, trained)
+    return [f"beside the training images, these look like {what}: predictions would be wrong without a word"] if what else []
 
 
 def smoothness(flat: npt.NDArray[np.uint8]) -> float | None:
@@ -189,9 +196,11 @@ def _in_rows(data: Any, where: str, layout: Layout, notes: list[str]) -> npt.NDA
         chosen = layout
         if seen not in (None, layout):
             notes.append(f"read as {layout}, as asked, but the pixels look like {seen} ({shown})")
-    if chosen == "CHW":
-        return np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-    return flat.reshape(-1, 32, 32, 3)
+    planes = chosen == "CHW"
+    images = np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)) if planes else flat.reshape(-1, 32, 32, 3)
+    if layout == "auto":
+        require_in_order(images, where)
+    return images
 
 
 def _as_uint8(data: npt.NDArray[Any], where: str, notes: list[str]) -> npt.NDArray[np.uint8]:

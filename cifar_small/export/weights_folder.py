@@ -19,6 +19,7 @@ from torch import Tensor
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.schema import Config
+from cifar_small.data.orientation import PixelStatistics
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.export.model_card import model_card
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
@@ -60,6 +61,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
         "classes": net.classes,
         "mean": net.mean,
         "std": net.std,
+        **({"pixels": net.pixels.plain()} if net.pixels else {}),
         "facts": net.facts,
         "sha256": {name: sha256_bytes(content) for name, content in contents.items()},
     }
@@ -101,7 +103,8 @@ def load_exported(folder: str | Path) -> Net:
     config = load_config(folder / CONFIG)
     weights: dict[str, Tensor] = safetensors.load((folder / WEIGHTS).read_bytes())
     model = with_weights(config, len(facts["classes"]), weights, facts["facts"]["parameters"], folder / WEIGHTS)
-    return Net(model, config, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]), facts["facts"])
+    pixels = PixelStatistics.from_plain(facts["pixels"]) if "pixels" in facts else None
+    return Net(model, config, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]), facts["facts"], pixels)
 
 
 def _import_safetensors() -> Any:

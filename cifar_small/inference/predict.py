@@ -18,8 +18,10 @@ from cifar_small.data import (
     color_notes,
     load_test,
     load_unlabelled,
+    turn_notes,
 )
 from cifar_small.data.datamodule import load_splits, to_tensor
+from cifar_small.data.orientation import PixelStatistics
 from cifar_small.environment import (
     commit,
     memory_format,
@@ -50,6 +52,7 @@ class Net:
     mean: tuple[float, ...]  # that its input is normalised by, 0..1, per channel
     std: tuple[float, ...]
     facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
+    pixels: PixelStatistics | None = None  # how its training images lie; None: written before that was recorded
     onnx: dict[str, Any] | None = None  # of the ONNX file that computes in place of the weights, if one does
 
     @property
@@ -85,7 +88,8 @@ def load_net(run: Run, checkpoint: str = "best") -> Net:
         "weights_sha256": sha256_file(path),
         "config_sha256": config_hash(config),
     }
-    return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts)
+    pixels = PixelStatistics.from_plain(state["pixels"]) if "pixels" in state else None
+    return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts, pixels)
 
 
 def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], parameters: int, path: Path) -> nn.Module:
@@ -203,6 +207,8 @@ def predict(
         images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
         if net.config.input.mean is None:  # else it says nothing of the images it was trained on
             notes += color_notes(images, net.mean)
+        if net.pixels is not None:
+            notes += turn_notes(images, net.pixels)
     elif split in ("train", "val"):
         images = load_own_splits(net)[split == "val"]
     else:

@@ -129,6 +129,7 @@ class WeightAverager:
             "classes": list(net.classes),
             "mean": list(net.mean),
             "std": list(net.std),
+            **({"pixels": net.pixels.plain()} if net.pixels else {}),
             "parameters": net.parameters,
             "epoch": max(int(one.facts["epoch"]) for one in nets),
             "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),

@@ -70,6 +70,7 @@ class Checkpoints:
             "classes": list(self.data.classes),
             "mean": list(self.data.mean),
             "std": list(self.data.std),
+            "pixels": self.data.pixels.plain(),
             "parameters": self.parameters,
             "epoch": state.epoch,
             "val_accuracy": state.rows[-1]["val_accuracy"],

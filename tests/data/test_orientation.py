@@ -77,6 +77,8 @@ def test_right_images_pass(what: str, count: int, trained: PixelStatistics) -> N
 def test_constant_images_and_noise_cannot_be_told(value: int, trained: PixelStatistics) -> None:
     constant = np.full((30, 32, 32, 3), value, np.uint8)
     assert misread_memory(constant) is None
+    constant[:, :, :, 2] = 200
+    assert misread_memory(constant) is None
     assert misread_memory(np.random.default_rng(value).integers(0, 256, (300, 32, 32, 3), np.uint8)) is None
 
 

@@ -19,7 +19,7 @@ from conftest import tiny_raw
 from scipy.ndimage import gaussian_filter
 
 from cifar_small.config.loading import parse_config
-from cifar_small.config.schema import Views
+from cifar_small.config.schema import Data, Views
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.errors import CheckpointError, DataError, UserError
@@ -251,6 +251,25 @@ def test_submit_keeps_the_ids_of_the_file_and_is_no_reading(run: Run, tmp_path: 
     assert not run.test_readings_file.exists()
     _, test, _ = predict(run, "test")
     assert predictions.logits.tobytes() == test.logits.tobytes()  # the same pixels under other ids
+
+
+def test_images_that_lie_otherwise_than_in_training_are_noted(run: Run, tmp_path: Path) -> None:
+    images = load_test(Data(source="digits")).images
+    for name, some in (("right", images), ("turned", images.transpose(0, 2, 1, 3))):
+        write_unlabelled(tmp_path / f"{name}.pkl", np.ascontiguousarray(some), np.arange(len(some)))
+    _, _, notes = predict(run, "submit", file=tmp_path / "right.pkl")
+    assert notes == []
+    _, _, (note,) = predict(run, "submit", file=tmp_path / "turned.pkl", overwrite=True)
+    assert "these look like rows and columns exchanged, or a turn by 90 degrees" in note
+
+
+def test_a_file_in_the_wrong_order_of_memory_is_refused(run: Run, tmp_path: Path) -> None:
+    images = load_test(Data(source="digits")).images
+    write_unlabelled(tmp_path / "planes.pkl", images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.arange(len(images)))
+    with pytest.raises(
+        DataError, match=r"pixels \(32, 32, 3\) reshaped to \(3, 32, 32\) and transposed, .* colours side by side"
+    ):
+        predict(run, "submit", file=tmp_path / "planes.pkl")
 
 
 def test_number_of_rows_is_checked_and_the_message_says_how_to_go_on(run: Run, tmp_path: Path) -> None:

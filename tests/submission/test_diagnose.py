@@ -260,14 +260,24 @@ needs_cifar = pytest.mark.skipif(not os.environ.get("CIFAR_SMALL_DATA"), reason=
 
 @pytest.mark.real_data
 @needs_cifar
+def test_copies_in_cifar100() -> None:
+    train, test = load_train(Data(source="cifar100")), load_test(Data(source="cifar100"))
+    found, within = find_copies(test.images, train.images), find_copies(test.images)
+    assert (len(found), found.exact.sum(), found.mirrored.sum()) == (419, 10, 53)
+    assert (len(within), within.exact.sum(), within.mirrored.sum()) == (47, 2, 6)
+
+
+@pytest.mark.real_data
+@needs_cifar
 def test_copies_in_cifar() -> None:
     train, test = load_train(Data()), load_test(Data())
     assert train.labels is not None
     assert test.labels is not None
     found = find_copies(test.images, train.images)
-    assert (len(found), found.exact.sum()) == (282, 0)
+    assert (len(found), found.exact.sum(), found.mirrored.sum()) == (309, 0, 30)
     assert (test.labels[found.index] != train.labels[found.other]).sum() == 1
-    assert len(find_copies(test.images)) == 40
+    within = find_copies(test.images)
+    assert (len(within), within.mirrored.sum()) == (43, 3)
     places = np.sort(np.random.default_rng(0).choice(50_000, 400, replace=False))
     for change, least in ((jpeg, 1.0), (brighter, 1.0), (tinted, 1.0), (resized, 1.0), (moved, 0.99)):
         copies = find_copies(np.stack([change(image) for image in train.images[places]]), train.images)
