@@ -165,7 +165,7 @@ def test_a_signal_to_all_processes_saves_the_step_under_way(tmp_path: Path) -> N
         finally:
             started.kill()
         assert started.returncode != 0
-        assert f"stopped by SIGTERM; saved in {folder}" in output
+        assert f"stopped by SIGTERM; the run is saved in {folder}" in output
         assert "KeyboardInterrupt" not in output
         if load_checkpoint(folder / "last.pt")["step"]:
             return
