@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from cifar_small.cli.options import message_of
+from cifar_small.cli.options import ADVICE, message_of
 from cifar_small.errors import Terminated, UserError
 
 
@@ -56,7 +56,8 @@ def exit_code(program: str, action: Callable[[], int], options: argparse.Namespa
         print(f"{program}: error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
     except Terminated as stopped:
-        print(f"{program}: {stopped}", file=sys.stderr)
+        advice = f"; {ADVICE['resume']}" if hasattr(options, "resume") else ""
+        print(f"{program}: {stopped}{advice}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:
         print(f"{program}: interrupted", file=sys.stderr)

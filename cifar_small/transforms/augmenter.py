@@ -34,23 +34,23 @@ def epoch_order(count: int, seed: int, epoch: int) -> Tensor:
 
 
 class Augmenter:
-    """Augments the training images of a problem, epoch by epoch; close it to end its worker processes."""
+    """Augments the training images of a datamodule, epoch by epoch; close it to end its worker processes."""
 
-    def __init__(self, problem: DataModule, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
+    def __init__(self, data: DataModule, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
         """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same.
 
         interpolation: by which images are enlarged that are augmented at another size than theirs.
         """
-        self.problem, self.seed, self.workers, self.interpolation = problem, seed, workers, interpolation
-        self.fill = problem.fill
+        self.data, self.seed, self.workers, self.interpolation = data, seed, workers, interpolation
+        self.fill = data.fill
         # In which direction each image starts where flips alternate.
-        self.parity = torch.rand(len(problem.images), generator=torch_generator(seed, PARITY)) < 0.5
+        self.parity = torch.rand(len(data.images), generator=torch_generator(seed, PARITY)) < 0.5
         self._padded: tuple[tuple[int, str, torch.device], Tensor] | None = None
         self._transform: tuple[tuple[PerImageAugment, int], Transform] | None = None
         self._pool: tuple[tuple[PerImageAugment, int], ProcessPoolExecutor] | None = None
 
     def epoch(self, settings: AnyAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int = 32) -> Iterator[Tensor]:
-        """The pixels of each of `parts` in turn: normalized float32 (B, 3, side, side) on the problem's device.
+        """The pixels of each of `parts` in turn: normalized float32 (B, 3, side, side) on the data's device.
 
         order: as `epoch_order` gives it, on the CPU; epoch: 0-based; parts: the places wanted, known ahead so that workers can
         run ahead of the caller; side: pixels that images are enlarged to before they are augmented. Raises ConfigError for a
@@ -62,19 +62,19 @@ class Augmenter:
             yield from self._image_by_image(settings, order, epoch, parts, side)
 
     def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
-        problem = self.problem
+        data = self.data
         generator = torch_generator(self.seed, AUGMENT, epoch)
-        draws = draw(settings, order, generator, self.parity, epoch, side).to(problem.device)
-        order = order.to(problem.device)
+        draws = draw(settings, order, generator, self.parity, epoch, side).to(data.device)
+        order = order.to(data.device)
         for rows in parts:
             chosen = draws[rows]
-            pixels = distort(self._windows(settings, problem.images, order[rows], chosen, side), settings, chosen, self.fill)
-            yield cover(normalize(pixels, problem.mean, problem.std), settings, chosen)
+            pixels = distort(self._windows(settings, data.images, order[rows], chosen, side), settings, chosen, self.fill)
+            yield cover(normalize(pixels, data.mean, data.std), settings, chosen)
 
     def _image_by_image(
         self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int
     ) -> Iterator[Tensor]:
-        problem, basic = self.problem, scaled(settings, side) if isinstance(settings, BasicAugment) else None
+        data, basic = self.data, scaled(settings, side) if isinstance(settings, BasicAugment) else None
         images = self._images_here
         seeds = numpy_generator(self.seed, SAMPLE, epoch).integers(2**63, size=len(images))
         draws = None
@@ -93,16 +93,16 @@ class Augmenter:
         results = self._by_workers(settings, side, tasks()) if self.workers else self._here(settings, side, tasks())
         for rows, result in zip(parts, results, strict=True):
             pixels = torch.from_numpy(result)
-            if problem.device.type == "cuda":
+            if data.device.type == "cuda":
                 pixels = pixels.pin_memory()
-            pixels = pixels.to(problem.device, non_blocking=True).permute(0, 3, 1, 2)
-            pixels = normalize(pixels, problem.mean, problem.std)
-            yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(problem.device))
+            pixels = pixels.to(data.device, non_blocking=True).permute(0, 3, 1, 2)
+            pixels = normalize(pixels, data.mean, data.std)
+            yield pixels if basic is None or draws is None else cover(pixels, basic, draws[rows].to(data.device))
 
     @cached_property
     def _images_here(self) -> Tensor:
         """The dataset on the CPU, where engines work image by image; copied once from a GPU."""
-        return self.problem.images.cpu()
+        return self.data.images.cpu()
 
     @cached_property
     def _fill_here(self) -> Tensor:

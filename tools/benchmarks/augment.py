@@ -94,7 +94,7 @@ class Contender:
         if self.settings is not None:
             yield from augmenter.epoch(self.settings, order, epoch, parts, self.side)
             return
-        problem = augmenter.problem
+        problem = augmenter.data
         transform, images = loop_transform(self.recipe, problem.mean, problem.std), problem.images.cpu()
         for rows in parts:
             yield torch.stack([transform(image) for image in images[order[rows]]]).to(problem.device)
