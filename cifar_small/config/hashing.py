@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Any
 
-from cifar_small.config.phases import _without_ineffective
+from cifar_small.config.phases import without_ineffective
 from cifar_small.config.renamed import with_former_names
 from cifar_small.config.schema import Config, Engine
 from cifar_small.config.strict_yaml import dump_yaml
@@ -25,7 +25,7 @@ def config_dict(config: Config) -> dict[str, Any]:
     plain: dict[str, Any] = json.loads(config.model_dump_json())
     if "mix_prob" not in config.model_fields_set:
         plain.pop("mix_prob")  # with mixing off everywhere it would be refused as having no effect
-    plain = _without_ineffective(plain, keep={key: plain[key] for key in plain if key in ("mix_prob", "mix_probs")})
+    plain = without_ineffective(plain, keep={key: plain[key] for key in plain if key in ("mix_prob", "mix_probs")})
     first = ("name", "seed", "rules", "data", "model", "batch_size")
     return {key: plain[key] for key in first} | {key: value for key, value in plain.items() if key not in first}
 

@@ -2,7 +2,7 @@
 
 A phase inherits every setting from the phase before it and names only what changes; the first phase inherits from the top
 level. A `schedule` that a phase sets starts there and runs until a phase sets another, so boundaries of the learning rate
-and of regularisation need not coincide. A file may extend another one, by the same rule: a setting replaces the inherited one,
+and of regularization need not coincide. A file may extend another one, by the same rule: a setting replaces the inherited one,
 sections are merged key by key (unless `name`, `engine` or `family` asks for another kind), and a list, such as `phases`,
 replaces the whole list. All problems of a config are reported at once, each with its dotted key.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cifar_small.config.messages import describe_problems
-from cifar_small.config.phases import _merge, _resolve
+from cifar_small.config.phases import merge, phases_and_problems
 from cifar_small.config.published import MEAN, PUBLISHED, STD
 from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, LibraryModel
@@ -53,7 +53,7 @@ def _read_mapping(path: Path, variants: tuple[Path, ...]) -> dict[str, Any]:
     if any(base.samefile(other) for other in chain):
         raise ConfigError(f"{' extends '.join(map(str, (*chain, base)))}: a config cannot extend itself")
     inherited = _read_mapping(base, chain)
-    return {**inherited, **{key: _merge(inherited.get(key), value) for key, value in raw.items()}}
+    return {**inherited, **{key: merge(inherited.get(key), value) for key, value in raw.items()}}
 
 
 def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
@@ -61,7 +61,7 @@ def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
     raw = with_current_names(raw)
     try:
         config = with_published_input(Config.model_validate(raw))
-        problems = _resolve(config)[1]
+        problems = phases_and_problems(config)[1]
     except ValidationError as error:
         bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}  # none: of the config as a whole
         problems = describe_problems(Config, error, "") + _phase_problems(raw, bad)
@@ -76,7 +76,7 @@ def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
     stand_ins = {"name": "any", "model": {"family": "wideresnet", "depth": 10, "widen_factor": 1}}
     rest = {key: value for key, value in raw.items() if key not in bad}
     try:
-        return _resolve(Config.model_validate({**stand_ins, **rest}))[1]
+        return phases_and_problems(Config.model_validate({**stand_ins, **rest}))[1]
     except ValidationError:  # the phases themselves are missing or no list; that has been said
         return []
 

@@ -39,13 +39,14 @@ class Phase:
 
 def resolve_phases(config: Config) -> tuple[Phase, ...]:
     """Apply inheritance: the full settings, epochs and schedule span of every phase. Raises ConfigError with all problems."""
-    phases, problems = _resolve(config)
+    phases, problems = phases_and_problems(config)
     if problems:
         raise ConfigError("; ".join(problems))
     return phases
 
 
-def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
+def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
+    """The resolved phases of a config, and what is wrong with them, each with its dotted key; no phases where much is."""
     problems: list[str] = []
     settings = config.model_dump(include=set(Recipe.model_fields))
     settings["dropout"] = config.model.dropout
@@ -55,11 +56,11 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     epoch = 0
     for index, changes in enumerate(config.phases):
         inherited = settings
-        settings = {**inherited, **{key: _merge(inherited.get(key), value) for key, value in changes.items()}}
+        settings = {**inherited, **{key: merge(inherited.get(key), value) for key, value in changes.items()}}
         if "epochs" not in changes:
-            settings.pop("epochs", None)  # the one setting that is not inherited
+            settings.pop("epochs", None)  # the only setting that is not inherited
         try:
-            phase = PhaseSettings.model_validate(_without_ineffective(settings, keep=changes))
+            phase = PhaseSettings.model_validate(without_ineffective(settings, keep=changes))
         except ValidationError as error:
             problems += describe_problems(PhaseSettings, error, f"phases.{index}.")
             settings = inherited  # so that a later phase does not report the same problem again
@@ -100,16 +101,16 @@ def _resolve(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
 KINDS = {"name": None, "engine": "tensor", "family": None}
 
 
-def _merge(old: Any, new: Any) -> Any:
+def merge(old: Any, new: Any) -> Any:
     """A mapping of the same kind (`name`, `engine`, `family`) changes single keys; all else replaces the old value."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
     if any(key in new and new[key] != old.get(key, default) for key, default in KINDS.items()):
         return new
-    return {**old, **{key: _merge(old.get(key), value) for key, value in new.items()}}
+    return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 
 
-def _without_ineffective(settings: dict[str, Any], keep: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def without_ineffective(settings: dict[str, Any], keep: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """Settings without those inherited or default values that have no effect beside the others, unless `keep` names them."""
     keep = keep or {}
     settings = dict(settings)
@@ -124,8 +125,8 @@ def _without_ineffective(settings: dict[str, Any], keep: Mapping[str, Any] | Non
     if isinstance(augment, Mapping):
         section = AUGMENTS.get(str(augment.get("engine", "tensor")))
         if section is not None and issubclass(section, BasicAugment):
-            idle = section.ineffective(augment).keys() - (keep.get("augment") or {})
-            settings["augment"] = {key: value for key, value in augment.items() if key not in idle}
+            ineffective = section.ineffective(augment).keys() - (keep.get("augment") or {})
+            settings["augment"] = {key: value for key, value in augment.items() if key not in ineffective}
     return settings
 
 

@@ -1,4 +1,4 @@
-"""The ImageNet-1k weights that `weights: imagenet` means, one set for each net of torchvision and timm, and what they expect.
+"""The ImageNet-1k weights of `weights: imagenet`: one set for each net of torchvision and timm, and the input it expects.
 
 Written down here, so that a config resolves without either library and means the same with every version of them; a test
 compares the table with the installed ones. torchvision's are its DEFAULT weights. timm's are its default tags, but for
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of all of them: ImageNet's, per channel in 0..1
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's, per channel in 0..1, for all of these weights
 HUB_FILE = "model.safetensors"
 
 
@@ -35,8 +35,8 @@ class Published:
 
 TORCHVISION_URL = "https://download.pytorch.org/models/"
 PUBLISHED = {
-    one.family: one
-    for one in (
+    published.family: published
+    for published in (
         Published("torchvision/resnet18", "resnet18-f37072fd.pth", 224, "bilinear", "bsd-3-clause"),
         Published("torchvision/resnet50", "resnet50-11ad3fa6.pth", 224, "bilinear", "bsd-3-clause"),
         Published("torchvision/efficientnet_b0", "efficientnet_b0_rwightman-7f5810bc.pth", 224, "bicubic", "bsd-3-clause"),

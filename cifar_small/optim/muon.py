@@ -1,4 +1,4 @@
-"""Muon: the momentum of each filter bank, made orthogonal, is its update; all else takes a step of Nesterov SGD or AdamW.
+"""Muon: the momentum of each filter bank, made orthogonal, is its update; other parameters take Nesterov SGD or AdamW steps.
 
 Jordan et al. 2024, kellerjordan.github.io/posts/muon. torch.optim.Muon takes matrices only; here a bank of filters (C_out,
 C_in, k, k) is the matrix (C_out, C_in k k), and banks of one shape share their matrix products.

@@ -1,4 +1,4 @@
-"""The three engines of augmentation."""
+"""The three augmentation engines: batched tensors, Albumentations, torchvision."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ class Augment(BasicAugment):
     translate: Probability = 0.0  # share of the side, up to which an image moves along each axis
     scale: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.0, 1.0)  # of the content; above 1 it grows
     shear: Annotated[float, Field(ge=0, le=80)] = 0.0  # degrees to either side, along each axis
-    border: Literal["zero", "reflect"] = "zero"  # what lies beyond the edge of a moved image; zero: the mean colour
+    border: Literal["zero", "reflect"] = "zero"  # what fills pixels beyond the edge of a moved image; zero: the mean color
     policy: Literal["trivialaugment", "randaugment"] | None = None
     num_ops: Annotated[int, Field(ge=1, le=10)] = 2  # operations of randaugment on each image
     magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # their strength, of 30
     brightness: Probability = 0.0  # the factor is drawn from 1-x to 1+x, as for contrast and saturation
     contrast: Probability = 0.0
     saturation: Probability = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # of the colour circle, to either side
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the color circle, to either side
     blur: Probability = 0.0  # share of the images that a Gaussian blurs
     blur_sigma: Annotated[tuple[Sigma, Sigma], Field(strict=False)] = (0.1, 2.0)  # pixels
 

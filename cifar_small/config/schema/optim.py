@@ -18,8 +18,8 @@ class SGD(Section):
     nesterov: bool = True
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
     decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
-    backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # largest norm of the whole gradient
+    backbone_lr_factor: LrFactor = 1.0  # learning rate of all but the head, relative to lr
 
     OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
@@ -40,8 +40,8 @@ class Adam(Section):
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # added to the gradient; decoupled with adamw
     decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
-    backbone_lr_factor: LrFactor = 1.0  # of all but the head, relative to lr
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # largest norm of the whole gradient
+    backbone_lr_factor: LrFactor = 1.0  # learning rate of all but the head, relative to lr
 
     OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
@@ -82,17 +82,17 @@ class MuonSettings(Section):
     """Muon for convolution filters: momentum, orthogonalized; SGD or AdamW for the rest (Jordan 2024)."""
 
     name: Literal["muon"]
-    lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # of the filters; a schedule scales the groups' rates alike
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # learning rate of the filters; a schedule scales all groups alike
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
     nesterov: bool = True
     iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
     normalize: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled, of the filters; only without normalize
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled decay of the filters; only without normalize
     # 1-d parameters: biases and BatchNorm
     bias: Annotated[SGDGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = SGDGroup()
     # the classifier, and filters that see the image itself
     head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # of the whole gradient
+    clip_norm: Annotated[float, Field(gt=0)] | None = None  # largest norm of the whole gradient
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> MuonSettings:

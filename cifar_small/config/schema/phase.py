@@ -15,12 +15,12 @@ from cifar_small.config.schema.schedule import Cosine, Schedule
 class Distill(Section):
     """Learn from trained nets beside the labels: (1 - kd_weight) cross-entropy + kd_weight T^2 KL(teachers || net).
 
-    Both sides of the divergence are softened by the temperature T; several teachers speak by the mean of their probabilities
+    Both sides of the divergence are softened by the temperature T; several teachers count by the mean of their probabilities
     (Hinton et al. 2015, arXiv 1503.02531).
     """
 
-    teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories; each sees the pixels of the very step
-    predictions: str | None = None  # or a file over the training images, as predict --split train and ensemble write it
+    teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories; each predicts the pixels of every step
+    predictions: str | None = None  # or a predictions file of the training images
     temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
     kd_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
 
@@ -80,17 +80,17 @@ class Recipe(Section):
     optim: Optim = SGD()
     schedule: Schedule = Cosine()
     augment: AnyAugment = Augment()
-    mixup_alpha: BetaParameter = 0.0  # of the Beta(alpha, alpha) distribution of the share of one of two images
-    cutmix_alpha: BetaParameter = 0.0  # the same, of their areas
-    ricap_beta: BetaParameter = 0.0  # of the Beta(beta, beta) distribution of the point where four images meet
-    mix_prob: Probability = 1.0  # share of the batches that are mixed; with several of the above on, equally many by each
-    mix_probs: MixProbs | None = None  # instead of mix_prob: a share for each of the above
+    mixup_alpha: BetaParameter = 0.0  # Beta(alpha, alpha) draws the share of the first of two images
+    cutmix_alpha: BetaParameter = 0.0  # Beta(alpha, alpha) draws the share of the area
+    ricap_beta: BetaParameter = 0.0  # Beta(beta, beta) draws the point where four images meet
+    mix_prob: Probability = 1.0  # share of the batches that are mixed, in equal parts by each kind that is on
+    mix_probs: MixProbs | None = None  # instead of mix_prob: a share for each kind
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     resolution: Side | None = None  # pixels a side that the net is trained at, at most those of evaluation; None: these
     lookahead: Lookahead | None = None
     sam: SAM | None = None
     distill: Distill | None = None
-    swa: SWA | None = None  # the average is then the one used, and goes on over phases that have it
+    swa: SWA | None = None  # the average is then the one used; it continues over phases that have it
     # What does not train: backbone (all but the head), none, or a list of beginnings of parameter names. A BatchNorm frozen
     # as a whole keeps its statistics too.
     freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
@@ -108,7 +108,7 @@ class PhaseSettings(Recipe):
 
     epochs: Annotated[int, Field(ge=1, le=100_000)]  # bounded, so that a slip of the finger hangs no schedule's table
     resolution: Side = 32  # pixels a side, resolved
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # of every dropout layer in the net
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of every dropout layer in the net
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> PhaseSettings:

@@ -13,16 +13,17 @@ from cifar_small.config.schema.phase import Recipe
 
 
 class Engine(Section):
-    """How the run is computed. Precision, layout, micro-batches and sync_batchnorm are part of the recipe; the rest moves last
-    bits, and so does the number of processes, unless BatchNorm has statistics of each one's own.
+    """How the run is computed.
+
+    Precision, layout, micro_batch_size and sync_batchnorm are part of the recipe. The rest, and the number of processes where
+    sync_batchnorm is on, changes last bits only.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
     # Autocast, fp16 with a scaled loss; auto: bf16 where the hardware has it, fp16 on GPUs that have that alone, else fp32.
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     layout: Literal["channels_last", "contiguous"] = "channels_last"
-    # torch.compile the training pass; reduce-overhead: with CUDA graphs. It did not pay for
-    # the one net tried on a CPU (docs/speed.md).
+    # torch.compile the training pass; reduce-overhead: with CUDA graphs. No gain for the net tried on a CPU (docs/speed.md).
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
     threads: PositiveInt | None = None  # CPU threads of each process; None: torch's default, or a share of the cores
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
@@ -30,10 +31,10 @@ class Engine(Section):
     sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
     checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
     # Weights kept beside best.pt, each a file that `predict --checkpoint` takes: epoch-0010.pt, ..., final.pt.
-    keep_every: PositiveInt | None = None  # of every so many epochs
-    keep_last: PositiveInt | None = None  # of the last so many epochs; older ones are removed
-    keep_final: bool = False  # of the end of the run
-    workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; never moves a pixel
+    keep_every: PositiveInt | None = None  # epochs between weights that are kept
+    keep_last: PositiveInt | None = None  # number of last epochs whose weights are kept; older ones are removed
+    keep_final: bool = False  # keep the weights of the end of the run
+    workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; pixels are the same
 
     OMIT_DEFAULT = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
@@ -54,7 +55,9 @@ class Config(Recipe):
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     input: Input = Input()
     batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = (
+        None  # decay per step of averaged weights, which are then the ones used
+    )
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
