@@ -21,7 +21,7 @@ from cifar_small.config.schema import Config, Recipe
 from cifar_small.errors import ConfigError, plural
 from cifar_small.models.counting import num_classes_of, trainable_parameters
 from cifar_small.randomness import numpy_generator
-from cifar_small.sweep.spec import Range, Space, Sweep, canonical
+from cifar_small.sweep.spec import Range, Settings, Space, Sweep, canonical
 from cifar_small.transforms.per_image import check_pipelines
 
 SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
@@ -77,7 +77,7 @@ def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any]) -> Cell:
     return Cell(name, dict(settings), config, None if classes is None else trainable_parameters(config.model, classes))
 
 
-def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, dict[str, Any]]]) -> list[Cell]:
+def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, Settings]]) -> list[Cell]:
     cells: list[Cell] = []
     problems: dict[str, list[str]] = defaultdict(list)  # the cells of each, because hundreds may share one mistake
     for name, settings in named:
@@ -138,7 +138,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:LISTED]) + (f" and {len(names) - LISTED} more" if len(names) > LISTED else "")
 
 
-def _named(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
+def _named(sweep: Sweep) -> list[tuple[str, Settings]]:
     if sweep.cells is not None:
         return [(cell.label, cell.settings) for cell in sweep.cells]
     if sweep.method == "random":
@@ -150,13 +150,13 @@ def _named(sweep: Sweep) -> list[tuple[str, dict[str, Any]]]:
     return [(cell_name(settings), settings) for settings in drawn]
 
 
-def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[dict[str, Any]]:
+def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[Settings]:
     """Different cells in the order drawn, so that more trials only add cells. Raises ConfigError when there are not so many."""
     possible = math.prod(_size(space) for space in spaces.values())
     if trials > possible:
         raise ConfigError(f"trials is {trials}, but the parameters have only {possible:.0f} combinations: use method grid")
     rng = numpy_generator(seed, SWEEP)
-    found: dict[str, dict[str, Any]] = {}
+    found: dict[str, Settings] = {}
     while len(found) < trials:
         settings = {key: _draw_one(space, rng) for key, space in spaces.items()}
         found.setdefault(canonical(settings), settings)
@@ -181,7 +181,7 @@ def _draw_one(space: Space, rng: np.random.Generator) -> Any:
     return min(max(float(f"{value:.6g}"), space.low), space.high)  # six digits are enough, and fit into a name
 
 
-def _probes(spaces: Mapping[str, Space]) -> Iterator[dict[str, Any]]:
+def _probes(spaces: Mapping[str, Space]) -> Iterator[Settings]:
     """The first value of every parameter, and each other end or choice with the rest at their first."""
     extremes = {key: _extremes(space) for key, space in spaces.items()}
     first = {key: values[0] for key, values in extremes.items()}

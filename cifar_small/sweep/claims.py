@@ -115,8 +115,7 @@ def _generation(path: Path) -> int:
 def _facts(path: Path) -> dict[str, Any] | None:
     """Host and process of a claim's holder, or None while the file is still being written."""
     text = path.read_text(encoding="utf-8")
-    facts: dict[str, Any] | None = json.loads(text) if text.endswith("}") else None
-    return facts
+    return json.loads(text) if text.endswith("}") else None
 
 
 def _silence(path: Path, stale_minutes: float) -> str | None:

@@ -20,7 +20,7 @@ from cifar_small.runs.directory import read_json
 from cifar_small.sweep.cells import SWEEP, Cell, resolve
 from cifar_small.sweep.spec import Range, Space, canonical
 from cifar_small.sweep.states import PRUNED, job_name, trial_name
-from cifar_small.sweep.worker import OnEpoch, Worker
+from cifar_small.sweep.worker import OnEpoch, Row, Worker
 from cifar_small.transforms.per_image import check_pipelines
 
 MOST_DRAWS = 100  # for one trial, until the parameters are reported as hardly ever valid together
@@ -186,7 +186,7 @@ class _Trial:
         epochs = cell.config.epochs
         alone = len(self.worker.sweep.seeds) == 1  # after its last epoch there is then nothing to save
 
-        def report(row: dict[str, Any]) -> None:
+        def report(row: Row) -> None:
             self.trial.report(row["val_accuracy"], row["epoch"])
             if not (alone and row["epoch"] == epochs) and self.trial.should_prune():
                 raise Pruned({"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]})

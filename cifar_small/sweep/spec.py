@@ -44,6 +44,7 @@ class Range(Section):
         return self
 
 
+Settings = dict[str, Any]  # by dotted key, as a config's overrides
 Space = Range | tuple[Any, ...]  # an interval, or the values to choose from
 
 
@@ -55,7 +56,7 @@ class NamedCell(Section):
     label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]  # also names the run directories
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def settings(self) -> Settings:
         """What the cell sets; without any it is the base config itself."""
         return dict(self.model_extra or {})
 
@@ -76,7 +77,7 @@ class Sweep(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
     config: str  # the base config; a relative path counts from the sweep file's folder
     method: Literal["grid", "random", "tpe"] = "grid"
-    parameters: dict[str, Any] | None = None  # dotted key: list of values, or (random, tpe) a Range
+    parameters: Settings | None = None  # dotted key: list of values, or (random, tpe) a Range
     cells: Annotated[tuple[NamedCell, ...], Field(strict=False)] | None = None  # by hand, instead of parameters
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None  # cells to draw; random and tpe need it
     random_trials: PositiveInt | None = None  # tpe only: trials drawn at random first; None: half of trials, at most 10
@@ -199,7 +200,7 @@ def _repeated(values: Any) -> str | None:
     return None
 
 
-def _key_problems(settings: dict[str, Any], where: str) -> list[str]:
+def _key_problems(settings: Settings, where: str) -> list[str]:
     problems = []
     for key in settings:
         fixed = next((name for name in FIXED if key == name or key.startswith(f"{name}.") or name.startswith(f"{key}.")), None)
@@ -211,7 +212,7 @@ def _key_problems(settings: dict[str, Any], where: str) -> list[str]:
     return problems
 
 
-def _read_spaces(parameters: dict[str, Any], method: str) -> tuple[dict[str, Space], list[str]]:
+def _read_spaces(parameters: Settings, method: str) -> tuple[dict[str, Space], list[str]]:
     """What each parameter may be, and what is wrong with it."""
     spaces: dict[str, Space] = {}
     problems = []

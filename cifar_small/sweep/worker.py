@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +15,8 @@ from cifar_small.sweep.spec import Sweep
 from cifar_small.sweep.states import FAILED, RunState, SweepDirectory, job_name
 from cifar_small.training.train import train
 
-OnEpoch = Callable[[dict[str, Any]], None]
+Row = Mapping[str, Any]  # an epoch's line of metrics.csv
+OnEpoch = Callable[[Row], None]
 
 # Errors of one cell, after which the others continue. A missing data set or a full disk would fail them all.
 CELL_ERRORS = (DivergedError, ConfigError, CheckpointError, torch.OutOfMemoryError)
@@ -65,7 +66,7 @@ class Worker:
     def run(self, cell: Cell, seed: int, claim: Claim, on_epoch: OnEpoch | None = None) -> RunState:
         """Train a run, or resume it; an error of the cell itself is recorded and returned, not raised."""
 
-        def each_epoch(row: dict[str, Any]) -> None:
+        def each_epoch(row: Row) -> None:
             claim.check()
             if on_epoch is not None:
                 on_epoch(row)

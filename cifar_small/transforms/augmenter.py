@@ -1,4 +1,4 @@
-"""Where training takes its pixels from: one interface over the engines of `augment:`.
+"""The augmented pixels of training: one interface over all values of `augment.engine`.
 
 The pixels of an image in an epoch depend on (seed, epoch, its place in the epoch's order, its index in the dataset) and on
 nothing else: not on the batch it stands in, the number of workers, or where a run was interrupted.
@@ -39,7 +39,7 @@ class Augmenter:
     def __init__(self, data: DataModule, seed: int, workers: int = 0, interpolation: str = "bilinear") -> None:
         """`workers` processes augment image by image where the engine does so, 0: this process; pixels are the same.
 
-        interpolation: by which images are enlarged that are augmented at another size than theirs.
+        interpolation: how images are enlarged that are augmented at another size than their own.
         """
         self.data, self.seed, self.workers, self.interpolation = data, seed, workers, interpolation
         self.fill = data.fill
@@ -148,8 +148,8 @@ class Augmenter:
                 yield waiting.popleft().result()
         except BrokenProcessPool as error:
             raise UserError(
-                f"one of the {self.workers} processes of engine.workers has ended ({error}), for want of memory perhaps; "
-                "resume with fewer of them, or with engine.workers 0"
+                f"one of the {self.workers} processes of engine.workers ended unexpectedly ({error}), perhaps out of memory; "
+                "resume with a smaller engine.workers, or 0"
             ) from error
         finally:
             for future in waiting:
@@ -163,7 +163,7 @@ class Augmenter:
 
 
 def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPoolExecutor:
-    """Processes that inherit nothing of this one: not the run directory's lock, nor a GPU, nor handlers of signals."""
+    """Processes that inherit nothing from this one: no lock of the run directory, no GPU, no signal handlers."""
     import multiprocessing
     from multiprocessing import forkserver, resource_tracker
 

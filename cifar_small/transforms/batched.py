@@ -33,7 +33,7 @@ from cifar_small.transforms.functional import (
 
 @dataclass(frozen=True)
 class Draws:
-    """The random numbers of N augmented images; every tensor has length N, and those of what is off have no second axis."""
+    """The random numbers of N augmented images; every tensor has length N; the second axis of what is off is empty."""
 
     offset: Tensor  # int64 (N, 2): row and column of the crop in the padded image, 0..2*crop
     flip: Tensor  # bool (N,): mirrored left-right
@@ -41,8 +41,8 @@ class Draws:
     cutout: Tensor  # int64 (N, 2): center of the cutout square, 0..side-1
     erase: Tensor  # int64 (N, 4): top, left, height, width of the erased box; height 0: none
     affine: Tensor  # float32 (N, 6): the parameters of `affine_matrices`
-    operations: Tensor  # int64 (N, n): the policy's operations, indices into OPERATIONS; always on the CPU, see there
-    strengths: Tensor  # float32 (N, n): of the operations
+    operations: Tensor  # int64 (N, n): the policy's operations, indices into OPERATIONS; on the CPU, see `apply_operations`
+    strengths: Tensor  # float32 (N, n): of these operations
     color: Tensor  # float32 (N, 4): factors of brightness, contrast and saturation, shift of the hue
     sigma: Tensor  # float32 (N, 1): of the blur, in pixels; 0: none
 
@@ -95,7 +95,7 @@ def draw(
     vertical_flip = chance(settings.vertical_flip)
     cutout = integers(side, 2)
     boxes = _draw_boxes(settings, chance(settings.erasing), generator, side)
-    # From here on numbers are drawn only for what is on, so that what a config drew before these settings existed stays.
+    # From here on numbers are drawn only for what is on, so that configs from before these settings draw the same as then.
     return Draws(offset, flip, vertical_flip, cutout, boxes, **_draw_distortions(settings, count, generator, side))
 
 

@@ -84,8 +84,8 @@ def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
             raise ConfigError(f"augment.pipeline fails on a {side}x{side} image: {type(error).__name__}: {error}") from error
         if not np.array_equal(once, again):
             raise ConfigError(
-                "augment.pipeline gives other pixels for the same seed: one of its transforms draws from another generator, so "
-                "no run could be repeated; find it by leaving out transforms"
+                "augment.pipeline is not reproducible: one of its transforms draws from a generator of its own, so the same "
+                "seed gives other pixels; leave that transform out"
             )
     return transform
 
@@ -120,11 +120,11 @@ def _most_choices(pipeline: Sequence[Mapping[str, Any]]) -> int:
 
 
 def _import_albumentations() -> Any:
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # or the import would ask a server for its newest version
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import asks a server for its newest version
     import albumentations
     import cv2
 
-    cv2.setNumThreads(0)  # on images this small threads only cost
+    cv2.setNumThreads(0)  # threads slow it down on images this small
     return albumentations
 
 
@@ -137,7 +137,7 @@ def _run(compose: Any, image: Pixels, seed: int) -> Pixels:
         shape, kind = getattr(result, "shape", "no shape"), getattr(result, "dtype", type(result).__name__)
         raise ConfigError(
             f"augment.pipeline turned a uint8 image of shape {image.shape} into {kind} of shape {shape}; it must keep both: "
-            f"normalization is done afterwards, and a crop needs a pad or resize to {image.shape[0]}"
+            f"normalization follows, and a crop needs a pad or resize to {image.shape[0]}"
         )
     return result
 
@@ -203,7 +203,7 @@ def start_worker(settings: PerImageAugment, side: int) -> None:
 
 
 def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for work for ever."""
+    """End this worker with its parent, which may have been killed; it would wait for work for ever."""
     import multiprocessing
 
     parent = multiprocessing.parent_process()

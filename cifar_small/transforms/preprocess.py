@@ -1,4 +1,4 @@
-"""What a net is given: 32x32 pixels, normalized and enlarged to the size that it is evaluated at."""
+"""The input of a net: 32x32 pixels, normalized, and enlarged to the size the net is evaluated at."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cifar_small.transforms.functional import resize
 
-STORED = 32  # pixels a side of images as data sets hold them here
+STORED = 32  # pixels a side of the images in a data set
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Preprocess:
 
 
 class FromPixels(nn.Module):
-    """A net behind its preprocessing, of basic operations alone, for files that other programs run.
+    """A net with its preprocessing in front, built from basic operations, for files that other programs run.
 
     Resizing is two products with a constant matrix: every runtime computes these alike, while kinds of bicubic differ.
     """

@@ -1,4 +1,4 @@
-"""Views: what a net sees in the place of an image when a prediction averages over several (test-time augmentation)."""
+"""Views: the transformed copies of an image that a prediction averages over (test-time augmentation)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class View:
-    """The image, or what becomes of it: shifted, then mirrored, turned upside down, blurred.
+    """The image, or a copy of it: shifted, then mirrored, turned upside down, blurred.
 
     The content moves down by `rows` and right by `columns` pixels; the border is reflected, or zero (`constant`), which on
     normalized images is their mean color. Equal views compare equal, so one pass serves every choice that holds them.

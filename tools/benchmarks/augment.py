@@ -94,10 +94,10 @@ class Contender:
         if self.settings is not None:
             yield from augmenter.epoch(self.settings, order, epoch, parts, self.side)
             return
-        problem = augmenter.data
-        transform, images = loop_transform(self.recipe, problem.mean, problem.std), problem.images.cpu()
+        data = augmenter.data
+        transform, images = loop_transform(self.recipe, data.mean, data.std), data.images.cpu()
         for rows in parts:
-            yield torch.stack([transform(image) for image in images[order[rows]]]).to(problem.device)
+            yield torch.stack([transform(image) for image in images[order[rows]]]).to(data.device)
 
 
 def loop_transform(recipe: str, mean: Sequence[float], std: Sequence[float]) -> Any:
@@ -137,13 +137,13 @@ def _section(engine: str, given: dict[str, Any]) -> AnyAugment:
     return cast(AnyAugment, AUGMENTS[engine].model_validate({"engine": engine, **given}))
 
 
-def epoch_seconds(contender: Contender, problem: DataModule, batch: int) -> float:
+def epoch_seconds(contender: Contender, data: DataModule, batch: int) -> float:
     """Seconds of an epoch of whole batches, its order and draws included, after one that starts processes and fills caches."""
-    count = len(problem.images)
+    count = len(data.images)
     parts = [slice(start, start + batch) for start in range(0, count - batch + 1, batch)]
-    with closing(Augmenter(problem, 0, contender.workers, contender.interpolation)) as augmenter:
+    with closing(Augmenter(data, 0, contender.workers, contender.interpolation)) as augmenter:
         for epoch in range(2):
-            watch = Stopwatch(problem.device, len(parts) - 1)
+            watch = Stopwatch(data.device, len(parts) - 1)
             for pixels in contender.batches(augmenter, epoch_order(count, 0, epoch), epoch, parts):
                 watch.update(len(pixels))
     return watch.total
@@ -201,17 +201,17 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             what = describe_augment(settings).removeprefix(engine).lstrip(":, ")
             print(f"{recipe}: {engine}: {what}")
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
-        problem = load_datamodule(synthetic(config, count, Path(temporary)) if options.data == "synthetic" else config)
-    problem = replace(problem, images=problem.images[:count], labels=problem.labels[:count])
-    images = len(problem.images) // config.batch_size * config.batch_size
+        data = load_datamodule(synthetic(config, count, Path(temporary)) if options.data == "synthetic" else config)
+    data = replace(data, images=data.images[:count], labels=data.labels[:count])
+    images = len(data.images) // config.batch_size * config.batch_size
     print(
-        f"{options.rounds} rounds of {images:,} {options.data} images in batches of {config.batch_size}, on {problem.device}",
+        f"{options.rounds} rounds of {images:,} {options.data} images in batches of {config.batch_size}, on {data.device}",
         flush=True,
     )
     seconds: list[list[float]] = [[] for _ in entries]
     for _ in range(options.rounds):
         for entry, values in zip(entries, seconds, strict=True):
-            values.append(epoch_seconds(entry, problem, config.batch_size))
+            values.append(epoch_seconds(entry, data, config.batch_size))
     rows = augment_rows(entries, seconds, images)
     print(render_augment(rows))
     return {
@@ -219,7 +219,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         "images": images,
         "batch_size": config.batch_size,
         "rounds": options.rounds,
-        "device": str(problem.device),
+        "device": str(data.device),
         "rows": rows,
     }
 

@@ -185,17 +185,17 @@ class DataLoaderLoop:
 
     precision, layout, start_up_share = "fp32", "contiguous", 0.0
 
-    def __init__(self, config: Config, problem: DataModule, workers: int, side: int = 32) -> None:
+    def __init__(self, config: Config, data: DataModule, workers: int, side: int = 32) -> None:
         self.side = side  # as our loop has it in that phase, so that the nets have the same work
-        self.device, self.losses = problem.device, list[float]()
+        self.device, self.losses = data.device, list[float]()
         torch.manual_seed(config.seed)
-        self.model = build_model(config.model, len(problem.classes)).to(self.device)
+        self.model = build_model(config.model, len(data.classes)).to(self.device)
         self.criterion = nn.CrossEntropyLoss()
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=PLAIN_LR, momentum=PLAIN_MOMENTUM, weight_decay=PLAIN_DECAY
         )
-        images = problem.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
-        dataset = PlainImages(images, problem.labels.cpu().numpy(), plain_transform(problem.mean, problem.std))
+        images = data.images.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        dataset = PlainImages(images, data.labels.cpu().numpy(), plain_transform(data.mean, data.std))
         self.loader = DataLoader(dataset, config.batch_size, shuffle=True, num_workers=workers, drop_last=True)
 
     def run(self, watch: Stopwatch) -> None:

@@ -46,12 +46,12 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         raise UserError(f"--workers {options.workers}: expected 0 or more processes of the DataLoader")
     if options.data == "real" and options.images:
         raise UserError(
-            "--images has no effect on --data real, which are all training images: drop it, or set data.train_limit"
+            "--images has no effect on --data real, which takes all training images; drop it, or set data.train_limit"
         )
     if any(phase.settings.distill for phase in resolve_config(config).phases):
         raise UserError(
-            f"{config.name} learns from teachers, who answer in every step, and the bare net has none: --set distill=null, "
-            "or the same of each phase that names them"
+            f"{config.name} has teachers and the bare net has none; add --set distill=null, or the same for each phase "
+            "that names them"
         )
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
         scratch = Path(temporary)
@@ -61,18 +61,18 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         side = ours.phase.settings.resolution
         if ours.phase.settings.sam is not None:
             raise UserError(
-                f"phase {options.phase} uses sam, two passes a step, which the bare net does not make: --set sam=null"
+                f"phase {options.phase} uses sam, two passes a step, which the bare net does not make; add --set sam=null"
             )
         require_steps(ours, options.steps)
-        problem = ours.trainer.data
+        data = ours.trainer.data
         loops: dict[str, Loop] = {
             "ours": ours,
             "ceiling": BareModelLoop(TrainerLoop(config, scratch, options.phase)),
-            "plain": DataLoaderLoop(config, problem, options.workers, side),
+            "plain": DataLoaderLoop(config, data, options.workers, side),
         }
-        size = footprint(config.model, len(problem.classes), side)
+        size = footprint(config.model, len(data.classes), side)
         print(
-            f"{size.trainable:,} parameters, {size.macs / 1e6:,.1f} million multiply-adds; {len(problem.images):,} "
+            f"{size.trainable:,} parameters, {size.macs / 1e6:,.1f} million multiply-adds; {len(data.images):,} "
             f"{options.data} images, batches of {config.batch_size}, phase {options.phase}\n"
             f"{options.rounds} rounds of {options.steps} steps; GFLOP/s is nominal: 6 x multiply-adds "
             "(at the resolution trained at) x images/s",
@@ -84,7 +84,7 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             results["loops"][name] |= {"precision": loop.precision, "layout": loop.layout}
         results |= {
             "data": options.data,
-            "images": len(problem.images),
+            "images": len(data.images),
             "batch_size": config.batch_size,
             "phase": options.phase,
             "workers": options.workers,
