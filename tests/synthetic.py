@@ -8,6 +8,7 @@ import numpy as np
 
 from cifar_small.config.schema import Rules
 from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.records import PredictionsMeta, parse
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -46,5 +47,42 @@ def made(
         logits,
         None if labels is None else np.asarray(labels, np.int64),
         classes,
-        {**facts, **meta},
+        parse(PredictionsMeta, {**facts, **meta}, "made"),
     )
+
+
+def summary_of(**changes: Any) -> dict[str, Any]:
+    """A summary as plain values."""
+    facts: dict[str, Any] = {
+        "name": "net",
+        "seed": 0,
+        "parameters": 1000,
+        "max_params": 5_000_000,
+        "epochs": 30,
+        "epochs_planned": 30,
+        "selection": "last",
+        "selected_epoch": 30,
+        "val_accuracy": 0.5,
+        "val_interval": [0.4, 0.6],
+        "val_images": 5000,
+        "views": "flip",
+        "val_accuracy_plain": 0.5,
+        "data": {"source": "cifar10"},
+        "config_sha256": "c" * 64,
+        "recipe_sha256": "a" * 64,
+        "weights_sha256": "w" * 64,
+        "seconds": 600.0,
+    }
+    return {**facts, **changes}
+
+
+def session_of(**changes: Any) -> dict[str, Any]:
+    """A session as plain values."""
+    facts = {"started": "2026-01-01", "command": "cifar-small train", "device": "a CPU", "precision": "fp32", "threads": 2}
+    return {**facts, **changes}
+
+
+def reading_of(accuracy: float, **changes: Any) -> dict[str, Any]:
+    """A reading of test as plain values."""
+    facts = {"time": "2026-01-02T00:00:00+00:00", "command": "predict", "views": "flip", "images": 10_000, "accuracy": accuracy}
+    return {**facts, "predictions": "test.npz", "predictions_sha256": "p" * 64, **changes}

@@ -95,8 +95,8 @@ def run_demo(folder: Path, command: str) -> None:
     joined_file = folder / "ensemble.npz"
     mean_logits(members).save(joined_file)
     joined = load_predictions(joined_file)
-    each = " + ".join(f"{member.meta['parameters']:,}" for member in members)
-    print(f"parameters {each} = {joined.meta['parameters']:,} -> {joined_file}")
+    each = " + ".join(f"{member.meta.parameters:,}" for member in members)
+    print(f"parameters {each} = {joined.meta.parameters:,} -> {joined_file}")
 
     _step(6, "Write the submission and validate it (cifar-small submit, cifar-small check)")
     output = folder / "submission" / "submission.csv"

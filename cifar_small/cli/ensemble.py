@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve
 from cifar_small.files import probe_writable
+
+if TYPE_CHECKING:
+    from cifar_small.runs.records import PredictionsMeta
 
 METHODS = (
     "logits",
@@ -47,7 +50,7 @@ def _ensemble(options: argparse.Namespace) -> int:
     A member whose weight is 0 is left out, and its parameters are not counted.
     """
     from cifar_small.inference.ensemble import combine, find_val, judge, match_val
-    from cifar_small.runs.predictions import label, load_predictions
+    from cifar_small.runs.predictions import load_predictions
 
     reserve(options.overwrite, options.output)
     members = [load_predictions(path) for path in options.predictions]
@@ -57,13 +60,13 @@ def _ensemble(options: argparse.Namespace) -> int:
         val = find_val(options.predictions, members)
     joined = combine(members, options.method, val)
     joined.save(options.output)
-    print(f"{joined.meta['name']} -> {options.output}")
-    for one in joined.meta["left_out"]:
-        print(f"left out, with weight 0: {label(one)}")
+    print(f"{joined.meta.name} -> {options.output}")
+    for one in joined.meta.left_out:
+        print(f"left out, with weight 0: {one.label()}")
     print(_parameters(joined.meta))
-    fitted = joined.meta["fitted_on"]
+    fitted = joined.meta.fitted_on
     if joined.labels is not None:
-        same = fitted is not None and fitted["images_sha256"] == joined.meta["images_sha256"]
+        same = fitted is not None and fitted.images_sha256 == joined.meta.images_sha256
         print(f"{judge(joined, members)}{'; the weights were fitted on these images' if same else ''}")
     elif len(val) == len(members):
         print(f"on val{', which fitted the weights' if fitted else ''}: {judge(combine(val, options.method, val), val)}")
@@ -72,9 +75,9 @@ def _ensemble(options: argparse.Namespace) -> int:
     return 0
 
 
-def _parameters(meta: dict[str, Any]) -> str:
+def _parameters(meta: PredictionsMeta) -> str:
     """The parameters of each member and of the sum, against the budget of the rules."""
-    counts, total, budget = [one["parameters"] for one in meta["members"]], meta["parameters"], meta["rules"]["max_params"]
+    counts, total, budget = [one.parameters for one in meta.members], meta.parameters, meta.rules["max_params"]
     text = f"parameters {' + '.join(f'{count:,}' for count in counts)} = {total:,}"
     if total <= budget:
         return f"{text}, within the budget of {budget:,}"
@@ -104,7 +107,6 @@ def _soup(options: argparse.Namespace) -> int:
     """
     from cifar_small.inference.soup import make_soup
     from cifar_small.runs.directory import Run
-    from cifar_small.runs.predictions import label
 
     probe_writable(options.output / "best.pt")
     summary, verdict = make_soup(
@@ -115,10 +117,10 @@ def _soup(options: argparse.Namespace) -> int:
         data_root=options.data_root,
         command=options.command,
     )
-    for one in summary["soup"]:
-        print(f"{label(one, folder=True)}, val {one['val_accuracy']:.2%} without views{'' if one['taken'] else ', left out'}")
-    print(f"val, views {summary['views']}: {verdict}")
-    print(f"{summary['parameters']:,} parameters -> {options.output}")
+    for one in summary.soup:
+        print(f"{one.label(folder=True)}, val {one.val_accuracy:.2%} without views{'' if one.taken else ', left out'}")
+    print(f"val, views {summary.views}: {verdict}")
+    print(f"{summary.parameters:,} parameters -> {options.output}")
     return 0
 
 

@@ -87,7 +87,7 @@ def _predict(options: argparse.Namespace) -> int:
         interval = f"95 % interval {low:.2%} to {high:.2%}"
         print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, {interval}")
     weights = "" if options.checkpoint == "best" else f"weights {options.checkpoint}, "
-    print(f"{len(predictions.ids):,} images, {weights}views {predictions.meta['views']} -> {target}")
+    print(f"{len(predictions.ids):,} images, {weights}views {predictions.meta.views} -> {target}")
     return 0
 
 

@@ -53,7 +53,7 @@ def _report(options: argparse.Namespace) -> int:
 
     reserve(options.overwrite, options.output)
     entries = load_entries(options.entries)
-    names = {str(entry.meta["weights_sha256"]): entry.name for entry in reversed(entries) if entry.meta.get("weights_sha256")}
+    names = {str(entry.meta.weights_sha256): entry.name for entry in reversed(entries) if entry.meta.weights_sha256}
     speeds = [read_figures(path, names) for path in dict.fromkeys(options.bench)]
     comparison = compare(entries, common_split(entries), all_recipes=True)
     paper = {} if options.paper is None else paper_files(entries, comparison, options.paper, overwrite=options.overwrite)
@@ -61,7 +61,7 @@ def _report(options: argparse.Namespace) -> int:
 
     def images_of(predictions: Predictions) -> Images | None:
         """Read the same images, or report that they are missing, once."""
-        key = str(predictions.meta["images_sha256"])
+        key = str(predictions.meta.images_sha256)
         if key not in known:
             known[key] = images_or_note(predictions, options.data_root)
         return known[key]

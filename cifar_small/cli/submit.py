@@ -42,11 +42,11 @@ def _submit(options: argparse.Namespace) -> int:
 
     predictions = load_predictions(options.predictions)
     run = Run(options.predictions.resolve().parent.parent)
-    found = run if run.config_file.exists() and not predictions.meta.get("members") else None
+    found = run if run.config_file.exists() and not predictions.meta.members else None
     rules = load_config(options.config).rules if options.config else None
     record = submit(predictions, options.output, run=found, rules=rules, overwrite=options.overwrite, command=options.command)
     record_file = options.output.with_suffix(".json")
-    print(f"{record['rows']:,} rows, {predictions.meta['parameters']:,} parameters -> {options.output}; record: {record_file}")
+    print(f"{record.rows:,} rows, {predictions.meta.parameters:,} parameters -> {options.output}; record: {record_file}")
     return 0
 
 
@@ -107,7 +107,7 @@ def _record(options: argparse.Namespace) -> int:
       cifar-small record runs/resnet_hour-seed0 --output submissions/entries/resnet_hour
     """
     from cifar_small.runs.directory import Run
-    from cifar_small.runs.records import write_record
+    from cifar_small.runs.recording import write_record
 
     print(write_record(Run(options.directory), options.output, overwrite=options.overwrite))
     return 0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +16,7 @@ from cifar_small.data.sources import load_train
 from cifar_small.data.splits import index_hash, stratified_split, stratified_subset
 from cifar_small.environment import resolve_device, resolve_precision
 from cifar_small.errors import DataError
+from cifar_small.runs.records import DataFacts
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class DataModule:
     mean: tuple[float, ...]  # of the training images, or as the weights that the run starts from want it
     std: tuple[float, ...]
     pixels: PixelStatistics  # how the training images lie
-    facts: dict[str, Any]  # hashes of data and split
+    facts: DataFacts
     device: torch.device
     precision: str
 
@@ -96,13 +96,14 @@ def to_tensor(images: Images, device: torch.device) -> Tensor:
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
 
 
-def load_splits(data: Data) -> tuple[Images, Images, dict[str, Any]]:
+def load_splits(data: Data) -> tuple[Images, Images, DataFacts]:
     """The training and validation images of a config, and the hashes that identify them. Never touches the test split."""
     everything = load_train(data)
     assert everything.labels is not None
     train, val = stratified_split(everything.labels, data.val_size, data.split_seed)
-    facts: dict[str, Any] = {"source": data.source, "sha256": everything.sha256, "val_sha256": index_hash(val)}
     if data.train_limit is not None:
         train = train[stratified_subset(everything.labels[train], data.train_limit, data.split_seed)]
-        facts["train_limit"] = data.train_limit
-    return everything.take(train), everything.take(val), facts | {"train_sha256": index_hash(train)}
+    facts = DataFacts(source=data.source, sha256=everything.sha256, val_sha256=index_hash(val), train_sha256=index_hash(train))
+    if data.train_limit is not None:
+        facts = facts.updated(train_limit=data.train_limit)
+    return everything.take(train), everything.take(val), facts

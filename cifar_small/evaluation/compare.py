@@ -10,16 +10,16 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 
 from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.entries import SPLITS, Entry, Row, collect_rows, views_and_form
+from cifar_small.evaluation.entries import SPLITS, Entry, Row, collect_rows
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import holm, paired_difference, seed_difference
-from cifar_small.runs.predictions import Predictions, label
+from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.records import NetFacts
 
 
 @dataclass(frozen=True)
@@ -163,9 +163,9 @@ def _ensemble_tests(entries: Sequence[Entry], split: str, refused: list[str]) ->
     for entry in entries:
         if not entry.is_ensemble or split not in entry.predictions:
             continue
-        offered = [*entry.parts, *(entry.meta.get("left_out") or [])]
+        offered = [*entry.parts, *entry.meta.left_out]
         found = [[one for one in entries if _is_member(one, part, entry.predictions[split], split)] for part in offered]
-        if absent := [label(part) for part, members in zip(offered, found, strict=True) if not members]:
+        if absent := [part.label() for part, members in zip(offered, found, strict=True) if not members]:
             refused.append(
                 f"{entry.name}: not tested against its best member, as {', '.join(absent)} is no entry with its {split}"
             )
@@ -175,15 +175,15 @@ def _ensemble_tests(entries: Sequence[Entry], split: str, refused: list[str]) ->
     return _corrected(tests)
 
 
-def _is_member(entry: Entry, part: Mapping[str, Any], whole: Predictions, split: str) -> bool:
+def _is_member(entry: Entry, part: NetFacts, whole: Predictions, split: str) -> bool:
     """Is an entry this part of an ensemble: the same weights, views and images?"""
     meta = entry.meta
     return (
         not entry.is_ensemble
-        and meta.get("weights_sha256") == part.get("weights_sha256")
-        and views_and_form(meta) == views_and_form(part)
+        and meta.weights_sha256 == part.weights_sha256
+        and meta.views_and_form == part.views_and_form
         and split in entry.predictions
-        and entry.predictions[split].meta["images_sha256"] == whole.meta["images_sha256"]
+        and entry.predictions[split].meta.images_sha256 == whole.meta.images_sha256
     )
 
 
@@ -316,8 +316,9 @@ def _missing(entries: Sequence[Entry]) -> list[str]:
                 continue
             how = f"give the file of its {split} predictions too"
             if entry.run is not None:
-                usual = entry.meta.get("views") == (entry.run.summary() or {}).get("views")
-                views = "" if usual else f" --views {entry.meta.get('views')}"
+                summary = entry.run.summary()
+                usual = summary is not None and entry.meta.views == summary.views
+                views = "" if usual else f" --views {entry.meta.views}"
                 how = f"cifar-small predict {entry.run.folder} --split {split}{views}"
             lines.append(f"{entry.name} has no {split} predictions: {how}")
     return lines

@@ -17,7 +17,8 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import fault_of
-from cifar_small.runs.predictions import Predictions, load_predictions, rules_of
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import NetFacts, PredictionsMeta, Summary, recipe_of
 
 SPLITS = ("val", "test")  # those that have labels
 
@@ -31,19 +32,19 @@ class Entry:
     run: Run | None = None
 
     @property
-    def meta(self) -> dict[str, Any]:
+    def meta(self) -> PredictionsMeta:
         """What made the predictions; the same for every split but for the images."""
         return next(iter(self.predictions.values())).meta
 
     @property
-    def parts(self) -> list[dict[str, Any]]:
+    def parts(self) -> Sequence[NetFacts]:
         """The facts of each member, one for a single net."""
-        return self.meta.get("members") or [self.meta]
+        return self.meta.members or [self.meta]
 
     @property
     def is_ensemble(self) -> bool:
         """Is it made of other predictions?"""
-        return bool(self.meta.get("members"))
+        return bool(self.meta.members)
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,7 @@ def load_entries(arguments: Sequence[str]) -> list[Entry]:
     for argument in arguments:
         given, path = _named(argument)
         entry = _of_run(path) if path.is_dir() else _of_file(path)
-        key = (entry.meta["name"], entry.meta.get("seed"), _views(entry), *(one.get("weights_sha256") for one in entry.parts))
+        key = (entry.meta.name, entry.meta.seed, _views(entry), *(one.weights_sha256 for one in entry.parts))
         known = entries.get(key)
         if known is not None and set(known.predictions) & set(entry.predictions):
             raise UserError(f"{paths[key]} and {path} are the same weights with the same views; name each entry once")
@@ -135,8 +136,8 @@ def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[R
     rules: those that all are judged by; None: each by its own.
     """
     entries = list(entries)
-    trainings = {entry.meta["weights_sha256"]: _training(entry.run) for entry in entries if entry.run is not None}
-    return [_row(entry, trainings, rules or rules_of(entry.meta, entry.name)) for entry in entries]
+    trainings = {str(entry.meta.weights_sha256): _training(entry.run) for entry in entries if entry.run is not None}
+    return [_row(entry, trainings, rules or entry.meta.rules_for(entry.name)) for entry in entries]
 
 
 def _named(argument: str) -> tuple[str, Path]:
@@ -151,7 +152,7 @@ def _named(argument: str) -> tuple[str, Path]:
 def _of_run(folder: Path) -> Entry:
     """The predictions that a run has with its config's views."""
     run = Run(folder)
-    summary = _finished(run)
+    summary = run.record().summary
     found = {split: run.predictions / f"{split}.npz" for split in SPLITS}
     predictions = {split: _load(path, run, summary) for split, path in found.items() if path.exists()}
     if not predictions:
@@ -166,42 +167,35 @@ def _of_file(path: Path) -> Entry:
     first = load_predictions(path)
     split = _split(first, path)
     run = Run(path.resolve().parent.parent)
-    if first.meta.get("members") or not run.config_file.exists():
+    if first.meta.members or not run.config_file.exists():
         name = re.sub(rf"[-_.]?{split}$", "", path.stem) or path.stem
         return Entry(name, {split: first})
-    summary = _finished(run)
+    summary = run.record().summary
     predictions = {split: _load(path, run, summary)}
     for other in SPLITS:
         sibling = path.with_name(path.name.replace(split, other, 1))
         if other != split and path.name.startswith(split) and sibling.exists():
             found = _load(sibling, run, summary)
-            if found.meta.get("views") == first.meta.get("views"):
+            if found.meta.views == first.meta.views:
                 predictions[other] = found
-    unusual = [] if first.meta.get("views") == summary["views"] else [str(first.meta.get("views"))]
-    return Entry(" ".join([run.folder.name, *unusual, *_form(first.meta)]), predictions, run)
+    unusual = [] if first.meta.views == summary.views else [str(first.meta.views)]
+    return Entry(" ".join([run.folder.name, *unusual, *first.meta.form]), predictions, run)
 
 
-def _finished(run: Run) -> dict[str, Any]:
-    summary = run.require().summary()
-    if summary is None:
-        raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
-    return summary
-
-
-def _load(path: Path, run: Run, summary: Mapping[str, Any]) -> Predictions:
+def _load(path: Path, run: Run, summary: Summary) -> Predictions:
     """The labelled predictions in a run directory. Raises CheckpointError for those of other weights than it has now."""
     predictions = load_predictions(path)
     split = _split(predictions, path)
-    if predictions.meta.get("weights_sha256") != summary["weights_sha256"]:
+    if predictions.meta.weights_sha256 != summary.weights_sha256:
         raise CheckpointError(
-            f"{path} was not made by the weights that {run.summary_file} speaks of; "
-            f"cifar-small predict {run.folder} --split {split} --overwrite makes it anew"
+            f"{path} was predicted with other weights than this run has now; re-run: "
+            f"cifar-small predict {run.folder} --split {split} --overwrite"
         )
     return predictions
 
 
 def _split(predictions: Predictions, path: Path) -> str:
-    split = str(predictions.meta.get("split"))
+    split = str(predictions.meta.split)
     if predictions.labels is None or split not in SPLITS:
         raise DataError(
             f"{path} is of split {split}{' without labels' if predictions.labels is None else ''}; expected val or test; "
@@ -211,78 +205,66 @@ def _split(predictions: Predictions, path: Path) -> str:
 
 
 def _training(run: Run) -> _Training:
-    summary, sessions = _finished(run), run.sessions()
-    # A run whose last phase was made longer on the way has bent its schedule: it is no seed of the straight recipe.
-    planned = sorted({session.get("epochs_planned") or 0 for session in sessions})
-    recipe = summary["recipe_sha256"] if len(planned) < 2 else f"{summary['recipe_sha256']} {planned}"
-    machines = (f"{one['device']}, {one['threads']} threads, {one['precision']}" for one in sessions)
-    hardware = " then ".join(dict.fromkeys(machines))
-    return _Training(recipe, int(summary["epochs"]), summary["seconds"] / 60, hardware, len(run.test_readings()))
+    record = run.record()
+    hardware = " then ".join(dict.fromkeys(session.hardware for session in record.sessions))
+    summary = record.summary
+    return _Training(recipe_of(record), summary.epochs, summary.seconds / 60, hardware, len(record.test_readings))
 
 
 def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Row:
     meta, parts = entry.meta, entry.parts
     single = len(parts) == 1
-    known = [training for part in parts if (training := trainings.get(str(part.get("weights_sha256")))) is not None]
+    known = [training for part in parts if (training := trainings.get(str(part.weights_sha256))) is not None]
     whole = len(known) == len(parts)
     views = _views(entry)
-    lineage = tuple(sorted({str(one) for part in (meta, *parts) for one in part.get("lineage") or []}))
-    parameters = int(meta["parameters"])
+    lineage = tuple(sorted({line for part in (meta, *parts) for line in part.lineage}))
     recipe = known[0].recipe if known else _planned_recipe(meta)
     return Row(
         name=entry.name,
-        title=str(meta["name"]),
-        seed=meta.get("seed") if single else None,
+        title=meta.name,
+        seed=meta.seed if single else None,
         recipe=f"{recipe} {views}" if single and recipe else None,
-        parameters=parameters,
+        parameters=meta.parameters,
         macs=_macs(parts, next(iter(entry.predictions.values())).classes),
         budget=rules.max_params,
-        faults=_faults([int(part.get("parameters") or 0) for part in parts], parameters, lineage, rules),
+        faults=_faults([part.parameters for part in parts], meta.parameters, lineage, rules),
         lineage=lineage,
-        data=_joined(_data_text(part.get("data") or {}) for part in parts),
-        train_sha256=_joined((part.get("data") or {}).get("train_sha256", "") for part in parts),
+        data=_joined(data.text for part in parts if (data := part.data)),
+        train_sha256=_joined(data.train_sha256 or "" for part in parts if (data := part.data)),
         views=views,
         members=len(parts),
-        selection=_joined(str((part.get("config") or {}).get("selection", "")) for part in parts),
+        selection=_joined(str((part.config or {}).get("selection", "")) for part in parts),
         epochs=tuple(training.epochs for training in known) if whole else _planned_epochs(parts),
         minutes=sum(training.minutes for training in known) if whole else None,
         hardware=_joined(training.hardware for training in known) if whole else "",
         test_readings=known[0].test_readings if single and known else None,
         scores={
-            split: Score(int(one.correct.sum()), len(one.ids), str(one.meta["images_sha256"]))
+            split: Score(int(one.correct.sum()), len(one.ids), one.meta.images_sha256)
             for split, one in entry.predictions.items()
         },
     )
 
 
-def _macs(parts: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> int | None:
+def _macs(parts: Sequence[NetFacts], classes: Sequence[str]) -> int | None:
     """Of the nets that the members' configs describe, None where one has none, or one that this installation cannot build."""
-    if not all(part.get("config") for part in parts):
+    plain = [(part.config, f"the config of {part.name}") for part in parts if part.config]
+    if len(plain) < len(parts):
         return None
     try:
-        configs = [parse_config(part["config"], f"the config of {part.get('name')}") for part in parts]
+        configs = [parse_config(config, where) for config, where in plain]
         return sum(footprint(config.model, len(classes), config.side).macs for config in configs)
     except ConfigError:  # a net of timm without timm, say: all else can still be compared
         return None
 
 
-def _planned_recipe(meta: Mapping[str, Any]) -> str:
+def _planned_recipe(meta: NetFacts) -> str:
     """The recipe by the config in a predictions file, empty for one that holds none."""
-    return recipe_hash(parse_config(meta["config"], f"the config in {meta.get('file')}")) if meta.get("config") else ""
+    return recipe_hash(parse_config(meta.config, f"the config in {meta.file}")) if meta.config else ""
 
 
 def _views(entry: Entry) -> str:
     """The views, and the form of the net where it is not the weights as they are: views of int8 are not views of fp32."""
-    return views_and_form(entry.meta) if entry.meta.get("views") else _joined(views_and_form(part) for part in entry.parts)
-
-
-def views_and_form(meta: Mapping[str, Any]) -> str:
-    """In what views, and as what file if not by the weights as they are, a net answered: `flip`, `flip onnx int8`."""
-    return " ".join([str(meta.get("views")), *_form(meta)])
-
-
-def _form(meta: Mapping[str, Any]) -> list[str]:
-    return [f"onnx {meta['precision']}"] if meta.get("onnx") else []
+    return entry.meta.views_and_form if entry.meta.views else _joined(part.views_and_form for part in entry.parts)
 
 
 def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
@@ -295,14 +277,9 @@ def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules:
     return tuple(faults)
 
 
-def _data_text(data: Mapping[str, Any]) -> str:
-    limit = data.get("train_limit")
-    return f"{data.get('source', '')}{f', {limit:,} images' if limit else ''}"
-
-
-def _planned_epochs(parts: Sequence[Mapping[str, Any]]) -> tuple[int, ...]:
+def _planned_epochs(parts: Sequence[NetFacts]) -> tuple[int, ...]:
     """Epochs by each member's config, none where one does not say."""
-    phases = [(part.get("config") or {}).get("phases") for part in parts]
+    phases = [(part.config or {}).get("phases") for part in parts]
     return tuple(sum(int(phase["epochs"]) for phase in own) for own in phases if own) if all(phases) else ()
 
 

@@ -94,7 +94,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     labels, meta = predictions.labels, predictions.meta
     if labels is None or not len(labels):
         raise DataError(
-            f"{meta.get('file', 'the predictions')} ({meta.get('split')}) has no labels to compare with; "
+            f"{meta.file or 'the predictions'} ({meta.split}) has no labels to compare with; "
             "expected predictions of val or test"
         )
     counts = confusion_matrix(labels, predictions.predicted, len(predictions.classes))
@@ -103,7 +103,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     f1s = [one.f1 for one in classes if one.f1 is not None]
     which = ("name", "seed", "run", "split", "views", "parameters", "source", "file", "sha256", "weights_sha256", "selection")
     return Evaluation(
-        predictions={key: meta.get(key) for key in which},
+        predictions=meta.picked(*which),
         images=total,
         right=right,
         accuracy=right / total,
@@ -152,7 +152,7 @@ def _most_confident_mistakes(predictions: Predictions) -> tuple[Mistake, ...]:
 
 
 def _scale(predictions: Predictions, val: Predictions) -> Scaling:
-    file, split = val.meta.get("file", "the predictions"), val.meta.get("split")
+    file, split = val.meta.file or "the predictions", val.meta.split
     if split != "val" or val.labels is None:
         raise DataError(
             f"{file} is of the split {split}; a temperature is fitted on val and on nothing else: "
@@ -160,13 +160,13 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
         )
     if _net_of(val) != _net_of(predictions):
         raise DataError(
-            f"{file} and {predictions.meta.get('file', 'the predictions')} are of different nets or views; a temperature holds "
+            f"{file} and {predictions.meta.file or 'the predictions'} are of different nets or views; a temperature holds "
             "for one net with one choice of views: predict val in the same way"
         )
     assert predictions.labels is not None
     temperature = fit_temperature(val.logits, val.labels)
     logits, of_halves = predictions.logits / temperature, None
-    if val.meta["images_sha256"] == predictions.meta["images_sha256"]:
+    if val.meta.images_sha256 == predictions.meta.images_sha256:
         first, second = halves(predictions.labels)
         by_first, by_second = (fit_temperature(predictions.logits[half], predictions.labels[half]) for half in (first, second))
         logits[first] = predictions.logits[first] / by_second
@@ -178,11 +178,10 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
 def _net_of(predictions: Predictions) -> dict[str, Any]:
     """What two predictions files of the same net and views share: name, weights, views, and those of all members."""
     meta = predictions.meta
-    members = [{key: member.get(key) for key in ("weights_sha256", "views")} for member in meta.get("members") or []]
-    return {key: meta.get(key) for key in ("name", "weights_sha256", "views")} | {
-        "onnx": (meta.get("onnx") or {}).get("sha256"),
+    return meta.picked("name", "weights_sha256", "views") | {
+        "onnx": meta.onnx and meta.onnx.sha256,
         "classes": predictions.classes,
-        "members": members,
+        "members": [member.picked("weights_sha256", "views") for member in meta.members],
     }
 
 

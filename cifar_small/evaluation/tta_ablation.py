@@ -105,7 +105,7 @@ def view_logits(
         logits.append(predict_images(net, images, [(view, 1.0)]).logits)
         seconds.append(time.perf_counter() - start)
     facts = ("name", "seed", "parameters", "weights_sha256", "config_sha256", "source", "precision", "device")
-    meta = {**{key: first.meta[key] for key in facts}, "images_sha256": images.sha256, "threads": torch.get_num_threads()}
+    meta = {**first.meta.picked(*facts), "images_sha256": images.sha256, "threads": torch.get_num_threads()}
     return np.stack(logits).astype(np.float64), seconds, meta
 
 

@@ -92,13 +92,13 @@ def entropies(logits: npt.NDArray[Any]) -> tuple[Floats, Floats, Floats]:
 def _measure(logits: npt.NDArray[Any], of: Predictions, meta: dict[str, Any]) -> Uncertainty:
     probabilities, predictive, expected = entropies(logits)
     information = np.maximum(predictive - expected, 0.0)  # never below 0 but by rounding
-    kept = {key: of.meta.get(key) for key in ("source", "images_sha256", "split")}
+    kept = of.meta.picked("source", "images_sha256", "split")
     return Uncertainty(of.ids, of.labels, of.classes, probabilities, predictive, expected, information, {**meta, **kept})
 
 
 def trained_dropout(net: Net) -> float:
     """The dropout p in force when the net's weights were selected: that of their phase."""
-    return resolve_config(net.config).phase_at(int(net.facts["epoch"]) - 1).settings.dropout
+    return resolve_config(net.config).phase_at(net.facts.epoch - 1).settings.dropout
 
 
 def monte_carlo(
@@ -130,9 +130,8 @@ def monte_carlo(
     logits = np.stack([answer.logits for answer in answers])
     if passes > 1 and (logits == logits[0]).all():
         raise CheckpointError(f"{net.config.name} has no dropout layer that acts: all passes are equal; {advice}")
-    first = answers[0]
+    first = answers[0].with_meta(split="val")
     facts = ("name", "seed", "parameters", "weights_sha256", "config_sha256", "precision", "device", "packages")
-    first.meta["split"] = "val"
     made = {
         "method": "Monte-Carlo dropout",
         "answers": passes,
@@ -140,7 +139,7 @@ def monte_carlo(
         "dropout_trained_with": trained_dropout(net),
         "dropout_seed": seed,
         "views": "none",
-        "members": [{key: first.meta.get(key) for key in facts}],
+        "members": [first.meta.picked(*facts)],
     }
     return _measure(logits, first, made)
 
@@ -161,7 +160,7 @@ def ensemble_uncertainty(members: Sequence[Predictions]) -> Uncertainty:
         order = np.argsort(member.ids)
         logits.append(member.logits[order[np.searchsorted(member.ids, joined.ids, sorter=order)]])
     facts = ("name", "seed", "run", "parameters", "views", "weights_sha256", "file", "sha256")
-    listed = [{key: member.meta.get(key) for key in facts} for member in members]
+    listed = [member.meta.picked(*facts) for member in members]
     return _measure(np.stack(logits), joined, {"method": "ensemble", "answers": len(members), "members": listed})
 
 

@@ -232,7 +232,7 @@ def bench_runs(
     with _threads_kept():
         for run, net in zip(runs, nets, strict=True):
             train, val = load_own_splits(net)
-            backends = backends_of(run, net, train, contents.get(net.facts["weights_sha256"]), settings)
+            backends = backends_of(run, net, train, contents.get(net.facts.weights_sha256), settings)
             measured = measure(backends, val, settings.threads, settings.rounds, settings.seconds)
             rows += rows_of(run.folder.name, measured)
             results.append(
@@ -240,7 +240,7 @@ def bench_runs(
                     "run": run.folder.name,
                     "parameters": net.parameters,
                     "val_images": len(val),
-                    **{key: net.facts[key] for key in ("weights_sha256", "config_sha256")},
+                    **net.facts.picked("weights_sha256", "config_sha256"),
                     "engines": [_plain(one) for one in measured],
                 }
             )
@@ -303,7 +303,7 @@ def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
         weights = properties["weights_sha256"]
         if properties["precision"] != "int8":
             raise UserError(f"{path} is in {properties['precision']}; expected an int8 file written by cifar-small quantize")
-        if weights not in {net.facts["weights_sha256"] for net in nets}:
+        if weights not in {net.facts.weights_sha256 for net in nets}:
             raise CheckpointError(
                 f"{path} was made from {properties['name']}, seed {properties['seed']} (weights {weights[:12]}), "
                 "which is none of these runs; add its run, or quantize again"

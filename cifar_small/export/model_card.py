@@ -11,6 +11,7 @@ import torch
 
 from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.errors import plural
 from cifar_small.inference.predict import Net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
@@ -62,13 +63,13 @@ class Accuracy:
 
 def accuracies(net: Net, run: Run) -> list[Accuracy]:
     """What the run's records say of these weights: val, then the latest reading of test with each choice of views."""
-    summary, weights = run.summary(), net.facts["weights_sha256"]
-    if summary is not None and summary["weights_sha256"] == weights:
-        val = Accuracy("val", summary["views"], summary["val_accuracy"], summary["val_images"])
+    summary, weights = run.summary(), net.facts.weights_sha256
+    if summary is not None and summary.weights_sha256 == weights:
+        val = Accuracy("val", summary.views, summary.val_accuracy, summary.val_images)
     else:
-        val = Accuracy("val", "none", net.facts["val_accuracy"], net.config.data.val_size)
-    readings = {one["views"]: one for one in run.test_readings() if one["weights_sha256"] == weights}
-    return [val, *(Accuracy("test", views, one["accuracy"], one["images"]) for views, one in readings.items())]
+        val = Accuracy("val", "none", net.facts.val_accuracy, net.config.data.val_size)
+    readings = {one.views: one for one in run.test_readings() if one.weights_sha256 == weights}
+    return [val, *(Accuracy("test", views, one.accuracy, one.images) for views, one in readings.items())]
 
 
 def model_card(net: Net, run: Run) -> str:
@@ -119,9 +120,9 @@ def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, Any]:
 def _introduction(net: Net) -> str:
     config = net.config
     title = TITLES.get(config.data.source, f"images of a {config.data.source} source")
-    known = ", ".join(map(str, net.facts["lineage"]))
+    known = ", ".join(map(str, net.facts.lineage))
     words = {"scratch": "trained from scratch", "pretrained": f"started from {known}"}
-    origin = words.get(start_of(net.facts["lineage"]), f"trained from scratch, with what it learned of {known},")
+    origin = words.get(start_of(net.facts.lineage), f"trained from scratch, with what it learned of {known},")
     return (
         f"A {config.model.family} for 32x32 RGB images of {len(net.classes)} classes, {origin} on {title}.\n\n"
         f"Classes, in the order of the logits: {', '.join(net.classes)}."
@@ -129,7 +130,7 @@ def _introduction(net: Net) -> str:
 
 
 def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
-    budget, chosen = net.config.rules.max_params, net.facts["selection"] == "best" and net.facts["checkpoint"] == "best"
+    budget, chosen = net.config.rules.max_params, net.facts.selection == "best" and net.facts.checkpoint == "best"
     rows = [
         ("trainable parameters", f"{net.parameters:,}; {budget - net.parameters:,} below the budget of {budget:,}"),
         ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes), net.config.side).macs:,}"),
@@ -147,31 +148,28 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
 
 def _weights(net: Net) -> str:
     facts = net.facts
-    which = {"best": "the last" if facts["selection"] == "last" else "the best on val", "final": "the last"}
-    text = f"{facts['checkpoint']}.pt of the run, after epoch {facts['epoch']}"
-    if facts["checkpoint"] in which:
-        text += f", {which[facts['checkpoint']]}"
+    which = {"best": "the last" if facts.selection == "last" else "the best on val", "final": "the last"}
+    text = f"{facts.checkpoint}.pt of the run, after epoch {facts.epoch}"
+    if facts.checkpoint in which:
+        text += f", {which[facts.checkpoint]}"
     if net.config.ema_decay is not None:
         text += f"; an exponential average over steps, decay {net.config.ema_decay:g}"
-    elif facts["averaged"]:
-        text += f"; the mean of the weights after {facts['averaged']} epochs (SWA)"
+    elif facts.averaged:
+        text += f"; the mean of the weights after {facts.averaged} epochs (SWA)"
     return text
 
 
 def _training(net: Net, run: Run) -> str:
-    config, data, sessions, summary = net.config, net.facts["data"], run.sessions(), run.summary()
-    images = f"{data['train_limit']:,} images" if "train_limit" in data else "all images"
-    title = TITLES.get(data["source"], data["source"])
-    commands = dict.fromkeys(session["command"] for session in sessions if session["command"])
-    hardware = dict.fromkeys(
-        f"{one['device']}, {one['threads']} threads, {one['precision']}, {one.get('processes', 1)} process(es)"
-        for one in sessions
-    )
+    config, data, sessions, summary = net.config, net.facts.data, run.sessions(), run.summary()
+    images = f"{data.train_limit:,} images" if data.train_limit is not None else "all images"
+    title = TITLES.get(data.source, data.source)
+    commands = dict.fromkeys(session.command for session in sessions if session.command)
+    hardware = dict.fromkeys(f"{one.hardware}, {plural(one.processes, 'process', 'processes')}" for one in sessions)
     packages = ", ".join(f"{name} {version}" for name, version in _versions(run).items())
-    time = f"{summary['seconds']:,.0f} s for {summary['epochs']} epochs" if summary else "not recorded: the run has not ended"
+    time = f"{summary.seconds:,.0f} s for {summary.epochs} epochs" if summary else "not recorded: the run has not ended"
     lines = [
         f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
-        f"(SHA-256 of the data {data['sha256']}, of val's indices {data['val_sha256']})",
+        f"(SHA-256 of the data {data.sha256}, of val's indices {data.val_sha256})",
         "- recipe: `config.yaml`; to train by it again: `cifar-small train --config config.yaml`",
         f"- hardware: {'; then '.join(hardware) or 'not recorded'}",
         f"- time, with evaluation and pictures: {time}",
@@ -187,6 +185,7 @@ def _versions(run: Run) -> dict[str, str]:
     if not sessions:
         return {}
     last = sessions[-1]
-    commit = {"commit": last["commit"] + (" with changes" if last["dirty"] else "")} if last["commit"] else {}
-    packages = {name: last["packages"][name] for name in ("torch", "torchvision", "albumentations") if name in last["packages"]}
-    return {"cifar_small": last["cifar_small"], **commit, "Python": last["python"], **packages}
+    commit = {"commit": last.commit + (" with changes" if last.dirty else "")} if last.commit else {}
+    names: tuple[str, ...] = ("torch", "torchvision", "albumentations")
+    packages = {name: last.packages[name] for name in names if name in last.packages}
+    return {"cifar_small": str(last.cifar_small), **commit, "Python": str(last.python), **packages}

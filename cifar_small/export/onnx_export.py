@@ -66,9 +66,9 @@ def properties_of(net: Net, precision: str) -> dict[str, Any]:
         "classes": list(net.classes),
         "parameters": net.parameters,
         "precision": precision,
-        "config_sha256": net.facts["config_sha256"],
-        "weights_sha256": net.facts["weights_sha256"],
-        "lineage": net.facts["lineage"],
+        "config_sha256": net.facts.config_sha256,
+        "weights_sha256": net.facts.weights_sha256,
+        "lineage": net.facts.lineage,
     }
 
 

@@ -24,6 +24,7 @@ from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import sha256_bytes
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
+from cifar_small.runs.records import OnnxFacts
 from cifar_small.transforms.preprocess import scale_and_offset
 
 INPUT, OUTPUT = "images", "logits"
@@ -119,22 +120,22 @@ def as_onnx_net(net: Net, content: bytes, file: str) -> Net:
 
     session = open_session(content, net.config.engine.threads or torch.get_num_threads())
     properties = session.get_modelmeta().custom_metadata_map
-    if properties["weights_sha256"] != net.facts["weights_sha256"]:
-        made_from, held = properties["weights_sha256"][:12], net.facts["weights_sha256"][:12]
+    if properties["weights_sha256"] != net.facts.weights_sha256:
+        made_from, held = properties["weights_sha256"][:12], net.facts.weights_sha256[:12]
         raise CheckpointError(
             f"{file} was made from the weights {made_from} of {properties['name']}, seed {properties['seed']}; the run holds "
             f"{held}; write it again from this run with cifar-small onnx or quantize"
         )
-    facts: dict[str, Any] = {
-        "file": file,
-        "sha256": sha256_bytes(content),
-        "bytes": len(content),
-        "precision": properties["precision"],
-        "onnxruntime": onnxruntime.__version__,
-        "threads": session.get_session_options().intra_op_num_threads,
-    }
+    facts = OnnxFacts(
+        file=file,
+        sha256=sha256_bytes(content),
+        bytes=len(content),
+        precision=properties["precision"],
+        onnxruntime=onnxruntime.__version__,
+        threads=session.get_session_options().intra_op_num_threads,
+    )
     if "quantization" in properties:
-        facts["quantization"] = json.loads(properties["quantization"])
+        facts = facts.updated(quantization=json.loads(properties["quantization"]))
     return replace(net, model=OnnxModel(session, net.mean, net.std), onnx=facts)
 
 

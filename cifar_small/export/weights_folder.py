@@ -25,6 +25,7 @@ from cifar_small.export.model_card import model_card
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.inference.predict import Net, load_net, with_weights
 from cifar_small.runs.directory import Run, read_json
+from cifar_small.runs.records import WeightsFacts, parse
 from cifar_small.transforms.preprocess import FromPixels
 
 WEIGHTS, PROGRAM, CONFIG, CARD, FACTS = "model.safetensors", "model.pt2", "config.yaml", "README.md", "config.json"
@@ -62,7 +63,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
         "mean": net.mean,
         "std": net.std,
         **({"pixels": net.pixels.plain()} if net.pixels else {}),
-        "facts": net.facts,
+        "facts": net.facts.plain(),
         "sha256": {name: sha256_bytes(content) for name, content in contents.items()},
     }
     write_json(folder / FACTS, facts)
@@ -102,9 +103,10 @@ def load_exported(folder: str | Path) -> Net:
     safetensors, facts = _import_safetensors(), require_exported(folder)
     config = load_config(folder / CONFIG)
     weights: dict[str, Tensor] = safetensors.load((folder / WEIGHTS).read_bytes())
-    model = with_weights(config, len(facts["classes"]), weights, facts["facts"]["parameters"], folder / WEIGHTS)
+    known = parse(WeightsFacts, facts["facts"], folder / FACTS, CheckpointError)
+    model = with_weights(config, len(facts["classes"]), weights, known.parameters, folder / WEIGHTS)
     pixels = PixelStatistics.from_plain(facts["pixels"]) if "pixels" in facts else None
-    return Net(model, config, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]), facts["facts"], pixels)
+    return Net(model, config, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]), known, pixels)
 
 
 def _import_safetensors() -> Any:

@@ -6,7 +6,6 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,40 +13,16 @@ import numpy.typing as npt
 from cifar_small.errors import DataError
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.classification import mcnemar
-from cifar_small.runs.predictions import Predictions, label, load_predictions, nets_of
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import FORMAT, FittedOn, NetFacts, PredictionsMeta
 
-TITLES: dict[Method, str] = {
+TITLES: dict[str, str] = {
     "logits": "mean of logits",
     "probabilities": "mean of probabilities",
     "vote": "majority vote",
     "weighted": "weighted mean of probabilities",
     "greedy": "greedy selection",
 }
-FACTS = (
-    "name",
-    "seed",
-    "run",
-    "parameters",
-    "val_accuracy",
-    "views",
-    "precision",
-    "onnx",
-    "checkpoint",
-    "weights_sha256",
-    "config_sha256",
-    "sha256",
-    "data",
-    "lineage",
-    "ancestors",
-    "teachers",
-    "config",
-    "packages",
-    "commit",
-    "dirty",
-    "file",
-    "method",  # of a member that is an ensemble itself, with its
-    "members",
-)
 
 
 def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequence[Predictions] | None = None) -> Predictions:
@@ -62,26 +37,30 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     """
     logits = _join(members)
     weights: npt.NDArray[np.float64] = np.full(len(members), 1 / len(members))
-    fitted_on: dict[str, Any] | None = None
+    fitted_on: FittedOn | None = None
     if method in FITTED:
         if val is None:
             raise DataError(f"method {method} fits the members' weights on val: give the val predictions of every member")
         weights, fitted_on = _fit(members, val, method)
     taken: list[int] = np.flatnonzero(weights).tolist()
-    facts = [{key: member.meta[key] for key in FACTS if key in member.meta} for member in members]
+    facts = [member.meta.facts() for member in members]
     names = _labels(members)
     parts = ", ".join(names[index] + (f" x {weights[index]:.3f}" if method in FITTED else "") for index in taken)
     first = members[0]
-    meta: dict[str, Any] = {
-        **{key: first.meta.get(key) for key in ("rules", "images_sha256", "source", "split")},
-        "name": f"{TITLES[method]}: {parts}",
-        "method": method,
-        "members": [{**facts[index], "weight": float(weights[index])} for index in taken],
-        "left_out": [one for index, one in enumerate(facts) if index not in taken],
-        "fitted_on": fitted_on,
-        "lineage": sorted({str(one) for index in taken for one in members[index].meta.get("lineage") or []}),
-        "parameters": sum(int(members[index].meta["parameters"]) for index in taken),
-    }
+    meta = PredictionsMeta(
+        format=FORMAT,
+        rules=first.meta.rules,
+        images_sha256=first.meta.images_sha256,
+        source=first.meta.source,
+        split=first.meta.split,
+        name=f"{TITLES[method]}: {parts}",
+        method=method,
+        members=[facts[index].updated(weight=float(weights[index])) for index in taken],
+        left_out=[one for index, one in enumerate(facts) if index not in taken],
+        fitted_on=fitted_on,
+        lineage=sorted({line for index in taken for line in facts[index].lineage}),
+        parameters=sum(facts[index].parameters for index in taken),
+    )
     return Predictions(first.ids, blend(method, logits[taken], weights[taken]), first.labels, first.classes, meta)
 
 
@@ -92,8 +71,8 @@ def mean_logits(members: Sequence[Predictions]) -> Predictions:
 
 def _labels(members: Sequence[Predictions]) -> list[str]:
     """What each member is called beside the others: those of one name and seed by their folders too."""
-    names = [label(member.meta) for member in members]
-    return [label(member.meta, folder=names.count(name) > 1) for name, member in zip(names, members, strict=True)]
+    names = [member.meta.label() for member in members]
+    return [member.meta.label(folder=names.count(name) > 1) for name, member in zip(names, members, strict=True)]
 
 
 def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
@@ -108,10 +87,9 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
             own, others = list(member.classes)[:3], list(first.classes)[:3]
             raise DataError(f"{name} has classes {own}..., {names[0]} {others}...; the same names in the same order are needed")
         for key in ("images_sha256", "rules"):
-            if member.meta.get(key) != first.meta.get(key):
-                raise DataError(
-                    f"{name} and {names[0]} differ in {key}: {member.meta.get(key)} and {first.meta.get(key)}; predict again"
-                )
+            own, other = getattr(member.meta, key), getattr(first.meta, key)
+            if own != other:
+                raise DataError(f"{name} and {names[0]} differ in {key}: {own} and {other}; predict again")
         order = np.argsort(member.ids)
         if not np.array_equal(member.ids[order], np.sort(first.ids)):
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
@@ -128,7 +106,7 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
 
 
 def _file(member: Predictions) -> str:
-    return f"{member.meta.get('run')}/{member.meta.get('file')}"
+    return f"{member.meta.run}/{member.meta.file}"
 
 
 def _same(labels: npt.NDArray[np.int64] | None, others: npt.NDArray[np.int64] | None) -> bool:
@@ -138,35 +116,28 @@ def _same(labels: npt.NDArray[np.int64] | None, others: npt.NDArray[np.int64] | 
 
 
 def _weights(member: Predictions) -> set[str]:
-    return {str(net["weights_sha256"]) for net in nets_of(member.meta) if net.get("weights_sha256")}
-
-
-# ----------------------------------------------------------------------------------------------------- weights fitted on val
+    return {net.weights_sha256 for net in member.meta.nets() if net.weights_sha256}
 
 
 def _fit(
     members: Sequence[Predictions], val: Sequence[Predictions], method: Method
-) -> tuple[npt.NDArray[np.float64], dict[str, Any]]:
+) -> tuple[npt.NDArray[np.float64], FittedOn]:
     """The members' weights and what they were fitted on."""
     own = match_val(members, val)
     logits, labels = _join(own), own[0].labels
     assert labels is not None
     weights = fit_weights(logits, labels) if method == "weighted" else select_greedily(logits, labels)
-    return weights, {
-        "split": "val",
-        "images": len(labels),
-        "images_sha256": own[0].meta.get("images_sha256"),
-        "predictions": [one.meta.get("sha256") for one in own],
-    }
+    hashes = [one.meta.sha256 for one in own]
+    return weights, FittedOn(split="val", images=len(labels), images_sha256=own[0].meta.images_sha256, predictions=hashes)
 
 
 def match_val(members: Sequence[Predictions], val: Sequence[Predictions]) -> list[Predictions]:
     """Each member's own predictions of val, in the members' order. Raises DataError where one is missing or not of val."""
     by_maker: dict[str, Predictions] = {}
     for one in val:
-        if one.meta.get("split") != "val" or one.labels is None:
+        if one.meta.split != "val" or one.labels is None:
             raise DataError(
-                f"{_file(one)} is of the split {one.meta.get('split')}; weights are fitted on val alone, never on what is "
+                f"{_file(one)} is of the split {one.meta.split}; weights are fitted on val alone, never on what is "
                 "scored: predict --split val"
             )
         by_maker[_maker(one.meta)] = one
@@ -174,7 +145,7 @@ def match_val(members: Sequence[Predictions], val: Sequence[Predictions]) -> lis
     if missing:
         raise DataError(
             f"{_file(missing[0])} has no val predictions by the same weights with the same views "
-            f"({missing[0].meta.get('views', 'as its members')}): predict its run with --split val and these --views"
+            f"({missing[0].meta.views or 'as its members'}): predict its run with --split val and these --views"
             + (f"; {len(missing)} of {len(members)} members miss theirs" if len(missing) > 1 else "")
         )
     return [by_maker[_maker(member.meta)] for member in members]
@@ -185,19 +156,16 @@ def find_val(paths: Sequence[Path], members: Sequence[Predictions]) -> list[Pred
     found = []
     for path, member in zip(paths, members, strict=True):
         beside = (load_predictions(other) for other in sorted(path.parent.glob("val*.npz")))
-        alike = (one for one in beside if one.meta.get("split") == "val" and _maker(one.meta) == _maker(member.meta))
+        alike = (one for one in beside if one.meta.split == "val" and _maker(one.meta) == _maker(member.meta))
         found += [one for one in alike if one.labels is not None][:1]
     return found
 
 
-def _maker(meta: dict[str, Any]) -> str:
+def _maker(meta: NetFacts) -> str:
     """What made predictions, whatever they are of: weights and views, or the method and the makers of an ensemble."""
-    if not meta.get("members"):
-        return json.dumps([meta.get("weights_sha256"), meta.get("views")])
-    return json.dumps([meta.get("method"), sorted([_maker(one), one.get("weight")] for one in meta["members"])])
-
-
-# -------------------------------------------------------------------------------------------------------------------- verdict
+    if not meta.members:
+        return json.dumps([meta.weights_sha256, meta.views])
+    return json.dumps([meta.method, sorted([_maker(one), one.weight] for one in meta.members)])
 
 
 @dataclass(frozen=True)

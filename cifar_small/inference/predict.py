@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.records import FORMAT, OnnxFacts, PredictionsMeta, WeightsFacts, parse
 from cifar_small.transforms.preprocess import STORED, Preprocess
 from cifar_small.transforms.views import Weighted
 
@@ -51,9 +52,9 @@ class Net:
     classes: tuple[str, ...]
     mean: tuple[float, ...]  # that its input is normalised by, 0..1, per channel
     std: tuple[float, ...]
-    facts: dict[str, Any]  # parameters, epoch, val accuracy, hashes ... of the checkpoint
+    facts: WeightsFacts
     pixels: PixelStatistics | None = None  # how its training images lie; None: written before that was recorded
-    onnx: dict[str, Any] | None = None  # of the ONNX file that computes in place of the weights, if one does
+    onnx: OnnxFacts | None = None  # of the ONNX file that computes in place of the weights, if one does
 
     @property
     def preprocess(self) -> Preprocess:
@@ -64,7 +65,7 @@ class Net:
     @property
     def parameters(self) -> int:
         """Trainable parameters."""
-        return int(self.facts["parameters"])
+        return self.facts.parameters
 
 
 def load_net(run: Run, checkpoint: str = "best") -> Net:
@@ -78,16 +79,9 @@ def load_net(run: Run, checkpoint: str = "best") -> Net:
         raise CheckpointError(f"{path} holds no selected weights (it looks like a last.pt); expected the run's own {path.name}")
     config = parse_config(state["config"], str(path))
     model = with_weights(config, len(state["classes"]), state["weights"], state["parameters"], path)
-    kept = ("parameters", "epoch", "val_accuracy", "selection", "data", "lineage")
-    facts = {
-        **{key: state[key] for key in kept},
-        **{key: state[key] for key in ("teachers", "soup") if state.get(key)},
-        "ancestors": state.get("ancestors", []),
-        "checkpoint": checkpoint,
-        "averaged": state.get("averaged"),  # None: written before it was recorded
-        "weights_sha256": sha256_file(path),
-        "config_sha256": config_hash(config),
-    }
+    kept = {key: state[key] for key in WeightsFacts.model_fields if state.get(key) is not None}
+    known = {"checkpoint": checkpoint, "weights_sha256": sha256_file(path), "config_sha256": config_hash(config)}
+    facts = parse(WeightsFacts, kept | known, path, CheckpointError)
     pixels = PixelStatistics.from_plain(state["pixels"]) if "pixels" in state else None
     return Net(model, config, tuple(state["classes"]), tuple(state["mean"]), tuple(state["std"]), facts, pixels)
 
@@ -108,7 +102,7 @@ def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], pa
 def load_own_splits(net: Net) -> tuple[Images, Images]:
     """The training and validation images of a net. Raises CheckpointError if its data is not what it was trained on."""
     train, val, facts = load_splits(net.config.data)
-    if facts != net.facts["data"]:
+    if facts != net.facts.data:
         raise CheckpointError(
             f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
             "these; restore the data, or name its place with --data-root"
@@ -132,11 +126,12 @@ def predict_images(
     engine = net.config.engine
     prepare_process(engine)
     device = resolve_device("cpu" if net.onnx else engine.device)
-    precision = net.onnx["precision"] if net.onnx else precision or resolve_precision(engine.precision, device)
+    precision = net.onnx.precision if net.onnx else precision or resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     pixels = to_tensor(images, device)
     logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout)
-    meta = {
+    facts = {
+        "format": FORMAT,
         "name": net.config.name,
         "seed": net.config.seed,
         "views": _name(views),
@@ -148,23 +143,24 @@ def predict_images(
         "device": device.type,
         "images_sha256": images.sha256,
         "source": images.source,
-        **net.facts,
+        **net.facts.given(),
         **({"onnx": net.onnx} if net.onnx else {}),
     }
+    meta = PredictionsMeta.model_validate(facts)
     return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
 
 
 def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
     """The images that predictions of val or test were made from. Raises UserError when they cannot be had."""
-    members = predictions.meta.get("members") or [{}]
-    config, split = predictions.meta.get("config") or members[0].get("config"), predictions.meta.get("split")
+    meta = predictions.meta
+    config, split = meta.config or next((member.config for member in meta.members), None), meta.split
     if config is None or split not in ("val", "test"):
         raise UserError(
             "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
         )
     data = elsewhere(parse_config(config, "the predictions' config"), None, data_root).data
     images = load_splits(data)[1] if split == "val" else load_test(data)
-    if images.sha256 != predictions.meta["images_sha256"]:
+    if images.sha256 != meta.images_sha256:
         raise DataError(f"{images.source} now holds other images than those predicted; restore the data, or use --data-root")
     return images
 
@@ -197,7 +193,7 @@ def predict(
     net = with_overrides(net or load_net(run, checkpoint), device, data_root)
     chosen = views or net.config.views
     name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
-    name += [f"onnx_{net.onnx['precision']}"] if net.onnx else []
+    name += [f"onnx_{net.onnx.precision}"] if net.onnx else []
     target = output or run.predictions / f"{'_'.join(name)}.npz"
     refuse_existing(target, overwrite)
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
@@ -218,21 +214,19 @@ def predict(
             f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
         )
     predictions = predict_images(net, images, chosen, progress=True)
-    predictions.meta.update(split=split, run=run.folder.name, command=command)
+    predictions = predictions.with_meta(split=split, run=run.folder.name, command=command)
     content = predictions.to_bytes()
     if split == "test":  # recorded before the result can be seen, even if the file cannot be written
         run.append_test_reading(
-            {
-                "command": command,
-                "views": chosen,
-                "images": len(images),
-                "accuracy": predictions.accuracy,
-                "predictions": target.name,
-                "predictions_sha256": sha256_bytes(content),
-                "checkpoint": checkpoint,
-                "weights_sha256": net.facts["weights_sha256"],
-                **({"onnx_sha256": net.onnx["sha256"]} if net.onnx else {}),
-            }
+            command=command,
+            views=chosen,
+            images=len(images),
+            accuracy=predictions.accuracy,
+            predictions=target.name,
+            predictions_sha256=sha256_bytes(content),
+            checkpoint=checkpoint,
+            weights_sha256=net.facts.weights_sha256,
+            **({"onnx_sha256": net.onnx.sha256} if net.onnx else {}),
         )
     write_atomic(target, content)
     return target, predictions, notes

@@ -15,9 +15,8 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from cifar_small.config.hashing import config_dict, config_hash, recipe_hash
+from cifar_small.config.hashing import config_dict
 from cifar_small.config.resolved import resolve_config
-from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.environment import autocast, describe, memory_format, prepare_process, resolve_device, resolve_precision
 from cifar_small.errors import CheckpointError, UserError
@@ -30,7 +29,7 @@ from cifar_small.models import refresh_statistics, set_frozen
 from cifar_small.randomness import ORDER, torch_generator
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run, write_start
-from cifar_small.runs.predictions import Predictions, label
+from cifar_small.runs.records import SoupMember, Summary, plain_all
 
 T = TypeVar("T")
 REFRESH_IMAGES = 10_000  # training images that BatchNorm statistics are taken from, at most
@@ -47,7 +46,7 @@ def make_soup(
     device: str | None = None,
     data_root: str | None = None,
     command: str = "",
-) -> tuple[dict[str, Any], Verdict]:
+) -> tuple[Summary, Verdict]:
     """Average the selected weights of runs into a run directory; returns its summary and the comparison with the best of them.
 
     uniform takes all runs; greedy the best on val, and then each other, in the order of val accuracy, with which the soup's
@@ -62,7 +61,7 @@ def make_soup(
     config = elsewhere(nets[0].config, device, data_root)
     config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
     pot = WeightAverager(replace(nets[0], config=config), _never_trained(nets))
-    order = sorted(range(len(nets)), key=lambda index: -float(nets[index].facts["val_accuracy"]))
+    order = sorted(range(len(nets)), key=lambda index: -nets[index].facts.val_accuracy)
     taken = order if method == "uniform" else _choose(pot, nets, order)
     if len(taken) == 1:
         raise UserError(
@@ -70,19 +69,30 @@ def make_soup(
             "was written"
         )
     members = [_facts(run, net, index in taken) for index, (run, net) in enumerate(zip(runs, nets, strict=True))]
-    content = pot.average([nets[index] for index in taken]) | {"soup": members}
+    content = pot.average([nets[index] for index in taken]) | {"soup": plain_all(members)}
     # Of all runs together, those left out too: it took them to make it.
-    epochs, seconds = (sum((run.summary() or {}).get(key, 0) for run in runs) for key in ("epochs", "seconds"))
+    summaries = [summary for run in runs if (summary := run.summary()) is not None]
+    epochs, seconds = sum(one.epochs for one in summaries), sum(one.seconds for one in summaries)
     write_start(output, config, {**describe(pot.device, pot.precision), "processes": 1}, command, epochs)
     save_checkpoint(output.best, content)
     predictions = predict_images(replace(load_net(output), config=config), pot.val, config.views, progress=True)
-    predictions.meta.update(split="val", run=output.folder.name, command=command)
-    predictions.save(output.predictions / "val.npz")
-    summary = {**_summary(config, predictions), "epochs": epochs, "epochs_planned": epochs, "soup": members}
-    summary["seconds"] = round(seconds + time.monotonic() - started, 1)
-    write_json(output.summary_file, summary)  # last: a soup without it is not whole
+    predictions = predictions.with_meta(split="val", run=output.folder.name, command=command)
+    val_sha256 = predictions.save(output.predictions / "val.npz")
+    correct, images = int(predictions.correct.sum()), len(predictions.ids)
+    summary = Summary.build(
+        config,
+        predictions.meta,
+        correct=correct,
+        images=images,
+        interval=wilson_interval(correct, images),
+        epochs=epochs,
+        epochs_planned=epochs,
+        seconds=round(seconds + time.monotonic() - started, 1),
+        val_predictions_sha256=val_sha256,
+    )
+    write_json(output.summary_file, summary.plain())  # last: a soup without it is not whole
     best = predict_images(replace(nets[order[0]], config=config), pot.val, config.views, progress=True)
-    return summary, Verdict.between("soup", predictions.correct, label(members[order[0]], folder=True), best.correct)
+    return summary, Verdict.between("soup", predictions.correct, members[order[0]].label(folder=True), best.correct)
 
 
 class WeightAverager:
@@ -98,7 +108,7 @@ class WeightAverager:
         self.device = resolve_device(engine.device)
         self.precision = resolve_precision(engine.precision, self.device)
         train, self.val, facts = load_splits(net.config.data)
-        if facts != net.facts["data"]:
+        if facts != net.facts.data:
             raise CheckpointError(
                 "the runs were trained on other data than is there now, so statistics and accuracy would be of other images; "
                 "restore the data, or name its place with --data-root"
@@ -131,13 +141,13 @@ class WeightAverager:
             "std": list(net.std),
             **({"pixels": net.pixels.plain()} if net.pixels else {}),
             "parameters": net.parameters,
-            "epoch": max(int(one.facts["epoch"]) for one in nets),
+            "epoch": max(one.facts.epoch for one in nets),
             "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),
             "selection": net.config.selection,
-            "data": net.facts["data"],
-            "ancestors": _distinct(ancestor for one in nets for ancestor in one.facts["ancestors"]),
-            "lineage": _distinct(line for one in nets for line in one.facts["lineage"]),
-            "teachers": _distinct(teacher for one in nets for teacher in one.facts.get("teachers", [])),
+            "data": net.facts.data.plain(),
+            "ancestors": plain_all(_distinct(ancestor for one in nets for ancestor in one.facts.ancestors)),
+            "lineage": _distinct(line for one in nets for line in one.facts.lineage),
+            "teachers": plain_all(_distinct(teacher for one in nets for teacher in one.facts.teachers)),
         }
 
 
@@ -161,7 +171,7 @@ def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 def _choose(pot: WeightAverager, nets: Sequence[Net], order: Sequence[int]) -> list[int]:
     """The members of a greedy soup, tried in this order."""
-    taken, accuracy = [order[0]], float(nets[order[0]].facts["val_accuracy"])
+    taken, accuracy = [order[0]], nets[order[0]].facts.val_accuracy
     for index in order[1:]:
         tried = pot.average([nets[one] for one in [*taken, index]])["val_accuracy"]
         if tried >= accuracy:
@@ -186,14 +196,14 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
             ("normalisation", (net.mean, net.std), (first.mean, first.std)),
             ("input size", net.preprocess, first.preprocess),
             ("rules", net.config.rules, first.config.rules),
-            ("data", net.facts["data"], first.facts["data"]),
+            ("data", net.facts.data, first.facts.data),
         ):
             if own != other:
                 raise CheckpointError(
                     f"{where} and {run.folder} differ in {what}: {other} and {own}; runs of the same data and rules are needed"
                 )
         for earlier, other_net in zip(runs[:number], nets, strict=False):
-            if other_net.facts["weights_sha256"] == net.facts["weights_sha256"]:
+            if other_net.facts.weights_sha256 == net.facts.weights_sha256:
                 raise CheckpointError(f"{earlier.folder} and {run.folder} hold the same weights; leave one out")
 
 
@@ -203,35 +213,16 @@ def _never_trained(nets: Sequence[Net]) -> tuple[str, ...]:
     return tuple(sorted(set.intersection(*frozen)))
 
 
-def _facts(run: Run, net: Net, taken: bool) -> dict[str, Any]:
-    kept = ("parameters", "epoch", "val_accuracy", "weights_sha256", "config_sha256", "lineage")
-    return {
-        "name": net.config.name,
-        "seed": net.config.seed,
-        "run": run.folder.name,
-        **{key: net.facts[key] for key in kept},
-        "taken": taken,
-    }
-
-
-def _summary(config: Config, predictions: Predictions) -> dict[str, Any]:
-    """What a summary says, as one of a trained run does."""
-    meta = predictions.meta
-    return {
-        "name": config.name,
-        "seed": config.seed,
-        "parameters": meta["parameters"],
-        "max_params": config.rules.max_params,
-        "selection": config.selection,
-        "selected_epoch": meta["epoch"],
-        "val_accuracy": predictions.accuracy,
-        "val_interval": list(wilson_interval(int(predictions.correct.sum()), len(predictions.ids))),
-        "val_images": len(predictions.ids),
-        "views": config.views,
-        "val_accuracy_plain": meta["val_accuracy"],
-        "data": meta["data"],
-        "config_sha256": config_hash(config),
-        "recipe_sha256": recipe_hash(config),
-        "weights_sha256": meta["weights_sha256"],
-        "teachers": meta.get("teachers", []),
-    }
+def _facts(run: Run, net: Net, taken: bool) -> SoupMember:
+    return SoupMember(
+        name=net.config.name,
+        seed=net.config.seed,
+        run=run.folder.name,
+        parameters=net.facts.parameters,
+        epoch=net.facts.epoch,
+        val_accuracy=net.facts.val_accuracy,
+        weights_sha256=net.facts.weights_sha256,
+        config_sha256=net.facts.config_sha256,
+        lineage=net.facts.lineage,
+        taken=taken,
+    )

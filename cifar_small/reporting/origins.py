@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cifar_small.evaluation.compare import Comparison, Group, epochs_text
 from cifar_small.evaluation.entries import Entry, Row
 from cifar_small.inference.ensemble import TITLES
 from cifar_small.runs.lineage import start_of
-from cifar_small.runs.predictions import label
+from cifar_small.runs.records import NetFacts, Session
 
 FEW = 4  # a page of more models shows the seeds of a recipe together
 MOODS = ("", "good", "warn", "bad")  # classes of the style sheet, the worst last
@@ -59,7 +58,7 @@ def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Subj
 
 def find_origins(subjects: Sequence[Subject]) -> list[Question]:
     """The questions a grader asks; seeds of a recipe that answer differently are told apart."""
-    by_weights = {str(entry.meta.get("weights_sha256")): entry for one in subjects for entry in one.entries if entry.run}
+    by_weights = {str(entry.meta.weights_sha256): entry for one in subjects for entry in one.entries if entry.run}
     asked: list[tuple[str, Callable[[Entry, Row], Answer]]] = [
         ("within its rules", lambda _, row: _legal(row)),
         ("started from", lambda _, row: _start(row)),
@@ -109,34 +108,33 @@ def _start(row: Row) -> Answer:
 
 
 def _made_of(entry: Entry) -> Answer:
-    method = entry.meta.get("method")
-    if not method:
+    meta = entry.meta
+    if meta.method is None:
         return Answer("")
-    fitted = bool(entry.meta.get("fitted_on"))
-    taken = [f"{label(one)} x {one['weight']:.3f}" if fitted else label(one) for one in entry.parts]
-    left_out = [label(one) for one in entry.meta.get("left_out") or []]
-    return Answer(f"{TITLES[method]}: {', '.join(taken)}" + (f"; left out: {', '.join(left_out)}" if left_out else ""))
+    taken = [f"{one.label()} x {one.weight:.3f}" if meta.fitted_on else one.label() for one in entry.parts]
+    left_out = f"; left out: {', '.join(one.label() for one in meta.left_out)}" if meta.left_out else ""
+    return Answer(f"{TITLES[meta.method]}: {', '.join(taken)}{left_out}")
 
 
 def _taught(entry: Entry) -> Answer:
-    return Answer(", ".join(dict.fromkeys(label(teacher) for part in entry.parts for teacher in part.get("teachers") or [])))
+    return Answer(", ".join(dict.fromkeys(teacher.label() for part in entry.parts for teacher in part.teachers)))
 
 
 def _selection(entry: Entry, row: Row) -> Answer:
     how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
-    summary = (entry.run.summary() if entry.run else None) or {}
-    return Answer(f"{how} (epoch {summary['selected_epoch']} of {summary['epochs']})" if summary.get("selected_epoch") else how)
+    summary = entry.run.summary() if entry.run else None
+    return Answer(how if summary is None else f"{how} (epoch {summary.selected_epoch} of {summary.epochs})")
 
 
 def _weighting(entry: Entry) -> Answer:
-    fitted = entry.meta.get("fitted_on")
-    return Answer(f"{fitted['images']:,} images of {fitted['split']}" if fitted else "nothing" if entry.is_ensemble else "")
+    fitted = entry.meta.fitted_on
+    return Answer(f"{fitted.images:,} images of {fitted.split}" if fitted else "nothing" if entry.is_ensemble else "")
 
 
 def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
     """How often a run read test; of an ensemble, how often its members did, where their runs are on the page."""
     if entry.is_ensemble:
-        members = [by_weights.get(str(part.get("weights_sha256"))) for part in entry.parts]
+        members = [by_weights.get(str(part.weights_sha256)) for part in entry.parts]
         answers = [_readings(one, by_weights) for one in members if one is not None]
         if len(answers) < len(members):
             return Answer("not known")
@@ -148,7 +146,7 @@ def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
     if not readings:
         return Answer("never")
     times = "once" if len(readings) == 1 else f"{len(readings)} times"
-    dates = ", ".join(dict.fromkeys(str(one["time"])[:10] for one in readings))
+    dates = ", ".join(dict.fromkeys(one.time[:10] for one in readings))
     return Answer(f"{times} ({dates})", "good" if len(readings) == 1 else "warn")
 
 
@@ -160,12 +158,12 @@ def _sessions(entry: Entry) -> Answer:
 
 
 def _code(entry: Entry) -> Answer:
-    made: Sequence[dict[str, Any]] = entry.parts if entry.run is None else entry.run.sessions()
-    commits = list(dict.fromkeys(str(one["commit"])[:12] for one in made if one.get("commit")))
-    if any(one.get("dirty") for one in made):
+    made: Sequence[NetFacts | Session] = entry.parts if entry.run is None else entry.run.sessions()
+    commits = list(dict.fromkeys(one.commit[:12] for one in made if one.commit))
+    if any(one.dirty for one in made):
         return Answer(", ".join(commits) + ", with changes that were not committed", "warn")
     return Answer(", ".join(commits) or "not known", "good" if commits else "warn")
 
 
 def _hashes(entry: Entry) -> Answer:
-    return Answer(", ".join(str(part.get("weights_sha256", "not known"))[:12] for part in entry.parts))
+    return Answer(", ".join((part.weights_sha256 or "not known")[:12] for part in entry.parts))

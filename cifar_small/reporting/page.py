@@ -13,7 +13,6 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -177,7 +176,7 @@ def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], p
         confusion=Markup(confusion_chart("Confusion matrix", evaluation.counts, predictions.classes)),
         reliability=Markup(reliability_chart("Accuracy against confidence", *bins)),
         mistakes=[] if images is None else _shown(evaluation.mistakes, images, pictures),
-        commands=[] if run is None else [str(session["command"]) for session in run.sessions() if session["command"]],
+        commands=[] if run is None else [session.command for session in run.sessions() if session.command],
         config=_facts_of(entry) if run is None else run.config_file.read_text(encoding="utf-8"),
     )
 
@@ -193,8 +192,9 @@ def _remark(subject: Subject) -> str:
 def _facts_of(entry: Entry) -> str:
     """What a predictions file says of its making, as YAML."""
     keys = ("name", "method", "fitted_on", "command", "config")
-    facts: dict[str, Any] = {key: entry.meta[key] for key in keys if entry.meta.get(key)}
-    members = [{key: one.get(key) for key in ("name", "seed", "run", "file", "views", "weight")} for one in entry.parts]
+    plain = entry.meta.plain()
+    facts = {key: plain[key] for key in keys if plain.get(key)}
+    members = [one.picked("name", "seed", "run", "file", "views", "weight") for one in entry.parts]
     return str(yaml.safe_dump({**facts, **({"members": members} if entry.is_ensemble else {})}, sort_keys=False, width=120))
 
 

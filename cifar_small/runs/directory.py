@@ -29,6 +29,7 @@ from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, InUseError, UserError
 from cifar_small.files import append_line, sha256_bytes, write_atomic, write_json
+from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
 FREE_TO_CHANGE = (
@@ -94,19 +95,24 @@ class Run:
         """The resolved configuration the run was started with."""
         return load_config(self.require().config_file)
 
-    def summary(self) -> dict[str, Any] | None:
+    def summary(self) -> Summary | None:
         """What the run ended with, or None while it has not ended."""
         if not self.summary_file.exists():
             return None
-        summary: dict[str, Any] = read_json(self.summary_file)
-        return summary
+        return parse(Summary, read_json(self.summary_file), self.summary_file, CheckpointError)
 
-    def sessions(self) -> list[dict[str, Any]]:
+    def sessions(self) -> list[Session]:
         """Each time the run was started or resumed: command, machine, versions, commit."""
         if not self.env_file.exists():
             return []
-        sessions: list[dict[str, Any]] = read_json(self.env_file)["sessions"]
-        return sessions
+        return parse_all(Session, read_json(self.env_file)["sessions"], self.env_file)
+
+    def record(self) -> RunRecord:
+        """What a record says of the run. Raises CheckpointError while it has not finished."""
+        summary = self.require().summary()
+        if summary is None:
+            raise CheckpointError(f"{self.folder} has not finished (no summary.json); train it to the end with --resume")
+        return RunRecord(summary=summary, sessions=self.sessions(), test_readings=self.test_readings())
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row stands twice."""
@@ -116,9 +122,10 @@ class Run:
         writer.writerows(rows)
         write_atomic(self.metrics_file, text.getvalue().encode())
 
-    def test_readings(self) -> list[dict[str, Any]]:
+    def test_readings(self) -> list[TestReading]:
         """Every reading of the test split so far, oldest first."""
-        return [_parse_json(line, self.test_readings_file) for line in self.test_reading_lines()]
+        lines = [_parse_json(line, self.test_readings_file) for line in self.test_reading_lines()]
+        return parse_all(TestReading, lines, self.test_readings_file)
 
     def test_reading_lines(self) -> list[str]:
         """The same as they stand in the file."""
@@ -126,15 +133,16 @@ class Run:
             return []
         return self.test_readings_file.read_text(encoding="utf-8").splitlines()
 
-    def append_test_reading(self, reading: Mapping[str, Any]) -> None:
-        """Record that the test split was read, by which command and with what result.
+    def append_test_reading(self, **reading: object) -> None:
+        """Record that the test split was read, by which command and with what result: the keys of `TestReading`.
 
-        Each line names the hash of the one before it, so that none can be taken away from their midst unnoticed.
+        Each line names the hash of the line before it, so that none can be removed from the middle unnoticed.
         """
         lines = self.test_reading_lines()
         previous = sha256_bytes(lines[-1].encode()) if lines else None
-        stamped = {"time": datetime.now(UTC).isoformat(timespec="seconds"), **reading, "previous_sha256": previous}
-        append_line(self.test_readings_file, json.dumps(stamped, allow_nan=False))
+        time = datetime.now(UTC).isoformat(timespec="seconds")
+        stamped = TestReading.model_validate({"time": time, **reading, "previous_sha256": previous})
+        append_line(self.test_readings_file, json.dumps(stamped.plain(), allow_nan=False))
 
 
 def read_json(path: Path) -> Any:
@@ -249,9 +257,6 @@ def write_start(run: Run, config: Config, environment: Mapping[str, Any], comman
     write_atomic(run.config_file, dump_config(config).encode())
     for ended in (run.summary_file, run.final):
         ended.unlink(missing_ok=True)  # of the shorter run that this one makes longer
-    sessions = run.sessions()
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    write_json(
-        run.env_file,
-        {"sessions": [*sessions, {"started": started, "command": command, "epochs_planned": epochs, **environment}]},
-    )
+    session = Session.model_validate({"started": started, "command": command, "epochs_planned": epochs, **environment})
+    write_json(run.env_file, {"sessions": plain_all([*run.sessions(), session])})

@@ -1,31 +1,30 @@
 """What a net owes to weights other than its own: carried from checkpoint to checkpoint, judged by the rules.
 
-`ancestors` are the nets whose weights it started from, the latest first: plain values with `name`, the `data` they were trained
-on (`source` and, for a run of this toolkit, the hashes of images and split) and `weights_sha256`. `lineage` says the same in
-words, a line for each, and adds what came through a teacher, marked so. Both are empty for a net trained from scratch.
+`ancestors` are the nets whose weights it started from, the latest first. `lineage` says the same in words, a line for each, and
+adds what came through a teacher, marked so. Both are empty for a net trained from scratch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from cifar_small.config.schema import Rules
 from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.runs.records import Ancestor, DataFacts, TeacherFacts
 
-Ancestor = dict[str, Any]
 THROUGH_TEACHER = " (through teacher "  # in a line of a lineage: known from a teacher's answers, not from weights
 
 
-def ancestor(name: str, data: Mapping[str, Any], weights_sha256: str, lineage: Sequence[str] = ()) -> Ancestor:
+def ancestor(name: str, data: DataFacts, weights_sha256: str, lineage: Sequence[str] = ()) -> Ancestor:
     """A net whose weights another one starts from; of its lineage what came through its teachers is kept."""
     taught = [line for line in lineage if THROUGH_TEACHER in line]
-    return {"name": name, "data": dict(data), "weights_sha256": weights_sha256, **({"taught": taught} if taught else {})}
+    own = Ancestor(name=name, data=data, weights_sha256=weights_sha256)
+    return own.updated(taught=taught) if taught else own
 
 
 def in_words(one: Ancestor) -> str:
     """An ancestor in words: `name, trained on source`."""
-    return f"{one['name']}, trained on {one['data']['source']}"
+    return f"{one.name}, trained on {one.data.source}"
 
 
 def through_teacher(line: str, teacher: str) -> str:
@@ -33,16 +32,11 @@ def through_teacher(line: str, teacher: str) -> str:
     return f"{line}{THROUGH_TEACHER}{teacher})"
 
 
-def lineage_of(ancestors: Sequence[Ancestor], teachers: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The lineage of a net that started from `ancestors` and learned from `teachers`, facts with name, seed and lineage."""
-    inherited = {through_teacher(line, _name(one)) for one in teachers for line in one["lineage"]}
-    inherited.update(line for one in ancestors for line in one.get("taught", []))
+def lineage_of(ancestors: Sequence[Ancestor], teachers: Sequence[TeacherFacts]) -> list[str]:
+    """The lineage of a net that started from `ancestors` and learned from `teachers`."""
+    inherited = {through_teacher(line, one.label()) for one in teachers for line in one.lineage}
+    inherited.update(line for one in ancestors for line in one.taught)
     return [*(in_words(one) for one in ancestors), *sorted(inherited)]
-
-
-def _name(teacher: Mapping[str, Any]) -> str:
-    seed = teacher.get("seed")
-    return str(teacher["name"]) if seed is None else f"{teacher['name']} (seed {seed})"
 
 
 def start_of(lineage: Sequence[str]) -> str:
@@ -77,21 +71,17 @@ def check_lineage(name: str, lineage: Sequence[str], rules: Rules) -> None:
     )
 
 
-def check_unseen(ancestors: Sequence[Ancestor], data: Mapping[str, Any]) -> None:
-    """Refuse an ancestor that was trained on validation images of this run, by raising CheckpointError.
-
-    data: the hashes of images and split, as `predict.load_splits` gives them.
-    """
+def check_unseen(ancestors: Sequence[Ancestor], data: DataFacts) -> None:
+    """Refuse an ancestor that was trained on validation images of this run, by raising CheckpointError."""
     for one in ancestors:
-        same_split = one["data"].get("val_sha256") == data["val_sha256"]
-        if _same_images(one["data"], data) and not same_split:
+        if _same_images(one.data, data) and one.data.val_sha256 != data.val_sha256:
             raise CheckpointError(
                 f"{in_words(one)}, held out other val images than this run does, so it has seen some of this run's; "
                 "train both with the same data.source, data.val_size and data.split_seed"
             )
 
 
-def _same_images(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def _same_images(one: DataFacts, other: DataFacts) -> bool:
     """Are these two the same training images? CIFAR-100 with its fine and its coarse labels is."""
     cifar100 = {"cifar100", "cifar100_coarse"}
-    return one.get("sha256") == other["sha256"] or {one["source"], other["source"]} == cifar100
+    return one.sha256 == other.sha256 or {one.source, other.source} == cifar100

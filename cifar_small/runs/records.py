@@ -1,44 +1,469 @@
-"""Records: what a finished run says of itself, written where results are kept."""
+"""What a run, a prediction, a reading of the test split and a submission say of themselves, as typed records.
+
+A key to add is added here and where its value is known. Keys that this version does not know are kept and written again.
+All knowledge of what former versions wrote is in `upgrade` and in the defaults, which say what a missing key means.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self, TypeVar
 
-from cifar_small.errors import CheckpointError
-from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_json
-from cifar_small.runs.directory import Run
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-COPIED = ("config.yaml", "metrics.csv", "curves.png", "confusion.png")
+from cifar_small.config.hashing import config_hash, recipe_hash
+from cifar_small.config.renamed import with_current_names
+from cifar_small.config.schema import Config, Rules
+from cifar_small.errors import CheckpointError, DataError, UserError
+
+FORMAT = 2  # of summaries, predictions and records; files of format 1 do not name it
 
 
-def run_record(run: Run) -> dict[str, Any]:
-    """What a record says of a run: summary, sessions (command, machine, versions, commit), readings of the test split."""
-    summary = run.require().summary()
-    if summary is None:
-        raise CheckpointError(f"{run.folder} has not finished (no summary.json); train it to the end with --resume")
-    if not run.best.exists() or sha256_file(run.best) != summary["weights_sha256"]:
-        raise CheckpointError(
-            f"{run.best} is not the file that {run.summary_file.name} speaks of; train to the end with --resume"
+class _Facts(BaseModel):
+    model_config = ConfigDict(strict=True, frozen=True, extra="allow")
+
+    def plain(self) -> dict[str, Any]:
+        """Plain JSON values: the keys that were given or read, and no others."""
+        return self.model_dump(mode="json", exclude_unset=True)
+
+    def picked(self, *keys: str) -> dict[str, Any]:
+        """Some of its values by their keys."""
+        return {key: getattr(self, key) for key in keys}
+
+    def given(self) -> dict[str, Any]:
+        """The same as the values they are, nested records included."""
+        return {key: getattr(self, key) for key in self.model_fields_set}
+
+    def updated(self, **changes: object) -> Self:
+        """The same with other values."""
+        return self.model_copy(update=changes)
+
+
+class DataFacts(_Facts):
+    """Which images a net was trained on; the data of weights from elsewhere have a source alone."""
+
+    source: str
+    sha256: str | None = None  # of all training images and labels
+    val_sha256: str | None = None  # of the indices held out
+    train_sha256: str | None = None  # of the indices trained on
+    train_limit: int | None = None
+
+    @property
+    def text(self) -> str:
+        """Source and limit in words."""
+        return self.source + (f", {self.train_limit:,} images" if self.train_limit else "")
+
+
+class _Named(_Facts):
+    name: str
+    seed: int | None = None
+    run: str | None = None  # folder of the run
+
+    def label(self, folder: bool = False) -> str:
+        """The name in a sentence, with the seed and on demand the folder of the run."""
+        facts = ([] if self.seed is None else [f"seed {self.seed}"]) + ([str(self.run)] if folder else [])
+        return f"{self.name} ({', '.join(facts)})" if facts else self.name
+
+
+class Ancestor(_Facts):
+    """A net whose weights another one started from."""
+
+    name: str
+    data: DataFacts
+    weights_sha256: str
+    taught: list[str] = []  # lines of its lineage that came through its teachers
+
+
+class TeacherFacts(_Named):
+    """A net, or a file of predictions, that a run learned from."""
+
+    parameters: int
+    weights_sha256: list[str | None]  # of each net
+    pretrained: bool
+    lineage: list[str]
+    val_accuracy: float | None = None
+    file: str | None = None
+    sha256: str | None = None  # of the file
+    views: str | None = None
+
+    @property
+    def hashes(self) -> list[str | None]:
+        """What must be the same for a run to be resumed."""
+        return [self.sha256] if self.sha256 else self.weights_sha256
+
+
+class SoupMember(_Named):
+    """A net that was averaged into a soup, or tried."""
+
+    parameters: int
+    epoch: int
+    val_accuracy: float
+    weights_sha256: str
+    config_sha256: str
+    lineage: list[str]
+    taken: bool
+
+
+class WeightsFacts(_Facts):
+    """What a checkpoint of weights says of them."""
+
+    parameters: int
+    epoch: int  # after which they were taken
+    val_accuracy: float  # without views
+    selection: str
+    data: DataFacts
+    lineage: list[str]
+    teachers: list[TeacherFacts] = []
+    soup: list[SoupMember] = []
+    ancestors: list[Ancestor] = []
+    checkpoint: str = "best"
+    averaged: int | None = None  # how many weights are in the average; None: not recorded
+    weights_sha256: str
+    config_sha256: str
+
+
+class OnnxFacts(_Facts):
+    """The ONNX file that computed in place of the weights."""
+
+    file: str
+    sha256: str
+    bytes: int
+    precision: str
+    onnxruntime: str  # its version
+    threads: int
+    quantization: dict[str, Any] = {}
+
+
+class NetFacts(_Named):
+    """What made predictions: a net, or an ensemble of `members`. What a file does not say is None or empty."""
+
+    parameters: int  # of all members together
+    val_accuracy: float | None = None
+    views: str | None = None
+    precision: str | None = None
+    onnx: OnnxFacts | None = None
+    checkpoint: str = "best"
+    weights_sha256: str | None = None
+    config_sha256: str | None = None
+    sha256: str | None = None  # of the predictions file
+    data: DataFacts | None = None
+    lineage: list[str] = []
+    ancestors: list[Ancestor] = []
+    teachers: list[TeacherFacts] = []
+    config: dict[str, Any] | None = None
+    packages: dict[str, str] | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    file: str | None = None
+    method: str | None = None  # of an ensemble
+    members: list[NetFacts] = []
+    weight: float | None = None  # as a member
+
+    @property
+    def form(self) -> list[str]:
+        """The file that computed in place of the weights, if one did: `onnx int8`."""
+        return [f"onnx {self.onnx.precision}"] if self.onnx else []
+
+    @property
+    def views_and_form(self) -> str:
+        """Views and form in words: `flip`, `flip onnx int8`."""
+        return " ".join([str(self.views), *self.form])
+
+    def facts(self) -> NetFacts:
+        """What an ensemble repeats of a member."""
+        return NetFacts.model_validate({key: value for key, value in self.given().items() if key in NetFacts.model_fields})
+
+    def nets(self) -> Iterator[NetFacts]:
+        """The facts of every net that had a part, through ensembles of ensembles."""
+        for member in self.members:
+            yield from member.nets()
+        if not self.members:
+            yield self
+
+
+class FittedOn(_Facts):
+    """The predictions of val that the weights of an ensemble's members were fitted on."""
+
+    split: str
+    images: int
+    images_sha256: str | None
+    predictions: list[str | None]  # SHA-256 of each file
+
+
+class PredictionsMeta(NetFacts):
+    """What a predictions file says of itself; `file` and `sha256` are known once it is read."""
+
+    format: int = FORMAT
+    rules: dict[str, Any]
+    images_sha256: str
+    source: str | None = None  # of the images
+    split: str | None = None
+    device: str | None = None
+    command: str | None = None
+    epoch: int | None = None
+    selection: str | None = None
+    averaged: int | None = None
+    soup: list[SoupMember] = []
+    left_out: list[NetFacts] = []
+    fitted_on: FittedOn | None = None
+
+    def rules_for(self, name: object) -> Rules:
+        """The rules they were made under; `name` is theirs in messages. Raises DataError."""
+        try:
+            return Rules.model_validate(self.rules)
+        except ValidationError as error:
+            problems = f"{error.error_count()} problems"
+            raise DataError(f"{name}: its rules cannot be read ({problems}); predict again") from None
+
+
+class Summary(_Facts):
+    """What a run ended with, `summary.json`."""
+
+    format: int = FORMAT
+    name: str
+    seed: int
+    parameters: int
+    max_params: int
+    epochs: int
+    epochs_planned: int
+    selection: str
+    selected_epoch: int
+    val_accuracy: float
+    val_interval: list[float]  # Wilson's 95 %, low and high
+    val_images: int
+    views: str
+    val_accuracy_plain: float  # without views
+    data: DataFacts
+    config_sha256: str
+    recipe_sha256: str
+    weights_sha256: str
+    val_predictions_sha256: str | None = None
+    metrics_sha256: str | None = None
+    lineage: list[str] = []
+    soup: list[SoupMember] = []
+    seconds: float  # in all sessions
+    teachers: list[TeacherFacts] = []
+
+    @classmethod
+    def build(
+        cls,
+        config: Config,
+        val: PredictionsMeta,
+        *,
+        correct: int,
+        images: int,
+        interval: tuple[float, float],
+        epochs: int,
+        epochs_planned: int,
+        seconds: float,
+        val_predictions_sha256: str,
+        metrics_sha256: str | None = None,
+    ) -> Summary:
+        """The summary of a run by the meta of its predictions of val, how many are right and the interval of that share."""
+        assert val.epoch is not None
+        assert val.val_accuracy is not None
+        assert val.data is not None
+        assert val.weights_sha256 is not None
+        summary = cls(
+            format=FORMAT,
+            name=config.name,
+            seed=config.seed,
+            parameters=val.parameters,
+            max_params=config.rules.max_params,
+            epochs=epochs,
+            epochs_planned=epochs_planned,
+            selection=config.selection,
+            selected_epoch=val.epoch,
+            val_accuracy=correct / images,
+            val_interval=list(interval),
+            val_images=images,
+            views=config.views,
+            val_accuracy_plain=val.val_accuracy,
+            data=val.data,
+            config_sha256=config_hash(config),
+            recipe_sha256=recipe_hash(config),
+            weights_sha256=val.weights_sha256,
+            val_predictions_sha256=val_predictions_sha256,
+            lineage=val.lineage,
+            seconds=seconds,
+            teachers=val.teachers,
         )
-    return {"summary": summary, "sessions": run.sessions(), "test_readings": run.test_readings()}
+        extra = {"metrics_sha256": metrics_sha256, "soup": val.soup}  # a soup has no metrics, a trained run no members
+        return summary.updated(**{key: value for key, value in extra.items() if value})
 
 
-def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
-    """Put a run's config, metrics and pictures beside its record; returns the new files. Replaces none without `overwrite`."""
-    names = [name for name in COPIED if (run.folder / name).exists()]
-    for name in names:
-        refuse_existing(folder / name, overwrite)
-    for name in names:
-        write_atomic(folder / name, (run.folder / name).read_bytes())
-    return [folder / name for name in names]
+class Session(_Facts):
+    """One start or resumption of a run, in `env.json`."""
+
+    started: str
+    command: str
+    epochs_planned: int | None = None  # None: not recorded
+    device: str
+    device_type: str | None = None
+    precision: str
+    threads: int
+    cpu_count: int | None = None
+    platform: str | None = None
+    python: str | None = None
+    cuda: str | None = None
+    packages: dict[str, str] = {}
+    cifar_small: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    processes: int = 1
+
+    @property
+    def hardware(self) -> str:
+        """Device, threads and precision in words."""
+        return f"{self.device}, {self.threads} threads, {self.precision}"
 
 
-def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
-    """Write `record.json` with a run's record into a folder, its config, metrics and pictures beside it."""
-    target = folder / "record.json"
-    refuse_existing(target, overwrite)
-    record = {"run": run_record(run)}
-    copy_pictures(run, folder, overwrite=overwrite)
-    write_json(target, record)
-    return target
+class TestReading(_Facts):
+    """One reading of the test split, a line of `test_readings.jsonl`."""
+
+    __test__ = False  # for pytest
+
+    time: str
+    command: str
+    views: str
+    images: int
+    accuracy: float
+    predictions: str  # name of the file
+    predictions_sha256: str
+    checkpoint: str = "best"
+    weights_sha256: str | None = None
+    onnx_sha256: str | None = None
+    previous_sha256: str | None = None  # of the line before it
+
+
+class RunRecord(_Facts):
+    """What a record says of a run."""
+
+    summary: Summary
+    sessions: list[Session]
+    test_readings: list[TestReading]
+
+    @property
+    def extended(self) -> bool:
+        """Was the last phase made longer on the way? That bends its schedule."""
+        return len({session.epochs_planned or 0 for session in self.sessions}) > 1
+
+    @property
+    def own_readings(self) -> list[TestReading]:
+        """The readings of test with the weights and views of the summary."""
+        views, weights = self.summary.views, self.summary.weights_sha256
+        return [one for one in self.test_readings if one.views == views and one.weights_sha256 in (None, weights)]
+
+
+class Record(_Facts):
+    """`record.json`: a run alone."""
+
+    format: int = FORMAT
+    run: RunRecord
+
+
+class SubmissionRecord(_Facts):
+    """The record beside a submission's CSV."""
+
+    format: int = FORMAT
+    submission: str
+    sha256: str
+    rows: int
+    written: str
+    command: str = ""
+    cifar_small: str | None = None
+    commit: str | None = None
+    dirty: bool | None = None
+    class_counts: Annotated[dict[str, int], Field(min_length=1)]
+    rules: dict[str, Any] | None = None  # given instead of those of the predictions
+    predictions: PredictionsMeta
+    run: RunRecord | None = None
+
+
+def recipe_of(run: RunRecord) -> str:
+    """A text that is equal for runs that are seeds of one recipe.
+
+    A run whose last phase was extended is no seed of the plain recipe; nor is one of several processes, whose BatchNorm may
+    have seen smaller batches.
+    """
+    planned = sorted({session.epochs_planned or 0 for session in run.sessions})
+    processes = sorted({session.processes for session in run.sessions})
+    parts = [run.summary.recipe_sha256]
+    parts += [f"extended {planned}"] if run.extended else []
+    parts += [f"processes {processes}"] if processes not in ([], [1]) else []
+    return " ".join(parts)
+
+
+MEAN_OF_LOGITS = "mean of logits: "  # start of the name of every ensemble of format 1 that does not name its method
+
+
+def upgrade(plain: dict[str, Any]) -> dict[str, Any]:
+    """A summary, meta, reading or record of any known format, with all that is in it, in the present format.
+
+    Raises ValueError for a format that is not known.
+    """
+    found = plain.get("format", 1)
+    if not isinstance(found, int) or found not in range(1, FORMAT + 1):
+        raise ValueError(f"has format {found}; this version reads formats up to {FORMAT}: update cifar_small")
+    plain = with_current_names(plain)
+    if "format" in plain:
+        plain["format"] = FORMAT
+    for key in ("run", "summary", "predictions"):
+        if isinstance(plain.get(key), dict):
+            plain[key] = upgrade(plain[key])
+    for key in ("test_readings", "members", "left_out"):
+        if isinstance(plain.get(key), list):
+            plain[key] = [upgrade(one) if isinstance(one, dict) else one for one in plain[key]]
+        elif key in plain and plain[key] is None:
+            del plain[key]
+    if plain.get("members") and "method" not in plain and str(plain.get("name")).startswith(MEAN_OF_LOGITS):
+        plain["method"] = "logits"
+    return plain
+
+
+T = TypeVar("T", bound=_Facts)
+
+
+def parse(model: type[T], plain: object, where: object, error: type[UserError] = DataError, expected: str = "") -> T:
+    """A record of any known format from plain values; raises `error`, a line naming `where`, for anything else.
+
+    expected: ends the line where the values are of no format.
+    """
+    if not isinstance(plain, dict):
+        raise error(f"{where} is not what cifar-small writes (no mapping){expected}")
+    try:
+        return model.model_validate(upgrade(plain))
+    except ValidationError as problems:
+        each = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in problems.errors()]
+        more = f" and {len(each) - 3} more" if len(each) > 3 else ""
+        raise error(f"{where} is not what cifar-small writes ({'; '.join(each[:3])}{more}){expected}") from None
+    except ValueError as problem:
+        raise error(f"{where} {problem}") from None
+
+
+def load_record(path: Path) -> Record | SubmissionRecord | None:
+    """The record in a file; None for the figures of a benchmark, which lie beside records. Raises DataError."""
+    try:
+        plain = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise DataError(f"{path} is not a record ({error})") from None
+    if isinstance(plain, dict) and "bench" in plain:
+        return None
+    kind: type[Record] | type[SubmissionRecord] = SubmissionRecord if isinstance(plain, dict) and "sha256" in plain else Record
+    return parse(kind, plain, path)
+
+
+def parse_all(model: type[T], plains: object, where: object) -> list[T]:
+    """A list of records in a run directory. Raises CheckpointError."""
+    if not isinstance(plains, list):
+        raise CheckpointError(f"{where} is not what cifar-small writes (no list)")
+    return [parse(model, one, where, CheckpointError) for one in plains]
+
+
+def plain_all(records: Sequence[_Facts]) -> list[dict[str, Any]]:
+    """Plain JSON values of each."""
+    return [one.plain() for one in records]

@@ -11,21 +11,21 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
 from cifar_small.environment import commit, package_version
-from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError, plural
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
 from cifar_small.inference.predict import load_net
 from cifar_small.models.counting import check_count
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import check_lineage
-from cifar_small.runs.predictions import Predictions, rules_of
-from cifar_small.runs.records import copy_pictures, run_record
+from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.recording import copy_pictures, run_record
+from cifar_small.runs.records import FORMAT, SubmissionRecord
 
 INTEGER = re.compile(r"0|[1-9][0-9]*")
 
@@ -124,35 +124,30 @@ def _read_rows(
         else:
             answers[number] = by_name[label] if rules.submission == "id,label" else int(label)
         seen.add(number)
-    return answers, [f"has {_rows(len(places))} {kind}, first in {places[0]}" for kind, places in found.items()]
-
-
-def _rows(number: int) -> str:
-    return "1 row" if number == 1 else f"{number:,} rows"
+    return answers, [f"has {plural(len(places), 'row')} {kind}, first in {places[0]}" for kind, places in found.items()]
 
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
     """The given rules, or those the predictions were made under. Raises ConfigError for a model that does not keep them."""
-    rules = rules or rules_of(predictions.meta, predictions.meta.get("file"))
-    name = str(predictions.meta["name"])
-    check_count(name, int(predictions.meta["parameters"]), rules)
-    members = predictions.meta.get("members") or []
-    for one in (predictions.meta, *members):
-        check_lineage(name, one.get("lineage") or [], rules)
+    rules = rules or predictions.meta.rules_for(predictions.meta.file)
+    meta = predictions.meta
+    check_count(meta.name, meta.parameters, rules)
+    for made in (meta, *meta.members):
+        check_lineage(meta.name, made.lineage, rules)
     return rules
 
 
 def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> None:
     """Count the checkpoint and judge its lineage. Raises CheckpointError if it is not the one that made the predictions."""
-    checkpoint = str(predictions.meta.get("checkpoint", "best"))
-    net = load_net(run, checkpoint)
-    if net.facts["weights_sha256"] != predictions.meta["weights_sha256"]:
+    meta = predictions.meta
+    net = load_net(run, meta.checkpoint)
+    if net.facts.weights_sha256 != meta.weights_sha256:
         raise CheckpointError(
-            f"{predictions.meta.get('file')} was not made by the weights {run.checkpoint(checkpoint)} now holds; "
+            f"{meta.file} was not made by the weights {run.checkpoint(meta.checkpoint)} now holds; "
             "predict again, with --overwrite"
         )
     check_count(net.config.name, net.parameters, rules or net.config.rules)
-    check_lineage(net.config.name, net.facts["lineage"], rules or net.config.rules)
+    check_lineage(net.config.name, net.facts.lineage, rules or net.config.rules)
 
 
 def submit(
@@ -163,7 +158,7 @@ def submit(
     rules: Rules | None = None,
     overwrite: bool = False,
     command: str = "",
-) -> dict[str, Any]:
+) -> SubmissionRecord:
     """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
 
     run: the run directory, whose summary, environment, curves and readings of the test split join the record. rules: those of
@@ -173,9 +168,7 @@ def submit(
     if output.suffix != ".csv":
         raise DataError(f"--output is {output.name}; expected a name ending in .csv")
     if predictions.labels is not None:
-        raise DataError(
-            f"{predictions.meta.get('file')} is of a labelled split; predict --split submit --file FILE, then submit that"
-        )
+        raise DataError(f"{predictions.meta.file} is of a labelled split; predict --split submit --file FILE, then submit that")
     record_file = output.with_suffix(".json")
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)
@@ -187,9 +180,10 @@ def submit(
     answers, faults = read_csv(content, predictions.ids, predictions.classes, rules)
     if faults or list(answers.values()) != predictions.predicted.tolist():
         reason = "; ".join(faults) or "reads back as other labels"
-        raise DataError(f"the CSV of {predictions.meta.get('file')} {reason}; nothing was written")
+        raise DataError(f"the CSV of {predictions.meta.file} {reason}; nothing was written")
     counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
-    record: dict[str, Any] = {
+    facts = {
+        "format": FORMAT,
         "submission": output.name,
         "sha256": sha256_bytes(content),
         "rows": len(predictions.ids),
@@ -202,8 +196,9 @@ def submit(
         "predictions": predictions.meta,
         **evidence,
     }
+    record = SubmissionRecord.model_validate(facts)
     copied = copy_pictures(run, output.parent, overwrite=overwrite) if run is not None else []
-    write_json(record_file, record)  # before the CSV, so that a disk that fills up leaves no CSV without its record
+    write_json(record_file, record.plain())  # before the CSV, so that a disk that fills up leaves no CSV without its record
     try:
         write_atomic(output, content)
         if output.read_bytes() != content:

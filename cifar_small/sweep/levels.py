@@ -291,7 +291,7 @@ def levels_table(plan: Plan) -> Table:
         found = {entry.name: entry for entry in load_entries(arguments)} if arguments else {}
         for name, row in zip(found, collect_rows(found.values()), strict=True):
             if name in claims:
-                sides = {str((part.get("config") or {}).get("input", {}).get("size") or 32) for part in found[name].parts}
+                sides = {str((part.config or {}).get("input", {}).get("size") or 32) for part in found[name].parts}
                 rows.append((str(number), name, claims[name], *_cells(row, " + ".join(sorted(sides)))))
     if not rows:
         raise UserError(f"no run of {plan.report} is done under {plan.output}")

@@ -57,7 +57,7 @@ class SweepDirectory:
         run = self.run(cell, seed)
         summary = run.summary()
         if summary is not None and run.best.exists():
-            return RunState("done", summary)
+            return RunState("done", summary.plain())
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
             if (run.folder / name).exists() and not self._is_of_other_settings(cell, seed, name):
                 return RunState(kind, read_json(run.folder / name))  # type: ignore[arg-type]

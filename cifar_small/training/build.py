@@ -88,7 +88,7 @@ def build_trainer(
         f"{config.data.source}; {data.device}, {data.precision}"
     )
     if teachers:
-        each = (f"{facts.get('run', facts['name'])}, {facts['parameters']:,} parameters" for facts in teachers)
+        each = (f"{facts.run or facts.name}, {facts.parameters:,} parameters" for facts in teachers)
         lines.append(f"teachers: {'; '.join(each)} (not counted against the budget)")
     for line in lines:
         trainer.say(line)

@@ -17,6 +17,7 @@ from cifar_small.runs.checkpoints import load_newest, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.keeping import keep_epoch, keep_final
 from cifar_small.runs.lineage import lineage_of
+from cifar_small.runs.records import DataFacts, TeacherFacts, parse, parse_all, plain_all
 from cifar_small.training.distillation import check_same_teachers
 from cifar_small.training.distributed import World
 from cifar_small.training.state import State
@@ -30,7 +31,7 @@ class Checkpoints:
     resolved: ResolvedConfig
     data: DataModule
     parameters: int
-    teachers: list[dict[str, Any]]  # the facts of each
+    teachers: list[TeacherFacts]
     world: World
 
     def save(self, state: State) -> None:
@@ -39,8 +40,8 @@ class Checkpoints:
             content = {
                 **state.saved(),
                 "config_sha256": self.resolved.config_sha256,
-                "data": self.data.facts,
-                "teachers": self.teachers,
+                "data": self.data.facts.plain(),
+                "teachers": plain_all(self.teachers),
             }
             save_checkpoint(self.run.last, content, previous=self.run.previous)
 
@@ -75,9 +76,9 @@ class Checkpoints:
             "epoch": state.epoch,
             "val_accuracy": state.rows[-1]["val_accuracy"],
             "selection": self.resolved.config.selection,
-            "data": self.data.facts,
-            "ancestors": state.ancestors,
-            "teachers": self.teachers,
+            "data": self.data.facts.plain(),
+            "ancestors": plain_all(state.ancestors),
+            "teachers": plain_all(self.teachers),
             "lineage": lineage_of(state.ancestors, self.teachers),
         }
 
@@ -90,11 +91,12 @@ class Checkpoints:
                 f"rank {self.world.rank} cannot see {run.last}, rank 0 can; put the run directory on a shared file system"
             )
         saved, _ = load_newest(run.last, run.previous)
-        if saved["data"] != self.data.facts:
+        before, now = parse(DataFacts, saved["data"], run.last, CheckpointError), self.data.facts
+        if before != now:
             raise CheckpointError(
-                f"{run.folder} was trained on other data: {saved['data']} then, {self.data.facts} now; use that data"
+                f"{run.folder} was trained on other data: {before.plain()} then, {now.plain()} now; use that data"
             )
-        check_same_teachers(saved.get("teachers", []), self.teachers, run.folder)
+        check_same_teachers(parse_all(TeacherFacts, saved.get("teachers", []), run.last), self.teachers, run.folder)
         return saved
 
     def _mend(self) -> bool:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +24,8 @@ from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import check_unseen, fault_of, through_teacher
-from cifar_small.runs.predictions import Predictions, label, load_predictions, nets_of
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import DataFacts, TeacherFacts
 from cifar_small.transforms.preprocess import Preprocess
 
 
@@ -86,15 +86,15 @@ class TeacherTargets:
 
 def load_teacher_targets(
     resolved: ResolvedConfig, data: DataModule, slices: int
-) -> tuple[dict[int, TeacherTargets], list[dict[str, Any]]]:
+) -> tuple[dict[int, TeacherTargets], list[TeacherFacts]]:
     """The targets of every phase that has teachers, by its index, and the facts of all teachers, for the record.
 
     Raises ConfigError for teachers of other classes, that have trained on our val images, or that the rules forbid, and what
     `load_net` and `load_predictions` raise.
     """
     teacher_targets: dict[int, TeacherTargets] = {}
-    nets: dict[str, tuple[Teacher, dict[str, Any]]] = {}
-    files: dict[str, tuple[Predictions, dict[str, Any]]] = {}
+    nets: dict[str, tuple[Teacher, TeacherFacts]] = {}
+    files: dict[str, tuple[Predictions, TeacherFacts]] = {}
     engine, rules = resolved.config.engine, resolved.config.rules
     for phase in resolved.phases:
         settings = phase.settings.distill
@@ -110,32 +110,32 @@ def load_teacher_targets(
                 files[settings.predictions] = _load_file(settings.predictions, rules, data, where)
             stored = _probabilities(files[settings.predictions][0], data, settings.temperature)
         chosen = [nets[path] for path in settings.teachers]
-        hashes = [facts["weights_sha256"][0] for _, facts in chosen]
+        hashes = [facts.weights_sha256[0] for _, facts in chosen]
         if len(set(hashes)) < len(hashes):
             raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two have the same weights; leave one out")
         teacher_targets[phase.index] = TeacherTargets(settings, [teacher for teacher, _ in chosen], stored, slices, engine)
     return teacher_targets, [facts for _, facts in [*nets.values(), *files.values()]]
 
 
-def _load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, where: str) -> tuple[Teacher, dict[str, Any]]:
+def _load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, where: str) -> tuple[Teacher, TeacherFacts]:
     run = Run(path)
     net = load_net(run)
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
-    _check(path, net.classes, net.facts["data"], net.facts["lineage"], rules, data, where)
-    check_unseen(net.facts["ancestors"], data.facts)
+    _check(path, net.classes, net.facts.data, net.facts.lineage, rules, data, where)
+    check_unseen(net.facts.ancestors, data.facts)
     model = net.model.to(device=data.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     model.eval().requires_grad_(False)
-    facts = {
-        "name": net.config.name,
-        "seed": net.config.seed,
-        "run": run.folder.name,
-        "parameters": net.parameters,
-        "val_accuracy": net.facts["val_accuracy"],
-        "weights_sha256": [net.facts["weights_sha256"]],
-        "pretrained": bool(net.facts["lineage"]),
-        "lineage": net.facts["lineage"],
-    }
+    facts = TeacherFacts(
+        name=net.config.name,
+        seed=net.config.seed,
+        run=run.folder.name,
+        parameters=net.parameters,
+        val_accuracy=net.facts.val_accuracy,
+        weights_sha256=[net.facts.weights_sha256],
+        pretrained=bool(net.facts.lineage),
+        lineage=net.facts.lineage,
+    )
     return Teacher(model, net.preprocess, *_renormalization(net, data)), facts
 
 
@@ -147,29 +147,29 @@ def _renormalization(net: Net, data: DataModule) -> tuple[Tensor, Tensor]:
     return scale, offset
 
 
-def _load_file(path: str, rules: Rules, data: DataModule, where: str) -> tuple[Predictions, dict[str, Any]]:
+def _load_file(path: str, rules: Rules, data: DataModule, where: str) -> tuple[Predictions, TeacherFacts]:
     """Predictions over (at least) the training images, in any order."""
     predictions = load_predictions(path)
     meta = predictions.meta
-    for net in nets_of(meta):
-        _check(path, predictions.classes, net.get("data") or {}, net.get("lineage") or [], rules, data, where)
-        check_unseen(net.get("ancestors") or [], data.facts)
-    facts = {
-        "name": label(meta),
-        "file": Path(path).name,
-        "sha256": meta["sha256"],
-        "parameters": meta["parameters"],
-        "views": meta.get("views"),
-        "weights_sha256": [net.get("weights_sha256") for net in nets_of(meta)],
-        "pretrained": bool(meta.get("lineage")),
-        "lineage": meta.get("lineage") or [],
-    }
+    for net in meta.nets():
+        _check(path, predictions.classes, net.data, net.lineage, rules, data, where)
+        check_unseen(net.ancestors, data.facts)
+    facts = TeacherFacts(
+        name=meta.label(),
+        file=Path(path).name,
+        sha256=meta.sha256,
+        parameters=meta.parameters,
+        views=meta.views,
+        weights_sha256=[net.weights_sha256 for net in meta.nets()],
+        pretrained=bool(meta.lineage),
+        lineage=meta.lineage,
+    )
     return predictions, facts
 
 
 def _probabilities(predictions: Predictions, data: DataModule, temperature: float) -> Tensor:
     """A file's probabilities of the training images (N, K) at the temperature, joined by id."""
-    name, order = predictions.meta["file"], np.argsort(predictions.ids)
+    name, order = predictions.meta.file, np.argsort(predictions.ids)
     place = np.searchsorted(predictions.ids, data.ids, sorter=order)
     rows = order[np.minimum(place, len(order) - 1)]
     missing = data.ids[predictions.ids[rows] != data.ids]
@@ -191,7 +191,7 @@ def _probabilities(predictions: Predictions, data: DataModule, temperature: floa
 def _check(
     path: str,
     classes: tuple[str, ...],
-    trained_on: dict[str, Any],
+    trained_on: DataFacts | None,
     lineage: list[str],
     rules: Rules,
     data: DataModule,
@@ -204,7 +204,7 @@ def _check(
             f"{list(data.classes)[:3]}... ({len(data.classes)}); the same names in the same order are needed"
         )
     ours = data.facts
-    if trained_on.get("sha256") == ours["sha256"] and trained_on.get("val_sha256") != ours["val_sha256"]:
+    if trained_on is not None and trained_on.sha256 == ours.sha256 and trained_on.val_sha256 != ours.val_sha256:
         raise ConfigError(
             f"{where}: {path} held out other images than this config, so it was trained on some of this run's val images and "
             "would leak their labels; use its data.val_size and data.split_seed, or another teacher"
@@ -218,9 +218,9 @@ def _check(
         )
 
 
-def check_same_teachers(saved: Sequence[dict[str, Any]], now: Sequence[dict[str, Any]], folder: Path) -> None:
+def check_same_teachers(saved: Sequence[TeacherFacts], now: Sequence[TeacherFacts], folder: Path) -> None:
     """Raise CheckpointError when a run would continue with other teachers than it was started with."""
-    before, after = ([facts.get("sha256") or facts["weights_sha256"] for facts in teachers] for teachers in (saved, now))
+    before, after = ([facts.hashes for facts in teachers] for teachers in (saved, now))
     if before != after:
         raise CheckpointError(
             f"{folder} was started with other teachers: {_names(saved)} then, {_names(now)} now; put the former teachers "
@@ -229,6 +229,6 @@ def check_same_teachers(saved: Sequence[dict[str, Any]], now: Sequence[dict[str,
         )
 
 
-def _names(teachers: Sequence[dict[str, Any]]) -> str:
-    parts = (f"{label(facts)} {(facts.get('sha256') or facts['weights_sha256'][0])[:12]}" for facts in teachers)
+def _names(teachers: Sequence[TeacherFacts]) -> str:
+    parts = (f"{facts.label()} {str(facts.hashes[0])[:12]}" for facts in teachers)
     return ", ".join(parts) or "none"

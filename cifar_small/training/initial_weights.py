@@ -19,7 +19,8 @@ from cifar_small.inference.predict import Net, load_net
 from cifar_small.models import LibraryNet, in_backbone
 from cifar_small.models.pretrained import locate, read_state
 from cifar_small.runs.directory import Run
-from cifar_small.runs.lineage import Ancestor, ancestor
+from cifar_small.runs.lineage import ancestor
+from cifar_small.runs.records import Ancestor, DataFacts
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,8 @@ def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | Non
     if config.starts_from_run:
         net = load_net(Run(config.weights))
         name = f"{net.config.name} seed {net.config.seed}"
-        own = ancestor(name, net.facts["data"], net.facts["weights_sha256"], net.facts["lineage"])
-        init = PretrainedInit(config.weights, net.model.state_dict(), net.classes, [own, *net.facts["ancestors"]])
+        own = ancestor(name, net.facts.data, net.facts.weights_sha256, net.facts.lineage)
+        init = PretrainedInit(config.weights, net.model.state_dict(), net.classes, [own, *net.facts.ancestors])
         return _with_input_of(config, net), init
     if config.weights == "imagenet":
         published = PUBLISHED[config.model.family]
@@ -57,7 +58,7 @@ def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | Non
     else:
         path, name, source = Path(config.weights), Path(config.weights).name, "unknown data"
     state = read_state(path)
-    return config, PretrainedInit(name, state, (), [ancestor(name, {"source": source}, sha256_file(path))])
+    return config, PretrainedInit(name, state, (), [ancestor(name, DataFacts(source=source), sha256_file(path))])
 
 
 def with_recorded_input(config: Config, run: Run) -> Config:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from cifar_small.runs.lineage import Ancestor
+from cifar_small.runs.records import Ancestor, parse_all, plain_all
 
 COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "rows")
 FIRST_SCALE = 2.0**16  # of the loss in fp16, as torch's GradScaler has it
@@ -69,7 +69,7 @@ class State:
             "scaling": self.scaling,
             "totals": self.totals,
             "precision": self.precision,
-            "ancestors": self.ancestors,
+            "ancestors": plain_all(self.ancestors),
             "seconds": self.seconds,
             **{key: getattr(self, key) for key in COUNTERS},
         }
@@ -92,7 +92,8 @@ class State:
         self.slow = {name: value.to(parameters[name].device) for name, value in saved.get("slow", {}).items()}
         self.scaling.copy_(saved.get("scaling", self.scaling))
         self.totals.copy_(saved["totals"])
-        self.precision, self.ancestors = saved["precision"], saved.get("ancestors", [])
+        self.precision = saved["precision"]
+        self.ancestors = parse_all(Ancestor, saved.get("ancestors", []), "ancestors of the checkpoint")
         self.clock -= saved["seconds"]
         for key in COUNTERS:
             setattr(self, key, saved[key])

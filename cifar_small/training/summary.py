@@ -7,16 +7,17 @@ from typing import Any
 
 from tqdm import tqdm
 
-from cifar_small.config.hashing import config_hash, recipe_hash
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.run import draw_curves
-from cifar_small.files import sha256_file
+from cifar_small.files import sha256_file, write_json
 from cifar_small.inference.predict import load_net, predict_images
 from cifar_small.metrics.classification import confusion_matrix, wilson_interval
 from cifar_small.runs.directory import Run
+from cifar_small.runs.records import Summary
+from cifar_small.training.state import State
 
 
 def epoch_line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: float) -> str:
@@ -30,54 +31,42 @@ def epoch_line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: 
     )
 
 
-def summarize(
-    run: Run, config: Config, phases: Sequence[Phase], problem: DataModule, rows: Sequence[dict[str, Any]], precision: str
-) -> dict[str, Any]:
-    """Predict val with the selected weights and draw the run's pictures; returns what stands in its summary.
-
-    rows: an epoch each, as in `metrics.csv`; precision: what the run was trained in, which need not be this machine's choice.
-    """
-    val = problem.val
+def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModule, state: State) -> Summary:
+    """Predict val with the selected weights, draw the run's pictures, and write the summary, which is returned."""
+    val, rows = data.val, state.rows
     assert val.labels is not None
     net = load_net(run)
-    predictions = predict_images(net, val, config.views, precision=precision)
-    predictions.meta.update(split="val", run=run.folder.name, command="")
+    predictions = predict_images(net, val, config.views, precision=state.precision)  # which need not be this machine's choice
+    predictions = predictions.with_meta(split="val", run=run.folder.name, command="")
     val_sha256 = predictions.save(run.predictions / "val.npz")
     title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
     draw_curves(rows, [phase.end for phase in phases[:-1]], title, run.folder / "curves.png")
     counts = confusion_matrix(val.labels, predictions.predicted, len(val.classes))
     confusion_title = f"{title}\nval, {predictions.accuracy:.2%} right, views {config.views}"
     draw_confusion(counts, val.classes, confusion_title, run.folder / "confusion.png")
-    return {
-        "name": config.name,
-        "seed": config.seed,
-        "parameters": net.parameters,
-        "max_params": config.rules.max_params,
-        "epochs": len(rows),
-        "epochs_planned": phases[-1].end,
-        "selection": config.selection,
-        "selected_epoch": net.facts["epoch"],
-        "val_accuracy": predictions.accuracy,
-        "val_interval": list(wilson_interval(int(predictions.correct.sum()), len(val))),
-        "val_images": len(val),
-        "views": config.views,
-        "val_accuracy_plain": net.facts["val_accuracy"],
-        "data": problem.facts,
-        "config_sha256": config_hash(config),
-        "recipe_sha256": recipe_hash(config),
-        "weights_sha256": net.facts["weights_sha256"],
-        "val_predictions_sha256": val_sha256,
-        "metrics_sha256": sha256_file(run.metrics_file),
-        "lineage": net.facts["lineage"],
-    }
+    correct = int(predictions.correct.sum())
+    summary = Summary.build(
+        config,
+        predictions.meta,
+        correct=correct,
+        images=len(val),
+        interval=wilson_interval(correct, len(val)),
+        epochs=len(rows),
+        epochs_planned=phases[-1].end,
+        seconds=round(state.seconds, 1),
+        val_predictions_sha256=val_sha256,
+        metrics_sha256=sha256_file(run.metrics_file),
+    )
+    write_json(run.summary_file, summary.plain())
+    return summary
 
 
-def closing_line(summary: dict[str, Any], run: Run) -> str:
+def closing_line(summary: Summary, run: Run) -> str:
     """The summary of a run in words."""
-    low, high = summary["val_interval"]
-    rule = "the best epoch on val" if summary["selection"] == "best" else "the last epoch"
+    low, high = summary.val_interval
+    rule = "the best epoch on val" if summary.selection == "best" else "the last epoch"
     return (
-        f"val {summary['val_accuracy']:.2%} (95 % interval {low:.2%} to {high:.2%}, views {summary['views']}), epoch "
-        f"{summary['selected_epoch']} selected by: {rule}; {summary['parameters']:,} parameters; {summary['seconds']:,.0f} s; "
+        f"val {summary.val_accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, views {summary.views}), epoch "
+        f"{summary.selected_epoch} selected by: {rule}; {summary.parameters:,} parameters; {summary.seconds:,.0f} s; "
         f"{run.folder}"
     )

@@ -5,16 +5,15 @@ from __future__ import annotations
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.environment import describe
-from cifar_small.files import write_json
 from cifar_small.models.counting import check_budget, num_classes_of
 from cifar_small.runs.directory import Run, can_resume, locked, write_start
+from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
 from cifar_small.training.initial_weights import prepare_init
@@ -32,8 +31,10 @@ def train(
     command: str = "",
     quiet: bool = False,
     on_epoch: OnEpoch | None = None,
-) -> dict[str, Any]:
+) -> Summary | None:
     """Train a config into a run directory and return its summary; one rank of several when torchrun started us.
+
+    Ranks other than the first, which write no files, may return None.
 
     `on_epoch` is given each epoch's row of `metrics.csv` once all is saved; what it raises ends the run, which can be resumed.
 
@@ -57,9 +58,9 @@ def train(
         world.require_same(f"{resolved.config_sha256} {run.folder}", "config or run directory", "start all with the same")
         going_on = world.first_then_all(may_go_on)
         if world.first_then_all(lambda: going_on and _is_complete(run, resolved.epochs)):
-            summary = run.summary() or {}  # which a rank on another machine may not see
-            if not quiet:
-                print(f"{run.folder} is already complete: {summary['epochs']} epochs, val {summary['val_accuracy']:.2%}")
+            summary = run.summary()  # which a rank on another machine may not see
+            if summary is not None and not quiet:
+                print(f"{run.folder} is already complete: {summary.epochs} epochs, val {summary.val_accuracy:.2%}")
             return summary
         stop: list[int] = []
         trainer = build_trainer(
@@ -82,17 +83,15 @@ def train(
 
 def _is_complete(run: Run, epochs: int) -> bool:
     summary = run.summary()
-    return summary is not None and summary["epochs_planned"] == epochs and run.best.exists()
+    return summary is not None and summary.epochs_planned == epochs and run.best.exists()
 
 
-def _finish(trainer: Trainer) -> dict[str, Any]:
+def _finish(trainer: Trainer) -> Summary | None:
     """Predict val with the selected weights, draw the pictures, write the summary; rank 0 alone."""
     if not trainer.world.first:
-        return {}
+        return None
     state, run, resolved = trainer.state, trainer.checkpoints.run, trainer.resolved
     trainer.checkpoints.end_run(state)
-    summary = summarize(run, resolved.config, resolved.phases, trainer.data, state.rows, state.precision)
-    summary |= {"seconds": round(state.seconds, 1), "teachers": trainer.checkpoints.teachers}
-    write_json(run.summary_file, summary)
+    summary = summarize(run, resolved.config, resolved.phases, trainer.data, state)
     trainer.say(closing_line(summary, run))
     return summary

@@ -78,9 +78,7 @@ def test_everything_it_names_is_there(shown: tuple[Path, str]) -> None:
         assert name in text
     for config in re.findall(r"configs/(?!demo_)[\w./-]+\.yaml", text):
         assert (ROOT / config).exists(), f"{config} is not there"
-    parameters = [
-        load_predictions(folder / "runs" / name / "predictions" / "submit.npz").meta["parameters"] for name in demo.NETS
-    ]
+    parameters = [load_predictions(folder / "runs" / name / "predictions" / "submit.npz").meta.parameters for name in demo.NETS]
     assert f"parameters {parameters[0]:,} + {parameters[1]:,} = {sum(parameters):,}" in text
     assert sum(parameters) <= demo.BUDGET
 

@@ -140,12 +140,12 @@ def test_place_holds_what_the_verbs_say(place: Place) -> None:
     assert images.ids.tolist() == list(range(360))
     assert np.array_equal(images.images, expected.images)
     first = load_predictions(place.predictions)
-    assert first.meta["command"].startswith("cifar-small predict ")
+    assert first.meta.command.startswith("cifar-small predict ")
     lines = place.csv.read_text().splitlines()
     assert lines[0] == "ID,Labels"
     assert lines[1:] == [f"{image},{label}" for image, label in enumerate(first.predicted)]
     joined = load_predictions(place.ensemble)
-    assert joined.meta["parameters"] == 2 * first.meta["parameters"]
+    assert joined.meta.parameters == 2 * first.meta.parameters
     assert sorted(path.name for path in place.csv.parent.iterdir()) == [
         "config.yaml",
         "confusion.png",
@@ -156,7 +156,7 @@ def test_place_holds_what_the_verbs_say(place: Place) -> None:
     ]
     assert (place.folder / "sub missions" / "record" / "record.json").exists()
     session = Run(place.run).sessions()[0]
-    assert session["command"] == f"cifar-small train --config '{place.config}' --output '{place.run}'"
+    assert session.command == f"cifar-small train --config '{place.config}' --output '{place.run}'"
 
 
 def test_predict_prints_accuracy_with_its_interval(place: Place, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,10 +29,12 @@ from cifar_small.reporting.comparison_tables import comparison_csv, comparison_t
 from cifar_small.reporting.tables import PAGE_WIDTH, Table, latex_escaped, to_latex
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import PredictionsMeta
 from tests.conftest import tiny_raw
-from tests.synthetic import made
+from tests.synthetic import made, reading_of, session_of, summary_of
 
 LABELS = np.arange(400) % 10
+ONNX = {"file": "int8.onnx", "sha256": "0", "bytes": 1, "precision": "int8", "onnxruntime": "1", "threads": 1}
 
 
 def answers(wrong: Any) -> np.ndarray:
@@ -54,6 +56,7 @@ def make_run(
     splits: tuple[str, ...] = ("val",),
     *,
     planned: tuple[int, ...] = (2,),
+    processes: int = 1,
     readings: int = 0,
     images: str = "f",
     lineage: tuple[str, ...] = (),
@@ -70,20 +73,20 @@ def make_run(
     epochs = sum(phase["epochs"] for phase in plain["phases"])
     facts = {"source": "digits", "train_sha256": f"train{limit}", "train_limit": limit}
     data = {key: value for key, value in facts.items() if value is not None}
-    summary = {
-        "name": settings.name,
-        "seed": seed,
-        "epochs": epochs,
-        "views": settings.views,
-        "seconds": 90.0,
-        "recipe_sha256": recipe_hash(settings),
-        "weights_sha256": weights,
-    }
+    summary = summary_of(
+        name=settings.name,
+        seed=seed,
+        epochs=epochs,
+        views=settings.views,
+        seconds=90.0,
+        recipe_sha256=recipe_hash(settings),
+        weights_sha256=weights,
+    )
     run.summary_file.write_text(json.dumps(summary))
-    sessions = [{"device": "a CPU", "threads": 2, "precision": "fp32", "epochs_planned": one} for one in planned]
+    sessions = [session_of(epochs_planned=epochs, processes=processes) for epochs in planned]
     run.env_file.write_text(json.dumps({"sessions": sessions}))
     if readings:
-        run.test_readings_file.write_text("{}\n" * readings)
+        run.test_readings_file.write_text((json.dumps(reading_of(0.5)) + "\n") * readings)
     for split in splits:
         meta = {
             "name": settings.name,
@@ -190,7 +193,7 @@ def test_an_ensembles_parameters_are_the_sum() -> None:
 def test_an_ensemble_is_held_against_the_best_of_its_members() -> None:
     wrong = {"a": slice(0, 20), "b": slice(5, 20), "c": slice(30, 60)}
     members = {name: entry(name, at, views="flip", images_sha256="i") for name, at in wrong.items()}
-    parts = [{"weights_sha256": name, "parameters": 10, "views": "flip"} for name in "ab"]
+    parts = [{"name": name, "weights_sha256": name, "parameters": 10, "views": "flip"} for name in "ab"]
     joined = entry("joined", slice(0, 8), views="flip", images_sha256="i", members=parts, parameters=20)
     found = compare([*members.values(), joined])
     (test,) = found.ensembles
@@ -209,9 +212,7 @@ def test_an_ensemble_is_held_against_the_best_of_its_members() -> None:
     assert [table.label for table in comparison_tables(first)] == ["entries", "scores"]
 
 
-@pytest.mark.parametrize(
-    "other", [{"views": "none"}, {"images_sha256": "j"}, {"onnx": {"precision": "int8"}}, {"weights_sha256": "another"}]
-)
+@pytest.mark.parametrize("other", [{"views": "none"}, {"images_sha256": "j"}, {"onnx": ONNX}, {"weights_sha256": "another"}])
 def test_without_all_its_members_an_ensemble_is_held_against_none(other: dict[str, Any]) -> None:
     facts = {"views": "flip", "images_sha256": "i"}
     parts = [{"weights_sha256": name, "name": name, "parameters": 10, "views": "flip"} for name in "ab"]
@@ -227,7 +228,7 @@ def test_without_all_its_members_an_ensemble_is_held_against_none(other: dict[st
 
 def test_an_ensemble_of_int8_is_none_of_fp32() -> None:
     facts = {"views": "flip", "images_sha256": "i"}
-    int8 = {"onnx": {"sha256": "0"}, "precision": "int8"}
+    int8 = {"onnx": ONNX, "precision": "int8"}
     parts = [{"weights_sha256": name, "name": name, "parameters": 10, "views": "flip", **int8} for name in "ab"]
     joined = entry("joined", 0, images_sha256="i", views=None, members=parts, parameters=20)
     plain = compare([entry("a", 2, **facts), entry("b", 1, **facts), joined])
@@ -295,7 +296,7 @@ def test_missing_predictions_are_named_with_their_command(tmp_path: Path) -> Non
     found = compare(load_entries([str(run.folder)]), "test")
     assert found.missing == (f"a has no test predictions: cifar-small predict {tmp_path}/a --split test",)
     val = load_predictions(run.predictions / "val.npz")
-    replace(val, meta={**val.meta, "views": "flip"}).save(run.predictions / "val_flip.npz")
+    val.with_meta(views="flip").save(run.predictions / "val_flip.npz")
     (line,) = compare(load_entries([str(run.predictions / "val_flip.npz")])).missing
     assert f"predict {tmp_path.resolve()}/a --split test --views flip" in line
     (run.predictions / "val.npz").unlink()
@@ -310,7 +311,7 @@ def test_a_file_in_a_run_brings_its_other_split_and_its_facts(tmp_path: Path) ->
     assert set(one.predictions) == {"val", "test"}
     assert compare([one]).rows[0].minutes == 1.5
     test = load_predictions(run.predictions / "test.npz")
-    replace(test, meta={**test.meta, "views": "flip"}).save(run.predictions / "test.npz")  # of other views: another entry
+    test.with_meta(views="flip").save(run.predictions / "test.npz")  # of other views: another entry
     (one,) = load_entries([str(run.predictions / "val.npz")])
     assert set(one.predictions) == {"val"}
 
@@ -318,7 +319,7 @@ def test_a_file_in_a_run_brings_its_other_split_and_its_facts(tmp_path: Path) ->
 def test_two_views_of_a_run_are_two_entries(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     val = load_predictions(run.predictions / "val.npz")
-    replace(val, meta={**val.meta, "views": "flip"}).save(run.predictions / "val_flip.npz")
+    val.with_meta(views="flip").save(run.predictions / "val_flip.npz")
     found = compare(load_entries([str(run.folder), str(run.predictions / "val_flip.npz")]))
     assert [row.name for row in found.rows] == ["a", "a flip"]
     assert found.unlike == ("views: none (a); flip (a flip)",)
@@ -368,8 +369,8 @@ def test_bad_entries_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has no config\.yaml"):
         load_entries([str(tmp_path)])
     val = load_predictions(run.predictions / "val.npz")
-    replace(val, meta={**val.meta, "weights_sha256": "of a shorter run"}).save(run.predictions / "val.npz")
-    with pytest.raises(CheckpointError, match=r"val\.npz was not made by the weights .*--split val --overwrite makes it anew"):
+    val.with_meta(weights_sha256="of a shorter run").save(run.predictions / "val.npz")
+    with pytest.raises(CheckpointError, match=r"val\.npz was predicted with other weights .*--split val --overwrite"):
         load_entries([str(run.folder)])
     run.summary_file.unlink()
     with pytest.raises(CheckpointError, match="has not finished"):
@@ -434,7 +435,8 @@ def test_what_is_no_seed_of_a_recipe(tmp_path: Path) -> None:
     first = make_run(tmp_path / "a", 0)
     again = make_run(tmp_path / "b", 1)  # the same seed
     extended = make_run(tmp_path / "c", 2, 2, planned=(2, 4))
-    found = compare(load_entries([str(run.folder) for run in (first, again, extended)]))
+    of_two_processes = make_run(tmp_path / "d", 3, 3, processes=2)
+    found = compare(load_entries([str(run.folder) for run in (first, again, extended, of_two_processes)]))
     assert found.groups == ()
     assert found.refused == ("b is seed 0 of the recipe of a again: left out of its mean",)
 
@@ -591,7 +593,7 @@ def test_latex_tables_are_whole(tmp_path: Path) -> None:
 def test_a_file_without_facts_still_compares(tmp_path: Path) -> None:
     predictions = Predictions(
         np.arange(4), np.eye(4, dtype=np.float32), np.arange(4), tuple("abcd"),
-        {"name": "x", "parameters": 5, "rules": {}, "images_sha256": "i", "split": "val"},
+        PredictionsMeta(name="x", parameters=5, rules={}, images_sha256="i", split="val"),
     )  # fmt: skip
     predictions.save(tmp_path / "x_val.npz")
     (row,) = compare(load_entries([str(tmp_path / "x_val.npz")])).rows

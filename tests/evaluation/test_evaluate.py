@@ -144,7 +144,7 @@ def test_a_temperature_is_never_fitted_on_anything_but_val(split: str | None) ->
         {"weights_sha256": "another"},
         {"views": "flip"},
         {"name": "another"},
-        {"members": [{"weights_sha256": "a", "views": "none"}]},
+        {"members": [{"name": "net", "parameters": 5, "weights_sha256": "a", "views": "none"}]},
     ],
 )
 def test_a_temperature_of_another_net_is_refused(change: dict[str, Any]) -> None:
@@ -263,7 +263,7 @@ def test_command_replaces_only_when_told_to(tmp_path: Path, said: Callable[..., 
 def test_command_goes_on_without_images(run: Run, said: Callable[..., tuple[int, str, str]]) -> None:
     file = run.predictions / "val.npz"
     predictions = load_predictions(file)
-    replace(predictions, meta={**predictions.meta, "config": None}).save(file)
+    predictions.with_meta(config=None).save(file)
     code, _, err = said("evaluate", file)
     assert code == 0
     assert err == (

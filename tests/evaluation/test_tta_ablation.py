@@ -166,7 +166,7 @@ def test_command(trained: Run, tmp_path: Path, said: Callable[..., tuple[int, st
     plain = json.loads((run.folder / "tta.json").read_text())
     assert (plain["run"], plain["images"], plain["views_forwarded"]) == ("run", 200, 23)
     assert [one["views"] for one in plain["choices"]] == [*VIEWS, "learned"]
-    assert plain["meta"]["weights_sha256"] == load_net(run).facts["weights_sha256"]
+    assert plain["meta"]["weights_sha256"] == load_net(run).facts.weights_sha256
     assert not run.test_readings_file.exists()
     assert said("tta", run.folder)[0] == 2
     assert "exists already" in said("tta", run.folder)[2]

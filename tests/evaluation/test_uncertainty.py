@@ -135,7 +135,7 @@ def test_passes_depend_on_the_seed_and_nothing_else(net: Net, val: Images) -> No
 
 def test_dropout_is_that_of_the_phase_whose_weights_were_selected(net: Net, val: Images) -> None:
     assert trained_dropout(net) == 0.2
-    assert trained_dropout(replace(net, facts={**net.facts, "epoch": 1})) == 0.3
+    assert trained_dropout(replace(net, facts=net.facts.updated(epoch=1))) == 0.3
     little, much = monte_carlo(net, val, passes=5), monte_carlo(net, val, passes=5, dropout=0.8)
     assert (little.meta["dropout"], much.meta["dropout"]) == (0.2, 0.8)
     assert much.meta["dropout_trained_with"] == 0.2
@@ -235,7 +235,7 @@ def test_files(tmp_path: Path) -> None:
 def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path) -> None:
     labelled = ensemble_uncertainty([member(1), member(2)])
     write_uncertainty(labelled, selective(labelled), tmp_path)
-    members = [replace(one, labels=None, meta={**one.meta, "split": "submit"}) for one in (member(1), member(2))]
+    members = [replace(one.with_meta(split="submit"), labels=None) for one in (member(1), member(2))]
     uncertainty = ensemble_uncertainty(members)
     written = write_uncertainty(uncertainty, None, tmp_path)
     assert [path.name for path in written] == ["uncertainty.npz", "uncertainty.csv", "uncertainty.json"]

@@ -48,6 +48,7 @@ from cifar_small.metrics.significance import paired_difference
 from cifar_small.models import build_model, merge_pooled_norms
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.records import DataFacts, WeightsFacts
 from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import normalize
 
@@ -108,7 +109,16 @@ def untrained(model: dict[str, Any]) -> Net:
             nn.init.normal_(module.bias, 0, 0.2)
             if module.weight.requires_grad:
                 nn.init.uniform_(module.weight, -1, 1.5)
-    facts = {"config_sha256": config_hash(config), "weights_sha256": "5" * 64, "parameters": 1000, "lineage": []}
+    facts = WeightsFacts(
+        parameters=1000,
+        epoch=1,
+        val_accuracy=0.5,
+        selection="best",
+        data=DataFacts(source="digits"),
+        lineage=[],
+        weights_sha256="5" * 64,
+        config_sha256=config_hash(config),
+    )
     return Net(net, config, tuple("0123456789"), MEAN, STD, facts)
 
 
@@ -403,13 +413,13 @@ def test_predictions_by_a_file_name_it_and_its_weights(precision: str, run: Run)
     made = load_predictions(run.predictions / f"val_onnx_{precision}.npz")
     plain = load_predictions(run.predictions / "val.npz")
     meta = made.meta
-    assert meta["weights_sha256"] == plain.meta["weights_sha256"] == sha256_file(run.best)
-    assert (meta["precision"], meta["device"], meta["lineage"]) == (precision, "cpu", [])
-    assert meta["onnx"]["sha256"] == sha256_file(file)
-    assert meta["onnx"]["bytes"] == file.stat().st_size
-    assert ("quantization" in meta["onnx"]) == (precision == "int8")
-    assert meta["parameters"] == plain.meta["parameters"]
-    assert meta["config_sha256"] == plain.meta["config_sha256"]
+    assert meta.weights_sha256 == plain.meta.weights_sha256 == sha256_file(run.best)
+    assert (meta.precision, meta.device, meta.lineage) == (precision, "cpu", [])
+    assert meta.onnx.sha256 == sha256_file(file)
+    assert meta.onnx.bytes == file.stat().st_size
+    assert bool(meta.onnx.quantization) == (precision == "int8")
+    assert meta.parameters == plain.meta.parameters
+    assert meta.config_sha256 == plain.meta.config_sha256
     apart = np.abs(made.logits - plain.logits).max()
     assert apart < 1e-4 if precision == "fp32" else 1e-3 < apart < 0.2 * np.abs(plain.logits).max()
     rows = collect_rows(load_entries([str(run.folder), str(run.predictions / f"val_onnx_{precision}.npz")]))
@@ -429,8 +439,8 @@ def test_a_reading_of_test_names_the_file_and_its_submission_passes(run: Run, tm
     int8 = run.folder / "int8.onnx"
     predict(run, "test", net=load_onnx(run, int8), command="mine")
     (reading,) = run.test_readings()
-    assert reading["onnx_sha256"] == sha256_file(int8)
-    assert reading["weights_sha256"] == sha256_file(run.best)
+    assert reading.onnx_sha256 == sha256_file(int8)
+    assert reading.weights_sha256 == sha256_file(run.best)
     pickle = tmp_path / "nolabel.pkl"
     write_unlabelled(pickle, load_test(CONFIG.data).images, np.arange(360))
     assert main(["predict", str(run.folder), "--split", "submit", "--file", str(pickle), "--onnx", str(int8)]) == 0

@@ -88,7 +88,7 @@ def test_the_way_back_gives_the_same_logits_bit_for_bit(run: Run, checkpoint: st
     assert mine.logits.tobytes() == theirs.logits.tobytes()
     assert mine.meta == theirs.meta
     assert mine.classes == theirs.classes
-    assert theirs.meta["checkpoint"] == checkpoint
+    assert theirs.meta.checkpoint == checkpoint
     assert mine.logits.std() > 0.05
 
 
@@ -97,7 +97,7 @@ def test_files_and_what_config_json_says(folder: Path, run: Run) -> None:
     facts = json.loads((folder / "config.json").read_text())
     assert facts["library_name"] == "cifar_small"
     assert facts["classes"] == list("0123456789")
-    assert facts["facts"] == load_net(run).facts
+    assert facts["facts"] == load_net(run).facts.plain()
     assert facts["model"]["widths"] == [8, 16, 32]
     assert load_config(folder / "config.yaml") == CONFIG
 
@@ -147,40 +147,38 @@ def test_the_front_matter_is_the_hubs_and_holds_the_recorded_figures(folder: Pat
     assert data.license is None
     found = [(one.dataset_split, one.metric_value, one.metric_name) for one in data.eval_results]
     assert found == [
-        ("train", summary["val_accuracy"], "accuracy of 200 images, views shift"),
-        ("test", readings[0]["accuracy"], "accuracy of 360 images, views shift"),
-        ("test", readings[1]["accuracy"], "accuracy of 360 images, views none"),
+        ("train", summary.val_accuracy, "accuracy of 200 images, views shift"),
+        ("test", readings[0].accuracy, "accuracy of 360 images, views shift"),
+        ("test", readings[1].accuracy, "accuracy of 360 images, views none"),
     ]
 
 
 def test_figures_stand_with_n_interval_and_views(folder: Path, run: Run) -> None:
     card, summary = card_of(folder), run.summary()
     assert summary is not None
-    low, high = summary["val_interval"]
-    val = (
-        f"{summary['val_accuracy']:.2%} of 200 images, 95 % interval {low:.2%} to {high:.2%}, views shift (val chose the epoch"
-    )
+    low, high = summary.val_interval
+    val = f"{summary.val_accuracy:.2%} of 200 images, 95 % interval {low:.2%} to {high:.2%}, views shift (val chose the epoch"
     assert f"| accuracy on val | {val}" in card
     for reading in run.test_readings()[:2]:
-        low, high = wilson_interval(round(360 * reading["accuracy"]), 360)
-        line = f"{reading['accuracy']:.2%} of 360 images, 95 % interval {low:.2%} to {high:.2%}, views {reading['views']} |"
+        low, high = wilson_interval(round(360 * reading.accuracy), 360)
+        line = f"{reading.accuracy:.2%} of 360 images, 95 % interval {low:.2%} to {high:.2%}, views {reading.views} |"
         assert f"| accuracy on test | {line}" in card
     assert "| readings of test in this run | 3, with any of its weights |" in card
     count = sum(parameter.numel() for parameter in build_model(CONFIG.model, 10).parameters())
     assert f"| trainable parameters | {count:,}; {100_000 - count:,} below the budget of 100,000 |" in card
-    assert f"| best.pt of the run, after epoch {summary['selected_epoch']}, the best on val |" in card
+    assert f"| best.pt of the run, after epoch {summary.selected_epoch}, the best on val |" in card
     assert "trained from scratch on scikit-learn's handwritten digits" in card
     assert "cifar-small train --config tiny.yaml" in card
     assert "256 images of the training part" in card
     assert "1 threads, fp32" in card
-    assert f"{summary['seconds']:,.0f} s for 2 epochs" in card
+    assert f"{summary.seconds:,.0f} s for 2 epochs" in card
     assert f"torch {torch.__version__}" in card
 
 
 def test_other_weights_get_none_of_the_figures_of_the_selected_ones(run: Run, tmp_path: Path) -> None:
     summary = run.summary()
     assert summary is not None
-    other = 3 - summary["selected_epoch"]
+    other = 3 - summary.selected_epoch
     export(run, tmp_path, checkpoint=f"epoch-{other:04d}")
     card = card_of(tmp_path)
     plain = float(run.metrics_file.read_text().splitlines()[other].split(",")[8])
@@ -196,7 +194,7 @@ def test_a_run_that_has_not_ended_says_so(run: Run, tmp_path: Path) -> None:
     own.summary_file.unlink()
     export(own, tmp_path / "folder")
     assert "not recorded: the run has not ended" in card_of(tmp_path / "folder")
-    assert f"{load_net(own).facts['val_accuracy']:.2%} of 200 images" in card_of(tmp_path / "folder")
+    assert f"{load_net(own).facts.val_accuracy:.2%} of 200 images" in card_of(tmp_path / "folder")
 
 
 def test_averages_are_named(run: Run, tmp_path: Path) -> None:
@@ -312,7 +310,7 @@ def test_existing_folders_are_refused_and_an_earlier_export_replaced_on_demand(r
     with pytest.raises(UserError, match=r"model\.safetensors exists already"):
         export(run, folder)
     export(run, folder, checkpoint="epoch-0001", overwrite=True)
-    assert load_exported(folder).facts["checkpoint"] == "epoch-0001"
+    assert load_exported(folder).facts.checkpoint == "epoch-0001"
     (folder / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=r"contains other files \(notes\.txt, \.\.\.\)"):
         export(run, folder, overwrite=True)

@@ -16,12 +16,14 @@ from cifar_small.cli.main import main
 from cifar_small.errors import DataError
 from cifar_small.inference.blend import blend
 from cifar_small.inference.ensemble import Verdict, combine, find_val, judge, match_val, mean_logits
-from cifar_small.runs.predictions import Predictions, load_predictions, nets_of
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import PredictionsMeta, parse
 
 
 def small(logits: Any, ids: Any = (10, 11), **meta: Any) -> Predictions:
     facts = {"name": "a", "seed": 0, "parameters": 5, "images_sha256": "i", "rules": {}, "split": "submit"}
-    return Predictions(np.array(ids), np.array(logits, np.float32), None, ("x", "y"), {**facts, **meta})
+    known = parse(PredictionsMeta, {**facts, **meta}, "small")
+    return Predictions(np.array(ids), np.array(logits, np.float32), None, ("x", "y"), known)
 
 
 def test_mean_by_hand_joined_by_id() -> None:
@@ -38,12 +40,12 @@ def test_mean_by_hand_joined_by_id() -> None:
 def test_parameters_are_listed_and_summed() -> None:
     members = [made(seed=seed, parameters=100 + seed, val_accuracy=0.5, sha256=f"s{seed}") for seed in (1, 2, 3)]
     meta = mean_logits(members).meta
-    assert meta["parameters"] == 306
-    assert [member["parameters"] for member in meta["members"]] == [101, 102, 103]
-    assert [member["sha256"] for member in meta["members"]] == ["s1", "s2", "s3"]
-    assert meta["name"] == "mean of logits: net (seed 1), net (seed 2), net (seed 3)"
+    assert meta.parameters == 306
+    assert [member.parameters for member in meta.members] == [101, 102, 103]
+    assert [member.sha256 for member in meta.members] == ["s1", "s2", "s3"]
+    assert meta.name == "mean of logits: net (seed 1), net (seed 2), net (seed 3)"
     for key in ("rules", "images_sha256", "source", "split"):
-        assert meta[key] == members[0].meta[key]
+        assert getattr(meta, key) == getattr(members[0].meta, key)
 
 
 def test_labels_are_kept_and_scored() -> None:
@@ -103,7 +105,7 @@ def test_ensemble_of_one_or_none_is_refused() -> None:
 )
 def test_members_that_do_not_belong_together_are_refused(second: Predictions, message: str) -> None:
     first = made(seed=1, file="a.npz")
-    second.meta["file"] = "b.npz"
+    second = second.with_meta(file="b.npz")
     with pytest.raises(DataError, match=message):
         mean_logits([first, second])
 
@@ -161,26 +163,26 @@ VAL = [right_on(slice(0, 50), 1), right_on(slice(45, 60), 2), right_on(slice(0, 
 def test_an_ensemble_can_be_made_again_from_its_meta(method: Any) -> None:
     joined = combine(SUBMIT, method, VAL)
     meta = joined.meta
-    assert meta["method"] == method
-    by_hash = {member.meta["sha256"]: member.logits for member in SUBMIT}
-    logits = np.stack([by_hash[member["sha256"]] for member in meta["members"]])
-    weights = np.array([member["weight"] for member in meta["members"]])
+    assert meta.method == method
+    by_hash = {member.meta.sha256: member.logits for member in SUBMIT}
+    logits = np.stack([by_hash[member.sha256] for member in meta.members])
+    weights = np.array([member.weight for member in meta.members])
     assert weights.sum() == pytest.approx(1)
     assert blend(method, logits, weights).tobytes() == joined.logits.tobytes()
-    assert meta["parameters"] == sum(member["parameters"] for member in meta["members"])
-    assert len(meta["members"]) + len(meta["left_out"]) == 3
+    assert meta.parameters == sum(member.parameters for member in meta.members)
+    assert len(meta.members) + len(meta.left_out) == 3
 
 
 @pytest.mark.parametrize("method", ["weighted", "greedy"])
 def test_weights_come_from_val_and_a_useless_member_is_left_out(method: Any) -> None:
     joined = combine(SUBMIT, method, [VAL[2], VAL[0], VAL[1]])  # in any order
-    first, second = (member["weight"] for member in joined.meta["members"])
+    first, second = (member.weight for member in joined.meta.members)
     assert first > second > 0
-    assert [member["seed"] for member in joined.meta["members"]] == [1, 2]
-    assert [member["seed"] for member in joined.meta["left_out"]] == [3]
-    assert joined.meta["parameters"] == 3000
-    assert joined.meta["name"].endswith(f": net (seed 1) x {first:.3f}, net (seed 2) x {second:.3f}")
-    assert joined.meta["fitted_on"] == {
+    assert [member.seed for member in joined.meta.members] == [1, 2]
+    assert [member.seed for member in joined.meta.left_out] == [3]
+    assert joined.meta.parameters == 3000
+    assert joined.meta.name.endswith(f": net (seed 1) x {first:.3f}, net (seed 2) x {second:.3f}")
+    assert joined.meta.fitted_on.plain() == {
         "split": "val",
         "images": 60,
         "images_sha256": "v" * 64,
@@ -190,8 +192,8 @@ def test_weights_come_from_val_and_a_useless_member_is_left_out(method: Any) -> 
 
 def test_what_is_not_fitted_says_so() -> None:
     meta = combine(SUBMIT, "vote").meta
-    assert (meta["fitted_on"], meta["left_out"]) == (None, [])
-    assert meta["name"].startswith("majority vote: net (seed 1), net")
+    assert (meta.fitted_on, meta.left_out) == (None, [])
+    assert meta.name.startswith("majority vote: net (seed 1), net")
 
 
 @pytest.mark.parametrize(
@@ -226,23 +228,23 @@ def test_val_predictions_are_found_beside_the_members(tmp_path: Path) -> None:
         paths.append(folder / "submit.npz")
     members = [load_predictions(path) for path in paths]
     found = find_val(paths, members)
-    assert [one.meta["seed"] for one in found] == [1, 2]
-    assert [one.meta["views"] for one in found] == ["none", "none"]
-    assert combine(members[:2], "weighted", found).meta["fitted_on"]["predictions"] == [one.meta["sha256"] for one in found]
+    assert [one.meta.seed for one in found] == [1, 2]
+    assert [one.meta.views for one in found] == ["none", "none"]
+    assert combine(members[:2], "weighted", found).meta.fitted_on.predictions == [one.meta.sha256 for one in found]
 
 
 def test_an_ensemble_of_ensembles_knows_its_nets_and_its_val() -> None:
     def outer(nets: list[Predictions]) -> Predictions:
         return combine([combine(nets[:2], "probabilities"), nets[2]], "logits")
 
-    assert [net["seed"] for net in nets_of(outer(SUBMIT).meta)] == [1, 2, 3]
-    assert outer(SUBMIT).meta["parameters"] == 6000
+    assert [net.seed for net in outer(SUBMIT).meta.nets()] == [1, 2, 3]
+    assert outer(SUBMIT).meta.parameters == 6000
     val = outer(VAL)
     assert match_val([outer(SUBMIT)], [val]) == [val]
     with pytest.raises(DataError, match="are of the same weights"):
         combine([combine(SUBMIT[:2]), SUBMIT[1]])
     other = combine([combine(VAL[:2], "vote"), VAL[2]], "logits")
-    other.meta["split"] = "val"
+    other = other.with_meta(split="val")
     with pytest.raises(DataError, match="no val predictions"):
         match_val([outer(SUBMIT)], [other])
 
@@ -284,7 +286,7 @@ def files(tmp_path: Path) -> list[str]:
     """The submit predictions of three members, with the val predictions of each beside it."""
     paths = []
     for submit, val in zip(SUBMIT, VAL, strict=True):
-        folder = tmp_path / f"run{submit.meta['seed']}" / "predictions"
+        folder = tmp_path / f"run{submit.meta.seed}" / "predictions"
         submit.save(folder / "submit.npz")
         val.save(folder / "val.npz")
         paths.append(str(folder / "submit.npz"))
@@ -304,7 +306,7 @@ def test_the_command_judges_on_val_what_has_no_labels(
     assert verdict.startswith(
         "on val, which fitted the weights: no better than its best member: 83.33% of 60 images against 83.33%"
     )
-    assert load_predictions(output).meta["method"] == "weighted"
+    assert load_predictions(output).meta.method == "weighted"
     assert main(["ensemble", *files, "--method", "vote", "--output", str(tmp_path / "vote.npz")]) == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("on val: no better than its best member: 8.33%")
 
@@ -335,8 +337,7 @@ def test_the_command_holds_the_sum_against_the_budget(tmp_path: Path, capsys: py
 
 def test_runs_of_one_name_and_seed_are_told_apart_by_their_folders() -> None:
     members = [right_on(slice(0, 50), 1, name="a", run="x"), right_on(slice(45, 60), 2, name="a", run="y")]
-    for member in members:
-        member.meta["seed"] = 0
+    members = [member.with_meta(seed=0) for member in members]
     joined = combine([*members, VAL[2]])
-    assert joined.meta["name"] == "mean of logits: a (seed 0, x), a (seed 0, y), net (seed 3)"
+    assert joined.meta.name == "mean of logits: a (seed 0, x), a (seed 0, y), net (seed 3)"
     assert judge(joined, [*members, VAL[2]]).best == "a (seed 0, x)"

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -207,12 +206,12 @@ def test_val_is_what_training_predicted(run: Run, tmp_path: Path) -> None:
     assert again.labels is not None
     assert val.labels is not None
     assert again.labels.tolist() == val.labels.tolist()
-    differing = {key for key in again.meta if again.meta[key] != training.meta[key]}
+    differing = {key for key, value in again.meta if value != getattr(training.meta, key)}
     assert differing <= {"command", "file", "sha256", "run"}
-    assert again.meta["weights_sha256"] == hashlib.sha256(run.best.read_bytes()).hexdigest()
+    assert again.meta.weights_sha256 == hashlib.sha256(run.best.read_bytes()).hexdigest()
     summary = run.summary()
     assert summary is not None
-    assert summary["val_accuracy"] == again.accuracy
+    assert summary.val_accuracy == again.accuracy
     assert not run.test_readings_file.exists()
 
 
@@ -221,18 +220,18 @@ def test_each_reading_of_test_is_recorded(run: Run) -> None:
     (reading,) = run.test_readings()
     images = load_test(CONFIG.data)
     assert images.labels is not None
-    assert reading["accuracy"] == float((predictions.logits.argmax(1) == images.labels).mean())
-    assert (reading["command"], reading["views"], reading["images"]) == ("first", "shift", 360)
-    assert (target, reading["predictions"]) == (run.predictions / "test.npz", "test.npz")
-    assert reading["predictions_sha256"] == hashlib.sha256(target.read_bytes()).hexdigest()
-    assert reading["weights_sha256"] == hashlib.sha256(run.best.read_bytes()).hexdigest()
+    assert reading.accuracy == float((predictions.logits.argmax(1) == images.labels).mean())
+    assert (reading.command, reading.views, reading.images) == ("first", "shift", 360)
+    assert (target, reading.predictions) == (run.predictions / "test.npz", "test.npz")
+    assert reading.predictions_sha256 == hashlib.sha256(target.read_bytes()).hexdigest()
+    assert reading.weights_sha256 == hashlib.sha256(run.best.read_bytes()).hexdigest()
     with pytest.raises(UserError, match="exists already"):
         predict(run, "test")
     assert len(run.test_readings()) == 1
     other, _, _ = predict(run, "test", views="none", command="second")
     predict(run, "test", overwrite=True, command="third")
     assert other.name == "test_none.npz"
-    assert [(one["command"], one["views"]) for one in run.test_readings()] == [
+    assert [(one.command, one.views) for one in run.test_readings()] == [
         ("first", "shift"),
         ("second", "none"),
         ("third", "shift"),
@@ -383,11 +382,11 @@ def test_a_device_that_does_not_exist_is_an_error_for_the_user(run: Run) -> None
 
 def test_meta_says_what_made_it(trained: Run) -> None:
     meta = load_predictions(trained.predictions / "val.npz").meta
-    assert json.loads(json.dumps(meta)) == meta
-    assert (meta["name"], meta["seed"], meta["views"], meta["split"], meta["run"]) == ("tiny", 0, "shift", "val", "trained")
-    assert meta["rules"]["rows"] == 360
-    assert meta["lineage"] == []
-    assert meta["parameters"] == sum(p.numel() for p in load_net(trained).model.parameters())
+    assert json.loads(json.dumps(meta.plain())) == meta.plain()
+    assert (meta.name, meta.seed, meta.views, meta.split, meta.run) == ("tiny", 0, "shift", "val", "trained")
+    assert meta.rules["rows"] == 360
+    assert meta.lineage == []
+    assert meta.parameters == sum(p.numel() for p in load_net(trained).model.parameters())
 
 
 # ------------------------------------------------------------------------------------- the images of a predictions file
@@ -407,8 +406,7 @@ def test_images_of_predictions_are_those_that_were_predicted(split: Any, run: Ru
 
 def test_images_of_an_ensemble_are_its_members(run: Run) -> None:
     predictions = load_predictions(run.predictions / "val.npz")
-    meta = {key: value for key, value in predictions.meta.items() if key != "config"}
-    images = images_of(replace(predictions, meta={**meta, "members": [{"config": predictions.meta["config"]}]}))
+    images = images_of(predictions.with_meta(config=None, members=[predictions.meta.facts()]))
     assert images.ids.tolist() == predictions.ids.tolist()
 
 
@@ -423,7 +421,7 @@ def test_images_of_an_ensemble_are_its_members(run: Run) -> None:
 def test_images_that_cannot_be_had_are_an_error_for_the_user(change: dict[str, Any], message: str, run: Run) -> None:
     predictions = load_predictions(run.predictions / "val.npz")
     with pytest.raises(UserError, match=message):
-        images_of(replace(predictions, meta={**predictions.meta, **change}))
+        images_of(predictions.with_meta(**change))
 
 
 def test_val_of_other_data_is_refused(run: Run) -> None:

@@ -126,18 +126,18 @@ def test_a_soup_is_the_mean_and_is_used_like_a_run(runs: tuple[Run, Run, Run], t
         elif "num_batches" not in name:
             assert torch.allclose(value.double(), (states[0][name].double() + states[1][name].double()) / 2, atol=1e-6), name
     assert summary == soup.summary()
-    assert summary["val_accuracy"] > 0.5
-    assert summary["parameters"] == count_parameters(load_net(soup).model) == load_net(early).parameters
-    assert (summary["name"], summary["epochs"]) == ("tiny_soup", 3 + 5)
-    assert [(one["run"], one["taken"]) for one in summary["soup"]] == [("early", True), ("late", True)]
-    hashes = [load_net(run).facts["weights_sha256"] for run in (early, late)]
-    assert [one["weights_sha256"] for one in summary["soup"]] == hashes
+    assert summary.val_accuracy > 0.5
+    assert summary.parameters == count_parameters(load_net(soup).model) == load_net(early).parameters
+    assert (summary.name, summary.epochs) == ("tiny_soup", 3 + 5)
+    assert [(one.run, one.taken) for one in summary.soup] == [("early", True), ("late", True)]
+    hashes = [load_net(run).facts.weights_sha256 for run in (early, late)]
+    assert [one.weights_sha256 for one in summary.soup] == hashes
     assert content["lineage"] == []  # trained from scratch, all of them
-    assert soup.sessions()[0]["command"] == "the command"
+    assert soup.sessions()[0].command == "the command"
     val = load_predictions(soup.predictions / "val.npz")
-    assert val.accuracy == summary["val_accuracy"] == verdict.accuracy
+    assert val.accuracy == summary.val_accuracy == verdict.accuracy
     assert verdict.best_accuracy == max(load_predictions(run.predictions / "val.npz").accuracy for run in (early, late))
-    assert [one["weights_sha256"] for one in val.meta["soup"]] == hashes
+    assert [one.weights_sha256 for one in val.meta.soup] == hashes
     # The other commands take it: predict, submit, record.
     for arguments in (
         ["unlabelled", "--config", soup.config_file, "--output", tmp_path / "file.pkl"],
@@ -166,7 +166,7 @@ def test_statistics_of_a_soup_are_of_unaugmented_training_images(
 def test_order_of_runs_and_repetition_do_not_matter(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
     one, _ = make_soup(list(runs[:2]), Run(tmp_path / "one"))
     two, _ = make_soup(list(runs[1::-1]), Run(tmp_path / "two"))
-    assert one["val_accuracy"] == two["val_accuracy"]
+    assert one.val_accuracy == two.val_accuracy
     weights = [load_checkpoint(tmp_path / name / "best.pt")["weights"] for name in ("one", "two")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
@@ -192,9 +192,9 @@ def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: P
 
     monkeypatch.setattr(soup_module.WeightAverager, "average", scripted)
     summary, _ = make_soup(list(runs), Run(tmp_path / "soup"), "greedy")
-    order = sorted(range(3), key=lambda index: -load_net(runs[index]).facts["val_accuracy"])
+    order = sorted(range(3), key=lambda index: -load_net(runs[index]).facts.val_accuracy)
     assert tried == [2, 2, 2]  # the second lowers accuracy and is left out; the third is tried with the first, and cooked
-    assert [one["taken"] for one in summary["soup"]] == [index != order[1] for index in range(3)]
+    assert [one.taken for one in summary.soup] == [index != order[1] for index in range(3)]
 
 
 @pytest.mark.parametrize(
@@ -233,7 +233,7 @@ def test_lineage_of_any_member_is_the_soups(runs: tuple[Run, Run, Run], tmp_path
     foreign = changed(runs[1], tmp_path / "foreign", lineage=["imagenet"])
     summary, _ = make_soup([runs[0], foreign], Run(tmp_path / "soup"))
     assert load_checkpoint(tmp_path / "soup" / "best.pt")["lineage"] == ["imagenet"]
-    assert [one["lineage"] for one in summary["soup"]] == [[], ["imagenet"]]
+    assert [one.lineage for one in summary.soup] == [[], ["imagenet"]]
 
 
 def test_the_command_says_what_went_in_and_what_came_out(

@@ -47,7 +47,7 @@ def test_accuracy_and_parameters_stand_first(folder: Path) -> None:
     test = load_predictions(folder / "first" / "predictions" / "test.npz")
     val = load_predictions(folder / "second" / "predictions" / "val.npz")
     figures = re.findall(r'<div class="figure"><b>(.*?)</b>', page_of(folder))
-    parameters = f"{test.meta['parameters']:,}"
+    parameters = f"{test.meta.parameters:,}"
     assert figures == [f"{test.accuracy:.2%}", parameters, f"{val.accuracy:.2%}", parameters]
     assert page_of(folder).index('class="figure"') < page_of(folder).index("<h2>")
 
@@ -154,7 +154,7 @@ def test_seeds_of_many_models_stand_together(many: str, folder: Path) -> None:
     figures = re.findall(r'<div class="figure"><b>(.*?)</b><span[^>]*>(.*?)</span>', many)
     assert figures[0][0] == f"{100 * np.mean(accuracies):.2f} ± {100 * np.std(accuracies, ddof=1):.2f}%"
     assert figures[0][1].startswith("val accuracy, mean and sd of 3 seeds")
-    single = load_predictions(folder / "first" / "predictions" / "val.npz").meta["parameters"]
+    single = load_predictions(folder / "first" / "predictions" / "val.npz").meta.parameters
     assert [figures[place][0] for place in (1, 5)] == [f"{single:,}", f"{3 * single:,}"]
 
 
@@ -203,7 +203,7 @@ def test_many_models_are_folded_and_few_are_not(many: str, folder: Path) -> None
 def test_speed_stands_beside_them(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     timings = [{"threads": 1, "batch": batch, "seconds": [0.1, 0.2]} for batch in (1, 64, 512)]
     engine = {"size": 1000, "val_accuracy": 0.5, "difference": [0.0, 0.0, 0.0], "timings": timings}
-    weights = load_predictions(folder / "first" / "predictions" / "val.npz").meta["weights_sha256"]
+    weights = load_predictions(folder / "first" / "predictions" / "val.npz").meta.weights_sha256
     result = {
         "run": "folder",
         "weights_sha256": weights,

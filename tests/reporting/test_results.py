@@ -10,20 +10,26 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import reading_of, session_of, summary_of
 
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting import results
 from cifar_small.reporting.results import BEGIN, END, render_results, replace_section
 from cifar_small.runs.directory import Run
-from cifar_small.runs.records import write_record
+from cifar_small.runs.recording import write_record
+from cifar_small.runs.records import FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = "a" * 64
 
 
+MADE = {"name": "mean of logits: a, b", "parameters": 2500, "rules": {}, "images_sha256": SHA}
+SUBMITTED = {"submission": "a.csv", "sha256": SHA, "rows": 1, "written": "", "class_counts": {"a": 1}, "predictions": MADE}
+
+
 def reading(accuracy: float, views: str = "flip") -> dict[str, Any]:
-    return {"views": views, "images": 10_000, "accuracy": accuracy}
+    return reading_of(accuracy, views=views)
 
 
 def record(
@@ -40,25 +46,22 @@ def record(
     **data: Any,
 ) -> None:
     """A record as `cifar-small record` writes it, in a folder of its own."""
-    summary = {
-        "name": name,
-        "seed": seed,
-        "parameters": 4_999_999,
-        "epochs": 30,
-        "val_accuracy": val,
-        "val_images": 5000,
-        "selection": selection,
-        "views": "flip",
-        "seconds": seconds,
-        "data": {"source": "cifar10", **data},
-        "recipe_sha256": recipe,
-        "weights_sha256": f"{name} {seed}",
-    }
-    session = {"command": f"cifar-small train --seed {seed}", "device": "a CPU", "threads": 2, "precision": "fp32"}
+    summary = summary_of(
+        name=name,
+        seed=seed,
+        parameters=4_999_999,
+        val_accuracy=val,
+        selection=selection,
+        seconds=seconds,
+        data={"source": "cifar10", **data},
+        recipe_sha256=recipe,
+        weights_sha256=f"{name} {seed}",
+    )
+    session = session_of(command=f"cifar-small train --seed {seed}")
     own = folder / f"{name}-{seed}"
     own.mkdir(parents=True, exist_ok=True)
     content = {"run": {"summary": summary, "sessions": [session], "test_readings": list(readings)}}
-    (own / file).write_text(json.dumps(content))
+    (own / file).write_text(json.dumps(content if file == "record.json" else {**SUBMITTED, **content}))
 
 
 def rows(table: str) -> list[dict[str, str]]:
@@ -152,7 +155,9 @@ def test_submissions_without_a_run_are_listed_wherever_they_lie(tmp_path: Path) 
     for place in (tmp_path, tmp_path / "ensemble"):
         place.mkdir(exist_ok=True)
         (place / "submission.json").write_text(
-            json.dumps({"predictions": {"name": "mean of logits: a, b", "parameters": 2500}})
+            json.dumps(
+                {"submission": "a.csv", "sha256": SHA, "rows": 1, "written": "", "class_counts": {"a": 1}, "predictions": MADE}
+            )
         )
     table = render_results(tmp_path)
     assert "- mean of logits: a, b: 2,500 parameters, submission alone" in table
@@ -183,13 +188,16 @@ def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
     (run.folder / "curves.png").write_bytes(b"picture")
     (run.folder / "best.pt").write_bytes(b"weights")
-    run.summary_file.write_text('{"name": "net", "weights_sha256": "of an earlier, shorter run"}')
-    with pytest.raises(CheckpointError, match=r"best.pt is not the file that summary.json speaks of"):
+    run.summary_file.write_text(json.dumps(summary_of(weights_sha256="of an earlier, shorter run")))
+    with pytest.raises(CheckpointError, match=r"best.pt does not match the hash in summary.json"):
         write_record(run, tmp_path / "out")
-    summary = {"name": "net", "weights_sha256": hashlib.sha256(b"weights").hexdigest()}
+    summary = summary_of(weights_sha256=hashlib.sha256(b"weights").hexdigest())
     run.summary_file.write_text(json.dumps(summary))
     target = write_record(run, tmp_path / "out")
-    assert json.loads(target.read_text()) == {"run": {"summary": summary, "sessions": [], "test_readings": []}}
+    assert json.loads(target.read_text()) == {
+        "format": FORMAT,
+        "run": {"summary": summary, "sessions": [], "test_readings": []},
+    }
     assert sorted(path.name for path in target.parent.iterdir()) == ["config.yaml", "curves.png", "record.json"]
     with pytest.raises(UserError, match="exists already"):
         write_record(run, tmp_path / "out")

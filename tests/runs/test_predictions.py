@@ -33,7 +33,7 @@ def test_saved_is_loaded(labels: list[int] | None, tmp_path: Path) -> None:
     assert loaded.logits.dtype == np.float32
     assert loaded.logits.tobytes() == predictions.logits.tobytes()
     assert loaded.classes == predictions.classes
-    assert loaded.meta == {**predictions.meta, "file": "submit.npz", "sha256": digest}
+    assert loaded.meta == predictions.meta.updated(file="submit.npz", sha256=digest)
     if labels is None:
         assert loaded.labels is None
     else:
@@ -101,7 +101,7 @@ def write(folder: Path, **changes: Any) -> Path:
         "ids": good.ids,
         "logits": good.logits,
         "classes": np.array(good.classes),
-        "meta": np.array(json.dumps(good.meta)),
+        "meta": np.array(json.dumps(good.meta.plain())),
         **changes,
     }
     path = folder / "made.npz"

@@ -30,6 +30,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import PredictionsMeta, parse, plain_all
 from cifar_small.submission import submission_file as submission
 from cifar_small.submission.audit import Card, audit, chain, gather
 from cifar_small.submission.submission_file import submit
@@ -77,10 +78,11 @@ def edit_json(path: Path, change: Callable[[Any], Any]) -> None:
 def edit_predictions(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     """Change arrays or meta of a predictions file and save it as the toolkit would."""
     old = load_predictions(path)
-    meta = {key: value for key, value in old.meta.items() if key not in ("file", "sha256")}
+    meta = {key: value for key, value in old.meta.plain().items() if key not in ("file", "sha256")}
     parts = {"ids": old.ids, "logits": old.logits, "labels": old.labels, "meta": meta}
     change(parts)
-    Predictions(parts["ids"], parts["logits"], parts["labels"], old.classes, parts["meta"]).save(path)
+    meta = parse(PredictionsMeta, parts["meta"], "edited")
+    Predictions(parts["ids"], parts["logits"], parts["labels"], old.classes, meta).save(path)
 
 
 def edit_best(run: Run, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -170,7 +172,7 @@ def test_an_ensemble_that_is_whole_passes_every_link_of_every_member(place: Plac
     for member in members:
         assert {finding.link for finding in card.findings if finding.member == member} == of_a_net
     (budget,) = (finding for finding in card.findings if finding.link == "budget")
-    count = Run(place.run.folder).summary()["parameters"]  # type: ignore[index]
+    count = Run(place.run.folder).summary().parameters  # type: ignore[union-attr]
     assert budget.found == f"{count:,} + {count:,} = {2 * count:,} of at most 100,000"
 
 
@@ -366,11 +368,11 @@ def forge(place: Place, change: Callable[[dict[str, Any]], Any], **meta: Any) ->
     said = {**hashes, "config": state["config"], "rules": config.rules.model_dump(), "lineage": state["lineage"], **meta}
     for path in run.predictions.glob("*.npz"):
         edit_predictions(path, lambda parts: parts["meta"].update(said))
-    readings = [{**reading, "weights_sha256": hashes["weights_sha256"]} for reading in run.test_readings()]
+    readings = [{**reading.plain(), "weights_sha256": hashes["weights_sha256"]} for reading in run.test_readings()]
     run.test_readings_file.unlink()
     for reading in readings:
         path = run.predictions / reading["predictions"]
-        run.append_test_reading({**reading, "predictions_sha256": sha256_file(path)})
+        run.append_test_reading(**{**reading, "predictions_sha256": sha256_file(path)})
     val = {"val_predictions_sha256": sha256_file(run.predictions / "val.npz"), "max_params": config.rules.max_params}
     recipe = {"recipe_sha256": recipe_hash(config)}
     edit_json(run.summary_file, lambda summary: summary.update(hashes | val | recipe))
@@ -391,9 +393,8 @@ def an_ancestor_left_out_of_the_lineage(place: Place) -> None:
 
 
 def a_pretrained_teacher_left_out_of_the_lineage(place: Place) -> None:
-    forge(
-        place, lambda state: state.update(teachers=[{"name": "big", "seed": 0, "lineage": ["resnet18, trained on imagenet"]}])
-    )
+    facts = {"parameters": 5, "weights_sha256": ["w"], "pretrained": True, "lineage": ["resnet18, trained on imagenet"]}
+    forge(place, lambda state: state.update(teachers=[{"name": "big", "seed": 0, **facts}]))
 
 
 def a_net_over_budget(place: Place) -> None:
@@ -577,7 +578,7 @@ def test_an_old_record_without_the_newer_hashes_still_passes(place: Place) -> No
     for key in newer:
         edit_json(place.run.summary_file, lambda summary, key=key: summary.pop(key))
     place.edit_record(lambda record: [record["run"]["summary"].pop(key) for key in newer])
-    for reading in (readings := place.run.test_readings()):
+    for reading in (readings := plain_all(place.run.test_readings())):
         reading.pop("previous_sha256")
     place.run.test_readings_file.write_text("".join(json.dumps(reading) + "\n" for reading in readings))
     place.edit_record(lambda record: [reading.pop("previous_sha256") for reading in record["run"]["test_readings"]])

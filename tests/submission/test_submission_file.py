@@ -17,7 +17,7 @@ import pytest
 from conftest import tiny_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from synthetic import NAMES, made
+from synthetic import NAMES, made, reading_of, session_of, summary_of
 
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import parse_config
@@ -57,15 +57,15 @@ def finished_run(folder: Path, **rules: Any) -> Run:
             "epoch": 1,
             "val_accuracy": 0.5,
             "selection": "best",
-            "data": {},
+            "data": {"source": "digits"},
             "lineage": [],
         },
     )
     run.config_file.write_text(dump_config(config))
     run.metrics_file.write_text("epoch,lr\n1,0.1\n")
-    run.summary_file.write_text(json.dumps({"name": "made", "val_accuracy": 0.5, "weights_sha256": sha256(run.best)}))
-    run.env_file.write_text(json.dumps({"sessions": [{"command": "cifar-small train", "device": "cpu"}]}))
-    run.append_test_reading({"accuracy": 0.25})
+    run.summary_file.write_text(json.dumps(summary_of(weights_sha256=sha256(run.best))))
+    run.env_file.write_text(json.dumps({"sessions": [session_of()]}))
+    run.append_test_reading(**reading_of(0.25))
     return run
 
 
@@ -96,15 +96,15 @@ def test_submit_writes_csv_and_record(tmp_path: Path) -> None:
     content = output.read_bytes()
     assert content == b"ID,Labels\n7,3\n5,1\n6,3\n"
     record = json.loads((output.parent / "mine.json").read_text())
-    assert record == returned
+    assert record == returned.plain()
     assert record["submission"] == "mine.csv"
     assert record["sha256"] == hashlib.sha256(content).hexdigest()
     assert record["rows"] == 3
     assert record["command"] == "cifar-small submit x"
     assert record["class_counts"] == {**dict.fromkeys(NAMES, 0), "cat": 2, "automobile": 1}
-    assert record["predictions"] == predictions.meta
+    assert record["predictions"] == predictions.meta.plain()
     assert record["run"]["summary"]["val_accuracy"] == 0.5
-    assert record["run"]["sessions"] == [{"command": "cifar-small train", "device": "cpu"}]
+    assert record["run"]["sessions"] == [session_of()]
     assert [reading["accuracy"] for reading in record["run"]["test_readings"]] == [0.25]
     written = sorted(path.name for path in output.parent.iterdir())
     assert written == ["config.yaml", "metrics.csv", "mine.csv", "mine.json"]
@@ -112,9 +112,10 @@ def test_submit_writes_csv_and_record(tmp_path: Path) -> None:
 
 
 def test_record_of_an_ensemble_has_no_run(tmp_path: Path) -> None:
-    record = submit(made(members=[{"name": "a"}, {"name": "b"}]), tmp_path / "a.csv")
+    members = [{"name": "a", "parameters": 5}, {"name": "b", "parameters": 6}]
+    record = submit(made(members=members), tmp_path / "a.csv").plain()
     assert "run" not in record
-    assert record["predictions"]["members"] == [{"name": "a"}, {"name": "b"}]
+    assert record["predictions"]["members"] == members
 
 
 def test_exactly_the_budget_passes_and_one_more_does_not(tmp_path: Path) -> None:
@@ -125,13 +126,16 @@ def test_exactly_the_budget_passes_and_one_more_does_not(tmp_path: Path) -> None
 
 
 def test_sum_of_an_ensemble_counts(tmp_path: Path) -> None:
-    joined = made(parameters=5_000_001, members=[{"parameters": 5_000_000}, {"parameters": 1}])
+    joined = made(parameters=5_000_001, members=[{"name": "a", "parameters": 5_000_000}, {"name": "b", "parameters": 1}])
     with pytest.raises(ConfigError, match="1 over the budget"):
         submit(joined, tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("members", [[], [{"name": "clean", "lineage": []}, {"name": "net", "lineage": [IMAGENET]}]])
+CLEAN_AND_NOT = [{"name": "clean", "parameters": 5, "lineage": []}, {"name": "net", "parameters": 5, "lineage": [IMAGENET]}]
+
+
+@pytest.mark.parametrize("members", [[], CLEAN_AND_NOT])
 def test_pretrained_needs_rules_that_allow_it(members: list[Any], tmp_path: Path) -> None:
     facts: dict[str, Any] = {"members": members} if members else {"lineage": [IMAGENET]}
     with pytest.raises(ConfigError, match=r"net started from other weights \(r18, trained on imagenet\).*pretrained: false"):

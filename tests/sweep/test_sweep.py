@@ -1034,7 +1034,7 @@ def test_submitit_workers_do_the_sweep(
     assert main(["sweep", str(path), "--output", str(place), "--submit", "local", "--jobs", "2"]) == 0
     runs = [Run(place / f"lr-{lr}-seed0") for lr in (0.1, 0.2)]
     assert [len(run.sessions()) for run in runs] == [1, 1]
-    assert "--submit local" in runs[0].sessions()[0]["command"]
+    assert "--submit local" in runs[0].sessions()[0].command
     assert "best on val: lr-0." in capsys.readouterr().out
 
 

@@ -434,7 +434,7 @@ def test_two_seeds_on_digits_and_none_runs_again(
     assert [(run["seed"], run["seconds"], run["interrupted"], run["attempt"]) for run in runs] == [
         (0, 36.0, False, 1), (1, 36.0, False, 1),
     ]  # fmt: skip
-    accuracies = [Run(folder / "ours" / f"seed{seed}-run1").test_readings()[0]["accuracy"] for seed in (0, 1)]
+    accuracies = [Run(folder / "ours" / f"seed{seed}-run1").test_readings()[0].accuracy for seed in (0, 1)]
     assert [run["accuracy"] for run in runs] == accuracies
     assert summary["accuracy_mean"] == pytest.approx(sum(accuracies) / 2)
     assert [(one["target"], one["reached"], one["minutes"]) for one in summary["targets"]] == [
@@ -631,7 +631,7 @@ def test_real_processes_are_timed(file: Path, tmp_path: Path) -> None:
     (run,) = figures(target)["results"]["runs"]["ours"]
     summary = Run(tmp_path / "out" / "ours" / "seed3-run1").summary()
     assert summary is not None
-    assert run["train_seconds"] > summary["seconds"]  # the process starts before the clock of the training
+    assert run["train_seconds"] > summary.seconds  # the process starts before the clock of the training
     assert run["seconds"] == run["train_seconds"] + run["predict_seconds"]
     assert not run["interrupted"]
 

@@ -39,6 +39,7 @@ from cifar_small.reporting.timeline import phase_rows
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import plain_all
 from cifar_small.submission.submission_file import check_rules
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distillation import Teacher, TeacherTargets, distilled_loss, load_teacher_targets
@@ -274,7 +275,7 @@ def test_a_file_is_joined_by_id_and_mixed_as_labels_are(spoken: Path, tmp_path: 
 def test_predictions_of_train_are_of_the_images_trained_on(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     _, predictions, _ = predict(teachers[0], "train", output=tmp_path / "train.npz")
     problem = load_datamodule(teachers[0].config())
-    assert predictions.meta["split"] == "train"
+    assert predictions.meta.split == "train"
     assert predictions.ids.tolist() == problem.ids.tolist()
     assert predictions.labels is not None
     assert predictions.labels.tolist() == problem.labels.tolist()
@@ -318,24 +319,24 @@ def test_a_pupil_learns_and_its_record_names_its_teachers(teachers: tuple[Run, R
     run = Run(tmp_path / "run")
     expected = [(f"teacher{seed}", seed, f"t{seed}", False, []) for seed in (0, 1)]
     keys = ("name", "seed", "run", "pretrained", "lineage")
-    assert [tuple(one[key] for key in keys) for one in summary["teachers"]] == expected
-    hashes = [load_net(teacher).facts["weights_sha256"] for teacher in teachers]
-    assert [one["weights_sha256"] for one in summary["teachers"]] == [[one] for one in hashes]
-    counts = [one["parameters"] for one in summary["teachers"]]
+    assert [tuple(one.picked(*keys).values()) for one in summary.teachers] == expected
+    hashes = [load_net(teacher).facts.weights_sha256 for teacher in teachers]
+    assert [one.weights_sha256 for one in summary.teachers] == [[one] for one in hashes]
+    counts = [one.parameters for one in summary.teachers]
     assert counts == [load_net(teacher).parameters for teacher in teachers]
-    assert summary["parameters"] == count_parameters(build_model(config.model, 10)) < min(counts)
+    assert summary.parameters == count_parameters(build_model(config.model, 10)) < min(counts)
     best = load_checkpoint(run.best)
-    assert best["teachers"] == summary["teachers"]
+    assert best["teachers"] == plain_all(summary.teachers)
     assert best["lineage"] == []
     assert {name: value.shape for name, value in best["weights"].items()} == {
         name: value.shape for name, value in build_model(config.model, 10).state_dict().items()
     }
     meta = load_predictions(run.predictions / "val.npz").meta
-    assert meta["teachers"] == summary["teachers"]
-    assert meta["parameters"] == summary["parameters"]
+    assert meta.teachers == summary.teachers
+    assert meta.parameters == summary.parameters
     record = tmp_path / "record"
     assert main(["record", str(run.folder), "--output", str(record)]) == 0
-    assert json.loads((record / "record.json").read_text())["run"]["summary"]["teachers"] == summary["teachers"]
+    assert json.loads((record / "record.json").read_text())["run"]["summary"]["teachers"] == plain_all(summary.teachers)
 
 
 def test_the_budget_is_the_pupils_alone(teachers: tuple[Run, Run], tmp_path: Path) -> None:
@@ -394,7 +395,7 @@ def test_a_run_does_not_go_on_with_other_teachers(
     with pytest.raises(CheckpointError, match=r"was started with other teachers: teacher0 \(seed 0\) .* then, teacher1"):
         train(config, tmp_path / "run", resume=True, quiet=True)
     shutil.copy(teachers[0].best, teacher.best)
-    assert train(config, tmp_path / "run", resume=True, quiet=True)["epochs"] == 2
+    assert train(config, tmp_path / "run", resume=True, quiet=True).epochs == 2
 
 
 def altered(teacher: Run, folder: Path, **changes: Any) -> Run:
@@ -431,13 +432,13 @@ def test_a_pretrained_teacher_stays_in_its_pupils_lineage(teachers: tuple[Run, R
     teacher = altered(teachers[0], tmp_path / "teacher", lineage=["imagenet"])
     rules = {"max_params": 100_000, "rows": None, "pretrained": True}
     summary = train(pupil(teacher, rules=rules, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
-    assert summary["teachers"][0]["pretrained"]
+    assert summary.teachers[0].pretrained
     predictions = load_predictions(tmp_path / "run" / "predictions" / "val.npz")
-    assert predictions.meta["lineage"] == ["imagenet (through teacher teacher0 (seed 0))"]
+    assert predictions.meta.lineage == ["imagenet (through teacher teacher0 (seed 0))"]
     check_rules(predictions)
-    predictions.meta["rules"] |= {"pretrained": False, "pretrained_teacher": "allowed"}
+    predictions.meta.rules.update(pretrained=False, pretrained_teacher="allowed")
     check_rules(predictions)
-    predictions.meta["rules"]["pretrained_teacher"] = "forbidden"
+    predictions.meta.rules["pretrained_teacher"] = "forbidden"
     with pytest.raises(ConfigError, match="imagenet"):
         check_rules(predictions)
 

@@ -112,7 +112,7 @@ def test_only_rank_0_writes(seen: dict[str, Any]) -> None:
     one, two = seen["runs"]
     names = [sorted(path.name for path in run.folder.iterdir()) for run in (one, two)]
     assert names[0] == names[1]
-    assert [session["processes"] for session in two.sessions()] == [2]
+    assert [session.processes for session in two.sessions()] == [2]
     assert load_checkpoint(two.last)["epoch"] == 4
 
 
@@ -136,7 +136,7 @@ def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: d
     assert not (folder / "summary.json").exists()
     assert "resuming" in finish(launch(sys.executable, *command, "--resume"))  # it did not start over
     resumed, whole = rows(Run(folder)), rows(seen["runs"][0])[:3]  # without the epoch that has a teacher
-    assert [session["processes"] for session in Run(folder).sessions()] == [2, 1]
+    assert [session.processes for session in Run(folder).sessions()] == [2, 1]
     assert [row["epoch"] for row in resumed] == ["1", "2", "3"]
     for mine, theirs in zip(resumed, whole, strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
@@ -181,7 +181,7 @@ def test_two_ranks_go_on_with_what_one_process_began(
     train_until_save(parse_config(CONFIG), folder, 1, monkeypatch)
     command = ["train", "--config", str(config), "--output", str(folder), "--resume"]
     assert "resuming" in in_ranks(2, lambda: main(command), tmp_path / "log")
-    assert [session["processes"] for session in Run(folder).sessions()] == [1, 2]
+    assert [session.processes for session in Run(folder).sessions()] == [1, 2]
     for mine, theirs in zip(rows(Run(folder)), rows(seen["runs"][0])[:3], strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
 
@@ -207,7 +207,7 @@ def test_ranks_with_their_own_statistics_are_micro_batches(tmp_path: Path) -> No
     in_ranks(2, lambda: train(config, tmp_path / "together", quiet=True) and None, tmp_path / "log")
     train(config, tmp_path / "alone", quiet=True)
     one, two = Run(tmp_path / "alone"), Run(tmp_path / "together")
-    assert [session["processes"] for session in two.sessions()] == [2]
+    assert [session.processes for session in two.sessions()] == [2]
     for mine, theirs in zip(rows(one), rows(two), strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-2)
     weights, others = (load_checkpoint(run.last)["model"] for run in (one, two))

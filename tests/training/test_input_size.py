@@ -154,7 +154,7 @@ def test_the_net_sees_the_same_size_in_training_and_evaluation(tmp_path: Path, m
     sides.clear()
     net = load_net(Run(tmp_path / "run"))
     val = load_datamodule(config).val
-    assert predict_images(net, val, "none").accuracy == pytest.approx(summary["val_accuracy_plain"])
+    assert predict_images(net, val, "none").accuracy == pytest.approx(summary.val_accuracy_plain)
     assert set(sides) == {(False, 44)}
 
 

@@ -27,7 +27,7 @@ from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.keeping import copies_kept, keep_epoch, kept_epochs
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.runs.records import write_record
+from cifar_small.runs.recording import write_record
 from cifar_small.submission.submission_file import submit
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
@@ -213,14 +213,14 @@ def test_predict_names_the_weights_in_file_meta_and_reading(run: Run, capsys: py
     assert "360 images, weights epoch-0002, views none" in capsys.readouterr().out
     assert main([*command, "--views", "flip"]) == 0
     predictions = load_predictions(run.predictions / "test_epoch-0002.npz")
-    assert load_predictions(run.predictions / "test_epoch-0002_flip.npz").meta["checkpoint"] == "epoch-0002"
-    assert (predictions.meta["checkpoint"], predictions.meta["epoch"]) == ("epoch-0002", 2)
+    assert load_predictions(run.predictions / "test_epoch-0002_flip.npz").meta.checkpoint == "epoch-0002"
+    assert (predictions.meta.checkpoint, predictions.meta.epoch) == ("epoch-0002", 2)
     net = load_net(run, "epoch-0002")
-    assert predictions.meta["weights_sha256"] == net.facts["weights_sha256"] != load_net(run).facts["weights_sha256"]
-    assert [one["checkpoint"] for one in run.test_readings()] == ["epoch-0002", "epoch-0002"]
-    assert run.test_readings()[0]["accuracy"] == predictions.accuracy
+    assert predictions.meta.weights_sha256 == net.facts.weights_sha256 != load_net(run).facts.weights_sha256
+    assert [one.checkpoint for one in run.test_readings()] == ["epoch-0002", "epoch-0002"]
+    assert run.test_readings()[0].accuracy == predictions.accuracy
     best = predict(run, "test")[1]
-    assert best.meta["checkpoint"] == "best"
+    assert best.meta.checkpoint == "best"
     assert not np.array_equal(best.logits, predictions.logits)
 
 
@@ -248,7 +248,7 @@ def test_a_submission_is_checked_against_the_weights_that_made_it(run: Run, tmp_
     write_unlabelled(file, load_test(keeps().data).images, np.arange(360))
     predictions = predict(run, "submit", file=file, checkpoint="epoch-0004")[1]
     record = submit(predictions, tmp_path / "mine" / "submission.csv", run=run)
-    assert record["predictions"]["checkpoint"] == "epoch-0004"
+    assert record.predictions.checkpoint == "epoch-0004"
     assert json.loads((tmp_path / "mine" / "submission.json").read_text())["predictions"]["epoch"] == 4
     shutil.copy(run.folder / "epoch-0005.pt", run.folder / "epoch-0004.pt")
     with pytest.raises(CheckpointError, match=r"was not made by the weights .*epoch-0004\.pt now holds"):

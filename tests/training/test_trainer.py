@@ -65,20 +65,20 @@ def test_learns_and_leaves_a_whole_run_directory(tiny: Tiny, tmp_path: Path, cap
     config = tiny(phases=[{"epochs": 6}], data={"source": "digits", "val_size": 200}, views="shift")
     summary = train(config, tmp_path / "run", command="the command")
     run = Run(tmp_path / "run")
-    assert summary["val_accuracy"] > 0.9
+    assert summary.val_accuracy > 0.9
     assert summary == run.summary()
     assert {path.name for path in run.folder.iterdir()} == {
         ".lock", "config.yaml", "env.json", "metrics.csv", "last.pt", "previous.pt", "best.pt", "summary.json", "curves.png",
         "confusion.png", "predictions",
     }  # fmt: skip
     predictions = load_predictions(run.predictions / "val.npz")
-    assert predictions.accuracy == summary["val_accuracy"]
-    assert predictions.meta["weights_sha256"] == summary["weights_sha256"]
+    assert predictions.accuracy == summary.val_accuracy
+    assert predictions.meta.weights_sha256 == summary.weights_sha256
     assert run.config() == config
-    assert run.sessions()[0]["command"] == "the command"
+    assert run.sessions()[0].command == "the command"
     rows = metrics(run.folder)
     assert [int(row["epoch"]) for row in rows] == [1, 2, 3, 4, 5, 6]
-    assert max(float(row["val_accuracy"]) for row in rows) == summary["val_accuracy_plain"]
+    assert max(float(row["val_accuracy"]) for row in rows) == summary.val_accuracy_plain
     lines = capsys.readouterr().out.splitlines()
     assert len([line for line in lines if line.startswith("epoch")]) == 6  # not a terminal: a line per epoch
     assert "selected by: the best epoch on val" in lines[-1]
@@ -182,7 +182,7 @@ def test_resume_refuses_another_config_and_takes_more_epochs(tiny: Tiny, tmp_pat
         train(tiny(phases=[{"epochs": 1}]), folder, resume=True, quiet=True)
     assert train(tiny(), folder, resume=True, quiet=True) == short  # complete: nothing to do
     longer = train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
-    assert (short["epochs"], longer["epochs"]) == (2, 3)
+    assert (short.epochs, longer.epochs) == (2, 3)
 
 
 def test_resume_refuses_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +281,7 @@ def test_not_finite_on_val_is_never_selected(tiny: Tiny, tmp_path: Path, monkeyp
             train(tiny(), folder, quiet=True)
     assert not (folder / "best.pt").exists()
     # Nothing was completed, so the advice (another learning rate) can be followed in the same folder.
-    assert train(tiny(optim={"lr": 0.05}), folder, quiet=True)["epochs"] == 2
+    assert train(tiny(optim={"lr": 0.05}), folder, quiet=True).epochs == 2
 
 
 def test_once_stopped_no_later_step_has_an_effect() -> None:
@@ -324,7 +324,7 @@ def test_a_longer_run_drops_the_summary_of_the_shorter_and_says_so(
             train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
     assert not (folder / "summary.json").exists()
     train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
-    assert [session["epochs_planned"] for session in Run(folder).sessions()] == [2, 4, 4]
+    assert [session.epochs_planned for session in Run(folder).sessions()] == [2, 4, 4]
 
 
 def test_a_run_goes_on_in_the_precision_it_was_begun_in(
@@ -421,14 +421,14 @@ def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
 def test_selection_rule(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, selection: str, epoch: int) -> None:
     scripted(monkeypatch, [0.3, 0.6, 0.6, 0.5])  # a tie keeps the earlier epoch
     summary = train(tiny(phases=[{"epochs": 4}], selection=selection), tmp_path / "run", quiet=True)
-    assert summary["selected_epoch"] == epoch
+    assert summary.selected_epoch == epoch
     assert load_checkpoint(tmp_path / "run" / "best.pt")["epoch"] == epoch
 
 
 def test_patience(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.3, 0.6, 0.5, 0.6, 0.9])
     summary = train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", quiet=True)
-    assert (summary["epochs"], summary["epochs_planned"], summary["selected_epoch"]) == (4, 5, 2)
+    assert (summary.epochs, summary.epochs_planned, summary.selected_epoch) == (4, 5, 2)
     assert train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", resume=True, quiet=True) == summary
 
 
@@ -498,7 +498,7 @@ def test_fp16_has_the_losses_of_fp32(tiny: Tiny, tmp_path: Path) -> None:
         losses[precision] = [float(row["train_loss"]) for row in metrics(tmp_path / precision)]
     assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
     assert losses["fp16"] != losses["fp32"]
-    assert Run(tmp_path / "fp16").sessions()[0]["precision"] == "fp16"
+    assert Run(tmp_path / "fp16").sessions()[0].precision == "fp16"
     assert load_checkpoint(tmp_path / "fp16" / "last.pt")["scaling"].tolist() == [2.0**16, 8.0]  # no step overflowed
 
 

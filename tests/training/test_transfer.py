@@ -36,6 +36,7 @@ from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import ancestor, check_lineage, check_unseen, in_words, start_of
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.records import DataFacts
 from cifar_small.submission.submission_file import check_rules, submit
 from cifar_small.training.build import build_trainer
 from cifar_small.training.state import State
@@ -122,7 +123,7 @@ def test_head_first_then_everything(tiny: Tiny, tmp_path: Path, capsys: pytest.C
     head = 32 * 10 + 10
     assert f"phase 1: {head:,} of {count:,} parameters train; frozen: backbone\n" in said
     assert f"phase 2: {count:,} of {count:,} parameters train\n" in said
-    assert Run(tmp_path / "run").summary()["parameters"] == count  # of the whole net, whatever is frozen
+    assert Run(tmp_path / "run").summary().parameters == count  # of the whole net, whatever is frozen
 
     short = tiny(phases=FREEZING[:1], data=SMALL)
     train(short, tmp_path / "head", quiet=True)
@@ -227,17 +228,15 @@ def test_a_run_on_other_data_starts_from_the_weights_of_another(
     digits, net = load_net(Run(ancestor_run)), load_net(Run(tmp_path / "run"))
     assert (net.mean, net.std) == (digits.mean, digits.std)  # normalisation comes with the weights
     assert list(Run(tmp_path / "run").config().input.mean or ()) == list(digits.mean)
-    (one,) = net.facts["ancestors"]
+    (one,) = net.facts.ancestors
     assert in_words(one) == "digits seed 0, trained on digits"
-    assert one["data"] == digits.facts["data"]
-    assert one["weights_sha256"] == digits.facts["weights_sha256"]
-    assert (
-        summary["lineage"] == load_predictions(tmp_path / "run" / "predictions" / "val.npz").meta["lineage"] == [in_words(one)]
-    )
+    assert one.data == digits.facts.data
+    assert one.weights_sha256 == digits.facts.weights_sha256
+    assert summary.lineage == load_predictions(tmp_path / "run" / "predictions" / "val.npz").meta.lineage == [in_words(one)]
 
     third = fine_tuning(tmp_path / "run", name="third", data=other_data, phases=[{"epochs": 1}])
     train(third, tmp_path / "third", quiet=True)
-    lineage = load_net(Run(tmp_path / "third")).facts["lineage"]
+    lineage = load_net(Run(tmp_path / "third")).facts.lineage
     assert lineage == ["tuned seed 0, trained on npz", "digits seed 0, trained on digits"]
 
 
@@ -260,7 +259,7 @@ def test_a_fine_tuning_resumes_where_its_ancestor_is_gone(
     shutil.rmtree(copy)
     train(config, tmp_path / "killed", resume=True, quiet=True)
     assert fingerprint(tmp_path / "killed") == fingerprint(tmp_path / "whole")
-    lineages = [load_net(Run(tmp_path / name)).facts["lineage"] for name in ("killed", "whole")]
+    lineages = [load_net(Run(tmp_path / name)).facts.lineage for name in ("killed", "whole")]
     assert lineages[0] == lineages[1] != []
     with pytest.raises(CheckpointError, match=r"copy does not exist: expected a run directory"):
         train(config, tmp_path / "new", quiet=True)
@@ -293,12 +292,12 @@ def test_an_ancestor_that_has_seen_our_val_images_is_refused(ancestor_run: Path,
     config = fine_tuning(ancestor_run, data={**SMALL, "split_seed": 1})
     with pytest.raises(CheckpointError, match="digits seed 0, trained on digits, held out other val images than this run does"):
         train(config, tmp_path / "run", quiet=True)
-    fine = {"source": "cifar100", "sha256": "a", "val_sha256": "1"}
-    coarse = {"source": "cifar100_coarse", "sha256": "b", "val_sha256": "2"}
+    fine = DataFacts(source="cifar100", sha256="a", val_sha256="1")
+    coarse = DataFacts(source="cifar100_coarse", sha256="b", val_sha256="2")
     with pytest.raises(CheckpointError, match="held out other val images"):
         check_unseen([ancestor("x", fine, "")], coarse)
-    check_unseen([ancestor("x", fine, "")], {"source": "cifar10", "sha256": "c", "val_sha256": "2"})
-    check_unseen([ancestor("x", {"source": "imagenet"}, "")], coarse)
+    check_unseen([ancestor("x", fine, "")], DataFacts(source="cifar10", sha256="c", val_sha256="2"))
+    check_unseen([ancestor("x", DataFacts(source="imagenet"), "")], coarse)
 
 
 # ------------------------------------------------------------------------------------------------------- weights of a file
@@ -311,7 +310,7 @@ def test_a_file_of_our_own_layout_fits_our_own_net(ancestor_run: Path, tmp_path:
     before, after = model_of(ancestor_run, "best.pt"), model_of(tmp_path / "run")
     assert all(torch.equal(before[name], after[name]) for name in before if in_backbone(name))
     assert not torch.equal(before["fc.weight"], after["fc.weight"])  # a file says nothing of its classes
-    assert load_net(Run(tmp_path / "run")).facts["lineage"] == ["weights.pth, trained on unknown data"]
+    assert load_net(Run(tmp_path / "run")).facts.lineage == ["weights.pth, trained on unknown data"]
 
 
 def test_a_librarys_net_trains_from_a_file_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -384,7 +383,7 @@ def test_rules_of_before_hash_as_before() -> None:
 def test_an_ensemble_inherits_each_ancestor_once() -> None:
     members = [made(seed=1, lineage=[IMAGENET, TAUGHT]), made(seed=2, lineage=[IMAGENET]), made(seed=3)]
     joined = mean_logits(members)
-    assert joined.meta["lineage"] == [IMAGENET, TAUGHT]
+    assert joined.meta.lineage == [IMAGENET, TAUGHT]
     with pytest.raises(ConfigError, match="started from other weights"):
         check_rules(joined)
 
@@ -398,7 +397,7 @@ def test_submit_judges_the_checkpoint_not_what_the_predictions_say(
     net = load_net(run)
     strict = net.config.model_copy(update={"rules": Rules(max_params=100_000, rows=None), "weights": None})
     monkeypatch.setattr("cifar_small.submission.submission_file.load_net", lambda *_: replace(net, config=strict))
-    cleaned = made(lineage=[], weights_sha256=net.facts["weights_sha256"], parameters=net.parameters)
+    cleaned = made(lineage=[], weights_sha256=net.facts.weights_sha256, parameters=net.parameters)
     with pytest.raises(ConfigError, match="tuned started from other weights"):
         submit(cleaned, tmp_path / "out" / "a.csv", run=run)
     assert not (tmp_path / "out").exists()
@@ -407,8 +406,8 @@ def test_submit_judges_the_checkpoint_not_what_the_predictions_say(
 def test_the_record_of_a_submission_names_the_ancestors(ancestor_run: Path, tmp_path: Path) -> None:
     train(fine_tuning(ancestor_run, data=SMALL, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
     run = Run(tmp_path / "run")
-    lineage = (run.summary() or {})["lineage"]
-    facts = {"weights_sha256": load_net(run).facts["weights_sha256"], "lineage": lineage}
+    lineage = run.summary().lineage
+    facts = {"weights_sha256": load_net(run).facts.weights_sha256, "lineage": lineage}
     submit(made(rules=RULES, **facts), tmp_path / "out" / "a.csv", run=run)
     record = json.loads((tmp_path / "out" / "a.json").read_text())
     assert record["predictions"]["lineage"] == record["run"]["summary"]["lineage"] == lineage
@@ -417,7 +416,7 @@ def test_the_record_of_a_submission_names_the_ancestors(ancestor_run: Path, tmp_
 
 def test_a_trainer_without_weights_has_no_lineage(tiny: Tiny, tmp_path: Path) -> None:
     train(tiny(data=SMALL, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
-    assert load_net(Run(tmp_path / "run")).facts["lineage"] == []
+    assert load_net(Run(tmp_path / "run")).facts.lineage == []
 
 
 def test_a_checkpoint_of_ours_is_no_file_of_weights_where_its_lineage_would_be_lost(ancestor_run: Path, tmp_path: Path) -> None:
@@ -433,9 +432,9 @@ def test_what_an_ancestor_learned_from_its_teachers_stays(ancestor_run: Path, tm
     taught = Run(shutil.copytree(ancestor_run, tmp_path / "taught"))
     save_checkpoint(taught.best, {**load_checkpoint(taught.best), "lineage": [TAUGHT]})
     train(fine_tuning(taught.folder, data=SMALL, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
-    assert load_net(Run(tmp_path / "run")).facts["lineage"] == ["digits seed 0, trained on digits", TAUGHT]
+    assert load_net(Run(tmp_path / "run")).facts.lineage == ["digits seed 0, trained on digits", TAUGHT]
     train(fine_tuning(tmp_path / "run", name="again", data=SMALL, phases=[{"epochs": 1}]), tmp_path / "again", quiet=True)
-    lineage = load_net(Run(tmp_path / "again")).facts["lineage"]
+    lineage = load_net(Run(tmp_path / "again")).facts.lineage
     assert lineage == ["tuned seed 0, trained on digits", "digits seed 0, trained on digits", TAUGHT]
 
 

@@ -142,7 +142,7 @@ def _measure(side: Side, seed: int, overrides: Overrides, folder: Path, config_s
         "seed": seed,
         "config_sha256": config_sha256,
         "started": started,
-        "accuracy": run.test_readings()[-1]["accuracy"],
+        "accuracy": run.test_readings()[-1].accuracy,
         "seconds": train_seconds + predict_seconds,
         "train_seconds": train_seconds,
         "predict_seconds": predict_seconds,

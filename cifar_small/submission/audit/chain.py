@@ -17,11 +17,11 @@ from cifar_small.inference.ensemble import mean_logits
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import config_differences
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.records import DataFacts, parse
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, PredictionsFile, Submission
 from cifar_small.submission.submission_file import read_csv, render_csv
 
-MEAN_OF = "mean of logits: "  # how the name of an ensemble begins that `mean_logits` made
 CLOSE = 1e-5  # of the largest logit: another version of numpy may add in another order
 
 
@@ -29,7 +29,7 @@ CLOSE = 1e-5  # of the largest logit: another version of numpy may add in anothe
 def csv_bytes(submission: Submission, account: CheckResult) -> str:
     """The CSV's hash against the record beside it."""
     found = sha256_bytes(submission.content)
-    account.same("SHA-256", submission.record["sha256"], found)
+    account.same("SHA-256", submission.record.sha256, found)
     return f"SHA-256 {found}"
 
 
@@ -42,9 +42,9 @@ def rows(submission: Submission, account: CheckResult) -> str:
     for fault in faults:
         account.require(False, f"a valid {rules.submission} for the ids of {source}", f"a CSV that {fault}")
     account.same("images by the rules", rules.rows or len(ids), len(ids))
-    account.same("rows in the record", submission.record["rows"], len(answers))
+    account.same("rows in the record", submission.record.rows, len(answers))
     counts = np.bincount(np.array(list(answers.values()), np.int64), minlength=len(classes)).tolist()
-    account.same("rows of each class in the record", submission.record["class_counts"], dict(zip(classes, counts, strict=True)))
+    account.same("rows of each class in the record", submission.record.class_counts, dict(zip(classes, counts, strict=True)))
     return f"{len(answers):,} rows of {rules.submission} in {len(classes)} classes, ids and order of {source}"
 
 
@@ -52,7 +52,7 @@ def rows(submission: Submission, account: CheckResult) -> str:
 def predictions(made: PredictionsFile, account: CheckResult) -> str:
     """The file's hash against the record, and whether it can be read."""
     found = sha256_file(made.file)
-    account.same(f"SHA-256 of {made.file.name}", made.said.get("sha256"), found)
+    account.same(f"SHA-256 of {made.file.name}", made.recorded_meta.sha256, found)
     return f"{len(load_predictions(made.file).ids):,} images in {made.file.name}, SHA-256 {found}"
 
 
@@ -60,7 +60,7 @@ def predictions(made: PredictionsFile, account: CheckResult) -> str:
 def labels(submission: Submission, account: CheckResult) -> str:
     """The CSV written again from the predictions, byte by byte."""
     account.same("classes", list(submission.classes), list(submission.made.predictions.classes))
-    again = render_csv(submission.made.predictions, Rules.model_validate(submission.said["rules"]))
+    again = render_csv(submission.made.predictions, Rules.model_validate(submission.recorded_meta.rules))
     if again != submission.content:
         ours, theirs = again.splitlines(), submission.content.splitlines()
         places = [place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]]
@@ -85,21 +85,22 @@ def record(submission: Submission, account: CheckResult) -> str:
 
 def _compare_meta(submission: Submission, account: CheckResult) -> str:
     where = {"file", "sha256"}  # of the file, not in it; `predictions` compares them
-    own = {key: value for key, value in submission.made.predictions.meta.items() if key not in where}
-    account.same("predictions", own, {key: value for key, value in submission.said.items() if key not in where})
+    both = (submission.made.predictions.meta, submission.recorded_meta)
+    own, recorded = ({key: value for key, value in meta.plain().items() if key not in where} for meta in both)
+    account.same("predictions", own, recorded)
     return "the predictions' meta"
 
 
 def _compare_run(submission: Submission, account: CheckResult) -> str:
-    if submission.said.get("members"):
+    if submission.recorded_meta.members:
         return ""  # the record of an ensemble holds its members' hashes alone
     one = submission.members[0]
     if one.recorded is None:
         raise Unavailable("the record holds no account of the run: its predictions lay outside the run directory")
-    own, sessions = one.run.sessions(), one.recorded["sessions"]
-    account.same("summary.json", one.summary, one.recorded["summary"])
-    for number, pair in enumerate(zip(own, sessions, strict=False), start=1):
-        account.same(f"session {number} of env.json", *pair)
+    own, sessions = one.run.sessions(), one.recorded.sessions
+    account.same("summary.json", one.summary.plain(), one.recorded.summary.plain())
+    for number, (session, recorded) in enumerate(zip(own, sessions, strict=False), start=1):
+        account.same(f"session {number} of env.json", session.plain(), recorded.plain())
     account.require(len(own) >= len(sessions), f"{len(sessions)} sessions or more", f"{len(own)}")
     return "summary, sessions"
 
@@ -108,8 +109,8 @@ def _compare_run(submission: Submission, account: CheckResult) -> str:
 def ensemble(submission: Submission, account: CheckResult) -> str:
     """The ensemble made again from its members' predictions files."""
     joined = submission.made.predictions
-    if not str(submission.said["name"]).startswith(MEAN_OF):
-        raise Unavailable(f"it was made as {submission.said['name']}, which this audit does not make again")
+    if submission.recorded_meta.method != "logits":
+        raise Unavailable(f"it was made as {submission.recorded_meta.name}, which this audit does not make again")
     again = mean_logits([member.made.predictions for member in submission.members])
     account.same("ids", index_hash(again.ids), index_hash(joined.ids))
     if again.logits.shape == joined.logits.shape:
@@ -122,47 +123,47 @@ def ensemble(submission: Submission, account: CheckResult) -> str:
 @link("weights", "best.pt holds the weights that made the predictions")
 def weights(member: Member, account: CheckResult) -> str:
     """The checkpoint's hash against the predictions' meta and both summaries, and its own checksum."""
-    if "weights_sha256" not in member.said:
+    recorded = member.recorded_meta.weights_sha256
+    if recorded is None:
         raise Unavailable("the record names no weights of it")
-    said = member.said["weights_sha256"]
     if member.recorded is not None:
-        account.same("the weights of the recorded summary:", said, member.recorded["summary"]["weights_sha256"])
+        account.same("the weights of the recorded summary:", recorded, member.recorded.summary.weights_sha256)
     best = member.run.best
-    account.same("SHA-256 of best.pt", said, sha256_file(best) if best.exists() else "no such file")
+    account.same("SHA-256 of best.pt", recorded, sha256_file(best) if best.exists() else "no such file")
     if (summary := member.run.summary()) is not None:
-        account.same("the weights of summary.json:", said, summary["weights_sha256"])
+        account.same("the weights of summary.json:", recorded, summary.weights_sha256)
     load_checkpoint(best)  # a damaged one says so
-    return f"SHA-256 {said}"
+    return f"SHA-256 {recorded}"
 
 
 @link("config", "every copy of the config is that of the weights")
 def config(member: Member, account: CheckResult) -> str:
     """Every copy of the config against the checkpoint's and against the hash that was recorded of it."""
-    said, reference, compared = member.said, member.config, []
+    meta, reference, compared = member.recorded_meta, member.config, []
     if member.folder is not None:
         best = parse_config(member.checkpoint["config"], str(member.folder.best))
-        account.same("SHA-256 of the config in best.pt", said["config_sha256"], config_hash(best))
-        account.same("name in best.pt", best.name, said["name"])
+        account.same("SHA-256 of the config in best.pt", meta.config_sha256, config_hash(best))
+        account.same("name in best.pt", best.name, meta.name)
         _compare_file(account, reference, member, "the run's config.yaml", member.folder.config_file)
         compared += ["best.pt", "the run's config.yaml"]
     if (copy := member.copied("config.yaml")) is not None:
         _compare_file(account, reference, member, "config.yaml beside the CSV", copy)
         compared.append("config.yaml beside the CSV")
-    if "config" in said:
-        predicted_with = parse_config(said["config"], "the record")
+    if meta.config is not None:
+        predicted_with = parse_config(meta.config, "the record")
         _agree(account, reference, predicted_with, "the config of the predictions")
         if not compared:
-            account.same("SHA-256 of the config of the predictions", said["config_sha256"], config_hash(predicted_with))
+            account.same("SHA-256 of the config of the predictions", meta.config_sha256, config_hash(predicted_with))
         compared.append("the predictions")
-    account.same("rules", reference.rules.model_dump(), said["rules"])
-    return f"{reference.name}, SHA-256 {said['config_sha256']}, in {', '.join(compared)}"
+    account.same("rules", reference.rules.model_dump(), meta.rules)
+    return f"{reference.name}, SHA-256 {meta.config_sha256}, in {', '.join(compared)}"
 
 
 def _compare_file(account: CheckResult, reference: Config, member: Member, where: str, path: Path) -> None:
     found = load_config(path)
-    recorded = member.recorded["summary"] if member.recorded is not None else member.summary
-    account.same(f"SHA-256 of {where}", recorded["config_sha256"], config_hash(found))
-    account.same(f"recipe of {where}", recorded["recipe_sha256"], recipe_hash(found))
+    recorded = member.recorded.summary if member.recorded is not None else member.summary
+    account.same(f"SHA-256 of {where}", recorded.config_sha256, config_hash(found))
+    account.same(f"recipe of {where}", recorded.recipe_sha256, recipe_hash(found))
     _agree(account, reference, found, where)
 
 
@@ -178,41 +179,43 @@ DATA, SPLIT = ("source", "sha256"), ("val_sha256", "train_sha256", "train_limit"
 @link("data", "the images and labels are those that were recorded")
 def data(member: Member, account: CheckResult) -> str:
     """Source and hash of all training images and labels: in every record, and of the data at hand; their mean and deviation."""
-    said = _recorded(member, account, DATA)
+    recorded = _recorded(member, account, DATA)
     train, val, facts = member.splits
-    account.same("the data at hand", said, {key: facts[key] for key in DATA})
+    account.same("the data at hand", recorded, facts.picked(*DATA))
     if member.folder is not None:
         kept = [[round(value, 9) for value in member.checkpoint[key]] for key in ("mean", "std")]
         given = member.config.input  # what the weights it started from want, else of the training images
         expected = (given.mean, given.std) if given.mean and given.std else channel_statistics(train)
         found = [[round(value, 9) for value in values] for values in expected]
         account.same("mean and deviation of the training images in best.pt", kept, found)
-    return f"{said['source']}, {len(train):,} training and {len(val):,} validation images used, SHA-256 {said['sha256']}"
+    return (
+        f"{recorded['source']}, {len(train):,} training and {len(val):,} validation images used, SHA-256 {recorded['sha256']}"
+    )
 
 
 @link("split", "the validation images are those that were recorded, and none was trained on")
 def split(member: Member, account: CheckResult) -> str:
     """Index hashes of both parts: in every record, of the predictions of val, and of the split made again."""
-    said = _recorded(member, account, SPLIT)
+    recorded = _recorded(member, account, SPLIT)
     val = member.val if member.folder is not None else None
     if val is not None:
-        account.same("indices of val.npz", said["val_sha256"], index_hash(val.ids))
+        account.same("indices of val.npz", recorded["val_sha256"], index_hash(val.ids))
     train_images, val_images, facts = member.splits
-    account.same("the split made again", said, {key: facts.get(key) for key in SPLIT})
+    account.same("the split made again", recorded, facts.picked(*SPLIT))
     account.same("images in both parts", 0, len(np.intersect1d(train_images.ids, val_images.ids)))
     if val is not None and val.labels is not None and val_images.labels is not None and len(val.labels) == len(val_images):
         account.same("wrong labels in val.npz", 0, int((val.labels != val_images.labels).sum()))
-    return f"{len(val_images):,} validation images, SHA-256 of their indices {said['val_sha256']}"
+    return f"{len(val_images):,} validation images, SHA-256 of their indices {recorded['val_sha256']}"
 
 
 def _recorded(member: Member, account: CheckResult, keys: tuple[str, ...]) -> dict[str, Any]:
     """What the predictions' record says of the data; a fault where another record differs."""
-    said = {key: member.said["data"].get(key) for key in keys}
+    recorded = member.data.picked(*keys)
     others = {}
     if member.recorded is not None:
-        others["the recorded summary"] = member.recorded["summary"]["data"]
+        others["the recorded summary"] = member.recorded.summary.data
     if member.folder is not None:
-        others["best.pt"] = member.checkpoint["data"]
+        others["best.pt"] = parse(DataFacts, member.checkpoint["data"], "the data of best.pt")
     for where, facts in others.items():
-        account.same(where, said, {key: facts.get(key) for key in keys})
-    return said
+        account.same(where, recorded, facts.picked(*keys))
+    return recorded

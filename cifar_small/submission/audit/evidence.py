@@ -20,11 +20,12 @@ from cifar_small.data import Images, load_unlabelled
 from cifar_small.data.datamodule import load_splits
 from cifar_small.data.sources import VARIABLE
 from cifar_small.data.unlabelled import Layout
-from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError, plural
 from cifar_small.files import sha256_file
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse
 from cifar_small.submission.audit.card import Unavailable
 
 
@@ -33,7 +34,7 @@ class Sources:
 
     def __init__(self, data_root: str | None, file: Path | None, layout: Layout) -> None:
         self.data_root, self.file, self.layout = data_root, file, layout
-        self._splits: dict[Data, tuple[Images, Images, dict[str, Any]]] = {}
+        self._splits: dict[Data, tuple[Images, Images, DataFacts]] = {}
         self._unlabelled: dict[tuple[str, ...], Images] = {}
 
     def located(self, data: Data) -> Data:
@@ -43,7 +44,7 @@ class Sources:
             raise Unavailable(f"the {data.source} data are not at hand: name their place with --data-root")
         return data.model_copy(update={"root": root})
 
-    def splits(self, data: Data) -> tuple[Images, Images, dict[str, Any]]:
+    def splits(self, data: Data) -> tuple[Images, Images, DataFacts]:
         """Training and validation images, and their hashes. Raises Unavailable when they are not at hand."""
         here = self.located(data)
         if here not in self._splits:
@@ -67,8 +68,8 @@ class Sources:
 class PredictionsFile:
     """A predictions file, and what the record says of it."""
 
-    def __init__(self, said: dict[str, Any], file: Path | None, otherwise: str) -> None:
-        self.said, self._file, self._otherwise = said, file, otherwise
+    def __init__(self, recorded_meta: PredictionsMeta, file: Path | None, otherwise: str) -> None:
+        self.recorded_meta, self._file, self._otherwise = recorded_meta, file, otherwise
 
     @property
     def file(self) -> Path:
@@ -90,12 +91,12 @@ class PredictionsFile:
 class Member:
     """One net of a submission: what the record says of it, and its run directory where that is at hand."""
 
-    said: dict[str, Any]  # the meta of its predictions, as recorded
+    recorded_meta: PredictionsMeta  # of its predictions
     label: str  # "" for a submission of one net
     folder: Run | None
     made: PredictionsFile
-    recorded: dict[str, Any] | None  # the run's summary, sessions and test readings, as recorded when the CSV was written
-    written: str  # when that was
+    recorded: RunRecord | None  # the run as it was when the CSV was written
+    written: str  # time at which the CSV was written
     copies: Path  # where the record keeps copies of the run's config and metrics
     classes: tuple[str, ...]
     rules: Rules  # that it is judged by
@@ -105,7 +106,7 @@ class Member:
     def run(self) -> Run:
         """Its run directory. Raises Unavailable when none was given."""
         if self.folder is None:
-            raise Unavailable(f"no run directory: name it with --run (recorded as {self.said.get('run')})")
+            raise Unavailable(f"no run directory: name it with --run (recorded as {self.recorded_meta.run})")
         return self.folder
 
     @cached_property
@@ -126,12 +127,19 @@ class Member:
                 return self.folder.config()
         if self.copied("config.yaml") is not None:
             return load_config(self.copies / "config.yaml")
-        if "config" not in self.said:
-            raise Unavailable("the record is of a time when predictions did not name their config; give --run")
-        return parse_config(self.said["config"], "the record")
+        if self.recorded_meta.config is None:
+            raise Unavailable("the record is of a version whose predictions did not name their config; give --run")
+        return parse_config(self.recorded_meta.config, "the record")
+
+    @property
+    def data(self) -> DataFacts:
+        """What the predictions' record says of the data. Raises DataError where it says nothing."""
+        if self.recorded_meta.data is None:
+            raise DataError("the record does not name the data of this net")
+        return self.recorded_meta.data
 
     @cached_property
-    def splits(self) -> tuple[Images, Images, dict[str, Any]]:
+    def splits(self) -> tuple[Images, Images, DataFacts]:
         """Training and validation images of its config, and their hashes. Raises Unavailable."""
         return self.sources.splits(self.config.data)
 
@@ -144,7 +152,7 @@ class Member:
         return load_predictions(path)
 
     @property
-    def summary(self) -> dict[str, Any]:
+    def summary(self) -> Summary:
         """The run's summary, or the record's copy. Raises Unavailable when there is neither."""
         if self.folder is not None:
             summary = self.folder.summary()
@@ -153,8 +161,7 @@ class Member:
             return summary
         if self.recorded is None:
             raise Unavailable("the record holds no summary of the run: name its directory with --run")
-        copy: dict[str, Any] = self.recorded["summary"]
-        return copy
+        return self.recorded.summary
 
     def copied(self, name: str) -> Path | None:
         """The record's copy of a file of the run, if it has one."""
@@ -168,21 +175,21 @@ class Submission:
 
     csv: Path
     content: bytes
-    record: dict[str, Any]
+    record: SubmissionRecord
     rules: Rules  # that it is judged by
     made: PredictionsFile  # of the ensemble, where it is one
     members: list[Member]
     sources: Sources
 
     @property
-    def said(self) -> dict[str, Any]:
+    def recorded_meta(self) -> PredictionsMeta:
         """The meta of the predictions, as recorded."""
-        return self.made.said
+        return self.made.recorded_meta
 
     @property
     def classes(self) -> tuple[str, ...]:
         """Class names, as recorded."""
-        return tuple(self.record["class_counts"])
+        return tuple(self.record.class_counts)
 
     def ids(self) -> tuple[npt.NDArray[np.int64], str]:
         """The ids to answer, in order, and where they come from: the unlabelled file, else the predictions."""
@@ -213,29 +220,30 @@ def gather(
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist; expected a file or folder to audit with")
     content, record = _read(csv)
-    said = record["predictions"]
-    rules = load_config(config).rules if config is not None else _rules(said["rules"], csv)
+    meta = record.predictions
+    rules = load_config(config).rules if config is not None else _rules(meta, csv)
     folders = [Run(folder).require() for folder in runs]
     sources = Sources(data_root, file, layout)
-    written, classes = str(record["written"]), tuple(record["class_counts"])
-    if not said.get("members"):
+    written, classes = record.written, tuple(record.class_counts)
+    if not meta.members:
         if len(folders) > 1:
             raise UserError(f"--run names {len(folders)} run directories; {csv.name} was made by one net: give one")
         run = folders[0] if folders else None
-        made = PredictionsFile(said, predictions or _file_of(said, run), _missing(said, run))
-        one = Member(said, "", run, made, record.get("run"), written, csv.parent, classes, rules, sources)
+        made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
+        one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources)
         return Submission(csv, content, record, rules, made, [one], sources)
     members = []
-    for number, (meta, run) in enumerate(zip(said["members"], _assign(said["members"], folders), strict=True), start=1):
-        meta = {**meta, "rules": said["rules"], "images_sha256": said["images_sha256"]}
-        label = f"member {number} ({meta['name']}, seed {meta['seed']})"
-        made = PredictionsFile(meta, _file_of(meta, run), _missing(meta, run))
-        members.append(Member(meta, label, run, made, None, written, csv.parent, classes, rules, sources))
-    joined = PredictionsFile(said, predictions, "the ensemble's predictions are not at hand: name them with --predictions")
+    shared = meta.picked("rules", "images_sha256")
+    for number, (member, run) in enumerate(zip(meta.members, _assign(meta.members, folders), strict=True), start=1):
+        own = PredictionsMeta.model_validate({**member.given(), **shared})
+        label = f"member {number} ({own.name}, seed {own.seed})"
+        made = PredictionsFile(own, _file_of(own, run), _missing(own, run))
+        members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources))
+    joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: name them with --predictions")
     return Submission(csv, content, record, rules, joined, members, sources)
 
 
-def _read(csv: Path) -> tuple[bytes, dict[str, Any]]:
+def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:
     """The bytes of the CSV and its record. Raises DataError for a record that cannot be audited at all."""
     path = csv.with_suffix(".json")
     try:
@@ -248,32 +256,21 @@ def _read(csv: Path) -> tuple[bytes, dict[str, Any]]:
         ) from None
     except ValueError as error:
         raise DataError(f"{path} is not JSON ({error}); expected the record that cifar-small submit writes") from None
-    needed = {"sha256": str, "rows": int, "written": str, "class_counts": dict, "predictions": dict}
-    wrong = [key for key, kind in needed.items() if not (isinstance(record, dict) and isinstance(record.get(key), kind))]
-    if not wrong and not record["class_counts"]:
-        wrong = ["class_counts"]
-    if not wrong:
-        said = record["predictions"]
-        members = said.get("members") or []
-        wrong = [f"predictions.{key}" for key in ("name", "rules", "images_sha256") if key not in said]
-        if not (isinstance(members, list) and all(isinstance(one, dict) and {"name", "seed"} <= one.keys() for one in members)):
-            wrong.append("predictions.members")
-    if wrong:
-        raise DataError(f"{path} has no {', '.join(wrong)}; expected the record that cifar-small submit writes")
-    return content, record
+    return content, parse(SubmissionRecord, record, path, expected="; expected the record that cifar-small submit writes")
 
 
-def _rules(said: Any, csv: Path) -> Rules:
+def _rules(meta: PredictionsMeta, csv: Path) -> Rules:
     """The rules in a record. Raises DataError when they cannot be read."""
     try:
-        return Rules.model_validate(said)
+        return Rules.model_validate(meta.rules)
     except ValidationError as error:
+        problems = plural(error.error_count(), "problem")
         raise DataError(
-            f"the record of {csv} holds rules that cannot be read ({error.error_count()} problems); name a config with --config"
+            f"the record of {csv} holds rules that cannot be read ({problems}); name a config with --config"
         ) from None
 
 
-def _assign(members: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[Run | None]:
+def _assign(members: Sequence[NetFacts], runs: Sequence[Run]) -> list[Run | None]:
     """The run directory of each member: by its weights, else by its name. Raises UserError for one that is nobody's."""
     left = list(runs)
     found: list[Run | None] = [None] * len(members)
@@ -285,27 +282,27 @@ def _assign(members: Sequence[dict[str, Any]], runs: Sequence[Run]) -> list[Run 
                 found[place] = matching[0]
                 left.remove(matching[0])
 
-    take(lambda run, meta: weights[run.folder] == meta.get("weights_sha256"))
-    take(lambda run, meta: run.folder.resolve().name == meta.get("run"))
+    take(lambda run, meta: weights[run.folder] == meta.weights_sha256)
+    take(lambda run, meta: run.folder.resolve().name == meta.run)
     if left:
-        names = ", ".join(str(meta.get("run")) for meta in members)
+        names = ", ".join(str(meta.run) for meta in members)
         raise UserError(f"--run {left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
     return found
 
 
-def _file_of(said: dict[str, Any], run: Run | None) -> Path | None:
+def _file_of(meta: NetFacts, run: Run | None) -> Path | None:
     """The predictions file of a net in its run directory: by its recorded name, else by its hash."""
     if run is None or not run.predictions.is_dir():
         return None
-    named = run.predictions / Path(str(said.get("file", ""))).name
+    named = run.predictions / Path(meta.file or "").name
     if named.is_file():
         return named
     files = sorted(run.predictions.glob("*.npz"))
-    equal = [path for path in files if sha256_file(path) == said.get("sha256")]
+    equal = [path for path in files if sha256_file(path) == meta.sha256]
     return next(iter(equal), None)
 
 
-def _missing(said: dict[str, Any], run: Run | None) -> str:
+def _missing(meta: NetFacts, run: Run | None) -> str:
     if run is None:
         return "no predictions file: name it with --predictions, or its run with --run"
-    return f"{run.predictions} holds no {said.get('file', 'predictions file with the recorded hash')}"
+    return f"{run.predictions} holds no {meta.file or 'predictions file with the recorded hash'}"

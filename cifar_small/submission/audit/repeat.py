@@ -20,7 +20,7 @@ TOLERANCE = {"fp32": 0.005, "fp16": 0.01, "bf16": 0.05}  # fp16 rounds an eighth
 def repeated(member: Member, account: CheckResult) -> str:
     """Logits again, in the recorded precision and views, within TOLERANCE; labels may differ only as far as that explains."""
     before = member.made.predictions
-    precision, views = str(before.meta["precision"]), str(before.meta["views"])
+    precision, views = str(before.meta.precision), str(before.meta.views)
     net = load_net(member.run)
     images = member.sources.unlabelled(net.classes)
     engine = net.config.engine.model_copy(update={"precision": precision, "device": "auto"})

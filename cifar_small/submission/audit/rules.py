@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
@@ -18,6 +18,17 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.records import (
+    Ancestor,
+    DataFacts,
+    NetFacts,
+    Session,
+    SubmissionRecord,
+    TeacherFacts,
+    TestReading,
+    parse,
+    parse_all,
+)
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
 
@@ -39,18 +50,19 @@ def summary(member: Member, account: CheckResult) -> str:
         "selection": config.selection,
         "selected_epoch": state["epoch"],
         "val_images": len(val.ids),
-        "views": val.meta.get("views"),
+        "views": val.meta.views,
         "val_accuracy_plain": state["val_accuracy"],
         "data": state["data"],
     }
     if val.labels is not None:
         right = int(val.correct.sum())
         again |= {"val_accuracy": val.accuracy, "val_interval": list(wilson_interval(right, len(val.ids)))}
-    account.same("summary.json", again, {key: said.get(key) for key in again})
-    account.same("the weights of val.npz:", said["weights_sha256"], val.meta.get("weights_sha256"))
-    if "val_predictions_sha256" in said:
-        account.same("SHA-256 of val.npz", said["val_predictions_sha256"], val.meta["sha256"])
-    return f"{said['val_accuracy']:.2%} of {len(val.ids):,} validation images, views {said['views']}"
+    plain = said.plain()
+    account.same("summary.json", again, {key: plain.get(key) for key in again})
+    account.same("the weights of val.npz:", said.weights_sha256, val.meta.weights_sha256)
+    if said.val_predictions_sha256 is not None:
+        account.same("SHA-256 of val.npz", said.val_predictions_sha256, val.meta.sha256)
+    return f"{said.val_accuracy:.2%} of {len(val.ids):,} validation images, views {said.views}"
 
 
 @link("selection", "the weights are those of the epoch that the rule selects on val")
@@ -62,28 +74,28 @@ def selection(member: Member, account: CheckResult) -> str:
     if not paths:
         raise Unavailable("no metrics.csv, in a run directory or beside the CSV")
     for path in paths:
-        if "metrics_sha256" in said:
-            account.same(f"SHA-256 of {path.name}", said["metrics_sha256"], sha256_file(path))
+        if said.metrics_sha256 is not None:
+            account.same(f"SHA-256 of {path.name}", said.metrics_sha256, sha256_file(path))
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         accuracies = [float(row["val_accuracy"]) for row in rows]
         place = len(rows) - 1 if config.selection == "last" else accuracies.index(max(accuracies))  # the first of equals
-        account.same("epochs", said["epochs"], len(rows))
-        account.same("selected epoch", place + 1, said["selected_epoch"])
-        account.same("its accuracy on val", accuracies[place], member.said["val_accuracy"])
+        account.same("epochs", said.epochs, len(rows))
+        account.same("selected epoch", place + 1, said.selected_epoch)
+        account.same("its accuracy on val", accuracies[place], member.recorded_meta.val_accuracy)
         if member.folder is not None:
             account.same("epoch of best.pt", place + 1, member.checkpoint["epoch"])
             account.same("accuracy of best.pt on val", accuracies[place], member.checkpoint["val_accuracy"])
     rule = "best on val" if config.selection == "best" else "last"
-    return f"epoch {said['selected_epoch']} of {said['epochs']}, the rule being: {rule}"
+    return f"epoch {said.selected_epoch} of {said.epochs}, the rule being: {rule}"
 
 
 @link("parameters", "trainable parameters, counted by building the net again")
 def parameters(member: Member, account: CheckResult) -> str:
     """The count of the config's net, of the weights themselves, and what the records say."""
     counted = counted_parameters(member)
-    account.same("in the record of the predictions:", counted, member.said["parameters"])
+    account.same("in the record of the predictions:", counted, member.recorded_meta.parameters)
     if member.recorded is not None:
-        account.same("in the recorded summary:", counted, member.recorded["summary"]["parameters"])
+        account.same("in the recorded summary:", counted, member.recorded.summary.parameters)
     if member.folder is not None:
         account.same("in best.pt:", counted, member.checkpoint["parameters"])
         net = load_net(member.folder)  # refuses weights that do not fit the net
@@ -103,7 +115,7 @@ def budget(submission: Submission, account: CheckResult) -> str:
     """The sum of what is counted, where a config is at hand, and of what is recorded."""
     most = submission.rules.max_params
     counts = [counted_parameters(member) for member in submission.members]
-    account.same("the record's sum:", sum(counts), submission.said["parameters"])
+    account.same("the record's sum:", sum(counts), submission.recorded_meta.parameters)
     account.require(sum(counts) <= most, f"at most {most:,}", f"{sum(counts):,}, {sum(counts) - most:,} over")
     each = " + ".join(f"{count:,}" for count in counts) + (" = " if len(counts) > 1 else "")
     return f"{each}{sum(counts):,} of at most {most:,}" if len(counts) > 1 else f"{sum(counts):,} of at most {most:,}"
@@ -113,12 +125,14 @@ def budget(submission: Submission, account: CheckResult) -> str:
 def from_scratch(member: Member, account: CheckResult) -> str:
     """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
     state = member.checkpoint
-    lineage, ancestors, teachers = state["lineage"], state.get("ancestors", []), state.get("teachers", [])
-    account.same("lineage in the record", lineage, member.said.get("lineage"))
+    lineage = state["lineage"]
+    ancestors = parse_all(Ancestor, state.get("ancestors", []), "the ancestors in best.pt")
+    teachers = parse_all(TeacherFacts, state.get("teachers", []), "the teachers in best.pt")
+    account.same("lineage in the record", lineage, member.recorded_meta.lineage)
     if "soup" not in state:
         account.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
     try:
-        check_unseen(ancestors, state["data"])
+        check_unseen(ancestors, parse(DataFacts, state["data"], "the data of best.pt"))
     except CheckpointError as error:
         account.require(False, "no ancestor that was trained on its val images", str(error))
     weights = member.config.weights
@@ -156,23 +170,23 @@ def _fingerprints(images: Images) -> list[bytes]:
 @link("test readings", "every reading of the test split is on record, and none came before training ended")
 def test_readings(member: Member, account: CheckResult) -> str:
     """The run's readings against the record's, their chain of hashes, the predictions files of test, and the sessions."""
-    recorded = None if member.recorded is None else member.recorded["test_readings"]
+    recorded = None if member.recorded is None else member.recorded.test_readings
     if member.folder is None and recorded is not None:
         raise Unavailable(f"recorded: {_told(recorded)}; whether that is all only the run directory tells: name it with --run")
     own = member.run.test_readings()
     if recorded is not None:
         account.require(own[: len(recorded)] == recorded, f"the record's: {_told(recorded)}", _told(own))
-        hidden = [one for one in own[len(recorded) :] if _time(one["time"]) < _time(member.written)]
+        hidden = [one for one in own[len(recorded) :] if _time(one.time) < _time(member.written)]
         account.require(
             not hidden, "the record to hold all readings before it was written", f"{len(hidden)} more: {_told(hidden)}"
         )
     _compare_chain(member, account)
-    known = {one.get("predictions_sha256") for one in own}
+    known = {one.predictions_sha256 for one in own}
     for path in sorted(member.run.predictions.glob("*.npz")):
-        of_test = load_predictions(path).meta.get("split") == "test"
+        of_test = load_predictions(path).meta.split == "test"
         account.require(not of_test or sha256_file(path) in known, f"a reading that made {path.name}", "none")
-    ended = max((_time(session["started"]) for session in member.run.sessions()), default=None)
-    early = [one for one in own if ended is not None and _time(one["time"]) < ended]
+    ended = max((_time(session.started) for session in member.run.sessions()), default=None)
+    early = [one for one in own if ended is not None and _time(one.time) < ended]
     account.require(not early, f"no reading before the last session of training, {ended}", _told(early))
     return _told(own)
 
@@ -181,8 +195,8 @@ def _compare_chain(member: Member, account: CheckResult) -> None:
     """Each line of test_readings.jsonl names the hash of the line before it, so that none can go from their midst."""
     before: str | None = None
     for number, (line, reading) in enumerate(zip(member.run.test_reading_lines(), member.run.test_readings(), strict=True), 1):
-        if "previous_sha256" in reading:  # readings of older versions have none
-            account.same(f"reading {number} to follow", before, reading["previous_sha256"])
+        if "previous_sha256" in reading.model_fields_set:  # readings of older versions have none
+            account.same(f"reading {number} to follow", before, reading.previous_sha256)
         before = sha256_bytes(line.encode())
 
 
@@ -190,11 +204,11 @@ def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
 
-def _told(readings: Sequence[Mapping[str, Any]]) -> str:
+def _told(readings: Sequence[TestReading]) -> str:
     """How often, when and with what result."""
     if not readings:
         return "never read"
-    each = [f"{one['time']}, views {one['views']}, {one['accuracy']:.2%} of {one['images']:,}" for one in readings]
+    each = [f"{one.time}, views {one.views}, {one.accuracy:.2%} of {one.images:,}" for one in readings]
     return f"read {'once' if len(each) == 1 else f'{len(each)} times'}: {'; '.join(each)}"
 
 
@@ -202,9 +216,9 @@ def _told(readings: Sequence[Mapping[str, Any]]) -> str:
 def seed(member: Member, account: CheckResult) -> str:
     """The config's seed against what the records say."""
     config = member.config
-    account.same("in the record of the predictions: seed", config.seed, member.said["seed"])
+    account.same("in the record of the predictions: seed", config.seed, member.recorded_meta.seed)
     if member.recorded is not None:
-        account.same("in the recorded summary: seed", config.seed, member.recorded["summary"]["seed"])
+        account.same("in the recorded summary: seed", config.seed, member.recorded.summary.seed)
     return f"{config.seed}, of the split {config.data.split_seed}"
 
 
@@ -212,11 +226,12 @@ def seed(member: Member, account: CheckResult) -> str:
 def commit(member: Member, account: CheckResult) -> str:
     """Commit and dirty flag of every session of training, in the run and in the record, and of the prediction."""
     sessions = [] if member.folder is None else member.folder.sessions()
-    entries = [("training", session) for session in [*sessions, *(member.recorded or {}).get("sessions", [])]]
+    sessions = [*sessions, *([] if member.recorded is None else member.recorded.sessions)]
+    entries: list[tuple[str, Session | NetFacts | SubmissionRecord]] = [("training", session) for session in sessions]
     if not entries:
         raise Unavailable("no sessions of training at hand: name the run directory with --run")
-    if "commit" in member.said:  # predictions of older versions have none
-        entries.append(("prediction", member.said))
+    if "commit" in member.recorded_meta.model_fields_set:  # predictions of older versions have none
+        entries.append(("prediction", member.recorded_meta))
     return _committed(account, entries)
 
 
@@ -226,16 +241,16 @@ def csv_commit(submission: Submission, account: CheckResult) -> str:
     return _committed(account, [("the CSV", submission.record)])
 
 
-def _committed(account: CheckResult, entries: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+def _committed(account: CheckResult, entries: Sequence[tuple[str, Session | NetFacts | SubmissionRecord]]) -> str:
     """A fault for changed code, a gap for no commit; the text says which were used for what."""
     used: dict[str, None] = {}
     for what, entry in entries:
-        if entry["commit"] is None or entry["dirty"] is None:
+        if entry.commit is None or entry.dirty is None:
             account.gap(f"{what} names no commit: it ran outside a git checkout")
             continue
-        clean = entry["dirty"] is False
-        account.require(clean, f"{what} from {entry['commit']} as committed", "files changed since (dirty)")
-        used[f"{what} from {entry['commit']}"] = None
+        clean = entry.dirty is False
+        account.require(clean, f"{what} from {entry.commit} as committed", "files changed since (dirty)")
+        used[f"{what} from {entry.commit}"] = None
     return ", ".join(used)
 
 
@@ -243,5 +258,5 @@ def _committed(account: CheckResult, entries: Sequence[tuple[str, Mapping[str, A
 def unlabelled_file(submission: Submission, account: CheckResult) -> str:
     """The hash of its images and ids against the record."""
     images = submission.sources.unlabelled(submission.classes)
-    account.same("SHA-256 of its images and ids", submission.said["images_sha256"], images.sha256)
+    account.same("SHA-256 of its images and ids", submission.recorded_meta.images_sha256, images.sha256)
     return f"{len(images):,} images, SHA-256 {images.sha256}"

@@ -39,7 +39,7 @@ def audit(submission: Submission, *, repredict: bool = False) -> Card:
         chain.predictions(submission.made),
         chain.record(submission),
     ]
-    joined = bool(submission.said.get("members"))
+    joined = bool(submission.recorded_meta.members)
     if joined:
         findings.append(chain.ensemble(submission))
     for member in submission.members:
@@ -48,4 +48,4 @@ def audit(submission: Submission, *, repredict: bool = False) -> Card:
         own += [repeated(member)] if repredict else []
         findings += [replace(finding, member=member.label) for finding in own]
     findings += [rules.budget(submission), rules.unlabelled_file(submission), rules.csv_commit(submission)]
-    return Card(f"{submission.csv}: {submission.said['name']}", tuple(findings))
+    return Card(f"{submission.csv}: {submission.recorded_meta.name}", tuple(findings))
