@@ -10,7 +10,6 @@ import sys
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -129,7 +128,7 @@ def _keep_freed_memory() -> bool:
     return any(mallopt(M_MMAP_THRESHOLD, size) for size in thresholds) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
-def describe(device: torch.device, precision: str) -> dict[str, Any]:
+def describe(device: torch.device, precision: str) -> dict[str, object]:
     """Machine, versions and commit of a run as plain JSON values, without names of users, hosts or folders."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),
@@ -165,7 +164,7 @@ def cpu_name() -> str:
     return f"{name} ({', '.join(found)})" if found else name
 
 
-def commit() -> dict[str, Any]:
+def commit() -> dict[str, object]:
     """Commit and dirty flag of the repository this package is run from; None outside one."""
     folder = Path(__file__).resolve().parent
 

@@ -6,7 +6,6 @@ import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,7 @@ from cifar_small.training.train import train
 
 MARKER = ".cifar_small_demo"
 IMAGES, BUDGET = 360, 200_000
-COMMON: dict[str, Any] = {
+COMMON: dict[str, object] = {
     "rules": {"max_params": BUDGET, "rows": IMAGES},
     "data": {"source": "digits", "val_size": 200},
     "batch_size": 64,
@@ -41,7 +40,7 @@ COMMON: dict[str, Any] = {
     "views": "shift",
     "engine": {"threads": 1},  # nets this small are no faster on two, and much slower beside other work
 }
-NETS: dict[str, dict[str, Any]] = {
+NETS: dict[str, dict[str, object]] = {
     "demo_resnet": {
         "model": {"family": "resnet", "widths": [16, 32, 64], "blocks": [1, 1, 1], "strides": [2, 2, 2]},
         "phases": [{"epochs": 12}],
@@ -51,7 +50,7 @@ NETS: dict[str, dict[str, Any]] = {
         "phases": [{"epochs": 9, "mixup_alpha": 0.2}, {"epochs": 3, "mixup_alpha": 0.0}],
     },
 }
-TOO_WIDE: dict[str, Any] = {"model": {"family": "wideresnet", "depth": 10, "widen_factor": 3}, "phases": [{"epochs": 12}]}
+TOO_WIDE: dict[str, object] = {"model": {"family": "wideresnet", "depth": 10, "widen_factor": 3}, "phases": [{"epochs": 12}]}
 
 
 def run_demo(folder: Path, command: str) -> None:
@@ -135,7 +134,7 @@ def _prepare(folder: Path) -> list[Path]:
     return paths
 
 
-def _config(name: str, own: dict[str, Any]) -> Config:
+def _config(name: str, own: dict[str, object]) -> Config:
     return parse_config({"name": name, **COMMON, **own}, name)
 
 

@@ -142,7 +142,7 @@ def _cifar(what: _Cifar, source: str, root: Path | None, split: Split) -> Images
     return _images(np.concatenate(pixels), np.concatenate(labels), classes, f"{source} {split}")
 
 
-def _find(what: _Cifar, root: Path | None, names: Sequence[str]) -> tuple[dict[str, Any], Path]:
+def _find(what: _Cifar, root: Path | None, names: Sequence[str]) -> tuple[dict[str, object], Path]:
     """The parsed files of a CIFAR archive, and the folder or archive they came from."""
     place = _CACHE.expanduser() if root is None else root
     archives = (place, place / what.archive)
@@ -176,9 +176,9 @@ class _Capped:
         return piece
 
 
-def _read_archive(path: Path, folder: str, names: Sequence[str]) -> dict[str, Any]:
+def _read_archive(path: Path, folder: str, names: Sequence[str]) -> dict[str, object]:
     """The named pickles of a .tar.gz, read one by one into memory; nothing is ever written to disk."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     try:
         with gzip.open(path) as unpacked, tarfile.open(fileobj=_Capped(unpacked, _ARCHIVE_BYTES), mode="r|") as archive:  # type: ignore[call-overload]
             for member in archive:

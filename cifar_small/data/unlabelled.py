@@ -124,7 +124,7 @@ def _read_pickle(path: Path) -> tuple[Any, Any]:
     if not isinstance(value, dict):
         shape = f" {value.shape}" if isinstance(value, np.ndarray) else ""
         raise DataError(f"{path}: holds a {type(value).__name__}{shape}; expected a dict with 'data' and 'ids'")
-    keys: dict[str, Any] = {}
+    keys: dict[str, object] = {}
     for key, entry in value.items():
         name = key.decode("utf-8", "replace") if isinstance(key, bytes) else str(key)
         if name in keys:
@@ -138,7 +138,7 @@ def _read_npz(path: Path) -> tuple[Any, Any]:
     return _entries(dict(arrays), npz_keys(path), str(path), ("data", "images"))
 
 
-def _entries(entries: dict[str, Any], keys: list[str], where: str, names: tuple[str, ...]) -> tuple[Any, Any]:
+def _entries(entries: dict[str, object], keys: list[str], where: str, names: tuple[str, ...]) -> tuple[Any, Any]:
     """The images and ids of a file; `keys` are all it has, for the message."""
     found = [name for name in names if name in entries]
     if len(found) != 1 or "ids" not in entries:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -72,7 +71,7 @@ class Scaling:
 class Evaluation:
     """All that is said of one predictions file; counts: the confusion matrix (K, K), row = true class."""
 
-    predictions: dict[str, Any]  # which they are
+    predictions: dict[str, object]  # which they are
     images: int
     right: int
     accuracy: float
@@ -175,7 +174,7 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
     return Scaling(temperature, str(file), len(val.ids), of_halves, calibration(logits, predictions.labels))
 
 
-def _net_of(predictions: Predictions) -> dict[str, Any]:
+def _net_of(predictions: Predictions) -> dict[str, object]:
     """What two predictions files of the same net and views share: name, weights, views, and those of all members."""
     meta = predictions.meta
     return meta.picked("name", "weights_sha256", "views") | {
@@ -185,7 +184,7 @@ def _net_of(predictions: Predictions) -> dict[str, Any]:
     }
 
 
-def plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
+def plain_evaluation(evaluation: Evaluation) -> dict[str, object]:
     """An evaluation as plain JSON values, without the counts of the confusion matrix, which are a table of their own."""
     plain = asdict(evaluation)
     del plain["counts"]
@@ -195,7 +194,7 @@ def plain_evaluation(evaluation: Evaluation) -> dict[str, Any]:
     return plain
 
 
-def _plain_calibration(one: Calibration) -> dict[str, Any]:
+def _plain_calibration(one: Calibration) -> dict[str, object]:
     found: Reliability = one.reliability
     bins = [
         {"images": int(count), "confidence": float(confidence), "accuracy": float(accuracy)} if count else {"images": 0}

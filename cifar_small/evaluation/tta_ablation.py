@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -52,7 +51,7 @@ class Ablation:
     those fitted on all of val, largest first, without zeros. on_own_fit: their accuracy and NLL on the images of the fit.
     """
 
-    meta: dict[str, Any]  # which net and images, and where the seconds were measured
+    meta: dict[str, object]  # which net and images, and where the seconds were measured
     images: int
     views_forwarded: int
     choices: tuple[Choice, ...]
@@ -95,7 +94,7 @@ def ablate(net: Net, images: Images, *, progress: bool = False) -> Ablation:
 
 def view_logits(
     net: Net, images: Images, views: Sequence[View], *, progress: bool = False
-) -> tuple[Floats, list[float], dict[str, Any]]:
+) -> tuple[Floats, list[float], dict[str, object]]:
     """The logits (V, N, K) of each view alone, the seconds each took, and facts of net and machine."""
     batch = images.take(np.arange(min(len(images), net.config.engine.eval_batch_size)))
     first = predict_images(net, batch, "none")  # so that the first view does not pay for the start
@@ -183,7 +182,7 @@ def describe(ablation: Ablation) -> str:
     return "\n".join([pd.DataFrame(rows).to_string(index=False), "", *notes])
 
 
-def plain_ablation(ablation: Ablation) -> dict[str, Any]:
+def plain_ablation(ablation: Ablation) -> dict[str, object]:
     """An ablation as plain JSON values."""
     accuracy, nll = ablation.on_own_fit
     return {**asdict(ablation), "weights": dict(ablation.weights), "on_own_fit": {"accuracy": accuracy, "nll": nll}}

@@ -282,7 +282,7 @@ def read_figures(path: Path, names: Mapping[str, str]) -> Table:
         ) from error
 
 
-def _plain(measured: Measured) -> dict[str, Any]:
+def _plain(measured: Measured) -> dict[str, object]:
     """For JSON, where a backend is called an engine."""
     values = asdict(measured)
     return {"engine": values.pop("backend"), **values}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -90,7 +89,7 @@ def model_card(net: Net, run: Run) -> str:
     return (re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if home else text) + "\n"
 
 
-def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, Any]:
+def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, object]:
     source, family = net.config.data.source, net.config.model.family
     dataset = HUB_DATASETS.get(source)
     results = [

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import warnings
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -58,7 +57,7 @@ def export_onnx(net: Net) -> bytes:
     return seal_model(program.model_proto, properties_of(net, "fp32"))
 
 
-def properties_of(net: Net, precision: str) -> dict[str, Any]:
+def properties_of(net: Net, precision: str) -> dict[str, object]:
     """The metadata of a net's ONNX file."""
     return {
         "name": net.config.name,

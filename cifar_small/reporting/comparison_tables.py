@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
-from typing import Any
 
 from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTest, epochs_text
 from cifar_small.evaluation.entries import SPLITS, Row, Score
@@ -194,8 +193,8 @@ def comparison_csv(comparison: Comparison) -> str:
     return text.getvalue()
 
 
-def _entry_record(row: Row) -> dict[str, Any]:
-    record: dict[str, Any] = {
+def _entry_record(row: Row) -> dict[str, object]:
+    record: dict[str, object] = {
         "kind": "entry",
         "name": row.name,
         "parameters": row.parameters,
@@ -218,24 +217,24 @@ def _entry_record(row: Row) -> dict[str, Any]:
     return record
 
 
-def _pair_record(kind: str, pair: PairTest, split: str) -> dict[str, Any]:
+def _pair_record(kind: str, pair: PairTest, split: str) -> dict[str, object]:
     counts = {"only_name": pair.only_second, "only_against": pair.only_first, "test_kind": "exact McNemar"}
     return {"kind": kind, **_tested(pair, split), **counts}
 
 
-def _group_record(group: Group) -> dict[str, Any]:
-    record: dict[str, Any] = {"kind": "recipe", "name": group.name, "seeds": " ".join(str(row.seed) for row in group.rows)}
+def _group_record(group: Group) -> dict[str, object]:
+    record: dict[str, object] = {"kind": "recipe", "name": group.name, "seeds": " ".join(str(row.seed) for row in group.rows)}
     for split, spread in group.spreads.items():
         record |= {split: spread.mean, f"{split}_sd": spread.sd}
     return record
 
 
-def _group_test_record(test: GroupTest, split: str) -> dict[str, Any]:
+def _group_test_record(test: GroupTest, split: str) -> dict[str, object]:
     kind = {"test_kind": "paired t" if test.seeds else "Welch t", "seeds": " ".join(str(seed) for seed in test.seeds)}
     return {"kind": "recipe_pair", **_tested(test, split), **kind}
 
 
-def _tested(test: PairTest | GroupTest, split: str) -> dict[str, Any]:
+def _tested(test: PairTest | GroupTest, split: str) -> dict[str, object]:
     return {
         "name": test.second,
         "against": test.first,

@@ -6,8 +6,6 @@ those of one that was not. A new file is whole on the disk before an older one i
 
 from __future__ import annotations
 
-from typing import Any
-
 from cifar_small.config.schema import Engine
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run
@@ -25,7 +23,7 @@ def copies_kept(engine: Engine, epochs: int) -> int:
     return len(kept_epochs(engine, epochs)) + bool(engine.keep_last) + engine.keep_final
 
 
-def keep_epoch(run: Run, engine: Engine, epoch: int, content: dict[str, Any]) -> None:
+def keep_epoch(run: Run, engine: Engine, epoch: int, content: dict[str, object]) -> None:
     """After an epoch: write its weights if they are to be kept, and remove what is not (or no longer) to be there.
 
     A run that keeps no epochs leaves those of earlier settings alone.
@@ -40,7 +38,7 @@ def keep_epoch(run: Run, engine: Engine, epoch: int, content: dict[str, Any]) ->
             run.kept_file(kept).unlink()
 
 
-def keep_final(run: Run, engine: Engine, content: dict[str, Any]) -> None:
+def keep_final(run: Run, engine: Engine, content: dict[str, object]) -> None:
     """At the end of the run: write its last weights if they are to be kept."""
     if engine.keep_final:
         save_checkpoint(run.final, content)

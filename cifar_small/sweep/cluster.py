@@ -88,9 +88,9 @@ def visible_gpus() -> list[int]:
     )
 
 
-def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
     """Turn ["partition=gpu", "time=600"] into {"partition": "gpu", "time": 600}. Raises ConfigError."""
-    settings: dict[str, Any] = {}
+    settings: dict[str, object] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not (key and equals and value):

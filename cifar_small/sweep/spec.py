@@ -44,7 +44,7 @@ class Range(Section):
         return self
 
 
-Settings = dict[str, Any]  # by dotted key, as a config's overrides
+Settings = dict[str, object]  # by dotted key, as a config's overrides
 Space = Range | tuple[Any, ...]  # an interval, or the values to choose from
 
 

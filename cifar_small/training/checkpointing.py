@@ -62,7 +62,7 @@ class Checkpoints:
         """Write `final.pt` if it is to be kept."""
         keep_final(self.run, self.resolved.config.engine, self._weights(state))
 
-    def _weights(self, state: State) -> dict[str, Any]:
+    def _weights(self, state: State) -> dict[str, object]:
         """The weights that count after the epoch just completed, with all that prediction needs."""
         return {
             "weights": state.evaluated.state_dict(),

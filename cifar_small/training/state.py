@@ -17,7 +17,7 @@ COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "rows")
 FIRST_SCALE = 2.0**16  # of the loss in fp16, as torch's GradScaler has it
 
 
-def _counts_on_device(group: dict[str, Any]) -> bool:
+def _counts_on_device(group: dict[str, object]) -> bool:
     return bool(group.get("fused") or group.get("capturable"))
 
 
@@ -39,7 +39,7 @@ class State:
     best_epoch: int = 0
     stale: int = 0  # epochs since the best one
     clock: float = field(default_factory=time.monotonic)  # when the run would have begun without pauses between sessions
-    rows: list[dict[str, Any]] = field(default_factory=list)  # rows of metrics.csv, one per epoch
+    rows: list[dict[str, object]] = field(default_factory=list)  # rows of metrics.csv, one per epoch
 
     @property
     def seconds(self) -> float:
@@ -56,7 +56,7 @@ class State:
         """The net whose predictions count: the average where there is one."""
         return self.average.module if self.average is not None and self.averaged else self.model
 
-    def saved(self) -> dict[str, Any]:
+    def saved(self) -> dict[str, object]:
         """Tensors and plain values only."""
         return {
             "model": self.model.state_dict(),

@@ -50,7 +50,7 @@ from cifar_small.transforms.functional import resize
 from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
 from cifar_small.transforms.preprocess import Preprocess
 
-OnEpoch = Callable[[dict[str, Any]], None]
+OnEpoch = Callable[[dict[str, object]], None]
 CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GPU; on a CPU the look is free
 
 
@@ -224,7 +224,7 @@ class Trainer:
             # The budget counts the whole net all the same.
             self.say(f"phase {phase.index + 1}: {trained:,} of {self.checkpoints.parameters:,} parameters train{frozen}")
 
-    def _end_epoch(self, phase: Phase, lr: float, speed: float) -> dict[str, Any]:
+    def _end_epoch(self, phase: Phase, lr: float, speed: float) -> dict[str, object]:
         """Evaluate, select and save; returns the epoch's row of `metrics.csv`."""
         state = self.state
         self.world.collect(state.totals)

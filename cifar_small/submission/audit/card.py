@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import wraps
-from typing import Any, Literal, TypeVar
+from typing import Literal, TypeVar
 
 from cifar_small.errors import UserError
 from cifar_small.runs.directory import flatten
@@ -56,7 +56,7 @@ class Card:
         open_links = [f"no full audit: nothing is known of {missing}"] if missing else []
         return "\n".join([f"audit of {self.subject}", *map(str, self.findings), *open_links, counts])
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, object]:
         """The card as plain JSON values."""
         counts = {verdict: len(self.of(verdict)) for verdict in ("pass", "fail", "not checked")}
         return {"subject": self.subject, "counts": counts, "findings": [asdict(finding) for finding in self.findings]}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -208,7 +207,7 @@ def split(member: Member, account: CheckResult) -> str:
     return f"{len(val_images):,} validation images, SHA-256 of their indices {recorded['val_sha256']}"
 
 
-def _recorded(member: Member, account: CheckResult, keys: tuple[str, ...]) -> dict[str, Any]:
+def _recorded(member: Member, account: CheckResult, keys: tuple[str, ...]) -> dict[str, object]:
     """What the predictions' record says of the data; a fault where another record differs."""
     recorded = member.data.picked(*keys)
     others = {}

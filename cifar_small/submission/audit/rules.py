@@ -6,7 +6,6 @@ import csv
 import hashlib
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
@@ -41,7 +40,7 @@ COPIES = 0.002
 def summary(member: Member, account: CheckResult) -> str:
     """Its numbers again: from the weights, the config, and the predictions of val."""
     said, state, config, val = member.summary, member.checkpoint, member.run.config(), member.val
-    again: dict[str, Any] = {
+    again: dict[str, object] = {
         "name": config.name,
         "seed": config.seed,
         "parameters": state["parameters"],
