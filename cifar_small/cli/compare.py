@@ -72,14 +72,18 @@ def _compare(options: argparse.Namespace) -> int:
         print(f"{len(comparison.rows)} entries, {len(comparison.pairs)} paired tests on {options.split} -> {options.output}")
     if options.plot is not None:
         from cifar_small.figures.evaluation import draw_accuracy_over_size
+        from cifar_small.figures.style import save
 
-        draw_accuracy_over_size(comparison.rows, options.split, f"What accuracy on {options.split} costs", options.plot)
+        title = f"What accuracy on {options.split} costs"
+        save(draw_accuracy_over_size(comparison.rows, options.split, title), options.plot)
         print(f"accuracy against parameters and multiply-adds -> {options.plot}")
     if options.plot_seeds is not None:
         from cifar_small.figures.run import draw_cells
+        from cifar_small.figures.style import save
 
         cells = seeds_of_recipes(comparison)
-        draw_cells(cells, f"Accuracy on {options.split}, recipe by recipe", options.plot_seeds, options.split)
+        title = f"Accuracy on {options.split}, recipe by recipe"
+        save(draw_cells(cells, title, options.split), options.plot_seeds)
         print(f"{len(cells)} recipes -> {options.plot_seeds}")
     return 0
 

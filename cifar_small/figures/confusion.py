@@ -3,44 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.figures.run import GREY, _figure, _save
+from cifar_small.figures.style import BLUE, GREY, INK, WHITE, Figure, in_style, new_figure
 
 FEW = 20  # classes that a matrix has room to write counts for
 
 
-def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str, path: Path) -> None:
+@in_style
+def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str = "") -> Figure:
     """A confusion matrix: rows true, columns predicted, mistakes shaded by their share of the row.
 
     Up to 20 classes stand in their order, with counts; more stand so that confused ones are neighbours.
     """
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.collections import PolyCollection
+    from matplotlib.colors import ListedColormap, Normalize, to_rgba
+
     number = len(classes)
     many = number > FEW
     order = _neighbours(counts) if many else np.arange(number)
     counts, names = counts[np.ix_(order, order)], [classes[label] for label in order]
     side = 14.0 if many else 2.6 + 0.46 * number
-    figure = _figure(side + (1.8 if many else 0.6), side)
+    figure = new_figure(side + (1.8 if many else 0.6), side)
     axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     diagonal = np.eye(number, dtype=bool)
-    errors = np.where(diagonal, 0.0, shares)
+    errors = np.where(diagonal, 0.0, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))
     # One strange class, or a class of few images, shall not make all others pale.
     top = max(float(np.quantile(errors[~diagonal], 0.999)) if many else float(errors.max()), 0.01)
-    shown = np.where(diagonal, np.nan, errors)  # the diagonal would drown the mistakes, so it is left white
-    picture = axes.imshow(shown, cmap="Blues", vmin=0, vmax=top)
+    # The diagonal would drown the mistakes, so it is left empty. Opacity shades them, which suits a light and a dark ground.
+    cells = np.argwhere(errors)
+    squares = cells[:, None, ::-1] + np.array([(-0.5, -0.5), (0.5, -0.5), (0.5, 0.5), (-0.5, 0.5)])
+    shades = [to_rgba(BLUE, min(1.0, float(errors[row, column]) / top)) for row, column in cells]
+    axes.add_collection(PolyCollection(squares, facecolors=shades, edgecolors="none"))
+    scale = ScalarMappable(Normalize(0, top), ListedColormap([to_rgba(BLUE, opacity) for opacity in np.linspace(0, 1, 20)]))
     extend = "max" if errors.max() > top else "neither"
     label = "share of the true class predicted as another"
-    figure.colorbar(picture, ax=axes, shrink=0.7, label=label, format="{x:.0%}", extend=extend)
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true")
-    axes.set_title(title + ("\nconfused classes stand side by side" if many else ""), fontsize=11)
-    axes.set_xticks(range(number), names, rotation=90 if many else 45, ha="center" if many else "right")
-    axes.set_yticks(range(number), names)
+    figure.colorbar(scale, ax=axes, shrink=0.7, label=label, format="{x:.0%}", extend=extend)
+    axes.set(aspect="equal", xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5), xlabel="predicted", ylabel="true")
+    if title:
+        axes.set_title(title + ("\nconfused classes stand side by side" if many else ""))
+    axes.spines[:].set_visible(True)
+    axes.grid(visible=False)
+    readable = not many or figure.get_figwidth() > 10  # a hundred names do not fit in a column of a paper
+    axes.set_xticks(range(number), names if readable else [], rotation=90 if many else 45, ha="center" if many else "right")
+    axes.set_yticks(range(number), names if readable else [])
     if many:
         axes.tick_params(labelsize=7, length=0, pad=2, labelright=True)
         axes.plot(range(number), range(number), color=GREY, linewidth=0.6, alpha=0.6)
@@ -50,16 +60,16 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
         axes.tick_params(which="minor", length=0)
     else:
         _write_counts(axes, counts, errors, top)
-    _save(figure, path)
+    return figure
 
 
 def _write_counts(axes: Any, counts: npt.NDArray[np.int64], errors: npt.NDArray[np.float64], top: float) -> None:
     for row, column in np.argwhere(counts):
-        dark = row != column and errors[row, column] > 0.6 * top
+        color = WHITE if errors[row, column] > 0.75 * top else INK
         weight = "bold" if row == column else "normal"
-        text = f"{counts[row, column]:,}"
-        colour = "white" if dark else "black"
-        axes.text(column, row, text, ha="center", va="center", color=colour, weight=weight, fontsize=8)
+        axes.text(
+            column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, weight=weight, fontsize="small"
+        )
 
 
 def _neighbours(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:

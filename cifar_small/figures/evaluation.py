@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,15 +10,16 @@ import numpy.typing as npt
 
 from cifar_small.evaluation.entries import Row
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
-from cifar_small.figures.run import BLUE, GREY, LINES, ORANGE, _figure, _plain, _save
+from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure
 from cifar_small.metrics.calibration import Reliability
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.coverage import CoverageCurve
 
 
-def draw_confused(confused: Sequence[Confused], title: str, path: Path) -> None:
+@in_style
+def draw_confused(confused: Sequence[Confused], title: str) -> Figure:
     """The most confused pairs as bars of their share of the true class, with counts; most images on top."""
-    figure = _figure(8, 1.3 + 0.27 * max(len(confused), 1))
+    figure = new_figure(8, 1.3 + 0.27 * max(len(confused), 1))
     axes = figure.subplots()
     shares = [100 * one.share for one in confused]
     axes.barh(range(len(confused)), shares, color=BLUE, height=0.7)
@@ -28,18 +28,18 @@ def draw_confused(confused: Sequence[Confused], title: str, path: Path) -> None:
     axes.set_yticks(range(len(confused)), [f"{one.true} → {one.predicted}" for one in confused], fontsize=9)
     axes.set_ylim(len(confused) - 0.4, -0.6)
     axes.set_xlabel("% of the true class's images (number: images)")
-    _plain(axes)
     axes.grid(visible=False, axis="y")
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.suptitle(title)
+    return figure
 
 
-def draw_per_class(classes: Sequence[ClassScore], title: str, path: Path) -> None:
+@in_style
+def draw_per_class(classes: Sequence[ClassScore], title: str) -> Figure:
     """Recall with its Wilson interval and precision of every class that has images, worst recall on top; 25 to a column."""
     known = sorted((one for one in classes if one.recall is not None), key=lambda one: (one.recall, one.name))
     columns = -(-len(known) // 25)
     rows = -(-len(known) // columns)
-    figure = _figure(max(7.5, 3.9 * columns), 1.4 + 0.27 * rows)
+    figure = new_figure(max(7.5, 3.9 * columns), 1.4 + 0.27 * rows)
     panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
     for place, axes in enumerate(panels):
         part = known[place * rows : (place + 1) * rows]
@@ -54,19 +54,19 @@ def draw_per_class(classes: Sequence[ClassScore], title: str, path: Path) -> Non
         axes.set_yticks(range(len(part)), [one.name for one in part], fontsize=8 if columns > 1 else 9)
         axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xlabel("%")
-        _plain(axes)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    figure.suptitle(title)
+    return figure
 
 
-def draw_reliability(evaluation: Evaluation, title: str, path: Path) -> None:
+@in_style
+def draw_reliability(evaluation: Evaluation, title: str = "") -> Figure:
     """Accuracy over confidence in 15 bins with Wilson intervals, and how many images each bin has; before and after scaling."""
     panels = [("as it is", evaluation.before)]
     if evaluation.scaling:
         crossed = ", halves cross-fitted" if evaluation.scaling.of_halves else ""
         panels.append((f"at temperature {evaluation.scaling.temperature:.2f}{crossed}", evaluation.scaling.after))
-    figure = _figure(0.6 + 4.9 * len(panels), 6.0)
+    figure = new_figure(0.6 + 4.9 * len(panels), 6.0)
     grid = figure.subplots(2, len(panels), sharex=True, sharey="row", height_ratios=[3.2, 1], squeeze=False)
     for column, (name, found) in enumerate(panels):
         above, below = grid[:, column]
@@ -76,9 +76,10 @@ def draw_reliability(evaluation: Evaluation, title: str, path: Path) -> None:
         below.set_xlabel("confidence, %")
     grid[0, 0].set_ylabel("accuracy, %")
     grid[1, 0].set_ylabel("% of images")
-    grid[0, 0].legend(frameon=False, fontsize=8, loc="upper left")
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    grid[0, 0].legend(fontsize=8, loc="upper left")
+    if title:
+        figure.suptitle(title)
+    return figure
 
 
 def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
@@ -105,15 +106,14 @@ def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
     above.set_xlim(0, 100)
     above.set_ylim(0, 100)
     below.bar((np.arange(bins) + 0.5) * 100 / bins, 100 * found.counts / found.counts.sum(), width=90 / bins, color=BLUE)
-    for axes in (above, below):
-        _plain(axes)
 
 
-def draw_mistakes(mistakes: Sequence[tuple[npt.NDArray[np.uint8], Mistake]], title: str, path: Path) -> None:
+@in_style
+def draw_mistakes(mistakes: Sequence[tuple[npt.NDArray[np.uint8], Mistake]], title: str) -> Figure:
     """Images (32, 32, 3) called what they are not, most confident first, six to a row."""
     columns = 6
     rows = -(-len(mistakes) // columns)
-    figure = _figure(1.55 * columns, 0.5 + 2.15 * rows)
+    figure = new_figure(1.55 * columns, 0.5 + 2.15 * rows)
     figure.get_layout_engine().set(h_pad=0.09)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
@@ -123,22 +123,22 @@ def draw_mistakes(mistakes: Sequence[tuple[npt.NDArray[np.uint8], Mistake]], tit
         axes.set_title(mistake.true, fontsize=9, pad=3, color=BLUE)
         said = f"called {mistake.predicted}\n{100 * mistake.confidence:.1f} %"
         axes.text(0.5, -0.03, said, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=ORANGE, linespacing=1.15)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.suptitle(title)
+    return figure
 
 
+@in_style
 def draw_coverage(
     curves: Mapping[str, CoverageCurve],
     best: CoverageCurve,
     entropies: tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]],
     title: str,
-    path: Path,
-) -> None:
+) -> Figure:
     """Accuracy against coverage for each score, the best order and no order at all; and where right and wrong images lie.
 
     entropies: the predictive entropy, nats, of the right images and of the wrong ones.
     """
-    figure = _figure(11.5, 5.0)
+    figure = new_figure(11.5, 5.0)
     axes, spread = figure.subplots(1, 2, width_ratios=[1.5, 1])
     share = 100 * np.arange(1, len(best.accuracies) + 1) / len(best.accuracies)
     axes.plot(share, 100 * best.accuracies, color=GREY, linewidth=1.2, linestyle=":", label=f"best order, AURC {best.aurc:.4f}")
@@ -162,19 +162,18 @@ def draw_coverage(
     spread.set_xlabel("predictive entropy, nats")
     spread.set_ylabel("% of the right, % of the wrong")
     spread.legend(ncols=2, **above)
-    for one in (axes, spread):
-        _plain(one)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.suptitle(title)
+    return figure
 
 
-def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: Path) -> None:
+@in_style
+def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str) -> Figure:
     """Accuracy on a split, with Wilson's intervals, against parameters and against multiply-adds, each entry a numbered point.
 
     Entries without an accuracy on the split are left out.
     """
     shown = [(number, row, row.scores[split]) for number, row in enumerate(rows, start=1) if split in row.scores]
-    figure = _figure(12.5, 4.6)
+    figure = new_figure(12.5, 4.6)
     panels = figure.subplots(1, 3, width_ratios=[1, 1, 0.62])
     for axes, name, sizes in (
         (panels[0], "parameters", [row.parameters for _, row, _ in shown]),
@@ -186,18 +185,17 @@ def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: P
             colour = ORANGE if row.lineage else BLUE
             low, high = score.interval
             errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
-            face = colour if row.legal else "white"
+            face = colour if row.legal else WHITE
             axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=colour, mfc=face, ms=15, capsize=3, linewidth=1.2)
-            text = "white" if row.legal else colour
+            text = WHITE if row.legal else colour
             axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.08)
-        axes.xaxis.get_major_locator().set_params(subs=(1, 2, 5) if _decades(sizes) > 0.4 else (1, 1.5, *range(2, 10)))
+        axes.xaxis.get_major_locator().set_params(subs=(1, 1.5, *range(2, 10)) if 0 < _decades(sizes) <= 0.4 else (1, 2, 5))
         axes.xaxis.set_major_formatter(_short_number)
         axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_ylabel(f"accuracy on {split}, %")
-        _plain(axes)
     key = panels[2]
     key.axis("off")
     for place, (number, row, score) in enumerate(shown):
@@ -206,8 +204,8 @@ def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str, path: P
         key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=colour)
     said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
     key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.suptitle(title)
+    return figure
 
 
 def _short_number(value: float, _: int) -> str:

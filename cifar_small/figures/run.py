@@ -2,43 +2,22 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.files import write_atomic
-
-BLUE, ORANGE, GREY = "#2a6fbb", "#d9730d", "#6b6b6b"
-LINES = (BLUE, ORANGE, "#2e8b57", "#8a4fbf", "#c23b6b", "#7a6a2f", GREY)
+from cifar_small.figures.style import BLUE, GREY, INK, LINES, ORANGE, Figure, in_style, new_figure
 
 
-def _figure(width: float, height: float) -> Any:
-    from matplotlib.figure import Figure  # not pyplot: no global state, no display needed
-
-    return Figure(figsize=(width, height), dpi=110, layout="constrained")
-
-
-def _save(figure: Any, path: Path) -> None:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    write_atomic(path, buffer.getvalue())
-
-
-def _plain(axes: Any) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25, linewidth=0.6)
-
-
-def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title: str, path: Path) -> None:
+@in_style
+def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title: str = "") -> Figure:
     """Loss, accuracy and learning rate over epochs, phase boundaries dashed; rows as in `metrics.csv`."""
-    figure = _figure(12, 3.6)
+    figure = new_figure(12, 3.6)
     epochs = [row["epoch"] for row in rows]
     mixed = any(row["train_targets"] == "mixed" for row in rows)
     train = "train (mixed targets)" if mixed else "train (augmented)"
@@ -49,28 +28,42 @@ def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title
             values = [row[f"{part}_{key}"] * scale for row in rows]
             axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.6)
         axes.set_ylabel(label)
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend()
     best = max(rows, key=lambda row: row["val_accuracy"])
     accuracy.axhline(100 * best["val_accuracy"], color=GREY, linewidth=0.8, linestyle=":")
-    accuracy.set_title(f"best val {100 * best['val_accuracy']:.2f} % at epoch {best['epoch']}", fontsize=10)
+    accuracy.set_title(f"best val {100 * best['val_accuracy']:.2f} % at epoch {best['epoch']:.0f}", fontsize=10)
     rate.plot(epochs, [row["lr"] for row in rows], color=GREY, marker=marker, markersize=3, linewidth=1.6)
     rate.set_ylabel("learning rate (last step)")
     for axes in (loss, accuracy, rate):
-        _plain(axes)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         for boundary in boundaries:
             axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=0.8)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    if title:
+        figure.suptitle(title)
+    return figure
 
 
-def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[float]]], title: str, path: Path) -> None:
+@in_style
+def draw_val_accuracy(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
+    """Accuracy on val over epochs, a line a run; runs: (label, rows as in `metrics.csv`)."""
+    figure = new_figure(6, 4)
+    axes = figure.subplots()
+    for (label, rows), color in zip(runs, itertools.cycle(LINES), strict=False):
+        epochs, accuracies = [row["epoch"] for row in rows], [100 * row["val_accuracy"] for row in rows]
+        axes.plot(epochs, accuracies, color=color, linewidth=1, label=label)
+    axes.set(xlabel="epoch", ylabel="accuracy on val, %")
+    axes.legend()
+    return figure
+
+
+@in_style
+def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[float]]], title: str) -> Figure:
     """Accuracy on val after every epoch over minutes since the run began, one line a run; runs: (label, seconds, accuracies).
 
     The error is drawn on a log scale, so that the last per cent is seen as well as the first fifty.
     """
-    figure = _figure(9, 6)
+    figure = new_figure(9, 6)
     axes = figure.subplots()
     styles = itertools.product(("-", "--", ":"), LINES)  # where colours begin anew, another dash
     for (label, seconds, accuracies), (dash, colour) in zip(runs, itertools.cycle(styles), strict=False):
@@ -86,10 +79,9 @@ def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[
     axes.minorticks_off()
     axes.set_xlabel("minutes since the run began")
     axes.set_ylabel("accuracy on val, without views")
-    axes.set_title(title, fontsize=11)
-    figure.legend(loc="outside lower left", frameon=False, fontsize=9, ncols=2)  # outside: the lines are everywhere
-    _plain(axes)
-    _save(figure, path)
+    axes.set_title(title)
+    figure.legend(loc="outside lower left", ncols=2)  # outside: the lines are everywhere
+    return figure
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:
@@ -99,12 +91,12 @@ def _within(value: float, limits: tuple[float, float]) -> bool:
 Tile = tuple[npt.NDArray[np.uint8], str]  # pixels (side, side, 3) and the words below them
 
 
+@in_style
 def draw_contact_sheet(
     originals: Sequence[Tile],
     blocks: Sequence[tuple[str, Sequence[str], Sequence[Sequence[Tile | None]]]],
     title: str,
-    path: Path,
-) -> None:
+) -> Figure:
     """Images down, originals first; each block has a title, column titles and rows of tiles (None: left out that epoch)."""
     side, gap, words = 0.95, 0.12, 0.5  # inches
     columns = [1, *(len(names) for _, names, _ in blocks)]
@@ -112,7 +104,7 @@ def draw_contact_sheet(
     head = 0.65 + 0.16 * max(text.count("\n") + 1 for text in titles)
     width = sum(columns) * (side + gap) + 3 * gap * (len(columns) + 1)
     height = head + len(originals) * (side + words) + gap
-    figure = _figure(width, height)
+    figure = new_figure(width, height)
     figure.set_layout_engine("none")
 
     def place(tile: Tile | None, row: int, left: float) -> None:
@@ -120,6 +112,7 @@ def draw_contact_sheet(
         axes = figure.add_axes((left / width, bottom / height, side / width, side / height))
         axes.set_xticks([])
         axes.set_yticks([])
+        axes.spines[:].set_visible(True)
         if tile is None:
             axes.set_facecolor("#eeeeee")
             axes.text(0.5, 0.5, "not in\nthis epoch", ha="center", va="center", fontsize=7, color=GREY)
@@ -127,7 +120,7 @@ def draw_contact_sheet(
         axes.imshow(tile[0], interpolation="nearest")
         axes.text(0.5, -0.03, tile[1], ha="center", va="top", fontsize=6, transform=axes.transAxes, linespacing=1.1)
 
-    def write(text: str, left: float, below_top: float, size: float, colour: str = "black") -> None:
+    def write(text: str, left: float, below_top: float, size: float, colour: str = INK) -> None:
         figure.text(left / width, 1 - below_top / height, text, ha="left", va="top", fontsize=size, color=colour)
 
     write(title, 3 * gap, 0.08, 10)
@@ -143,15 +136,16 @@ def draw_contact_sheet(
             for row, cells in enumerate(rows):
                 place(cells[column], row, left + column * (side + gap))
         left += len(names) * (side + gap) + 3 * gap
-    _save(figure, path)
+    return figure
 
 
 Bar = tuple[int, int, str, float]  # a setting from one epoch to another, its words, how dark the bar is (0: none)
 
 
+@in_style
 def draw_timeline(
-    rates: Sequence[float], steps: int, bounds: Sequence[int], rows: Mapping[str, Sequence[Bar]], title: str, path: Path
-) -> None:
+    rates: Sequence[float], steps: int, bounds: Sequence[int], rows: Mapping[str, Sequence[Bar]], title: str
+) -> Figure:
     """The learning rate of every step, and below it a line per setting with its value in each phase.
 
     steps: of an epoch; bounds: the epochs at which phases begin, and the last one's end.
@@ -163,17 +157,17 @@ def draw_timeline(
     }
     lines = [max(text.count("\n") + 1 for text in texts) for texts in words.values()]
     heights = [3.2, *(0.23 + 0.12 * count for count in lines)]
-    figure = _figure(11, sum(heights) + 0.9)
+    figure = new_figure(11, sum(heights) + 0.9)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     axes[0].plot(np.arange(1, len(rates) + 1) / steps, rates, color=BLUE, linewidth=1.4)
     axes[0].set_ylabel("learning rate")
     axes[0].set_ylim(bottom=0)
-    axes[0].set_title(title, fontsize=11)
-    _plain(axes[0])
+    axes[0].set_title(title)
     for one, (name, bars) in zip(axes[1:], rows.items(), strict=True):
         one.set_yticks([])
+        one.grid(visible=False)
         one.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=9)
-        one.spines[["top", "right", "left"]].set_visible(False)
+        one.spines["left"].set_visible(False)
         for (left, right, _, strength), text in zip(bars, words[name], strict=True):
             if strength:
                 one.axvspan(left, right, facecolor=ORANGE, alpha=strength, edgecolor="white", linewidth=3)
@@ -186,12 +180,13 @@ def draw_timeline(
     axes[-1].set_xlabel("epoch")
     axes[-1].set_xlim(0, bounds[-1])
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
-    _save(figure, path)
+    return figure
 
 
-def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, path: Path, split: str = "val") -> None:
+@in_style
+def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, split: str = "val") -> Figure:
     """A line per cell of a sweep, or recipe, in order: its seeds as dots, their mean, whiskers of one sd; accuracies in %."""
-    figure = _figure(9, 1.5 + 0.32 * len(cells))
+    figure = new_figure(9, 1.5 + 0.32 * len(cells))
     axes = figure.subplots()
     several = max(len(values) for _, values in cells) > 1
     label = "mean, sd between seeds" if several else "the one seed"
@@ -206,10 +201,9 @@ def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, path: P
     axes.set_yticks(range(len(cells)), [name for name, _ in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.set_xlabel(f"{split} accuracy, %")
-    _plain(axes)
-    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.legend(loc="outside lower right", ncols=2)
+    figure.suptitle(title)
+    return figure
 
 
 @dataclass(frozen=True)
@@ -223,11 +217,12 @@ class Dots:
     log: bool = False
 
 
-def draw_marginals(panels: Sequence[Dots], title: str, path: Path) -> None:
+@in_style
+def draw_marginals(panels: Sequence[Dots], title: str) -> Figure:
     """A panel per parameter: the cells as dots, and the mean of all cells at each value (of numbers: in each fifth of them)."""
     columns = min(len(panels), 4)
     lines = -(-len(panels) // columns)
-    figure = _figure(max(6.0, 3.4 * columns), 0.9 + 3.2 * lines)
+    figure = new_figure(max(6.0, 3.4 * columns), 0.9 + 3.2 * lines)
     grid = figure.subplots(lines, columns, sharey=True, squeeze=False)
     scales = [panel for panel in panels if not panel.labels]
     means_drawn = not scales or any(len(panel.values) >= FEWEST_FOR_FIFTHS for panel in scales)
@@ -267,10 +262,9 @@ def draw_marginals(panels: Sequence[Dots], title: str, path: Path) -> None:
         axes.set_xlabel(panel.name)
         if place % columns == 0:
             axes.set_ylabel("val accuracy, %")
-        _plain(axes)
-    figure.legend(loc="outside lower right", ncols=2, frameon=False, fontsize=9)
-    figure.suptitle(title, fontsize=11)
-    _save(figure, path)
+    figure.legend(loc="outside lower right", ncols=2)
+    figure.suptitle(title)
+    return figure
 
 
 FEWEST_FOR_FIFTHS = 10

@@ -13,6 +13,7 @@ from cifar_small.data import Images
 from cifar_small.evaluation.evaluate import ClassScore, Evaluation, plain_evaluation
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_confused, draw_mistakes, draw_per_class, draw_reliability
+from cifar_small.figures.style import save
 from cifar_small.files import write_atomic, write_json
 
 FILES = (
@@ -108,17 +109,17 @@ def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None
         (folder / name).unlink(missing_ok=True)  # an evaluation that this one replaces may have drawn more than this one
     write_json(folder / "evaluation.json", plain_evaluation(evaluation))
     write_atomic(folder / "confusion.csv", _confusion_csv(evaluation, names))
-    draw_confusion(evaluation.counts, names, accuracy, folder / "confusion.png")
-    draw_per_class(evaluation.classes, accuracy, folder / "per_class.png")
-    draw_reliability(evaluation, title, folder / "reliability.png")
+    save(draw_confusion(evaluation.counts, names, accuracy), folder / "confusion.png")
+    save(draw_per_class(evaluation.classes, accuracy), folder / "per_class.png")
+    save(draw_reliability(evaluation, title), folder / "reliability.png")
     if evaluation.confused:
-        draw_confused(evaluation.confused, f"{title}\nmost confused", folder / "confused.png")
+        save(draw_confused(evaluation.confused, f"{title}\nmost confused"), folder / "confused.png")
     if evaluation.mistakes and images is not None:
         place = {int(image): row for row, image in enumerate(images.ids)}
         tiles = [(images.images[place[one.id]], one) for one in evaluation.mistakes]
         wrong = evaluation.images - evaluation.right
         sheet = f"{title}\nthe {len(tiles)} most confident of {wrong:,} mistakes: what it is, what it was called"
-        draw_mistakes(tiles, sheet, folder / "mistakes.png")
+        save(draw_mistakes(tiles, sheet), folder / "mistakes.png")
     return [path for name in FILES if (path := folder / name).exists()]
 
 

@@ -24,7 +24,10 @@ from cifar_small.data import Images
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
 from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
-from cifar_small.reporting.charts import Axis, Line, around, confusion_chart, legend, line_chart, reliability_chart
+from cifar_small.figures.confusion import draw_confusion
+from cifar_small.figures.evaluation import draw_reliability
+from cifar_small.figures.run import draw_curves
+from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import ensembles_table, groups_table, p_text, score_text
 from cifar_small.reporting.origins import FEW, Subject, find_origins, find_subjects
 from cifar_small.reporting.tables import Table
@@ -33,14 +36,6 @@ from cifar_small.runs.lineage import start_of
 from cifar_small.runs.predictions import Predictions
 
 Picture = npt.NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Panel:
-    """A chart and the legend above it."""
-
-    legend: Markup
-    chart: Markup
 
 
 @dataclass(frozen=True)
@@ -74,7 +69,7 @@ class Part:
     name: str
     remark: str  # that other seeds of its recipe are not shown, where there are some
     summary: str
-    curves: list[Panel]
+    curves: Markup  # empty: no run, or none of its epochs has ended
     scored: str  # the split and views that the scores are of
     scores: Table
     classes: Table
@@ -163,18 +158,16 @@ def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], p
     predictions, run = entry.predictions[split], entry.run
     images = images_of(predictions)
     evaluation = evaluate(predictions, entry.predictions.get("val"))
-    found = evaluation.before.reliability
-    bins = (found.confidences.tolist(), found.accuracies.tolist(), found.counts.tolist())
     return Part(
         name=entry.name,
         remark=_remark(subject),
         summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
-        curves=[] if run is None else training_panels(read_metrics(run)),
+        curves=Markup("") if run is None else _curves(read_metrics(run)),
         scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
         scores=scores_table(evaluation),
         classes=classes_table(evaluation),
-        confusion=Markup(confusion_chart("Confusion matrix", evaluation.counts, predictions.classes)),
-        reliability=Markup(reliability_chart("Accuracy against confidence", *bins)),
+        confusion=Markup(to_html(draw_confusion(evaluation.counts, predictions.classes), "Confusion matrix")),
+        reliability=Markup(to_html(draw_reliability(evaluation), "Accuracy against confidence")),
         mistakes=[] if images is None else _shown(evaluation.mistakes, images, pictures),
         commands=[] if run is None else [session.command for session in run.sessions() if session.command],
         config=_facts_of(entry) if run is None else run.config_file.read_text(encoding="utf-8"),
@@ -207,37 +200,20 @@ def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]
     return shown
 
 
-def read_metrics(run: Run) -> list[dict[str, float]]:
-    """The numbers of each epoch of a run, none before its first epoch has ended."""
+def read_metrics(run: Run) -> list[dict[str, Any]]:
+    """The rows of a run's `metrics.csv`, one an epoch; none before its first epoch has ended."""
     if not run.metrics_file.exists():
         return []
     rows = csv.DictReader(io.StringIO(run.metrics_file.read_text(encoding="utf-8")))
-    return [{key: float(value) for key, value in row.items() if key != "train_targets"} for row in rows]
+    return [{key: value if key == "train_targets" else float(value) for key, value in row.items()} for row in rows]
 
 
-def training_panels(rows: Sequence[dict[str, float]]) -> list[Panel]:
-    """Loss, accuracy and learning rate over epochs, with a dashed line where a phase ends."""
+def _curves(rows: Sequence[dict[str, Any]]) -> Markup:
+    """Loss, accuracy and learning rate over epochs."""
     if not rows:
-        return []
-    epochs = [row["epoch"] for row in rows]
-    ends = [before["epoch"] + 0.5 for before, after in itertools.pairwise(rows) if before["phase"] != after["phase"]]
-    x = Axis("epoch", min(epochs) - 0.5, max(epochs) + 0.5)
-    panels = []
-    for label, kinds, scale in (
-        ("cross-entropy, nats", {"train_loss": "orange", "val_loss": "blue"}, 1),
-        ("accuracy, %", {"train_accuracy": "orange", "val_accuracy": "blue"}, 100),
-        ("learning rate", {"lr": "soft"}, 1),
-    ):
-        lines = [
-            Line(
-                key.split("_")[0] if "_" in key else "last step of the epoch", epochs, [row[key] * scale for row in rows], kind
-            )
-            for key, kind in kinds.items()
-        ]
-        values = [value for line in lines for value in line.y]
-        chart = line_chart(f"{label} over epochs", lines, x, around(values, label), ends)
-        panels.append(Panel(Markup(legend(lines)), Markup(chart)))
-    return panels
+        return Markup("")
+    ends = [int(before["epoch"]) for before, after in itertools.pairwise(rows) if before["phase"] != after["phase"]]
+    return Markup(to_html(draw_curves(rows, ends), "Loss, accuracy and learning rate over epochs"))
 
 
 def scores_table(evaluation: Evaluation) -> Table:

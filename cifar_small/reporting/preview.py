@@ -19,6 +19,7 @@ from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import UserError
 from cifar_small.figures.run import draw_contact_sheet
+from cifar_small.figures.style import save
 from cifar_small.randomness import MIX, numpy_generator
 from cifar_small.reporting.timeline import UPDATES, phase_rows
 from cifar_small.training.initial_weights import with_input_of_weights
@@ -138,7 +139,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
             for index, row in zip(chosen, block.cells, strict=True)
         ]
         sheet.append((title, [f"epoch {one + 1}" for one in block.epochs], cells))
-    draw_contact_sheet(originals, sheet, f"{config.name}, seed {config.seed}", path)
+    save(draw_contact_sheet(originals, sheet, f"{config.name}, seed {config.seed}"), path)
     return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cifar_small.errors import DataError, UserError
 from cifar_small.figures.run import draw_accuracy_over_time
+from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, recipe_of
 
@@ -173,5 +174,6 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
             )
         lines = {recipe: line for recipe, line in lines.items() if names[recipe] in recipes}
     ordered = sorted(lines.values(), key=lambda line: line[1][-1])
-    draw_accuracy_over_time(ordered, f"{source}: accuracy on each run's own val against time, one run a recipe", path)
+    title = f"{source}: accuracy on each run's own val against time, one run a recipe"
+    save(draw_accuracy_over_time(ordered, title), path)
     return len(ordered)

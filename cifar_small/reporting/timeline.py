@@ -21,6 +21,7 @@ from cifar_small.config.schema import (
 )
 from cifar_small.errors import UserError
 from cifar_small.figures.run import Bar, draw_timeline
+from cifar_small.figures.style import save
 from cifar_small.optim.schedulers import rate_at
 from cifar_small.reporting.tables import aligned
 
@@ -172,5 +173,5 @@ def draw_config(config: Config, steps: int, path: Path) -> str:
     title = f"{config.name}: {config.epochs} epochs of {steps:,} steps"
     bounds = [phase.start for phase in phases] + [phases[-1].end]
     rows = {name: phase_bars(values, bounds) for name, values in phase_rows(phases).items()}
-    draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title, path)
+    save(draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title), path)
     return phase_table(phases, steps)

@@ -14,6 +14,7 @@ import pandas as pd
 
 from cifar_small.evaluation.uncertainty import Selective, Uncertainty
 from cifar_small.figures.evaluation import draw_coverage
+from cifar_small.figures.style import save
 from cifar_small.files import write_atomic, write_json
 from cifar_small.metrics.classification import wilson_interval
 
@@ -69,7 +70,7 @@ def write_uncertainty(uncertainty: Uncertainty, found: Selective | None, folder:
         write_atomic(folder / "coverage.csv", _csv(["coverage %", *columns], rows))
         right = uncertainty.correct
         entropies = (uncertainty.predictive_entropy[right], uncertainty.predictive_entropy[~right])
-        draw_coverage(found.curves, found.best, entropies, title_of(uncertainty), folder / "coverage.png")
+        save(draw_coverage(found.curves, found.best, entropies, title_of(uncertainty)), folder / "coverage.png")
     return [path for name in FILES if (path := folder / name).exists()]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from cifar_small.config.hashing import dump_config
 from cifar_small.errors import plural
 from cifar_small.figures.run import Dots, draw_cells, draw_marginals
+from cifar_small.figures.style import save
 from cifar_small.files import write_atomic
 from cifar_small.reporting.tables import Table, aligned, to_markdown
 from cifar_small.sweep.cells import Cell
@@ -221,7 +222,7 @@ def _draw(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -
         shown = sorted(shown, key=lambda row: -(row.mean or 0))[:MOST_DRAWN]
         title += f"; the best {MOST_DRAWN}"
     if few and len(shown) <= MOST_DRAWN:
-        draw_cells([(row.cell.name, [100 * one for one in row.accuracies]) for row in shown], title, path)
+        save(draw_cells([(row.cell.name, [100 * one for one in row.accuracies]) for row in shown], title), path)
         return
     panels = []
     for key, space in sweep.spaces.items():
@@ -233,4 +234,4 @@ def _draw(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -
             panels.append(
                 Dots(key, [space.index(value) for value in values], heights, [_value({key: one}, key) for one in space])
             )
-    draw_marginals(panels, title, path)
+    save(draw_marginals(panels, title), path)

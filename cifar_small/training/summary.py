@@ -12,6 +12,7 @@ from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.run import draw_curves
+from cifar_small.figures.style import save
 from cifar_small.files import sha256_file, write_json
 from cifar_small.inference.predict import load_net, predict_images
 from cifar_small.metrics.classification import confusion_matrix, wilson_interval
@@ -40,10 +41,10 @@ def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModul
     predictions = predictions.with_meta(split="val", run=run.folder.name, command="")
     val_sha256 = predictions.save(run.predictions / "val.npz")
     title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
-    draw_curves(rows, [phase.end for phase in phases[:-1]], title, run.folder / "curves.png")
+    save(draw_curves(rows, [phase.end for phase in phases[:-1]], title), run.folder / "curves.png")
     counts = confusion_matrix(val.labels, predictions.predicted, len(val.classes))
     confusion_title = f"{title}\nval, {predictions.accuracy:.2%} right, views {config.views}"
-    draw_confusion(counts, val.classes, confusion_title, run.folder / "confusion.png")
+    save(draw_confusion(counts, val.classes, confusion_title), run.folder / "confusion.png")
     correct = int(predictions.correct.sum())
     summary = Summary.build(
         config,

@@ -513,9 +513,10 @@ def test_recipes_are_drawn_with_their_seeds(
     paths = seeds_of(tmp_path, "slow", [20, 24, 31], splits=("val",))
     paths.append(str(make_run(tmp_path / "alone", slice(0, 8), batch_size=32).folder))
     drawn: list[Any] = []
-    monkeypatch.setattr("cifar_small.figures.run.draw_cells", lambda *given: drawn.append(given))
+    monkeypatch.setattr("cifar_small.figures.run.draw_cells", lambda *given: given)
+    monkeypatch.setattr("cifar_small.figures.style.save", lambda figure, path: drawn.append((*figure, path)))
     assert main(["compare", *paths, "--plot-seeds", str(tmp_path / "seeds.png")]) == 0
-    ((cells, _, path, split),) = drawn
+    ((cells, _, split, path),) = drawn
     assert dict(cells) == {"slow": pytest.approx([95.0, 94.0, 92.25]), "alone": pytest.approx([98.0])}
     assert (path, split) == (tmp_path / "seeds.png", "val")
     assert main(["compare", *paths, "--split", "test", "--plot-seeds", str(tmp_path / "seeds.png")]) == 2

@@ -22,6 +22,7 @@ from cifar_small.errors import DataError
 from cifar_small.evaluation.evaluate import Confused, evaluate
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_confused, draw_per_class
+from cifar_small.figures.style import save
 from cifar_small.inference.predict import images_of
 from cifar_small.metrics.calibration import calibration, fit_temperature
 from cifar_small.metrics.classification import wilson_interval
@@ -176,19 +177,21 @@ def test_files_say_what_the_evaluation_says(tmp_path: Path) -> None:
 def test_pictures_of_mistakes_show_their_pixels(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     predictions = load_predictions(run.predictions / "val.npz")
     evaluation, images = evaluate(predictions), images_of(predictions)
-    names = ("draw_confusion", "draw_per_class", "draw_reliability", "draw_confused")
-    for name in names:
+    for name in ("draw_confusion", "draw_per_class", "draw_reliability", "draw_confused"):
         monkeypatch.setattr(f"cifar_small.reporting.evaluation_files.{name}", lambda *given: None)
+    monkeypatch.setattr(
+        "cifar_small.reporting.evaluation_files.save", lambda figure, path: None if figure is None else save(figure, path)
+    )
     rows = np.random.default_rng(0).permutation(len(images))
     write_evaluation(evaluation, tmp_path, images.take(rows))
     sheet = np.asarray(Image.open(tmp_path / "mistakes.png").convert("RGB")).astype(int)
     place = {int(image): row for row, image in enumerate(images.ids)}
     tile = images.images[place[evaluation.mistakes[0].id]].astype(int)
     errors = {}
-    for scale in np.arange(4.5, 5.5, 0.05):  # the first tile stands in the upper left corner, enlarged about fivefold
+    for scale in np.arange(8.5, 10, 0.05):  # the first tile stands in the upper left corner, enlarged about ninefold
         offsets = ((np.arange(32) + 0.5) * scale).astype(int)
-        for top in range(40, 100, 2):
-            for left in range(0, 30, 2):
+        for top in range(80, 180, 4):
+            for left in range(0, 54, 4):
                 patch = sheet[np.ix_(top + offsets, left + offsets)]
                 errors[scale, top, left] = np.abs(patch - tile).mean()
     assert min(errors.values()) < 3
@@ -201,9 +204,9 @@ def test_pictures_of_a_hundred_classes(tmp_path: Path) -> None:
     labels = np.repeat(np.arange(100), 50)
     called = np.where(rng.random(5000) < 0.7, labels, labels ^ 1)  # neighbours in pairs
     evaluation = evaluate(made(called, labels=labels, classes=names, split="val"))
-    draw_confusion(evaluation.counts, names, "hundred", tmp_path / "confusion.png")
-    draw_per_class(evaluation.classes, "hundred", tmp_path / "per_class.png")
-    draw_confused(evaluation.confused, "hundred", tmp_path / "confused.png")
+    save(draw_confusion(evaluation.counts, names, "hundred"), tmp_path / "confusion.png")
+    save(draw_per_class(evaluation.classes, "hundred"), tmp_path / "per_class.png")
+    save(draw_confused(evaluation.confused, "hundred"), tmp_path / "confused.png")
     for name in ("confusion", "per_class", "confused"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 500
@@ -213,7 +216,7 @@ def test_pictures_of_a_hundred_classes(tmp_path: Path) -> None:
     assert text.split("F1 %\n")[1].split()[0] == worst.name
 
 
-def test_confused_classes_of_many_stand_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_confused_classes_of_many_stand_side_by_side(monkeypatch: pytest.MonkeyPatch) -> None:
     labels = np.repeat(np.arange(40), 10)
     called = np.where(np.arange(400) % 10 < 6, labels, (labels + 20) % 40)  # each with the one twenty further on
     counts = evaluate(made(called, labels=labels, classes=tuple(map(str, range(40))))).counts
@@ -228,7 +231,7 @@ def test_confused_classes_of_many_stand_side_by_side(tmp_path: Path, monkeypatch
         return ticks(self, places, names, **rest)
 
     monkeypatch.setattr(Axes, "set_yticks", recording)
-    draw_confusion(counts, [str(label) for label in range(40)], "forty", tmp_path / "confusion.png")
+    draw_confusion(counts, [str(label) for label in range(40)], "forty")
     order = [int(name) for name in next(names for names in seen if len(names) == 40)]
     assert sorted(order) == list(range(40))
     assert all(abs(order.index(label) - order.index(label + 20)) == 1 for label in range(20))

@@ -114,11 +114,11 @@ def test_preview_draws_a_sheet(tmp_path: Path) -> None:
     assert sheet.shape[1] > 5 * 100
     problem = load_datamodule(config)
     image = problem.images[choose_images(problem.labels, 1)[0]].permute(1, 2, 0).numpy().astype(int)
-    # The original stands on the sheet, enlarged about threefold: one corner of the right place reproduces it.
-    scale = 0.95 * 110 / 32
+    # The original stands on the sheet, enlarged about sixfold: one corner of the right place reproduces it.
+    scale = 0.95 * 200 / 32
     errors = []
-    for top in range(60, 220):
-        for left in range(30, 60):
+    for top in range(110, 400):
+        for left in range(55, 110):
             rows = (top + (np.arange(32) + 0.5) * scale).astype(int)
             columns = (left + (np.arange(32) + 0.5) * scale).astype(int)
             errors.append(np.abs(sheet[np.ix_(rows, columns)] - image).mean())

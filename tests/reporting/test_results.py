@@ -261,7 +261,8 @@ def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, mo
     with_metrics(tmp_path, "part", [0.4], recipe="c" * 64, train_limit=1000)
     with_metrics(tmp_path, "hundred", [0.4], recipe="d" * 64, source="cifar100")
     drawn: list[Any] = []
-    monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title, path: drawn.extend(lines))
+    monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title: drawn.extend(lines))
+    monkeypatch.setattr(results, "save", lambda figure, path: None)
     assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png") == 2
     assert drawn == [
         ("fast, val of 5,000; test 94.28% (with views)", [60.0, 120.0], [0.8, 0.94]),

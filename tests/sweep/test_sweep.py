@@ -787,7 +787,8 @@ def test_a_picture_of_many_cells_written_by_hand_shows_the_best(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     drawn: list[Any] = []
-    monkeypatch.setattr(table_module, "draw_cells", lambda cells, title, path: drawn.append((cells, title)))
+    monkeypatch.setattr(table_module, "draw_cells", lambda cells, title: drawn.append((cells, title)))
+    monkeypatch.setattr(table_module, "save", lambda figure, path: None)
     fake(lambda config: config.optim.lr / 100, pictures=True)
     cells = [{"label": f"c{number}", "optim.lr": float(number)} for number in range(1, 43)]
     assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 0
@@ -1085,7 +1086,8 @@ def test_what_the_picture_of_marginal_means_is_given(
 ) -> None:
     """Whole cells only: means over different seeds are no fair comparison."""
     drawn: list[Any] = []
-    monkeypatch.setattr(table_module, "draw_marginals", lambda panels, title, path: drawn.append((panels, title)))
+    monkeypatch.setattr(table_module, "draw_marginals", lambda panels, title: drawn.append((panels, title)))
+    monkeypatch.setattr(table_module, "save", lambda figure, path: None)
     fake(
         lambda config: config.optim.lr - config.label_smoothing + config.augment.cutout / 100 + config.seed / 10, pictures=True
     )
@@ -1108,10 +1110,8 @@ def test_what_the_picture_of_marginal_means_is_given(
     assert all(len(panel.heights) == len(panel.values) == 7 for panel in panels)
 
 
-def test_the_means_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_means_that_are_drawn() -> None:
     """Of choices the mean at each, of numbers that of each fifth of the cells."""
-    kept: list[Any] = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: kept.append(figure))
     numbers = [float(value) for value in range(10)]
     choice = plots.Dots("flip", [0, 0, 1], [80.0, 82.0, 90.0], ["none", "random"])
     scale = plots.Dots("lr", numbers, [10 * value for value in numbers])
@@ -1119,8 +1119,7 @@ def test_the_means_that_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (choice, ([0, 1], [81.0, 90.0])),
         (scale, ([0.5, 2.5, 4.5, 6.5, 8.5], [5.0, 25.0, 45.0, 65.0, 85.0])),
     ):
-        plots.draw_marginals([panel], "title", tmp_path / "x.png")
-        means = kept[-1].axes[0].lines[1]
+        means = plots.draw_marginals([panel], "title").axes[0].lines[1]
         assert (list(means.get_xdata()), list(means.get_ydata())) == expected
 
 

@@ -1,0 +1,74 @@
+"""Figures: what is drawn in them, one style, and the same figure as PNG, SVG, PDF and part of a page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cifar_small.evaluation.evaluate import evaluate
+from cifar_small.figures.confusion import draw_confusion
+from cifar_small.figures.evaluation import draw_reliability
+from cifar_small.figures.run import draw_curves
+from cifar_small.figures.style import paper_style, render, save, to_html
+from cifar_small.runs.predictions import Predictions
+
+COUNTS = np.array([[3, 1], [0, 4]])
+ROWS = [
+    {"epoch": epoch, "lr": 0.1, "train_targets": "hard"}
+    | {f"{part}_{key}": 0.1 * epoch for part in ("train", "val") for key in ("loss", "accuracy")}
+    for epoch in (1, 2, 3)
+]
+
+
+def test_curves_have_every_epoch_and_the_phase_boundary() -> None:
+    loss, accuracy, rate = draw_curves(ROWS, [2], "title").axes
+    assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2, 3], [1, 2, 3], [2.5, 2.5]]
+    assert accuracy.get_title() == "best val 30.00 % at epoch 3"
+    assert list(rate.lines[0].get_ydata()) == [0.1] * 3
+
+
+def test_confusions_show_counts_and_shares() -> None:
+    figure = draw_confusion(COUNTS, ["cat", "d&g"], "title")
+    axes = figure.axes[0]
+    assert {text.get_position(): text.get_text() for text in axes.texts} == {(0, 0): "3", (1, 0): "1", (1, 1): "4"}
+    (cells,) = axes.collections  # mistakes alone are shaded
+    assert [path.get_extents().bounds for path in cells.get_paths()] == [(0.5, -0.5, 1.0, 1.0)]
+    assert "d&amp;g" in to_html(figure, "x")
+    assert not draw_confusion(np.eye(100, dtype=np.int64), [str(one) for one in range(100)]).axes[0].texts
+
+
+def test_reliability_leaves_empty_bins_out() -> None:
+    logits = np.log(np.array([[0.6, 0.4]] * 10 + [[0.95, 0.05]] * 30, np.float32))
+    meta = {"name": "x", "seed": 0, "parameters": 1, "split": "val", "images_sha256": "0"}
+    predictions = Predictions(np.arange(40), logits, np.zeros(40, np.int64), ("a", "b"), meta)
+    above, below = draw_reliability(evaluate(predictions)).axes
+    (bins,) = above.containers
+    assert bins.lines[0].get_xdata() == pytest.approx([60, 95])
+    assert sum(patch.get_height() for patch in below.patches) == pytest.approx(100)
+
+
+@pytest.mark.parametrize(("ending", "start"), [("png", b"\x89PNG"), ("svg", b"<?xml"), ("pdf", b"%PDF"), ("", b"\x89PNG")])
+def test_the_ending_decides_the_format(ending: str, start: bytes, tmp_path: Path) -> None:
+    path = (tmp_path / "figure").with_suffix(f".{ending}" if ending else "")
+    save(draw_curves(ROWS, []), path)
+    first = path.read_bytes()
+    assert first.startswith(start)
+    save(draw_curves(ROWS, []), path)
+    assert path.read_bytes() == first  # the same figure, the same bytes
+
+
+def test_a_paper_gets_figures_as_wide_as_a_column() -> None:
+    with paper_style():
+        figure = draw_confusion(COUNTS, ["cat", "dog"])
+        assert b"/Type3" not in render(figure, "pdf")
+    assert figure.get_figwidth() == pytest.approx(3.3)
+    assert draw_confusion(COUNTS, ["cat", "dog"]).get_figwidth() > 3.3
+
+
+def test_pictures_have_two_hundred_dots_an_inch(tmp_path: Path) -> None:
+    save(draw_curves(ROWS, []), tmp_path / "curves.png")
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.size == (2400, 720)
