@@ -32,7 +32,7 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
 def _submit(options: argparse.Namespace) -> int:
     """Write the submission CSV and a record of how it was made.
 
-    Record, curves and config are written beside the CSV, so give each submission its own folder:
+    Record, metrics and config are written beside the CSV, so give each submission its own folder:
       cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
     """
     from cifar_small.config.loading import load_config
@@ -101,7 +101,7 @@ def _record_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _record(options: argparse.Namespace) -> int:
-    """Put the record of a run (summary, config, curves, test readings) into a folder for git.
+    """Put the record of a run (summary, config, metrics, test readings) into a folder for git.
 
     For a run that is a result but not a submission; small files only, no weights:
       cifar-small record runs/resnet_hour-seed0 --output submissions/entries/resnet_hour

@@ -9,7 +9,7 @@ from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import FORMAT, Record, RunRecord
 
-COPIED = ("config.yaml", "metrics.csv", "curves.png", "confusion.png")
+COPIED = ("config.yaml", "metrics.csv", "confusion.png")  # the curves can be drawn again from metrics.csv
 
 
 def run_record(run: Run) -> RunRecord:
@@ -21,7 +21,7 @@ def run_record(run: Run) -> RunRecord:
 
 
 def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
-    """Put a run's config, metrics and pictures beside its record; returns the new files. Replaces none without `overwrite`."""
+    """Put the small files of a run beside its record; returns the new ones. Replaces none without `overwrite`."""
     names = [name for name in COPIED if (run.folder / name).exists()]
     for name in names:
         refuse_existing(folder / name, overwrite)

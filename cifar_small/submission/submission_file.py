@@ -161,7 +161,7 @@ def submit(
 ) -> SubmissionRecord:
     """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
 
-    run: the run directory, whose summary, environment, curves and readings of the test split join the record. rules: those of
+    run: the run directory, whose summary, environment, metrics and readings of the test split join the record. rules: those of
     the competition; None: of the run's own config. Nothing is left behind when a check fails. Raises ConfigError (rules),
     DataError (predictions, or a CSV that reads back wrong).
     """

@@ -149,7 +149,6 @@ def test_place_holds_what_the_verbs_say(place: Place) -> None:
     assert sorted(path.name for path in place.csv.parent.iterdir()) == [
         "config.yaml",
         "confusion.png",
-        "curves.png",
         "metrics.csv",
         "submission.csv",
         "submission.json",

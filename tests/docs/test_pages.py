@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_architecture import LAYERS
+
+from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.records import PredictionsMeta, RunRecord
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [path for folder in (".", "docs", "findings", "submissions/studies/*") for path in sorted(ROOT.glob(f"{folder}/*.md"))]
@@ -64,3 +69,17 @@ def test_the_packages_of_the_architecture_are_those_of_the_test() -> None:
     assert set(LAYERS.split()) - set(named) == {"__init__", "__main__", "_torchvision"}
     packages = [name for name in named if (ROOT / "cifar_small" / name).is_dir()]
     assert packages == [name for name in reversed(LAYERS.split()) if name in packages]
+
+
+def test_the_formats_are_those_of_the_models() -> None:
+    text = (ROOT / "docs" / "records.md").read_text(encoding="utf-8")
+    _, _, prediction, record = re.split(r"^## ", text, flags=re.MULTILINE)
+    meta = re.findall(r"`(\w+)`", prediction[prediction.index("`meta` names") : prediction.index("```python")])
+    assert set(meta) - {"meta"} <= set(PredictionsMeta.model_fields)
+    assert set(re.findall(r"^- `(\w+)`", record, re.MULTILINE)) == set(RunRecord.model_fields)
+    made = Predictions(np.arange(2), np.zeros((2, 2), np.float32), np.zeros(2, np.int64), ("a", "b"), PredictionsMeta(**META))
+    with np.load(io.BytesIO(made.to_bytes()), allow_pickle=False) as file:
+        assert set(re.findall(r"^\| `(\w+)` \|", prediction, re.MULTILINE)) == set(file.files)
+
+
+META = {"name": "net", "parameters": 1, "rules": {}, "images_sha256": "0"}

@@ -186,7 +186,7 @@ def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"has not finished \(no summary.json\)"):
         write_record(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
-    (run.folder / "curves.png").write_bytes(b"picture")
+    (run.folder / "confusion.png").write_bytes(b"picture")
     (run.folder / "best.pt").write_bytes(b"weights")
     run.summary_file.write_text(json.dumps(summary_of(weights_sha256="of an earlier, shorter run")))
     with pytest.raises(CheckpointError, match=r"best.pt does not match the hash in summary.json"):
@@ -198,7 +198,7 @@ def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
         "format": FORMAT,
         "run": {"summary": summary, "sessions": [], "test_readings": []},
     }
-    assert sorted(path.name for path in target.parent.iterdir()) == ["config.yaml", "curves.png", "record.json"]
+    assert sorted(path.name for path in target.parent.iterdir()) == ["config.yaml", "confusion.png", "record.json"]
     with pytest.raises(UserError, match="exists already"):
         write_record(run, tmp_path / "out")
     write_record(run, tmp_path / "out", overwrite=True)
