@@ -14,6 +14,7 @@ from cifar_small.figures.evaluation import draw_reliability
 from cifar_small.figures.run import draw_curves
 from cifar_small.figures.style import paper_style, render, save, to_html
 from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.records import PredictionsMeta
 
 COUNTS = np.array([[3, 1], [0, 4]])
 ROWS = [
@@ -42,7 +43,7 @@ def test_confusions_show_counts_and_shares() -> None:
 
 def test_reliability_leaves_empty_bins_out() -> None:
     logits = np.log(np.array([[0.6, 0.4]] * 10 + [[0.95, 0.05]] * 30, np.float32))
-    meta = {"name": "x", "seed": 0, "parameters": 1, "split": "val", "images_sha256": "0"}
+    meta = PredictionsMeta(name="x", seed=0, parameters=1, split="val", images_sha256="0")
     predictions = Predictions(np.arange(40), logits, np.zeros(40, np.int64), ("a", "b"), meta)
     above, below = draw_reliability(evaluate(predictions)).axes
     (bins,) = above.containers
