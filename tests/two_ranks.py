@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import cifar_small.training.trainer as train_module
 from cifar_small.config.loading import parse_config
+from cifar_small.training import batches
 from cifar_small.training.distributed import World, average_gradients, synchronize_batchnorm
 from cifar_small.training.train import train
 
@@ -58,7 +59,7 @@ def norms(world: World) -> dict[str, Tensor]:
 
 def main(folder: Path, teacher: Path) -> None:
     pixels: list[Tensor] = []
-    resize = train_module.resize
+    resize = batches.resize
 
     def recorded(images: Tensor, side: int, interpolation: str) -> Tensor:
         pixels.append(images.clone())
@@ -74,6 +75,6 @@ def main(folder: Path, teacher: Path) -> None:
         fit(self, *arguments)
         torch.save({"pixels": pixels, **seen}, folder / f"rank{world.rank}.pt")
 
-    train_module.resize = recorded
+    batches.resize = recorded
     train_module.Trainer.fit = observed  # type: ignore[method-assign]
     train(parse_config(taught(teacher)), folder / "run", quiet=True)

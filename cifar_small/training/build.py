@@ -21,12 +21,14 @@ from cifar_small.runs.directory import Run, require_space
 from cifar_small.runs.keeping import copies_kept
 from cifar_small.runs.lineage import check_unseen
 from cifar_small.training.averaging import ExponentialAverage
+from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import load_teacher_targets
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
 from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 from cifar_small.training.state import FIRST_SCALE, State
 from cifar_small.training.trainer import Trainer
+from cifar_small.transforms.augmenter import Augmenter
 from cifar_small.transforms.preprocess import Preprocess
 
 STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to
@@ -81,7 +83,9 @@ def build_trainer(
         synchronize_batchnorm(model)
     checkpoints = Checkpoints(run, resolved, data, parameters, teachers, world)
     stop = [] if stop is None else stop
-    trainer = Trainer(resolved, data, state, checkpoints, teacher_targets, preprocess, micro_batch, world, stop, quiet)
+    augmenter = Augmenter(data, config.seed, config.engine.workers, config.interpolation)
+    batches = Batches(config, data, augmenter, preprocess, teacher_targets, micro_batch, world)
+    trainer = Trainer(resolved, data, state, checkpoints, batches, world, stop, quiet)
     lines.append(
         f"{config.name}: {parameters:,} trainable parameters, {config.rules.max_params - parameters:,} below the budget of "
         f"{config.rules.max_params:,}; {len(data.images):,} training and {len(data.val):,} validation images of "

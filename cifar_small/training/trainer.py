@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +23,7 @@ from cifar_small.config.phases import Phase
 from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import PhaseSettings
 from cifar_small.data.datamodule import DataModule
-from cifar_small.environment import autocast, compiled, memory_format
+from cifar_small.environment import autocast, compiled
 from cifar_small.errors import DivergedError
 from cifar_small.models import set_dropout, set_frozen, set_training, statistics_kept
 from cifar_small.optim.optimizers import (
@@ -36,19 +36,17 @@ from cifar_small.optim.optimizers import (
     update_optimizer,
 )
 from cifar_small.optim.schedulers import rate_at
-from cifar_small.randomness import DROPOUT, MIX, numpy_generator, stream_seed
+from cifar_small.randomness import DROPOUT, stream_seed
 from cifar_small.training.averaging import average_epoch, average_step, enter_averaging
+from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
-from cifar_small.training.distillation import TeacherTargets, distilled_loss
+from cifar_small.training.distillation import distilled_loss
 from cifar_small.training.distributed import World, average_gradients
 from cifar_small.training.selection import out_of_patience, select, validate
 from cifar_small.training.signals import leave_if_asked
 from cifar_small.training.state import State
 from cifar_small.training.summary import epoch_line
-from cifar_small.transforms.augmenter import Augmenter, epoch_order
-from cifar_small.transforms.functional import resize
-from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
-from cifar_small.transforms.preprocess import Preprocess
+from cifar_small.transforms.mixing import Mix
 
 OnEpoch = Callable[[dict[str, object]], None]
 CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GPU; on a CPU the look is free
@@ -62,25 +60,20 @@ class Trainer:
     data: DataModule
     state: State
     checkpoints: Checkpoints
-    teacher_targets: Mapping[int, TeacherTargets]  # by the index of the phase
-    preprocess: Preprocess
-    micro_batch: int  # images that go through the net at once
+    batches: Batches
     world: World
     stop: list[int] = field(default_factory=list)  # signals received
     quiet: bool = False
 
     def __post_init__(self) -> None:
-        config = self.config = self.resolved.config
-        self.device, self.batch = self.data.device, config.batch_size
-        # The remainder, other images every epoch, is left out: every batch has the same shape.
-        self.steps = len(self.data.images) // self.batch
-        self.augmenter = Augmenter(self.data, config.seed, config.engine.workers, config.interpolation)
+        self.config, self.device = self.resolved.config, self.data.device
+        self.batch, self.steps, self.micro_batch = self.config.batch_size, self.batches.steps, self.batches.micro_batch
         self.enter(self.resolved.phases[0])
 
     def fit(self, on_epoch: OnEpoch | None = None) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
         state, epochs = self.state, self.resolved.epochs
-        with closing(self.augmenter), self._progress_bar() as bar:
+        with closing(self.batches.augmenter), self._progress_bar() as bar:
             while state.epoch < epochs and not out_of_patience(state, self.config.patience):
                 phase = self.resolved.phase_at(state.epoch)
                 if state.epoch == phase.start and state.step == 0:
@@ -105,7 +98,7 @@ class Trainer:
         state = self.state
         set_training(state.model)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
-        for step, mix, chosen, pixels in self._batches(phase):
+        for step, mix, chosen, pixels in self.batches.epoch(phase, state.epoch, state.step):
             set_learning_rate(state.optimizer, rate_at(phase, state.epoch, step, self.steps))
             bad = self.step(phase, step, mix, pixels, chosen, first_bad >= 0)
             first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
@@ -126,12 +119,12 @@ class Trainer:
     def step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
         """One optimizer step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?
 
-        chosen: int64 (B,), which images of the dataset they are; B as `_places` has it, of which each rank uses its share.
+        chosen: int64 (B,), which images of the dataset they are; B as in `Batches.epoch`.
         """
         state, settings, world = self.state, phase.settings, self.world
         ranks = (world.rank,) if world.size > 1 else ()
         torch.manual_seed(stream_seed(self.config.seed, DROPOUT, state.epoch, step, *ranks))
-        pixels, targets = self._inputs(phase, mix, pixels, chosen)
+        pixels, targets = self.batches.inputs(phase, mix, pixels, chosen, state.precision)
         state.optimizer.zero_grad(set_to_none=True)
         total = self.backward(pixels, targets, settings)
         if settings.sam is not None:
@@ -173,37 +166,6 @@ class Trainer:
             unscale(state.model, scale)
         return total
 
-    def _batches(self, phase: Phase) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
-        """The epoch from `state.step` on: the number of each step, how its batch is mixed, its images, their pixels."""
-        seed, epoch, settings = self.config.seed, self.state.epoch, phase.settings
-        order = epoch_order(len(self.data.images), seed, epoch)
-        steps = range(self.state.step, self.steps)
-        side = self.config.augmented_at(settings.resolution)
-        mixes = [draw_mix(settings, self.batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
-        places = [self._places(step, mix) for step, mix in zip(steps, mixes, strict=True)]
-        pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)
-        order = order.to(self.device)
-        return zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
-
-    def _places(self, step: int, mix: Mix) -> slice:
-        """The places of the epoch whose pixels we need in a step: our share, or, to mix it, the whole batch."""
-        share = self.world.share(self.batch) if mix.kind == "none" else slice(0, self.batch)
-        return slice(step * self.batch + share.start, step * self.batch + share.stop)
-
-    def _inputs(self, phase: Phase, mix: Mix, pixels: Tensor, chosen: Tensor) -> tuple[Tensor, Tensor]:
-        """What the net is given in a step: our images, mixed and resized, and their targets with those of teachers."""
-        settings, teachers = phase.settings, self.teacher_targets.get(phase.index)
-        targets = F.one_hot(self.data.labels[chosen], len(self.data.classes)).float()
-        if teachers is not None:
-            targets = teachers.of_images(targets, chosen)
-        if mix.kind != "none":
-            ours = self.world.share(self.batch)
-            pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
-        if teachers is not None:
-            targets = teachers.of_pixels(targets, pixels, self.state.precision)
-        pixels = resize(pixels, settings.resolution, self.config.interpolation)
-        return pixels.contiguous(memory_format=memory_format(self.config.engine)), targets
-
     def enter(self, phase: Phase) -> None:
         """Let a phase's parameters train, by its optimizer, with its dropout, on all ranks."""
         state, settings = self.state, phase.settings
@@ -229,7 +191,7 @@ class Trainer:
         state = self.state
         self.world.collect(state.totals)
         loss, hits = (state.totals / (self.steps * self.batch)).tolist()  # synchronizes once an epoch
-        average_epoch(state, phase, self._plain_batches())
+        average_epoch(state, phase, self.batches.plain(state.epoch))
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
@@ -256,19 +218,7 @@ class Trainer:
     def _evaluate(self) -> tuple[float, float]:
         """Loss and accuracy on val, without views, of the net that counts."""
         size = self.config.engine.eval_batch_size
-        return validate(self.state.evaluated, self.data, self.preprocess, self.state.precision, size, self.world)
-
-    def _plain_batches(self) -> Iterator[Tensor]:
-        """The epoch's training images as evaluation would see them, in the slices the net trains on; of each our share.
-
-        Not augmented: the statistics shall be those of images as they are predicted, of their size and without random numbers.
-        """
-        data, ours = self.data, self.world.share(self.batch)
-        order = epoch_order(len(data.images), self.config.seed, self.state.epoch).to(self.device)
-        for batch in torch.split(order[: self.steps * self.batch], self.batch):
-            for rows in torch.split(batch[ours], self.micro_batch):
-                pixels = self.preprocess(data.images[rows])
-                yield pixels.contiguous(memory_format=memory_format(self.config.engine))
+        return validate(self.state.evaluated, self.data, self.batches.preprocess, self.state.precision, size, self.world)
 
     def _save(self) -> None:
         self.world.collect(self.state.totals)

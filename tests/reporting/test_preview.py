@@ -13,6 +13,7 @@ import torch
 from conftest import tiny_raw
 from PIL import Image
 
+import cifar_small.training.batches
 import cifar_small.training.trainer
 from cifar_small.cli.main import main
 from cifar_small.config.loading import load_config, parse_config
@@ -65,7 +66,7 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
             fed.append((pixels, torch.nn.functional.one_hot(self.data.labels[chosen], len(self.data.classes)).float()))
         return original(self, phase, number, mix, pixels, chosen, *rest)
 
-    monkeypatch.setattr(cifar_small.training.trainer, "apply_mix", recording)
+    monkeypatch.setattr(cifar_small.training.batches, "apply_mix", recording)
     monkeypatch.setattr(cifar_small.training.trainer.Trainer, "step", step)
     config = mixed_config()
     train(config, tmp_path / "run", quiet=True)

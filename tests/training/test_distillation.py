@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 
+import cifar_small.training.batches as batches
 import cifar_small.training.distillation as distill_module
-import cifar_small.training.trainer as train_module
 from cifar_small.cli.main import main
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config, parse_config
@@ -164,7 +164,7 @@ def train_on_the_same(folder: Path) -> Path:
 def test_only_the_pupil_learns(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     """Teachers neither train, nor move their statistics, nor drop anything out, nor are they counted or saved."""
     trainer = train_an_epoch(pupil(*teachers), tmp_path)
-    models = [teacher.model for teacher in trainer.teacher_targets[0].teachers]
+    models = [teacher.model for teacher in trainer.batches.teacher_targets[0].teachers]
     for model, run in zip(models, teachers, strict=True):
         state = load_checkpoint(run.best)["weights"]
         assert not model.training
@@ -183,14 +183,14 @@ def test_teachers_see_the_pupils_pixels_at_full_resolution(
     """Augmented and mixed as the pupil gets them, before they are made smaller for it; slice by slice of 16."""
     asked: list[list[torch.Tensor]] = [[], []]
     given: list[torch.Tensor] = []
-    answer, resize = Teacher.__call__, train_module.resize
+    answer, resize = Teacher.__call__, batches.resize
 
     def recorded(self: Teacher, pixels: torch.Tensor) -> torch.Tensor:
         asked[len(asked[0]) > len(asked[1])].append(pixels.clone())
         return answer(self, pixels)
 
     monkeypatch.setattr(Teacher, "__call__", recorded)
-    monkeypatch.setattr(train_module, "resize", lambda pixels, *how: given.append(pixels.clone()) or resize(pixels, *how))
+    monkeypatch.setattr(batches, "resize", lambda pixels, *how: given.append(pixels.clone()) or resize(pixels, *how))
     config = pupil(
         *teachers,
         cutmix_alpha=1.0,

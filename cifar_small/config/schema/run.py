@@ -55,9 +55,7 @@ class Config(Recipe):
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
     input: Input = Input()
     batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = (
-        None  # decay per step of averaged weights, which are then the ones used
-    )
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy

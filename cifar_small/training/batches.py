@@ -1,0 +1,87 @@
+"""The batches of a run: in which order images come, how they are augmented and mixed, and their targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cifar_small.config.phases import Phase
+from cifar_small.config.schema import Config
+from cifar_small.data.datamodule import DataModule
+from cifar_small.environment import memory_format
+from cifar_small.randomness import MIX, numpy_generator
+from cifar_small.training.distillation import TeacherTargets
+from cifar_small.training.distributed import World
+from cifar_small.transforms.augmenter import Augmenter, epoch_order
+from cifar_small.transforms.functional import resize
+from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
+from cifar_small.transforms.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class Batches:
+    """The batches of a run, of which each rank takes its share."""
+
+    config: Config
+    data: DataModule
+    augmenter: Augmenter
+    preprocess: Preprocess
+    teacher_targets: Mapping[int, TeacherTargets]  # by the index of the phase
+    micro_batch: int  # images that go through the net at once
+    world: World
+
+    @property
+    def steps(self) -> int:
+        """Batches of an epoch. The remainder, other images every epoch, is left out: every batch has the same shape."""
+        return len(self.data.images) // self.config.batch_size
+
+    def epoch(self, phase: Phase, epoch: int, first_step: int) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
+        """The steps of an epoch from `first_step` on: number, how the batch is mixed, dataset indices (B,), their pixels.
+
+        B is this rank's share of the batch, or, where it is mixed, the whole batch.
+        """
+        seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
+        order = epoch_order(len(self.data.images), seed, epoch)
+        steps = range(first_step, self.steps)
+        side = self.config.augmented_at(settings.resolution)
+        mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
+        places = [self._places(step, mix) for step, mix in zip(steps, mixes, strict=True)]
+        pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)
+        order = order.to(self.data.device)
+        return zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
+
+    def _places(self, step: int, mix: Mix) -> slice:
+        batch = self.config.batch_size
+        share = self.world.share(batch) if mix.kind == "none" else slice(0, batch)
+        return slice(step * batch + share.start, step * batch + share.stop)
+
+    def inputs(self, phase: Phase, mix: Mix, pixels: Tensor, chosen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
+        """What the net is given in a step: our images, mixed and resized, and their targets with those of teachers."""
+        settings, teachers = phase.settings, self.teacher_targets.get(phase.index)
+        targets = F.one_hot(self.data.labels[chosen], len(self.data.classes)).float()
+        if teachers is not None:
+            targets = teachers.of_images(targets, chosen)
+        if mix.kind != "none":
+            ours = self.world.share(self.config.batch_size)
+            pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
+        if teachers is not None:
+            targets = teachers.of_pixels(targets, pixels, precision)
+        pixels = resize(pixels, settings.resolution, self.config.interpolation)
+        return pixels.contiguous(memory_format=memory_format(self.config.engine)), targets
+
+    def plain(self, epoch: int) -> Iterator[Tensor]:
+        """The epoch's training images as evaluation would see them, in the slices the net trains on; of each our share.
+
+        Not augmented: BatchNorm statistics shall be those of images as they are predicted, of their size and without random
+        numbers.
+        """
+        batch = self.config.batch_size
+        order = epoch_order(len(self.data.images), self.config.seed, epoch).to(self.data.device)
+        for chosen in torch.split(order[: self.steps * batch], batch):
+            for rows in torch.split(chosen[self.world.share(batch)], self.micro_batch):
+                pixels = self.preprocess(self.data.images[rows])
+                yield pixels.contiguous(memory_format=memory_format(self.config.engine))
