@@ -98,7 +98,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
         )
     counts = confusion_matrix(labels, predictions.predicted, len(predictions.classes))
     right, total = int(counts.trace()), int(counts.sum())
-    classes = _class_scores(counts, predictions.classes)
+    classes = _class_scores(predictions, counts)
     f1s = [one.f1 for one in classes if one.f1 is not None]
     which = ("name", "seed", "run", "split", "views", "parameters", "source", "file", "sha256", "weights_sha256", "selection")
     return Evaluation(
@@ -117,8 +117,10 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     )
 
 
-def _class_scores(counts: npt.NDArray[np.int64], names: tuple[str, ...]) -> tuple[ClassScore, ...]:
-    shares = zip(*precision_recall_f1(counts), strict=True)
+def _class_scores(predictions: Predictions, counts: npt.NDArray[np.int64]) -> tuple[ClassScore, ...]:
+    names = predictions.classes
+    assert predictions.labels is not None
+    shares = zip(*precision_recall_f1(predictions.labels, predictions.predicted, len(names)), strict=True)
     scores = []
     for label, (name, values) in enumerate(zip(names, shares, strict=True)):
         precision, recall, f1 = (None if math.isnan(value) else float(value) for value in values)

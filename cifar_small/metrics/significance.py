@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-Z = 1.959963984540054  # 95 %
+from cifar_small.metrics.classification import Z
+
 Correct = npt.NDArray[np.bool_]
 
 
@@ -73,24 +75,19 @@ def seed_difference(first: Sequence[float], second: Sequence[float], *, paired: 
     paired: the two are of the same seeds in the same order, and Student's t is taken of their differences; else Welch's t.
     At least two seeds each. It asks whether the recipes differ; McNemar's test asks it of two trained nets.
     """
-    from scipy.stats import t
+    from scipy.stats import ttest_ind, ttest_rel
 
     one, other = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if min(len(one), len(other)) < 2 or (paired and len(one) != len(other)):
         raise ValueError(f"{len(one)} and {len(other)} seeds; expected at least two each, and as many where paired")
-    centre = float(other.mean() - one.mean())
-    if paired:
-        variance, freedom = float((other - one).var(ddof=1)) / len(one), float(len(one) - 1)
-    else:
-        shares = [float(values.var(ddof=1)) / len(values) for values in (one, other)]
-        variance = sum(shares)
-        parts = sum(share**2 / (len(values) - 1) for share, values in zip(shares, (one, other), strict=True))
-        freedom = variance**2 / parts if parts else 1.0
-    error = math.sqrt(variance)
-    if error < 1e-12:  # equal up to the rounding of shares: a coincidence of few images, no proof
-        return None
-    half = float(t.ppf(0.975, freedom)) * error
-    return SeedDifference(centre, centre - half, centre + half, 2 * float(t.sf(abs(centre) / error, freedom)))
+    varying = [other - one] if paired else [one, other]
+    if sum(values.var(ddof=1) / len(values) for values in varying) < 1e-24:
+        return None  # equal up to the rounding of shares: a coincidence of few images, no proof
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)  # of a recipe whose seeds are all equal, beside one whose seeds vary
+        found = ttest_rel(other, one) if paired else ttest_ind(other, one, equal_var=False)
+        low, high = found.confidence_interval()
+    return SeedDifference(float(other.mean() - one.mean()), float(low), float(high), float(found.pvalue))
 
 
 def runs_test(labels: npt.NDArray[Any]) -> Runs | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import made
 
 from cifar_small.evaluation.evaluate import evaluate
 from cifar_small.figures.confusion import draw_confusion
@@ -14,7 +15,6 @@ from cifar_small.figures.evaluation import draw_reliability
 from cifar_small.figures.run import draw_curves
 from cifar_small.figures.style import paper_style, render, save, to_html
 from cifar_small.runs.predictions import Predictions
-from cifar_small.runs.records import PredictionsMeta
 
 COUNTS = np.array([[3, 1], [0, 4]])
 ROWS = [
@@ -43,8 +43,8 @@ def test_confusions_show_counts_and_shares() -> None:
 
 def test_reliability_leaves_empty_bins_out() -> None:
     logits = np.log(np.array([[0.6, 0.4]] * 10 + [[0.95, 0.05]] * 30, np.float32))
-    meta = PredictionsMeta(name="x", seed=0, parameters=1, split="val", images_sha256="0")
-    predictions = Predictions(np.arange(40), logits, np.zeros(40, np.int64), ("a", "b"), meta)
+    base = made(np.zeros(40), labels=np.zeros(40), classes=("a", "b"), split="val")
+    predictions = Predictions(base.ids, logits, base.labels, base.classes, base.meta)
     above, below = draw_reliability(evaluate(predictions)).axes
     (bins,) = above.containers
     assert bins.lines[0].get_xdata() == pytest.approx([60, 95])
