@@ -25,11 +25,11 @@ class DataModule:
 
     images: Tensor  # uint8 (N, 3, 32, 32), channels-last
     labels: Tensor  # int64 (N,)
-    ids: npt.NDArray[np.int64]  # (N,), of the images
+    ids: npt.NDArray[np.int64]  # (N,), ids of the images
     val: Images
     val_images: Tensor  # the same pixels as `val`, on the device
     classes: tuple[str, ...]
-    mean: tuple[float, ...]  # of the training images, or as the weights that the run starts from want it
+    mean: tuple[float, ...]  # per channel in 0..1: of the training images, or what the initial weights expect
     std: tuple[float, ...]
     pixels: PixelStatistics  # how the training images lie
     facts: DataFacts
@@ -38,7 +38,7 @@ class DataModule:
 
     @property
     def fill(self) -> Tensor:
-        """The mean colour as uint8 (3,)."""
+        """The mean color as uint8 (3,)."""
         return (255 * torch.tensor(self.mean, device=self.device)).round().byte()
 
 

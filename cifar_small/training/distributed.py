@@ -1,4 +1,4 @@
-"""One run over several processes, started by torchrun: who we are, and the few things ranks tell each other.
+"""One run over several processes, started by torchrun: which rank this is, and what ranks exchange.
 
 Without torchrun there is one rank and nothing here does anything. The run is the one its config describes: rank r takes the
 r-th share of every global batch. Rank 0 alone writes, and its BatchNorm statistics are the ones that count.
@@ -24,7 +24,7 @@ from cifar_small.errors import ConfigError, UserError
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run and our place among them."""
+    """The processes of a run, and which of them this one is."""
 
     rank: int = 0
     size: int = 1
@@ -33,7 +33,7 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Are we the rank that writes and speaks?"""
+        """Is this the rank that writes files and prints?"""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
@@ -41,7 +41,7 @@ class World:
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def first_then_all(self, check: Callable[[], bool]) -> bool:
-        """The answer of rank 0's `check`, on every rank. A refusal (UserError) there is a refusal everywhere."""
+        """The answer of rank 0's `check`, on every rank. An error of the user (UserError) there is raised on all."""
         answer, refused = torch.zeros(2, dtype=torch.int64), None
         if self.first:
             try:
@@ -64,7 +64,7 @@ class World:
             raise UserError(f"rank {self.rank} has a different {what} from rank 0; {advice}")
 
     def any(self, here: bool, device: torch.device) -> bool:
-        """Is it so on any rank? Every rank must ask; waits for the device."""
+        """Is `here` true on any rank? Every rank must ask; waits for the device."""
         if self.size == 1:
             return here
         return bool(self.sum(torch.tensor([float(here)], device=device)).item())

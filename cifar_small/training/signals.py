@@ -17,7 +17,7 @@ GRACE = 1.0  # seconds after a signal in which others belong to it
 
 @contextmanager
 def collected_signals(received: list[int]) -> Iterator[None]:
-    """Collect SIGINT and SIGTERM in `received` instead of dying; Ctrl+C more than GRACE seconds later interrupts at once.
+    """Collect SIGINT and SIGTERM in `received` instead of exiting; Ctrl+C more than GRACE seconds later interrupts at once.
 
     What comes sooner, and any further SIGTERM, changes nothing: torchrun hands on to its ranks the signal that a terminal or a
     job scheduler has just sent to all of them. `received` may hold a signal already, which came to another rank.
