@@ -26,7 +26,7 @@ from cifar_small.config.schema import (
     WideResNetModel,
 )
 from cifar_small.errors import ConfigError
-from cifar_small.models import ModelConfig, build_model
+from cifar_small.models import LibraryNet, ModelConfig, build_model
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,12 @@ def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint
 def _macs(net: nn.Module, side: int) -> int:
     """Multiply-adds for one image; the net is used up.
 
-    Each layer with weights is made to return zeros of its output's shape, so the net's own code runs in memory and in no time.
-    (A forward pass on the meta device would do too, but its first operation imports torch's compiler, which takes a second.)
+    Each layer with weights is made to return zeros of its output's shape, so the net's own code runs in no time. A library's
+    net stays on the meta device; ours runs on the CPU, since the first operation on the meta device imports torch's compiler,
+    which takes a second, and which torchvision has imported already.
     """
     macs = 0
+    device = "meta" if isinstance(net, LibraryNet) else "cpu"
 
     def shape_only(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
         nonlocal macs
@@ -107,11 +109,11 @@ def _macs(net: nn.Module, side: int) -> int:
             module.forward = partial(shape_only, module)  # type: ignore[method-assign]
         elif isinstance(module, _BatchNorm):
             module.forward = nn.Identity().forward  # type: ignore[method-assign]
-        else:  # LayerNorm and layer scale: few numbers, made real so that the net's own code can use them
+        elif device == "cpu":  # few numbers, made real so that the net's own code can use them
             for name, parameter in module.named_parameters(recurse=False):
                 module.register_parameter(name, nn.Parameter(torch.zeros(parameter.shape)))
     with torch.no_grad():
-        net(torch.zeros(1, 3, side, side))
+        net(torch.zeros(1, 3, side, side, device=device))
     return macs
 
 
