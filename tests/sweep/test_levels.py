@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 
@@ -58,7 +59,7 @@ class TinyLibraryNet(nn.Module):
 def _small_nets_and_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """The commands, their order and their files are what is looked at; the nets and the pictures of mistakes are elsewhere."""
     monkeypatch.setattr("cifar_small.models.LibraryNet", TinyLibraryNet)
-    monkeypatch.setattr("cifar_small.reporting.evaluation_files.draw_mistakes", lambda *given: None)
+    monkeypatch.setattr("cifar_small.reporting.evaluation_files.draw_mistakes", lambda *given: Figure())
 
 
 @pytest.mark.parametrize("report", list(ROWS))
