@@ -156,9 +156,7 @@ def _of_run(folder: Path) -> Entry:
     found = {split: run.predictions / f"{split}.npz" for split in SPLITS}
     predictions = {split: _load(path, run, summary) for split, path in found.items() if path.exists()}
     if not predictions:
-        raise CheckpointError(
-            f"{folder} has no predictions of val or test; cifar-small predict {folder} --split val makes them"
-        )
+        raise CheckpointError(f"{folder} has no predictions of val or test; run: cifar-small predict {folder} --split val")
     return Entry(folder.resolve().name, predictions, run)
 
 
@@ -188,7 +186,7 @@ def _load(path: Path, run: Run, summary: Summary) -> Predictions:
     split = _split(predictions, path)
     if predictions.meta.weights_sha256 != summary.weights_sha256:
         raise CheckpointError(
-            f"{path} was predicted with other weights than this run has now; re-run: "
+            f"{path} was predicted with other weights than this run has now; run: "
             f"cifar-small predict {run.folder} --split {split} --overwrite"
         )
     return predictions

@@ -98,9 +98,7 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
             raise DataError(f"{name} has other labels than {names[0]}; predict the same split with every member")
         for earlier, (other, logits) in enumerate(zip(members, joined, strict=False)):
             if np.array_equal(logits, member.logits[place]) or _weights(other) & _weights(member):
-                raise DataError(
-                    f"{name} and {names[earlier]} are of the same weights; leave one out (--views averages views of one net)"
-                )
+                raise DataError(f"{name} and {names[earlier]} have the same weights; leave one out")
         joined.append(member.logits[place])
     return np.stack(joined)
 
@@ -138,14 +136,14 @@ def match_val(members: Sequence[Predictions], val: Sequence[Predictions]) -> lis
         if one.meta.split != "val" or one.labels is None:
             raise DataError(
                 f"{_file(one)} is of the split {one.meta.split}; weights are fitted on val alone, never on what is "
-                "scored: predict --split val"
+                "scored: predict val"
             )
         by_maker[_maker(one.meta)] = one
     missing = [member for member in members if _maker(member.meta) not in by_maker]
     if missing:
         raise DataError(
             f"{_file(missing[0])} has no val predictions by the same weights with the same views "
-            f"({missing[0].meta.views or 'as its members'}): predict its run with --split val and these --views"
+            f"({missing[0].meta.views or 'as its members'}): predict val of its run with these views"
             + (f"; {len(missing)} of {len(members)} members miss theirs" if len(missing) > 1 else "")
         )
     return [by_maker[_maker(member.meta)] for member in members]

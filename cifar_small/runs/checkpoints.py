@@ -53,8 +53,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     payload, trailer = raw[:-TRAILER], raw[-TRAILER:]
     if not trailer.startswith(MAGIC) or len(trailer) < TRAILER:
         raise CheckpointError(
-            f"{path} ({len(raw):,} bytes, {kind_of(raw)}) does not end with a checksum of this toolkit: cut short or not ours; "
-            "use another checkpoint"
+            f"{path} ({len(raw):,} bytes, {kind_of(raw)}) is truncated, or was not written by cifar-small (no checksum); use "
+            "another checkpoint"
         )
     if hashlib.sha256(payload).digest() != trailer[len(MAGIC) :]:
         raise CheckpointError(f"{path} is damaged: its content does not match its SHA-256; use another checkpoint")
@@ -62,7 +62,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         state: dict[str, Any] = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path} holds more than tensors and plain values ({reason}); use another checkpoint") from None
+        raise CheckpointError(f"{path} contains pickled Python objects; refusing to load it ({reason})") from None
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {state.get('format')}; this version reads format {FORMAT}: update cifar_small"

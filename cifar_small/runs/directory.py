@@ -88,7 +88,7 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Is there anything to go on from, or to lose?"""
+        """Is there anything to resume, or to lose?"""
         return any(path.exists() for path in (self.last, self.previous, self.summary_file))
 
     def config(self) -> Config:
@@ -111,11 +111,11 @@ class Run:
         """What a record says of the run. Raises CheckpointError while it has not finished."""
         summary = self.require().summary()
         if summary is None:
-            raise CheckpointError(f"{self.folder} has not finished (no summary.json); train it to the end with --resume")
+            raise CheckpointError(f"{self.folder} has not finished (no summary.json); resume it to its end")
         return RunRecord(summary=summary, sessions=self.sessions(), test_readings=self.test_readings())
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
-        """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row stands twice."""
+        """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row is duplicated."""
         text = io.StringIO()
         writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -128,7 +128,7 @@ class Run:
         return parse_all(TestReading, lines, self.test_readings_file)
 
     def test_reading_lines(self) -> list[str]:
-        """The same as they stand in the file."""
+        """The lines of the file."""
         if not self.test_readings_file.exists():
             return []
         return self.test_readings_file.read_text(encoding="utf-8").splitlines()
@@ -146,7 +146,7 @@ class Run:
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file of ours. Raises CheckpointError if it is damaged."""
+    """The content of a JSON file of a run directory. Raises CheckpointError if it is damaged."""
     return _parse_json(path.read_bytes(), path)
 
 
@@ -155,7 +155,7 @@ def _parse_json(text: str | bytes, path: Path) -> Any:
         return json.loads(text.decode("utf-8") if isinstance(text, bytes) else text)
     except ValueError as error:
         raise CheckpointError(
-            f"{path} is damaged ({error}); expected JSON as this toolkit writes it: restore or remove it"
+            f"{path} is damaged ({error}); expected JSON as cifar-small writes it; restore or remove the file"
         ) from None
 
 
@@ -166,14 +166,14 @@ def locked(run: Run) -> Iterator[None]:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
     except OSError as error:
-        raise UserError(f"cannot write to {run.folder}: {error.strerror}; choose another --output") from None
+        raise UserError(f"cannot write to {run.folder}: {error.strerror}", remedy="output") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
             holder = file.read().strip() or "another process"
-            raise InUseError(f"{run.folder} is in use by {holder}; wait for it, or choose another --output") from None
+            raise InUseError(f"{run.folder} is in use by {holder}; wait for it", remedy="output") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -193,7 +193,7 @@ def _without_trace(folder: Path) -> Iterator[None]:
 
 
 def can_resume(run: Run, config: Config, resume: bool) -> bool:
-    """True if there is a run to go on from; changes nothing but leftovers of killed writers.
+    """True if there is a run to resume; removes leftovers of killed writers, and changes nothing else.
 
     Raises UserError for an existing run without `resume`, CheckpointError for a folder of other files, ConfigError when the
     config differs from the run's in anything but more epochs and `FREE_TO_CHANGE`.
@@ -201,20 +201,20 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
     foreign = [path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")]
     if foreign and not run.config_file.exists():
         raise CheckpointError(
-            f"{run.folder} holds other files ({sorted(foreign)[0]}, ...) and no run; move them away, or choose a new or empty "
-            "--output"
+            f"{run.folder} is not empty and is not a run directory (contains {sorted(foreign)[0]}, ...)", remedy="output"
         )
     for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
         leftover.unlink()  # of a process killed while writing; we hold the lock
     if not run.begun:
         return False  # nothing to lose: no epoch was completed
     if not resume:
-        raise UserError(f"{run.folder} already holds a run; add --resume to continue it, or choose another --output")
+        raise UserError(f"{run.folder} already holds a run", remedy=("resume", "output"))
     differences = config_differences(run.config(), config)
     if differences:
         raise ConfigError(
             f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
-            "use the run's own settings or another --output"
+            "use the run's own settings",
+            remedy="output",
         )
     return True
 

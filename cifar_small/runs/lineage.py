@@ -76,7 +76,7 @@ def check_unseen(ancestors: Sequence[Ancestor], data: DataFacts) -> None:
     for one in ancestors:
         if _same_images(one.data, data) and one.data.val_sha256 != data.val_sha256:
             raise CheckpointError(
-                f"{in_words(one)}, held out other val images than this run does, so it has seen some of this run's; "
+                f"{in_words(one)}, held out other val images than this run, so it was trained on some of this run's; "
                 "train both with the same data.source, data.val_size and data.split_seed"
             )
 

@@ -43,7 +43,7 @@ class Predictions:
             if low < 0 or high >= len(self.classes):
                 raise DataError(f"{source}: labels span {low}..{high}; expected 0..{len(self.classes) - 1}")
         if len(np.unique(self.ids)) != len(self.ids):
-            raise DataError(f"{source}: an id stands more than once; expected unique ids")
+            raise DataError(f"{source}: duplicate ids; expected unique ones")
         broken = self.ids[~np.isfinite(self.logits).all(axis=1)]
         if len(broken):
             raise DataError(

@@ -16,7 +16,7 @@ def run_record(run: Run) -> RunRecord:
     """What a record says of a run, once its selected weights are those of its summary. Raises CheckpointError."""
     record = run.record()
     if not run.best.exists() or sha256_file(run.best) != record.summary.weights_sha256:
-        raise CheckpointError(f"{run.best} does not match the hash in {run.summary_file.name}; train to the end with --resume")
+        raise CheckpointError(f"{run.best} does not match the hash in {run.summary_file.name}; resume the run to its end")
     return record
 
 

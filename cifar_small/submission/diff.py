@@ -177,7 +177,8 @@ def warnings_of(submission: Submission, classes: Sequence[str]) -> list[str]:
         lines.append(
             f"{submission.name}: rows of one class stand together, {order.runs:,} runs where a random order has "
             f"{order.expected:,.0f} ± {order.sd:,.0f} (runs test, p {_small(order.p)}), the longest {length:,} of "
-            f"{classes[label]}: the order of the file gives labels away; what is gained from it is no accuracy on new images"
+            f"{classes[label]}: the order of the file gives labels away; accuracy gained from the order does not carry over to "
+            "new images"
         )
     return lines
 

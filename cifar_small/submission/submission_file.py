@@ -143,8 +143,7 @@ def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> N
     net = load_net(run, meta.checkpoint)
     if net.facts.weights_sha256 != meta.weights_sha256:
         raise CheckpointError(
-            f"{meta.file} was not made by the weights {run.checkpoint(meta.checkpoint)} now holds; "
-            "predict again, with --overwrite"
+            f"{meta.file} was predicted with other weights than {run.checkpoint(meta.checkpoint)} now holds; predict again"
         )
     check_count(net.config.name, net.parameters, rules or net.config.rules)
     check_lineage(net.config.name, net.facts.lineage, rules or net.config.rules)
@@ -166,9 +165,11 @@ def submit(
     DataError (predictions, or a CSV that reads back wrong).
     """
     if output.suffix != ".csv":
-        raise DataError(f"--output is {output.name}; expected a name ending in .csv")
+        raise DataError(f"the submission is named {output.name}; expected a name ending in .csv", remedy="output")
     if predictions.labels is not None:
-        raise DataError(f"{predictions.meta.file} is of a labelled split; predict --split submit --file FILE, then submit that")
+        raise DataError(
+            f"{predictions.meta.file} is of a labelled split; expected predictions of an unlabelled file (split submit)"
+        )
     record_file = output.with_suffix(".json")
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)

@@ -300,7 +300,7 @@ def test_missing_predictions_are_named_with_their_command(tmp_path: Path) -> Non
     (line,) = compare(load_entries([str(run.predictions / "val_flip.npz")])).missing
     assert f"predict {tmp_path.resolve()}/a --split test --views flip" in line
     (run.predictions / "val.npz").unlink()
-    with pytest.raises(CheckpointError, match=r"has no predictions of val or test; cifar-small predict .* --split val makes"):
+    with pytest.raises(CheckpointError, match=r"has no predictions of val or test; run: cifar-small predict .* --split val"):
         load_entries([str(run.folder)])
 
 

@@ -100,7 +100,7 @@ def test_ensemble_of_one_or_none_is_refused() -> None:
         (made(classes=(*NAMES, "extra"), seed=2), "the same order are needed"),
         (made(seed=2, images_sha256="0" * 64), r"b\.npz and .*a\.npz differ in images_sha256"),
         (made(seed=2, rules={"max_params": 7}), r"b\.npz and .*a\.npz differ in rules"),
-        (made(seed=1), r"b\.npz and .*a\.npz are of the same weights; leave one out"),
+        (made(seed=1), r"b\.npz and .*a\.npz have the same weights; leave one out"),
     ],
 )
 def test_members_that_do_not_belong_together_are_refused(second: Predictions, message: str) -> None:
@@ -112,7 +112,7 @@ def test_members_that_do_not_belong_together_are_refused(second: Predictions, me
 
 def test_a_duplicate_is_found_among_many() -> None:
     members = [made(seed=seed, file=f"{seed}.npz") for seed in (1, 2, 3, 2)]
-    with pytest.raises(DataError, match=r"2\.npz and .*2\.npz are of the same weights"):
+    with pytest.raises(DataError, match=r"2\.npz and .*2\.npz have the same weights"):
         mean_logits(members)
 
 
@@ -120,7 +120,7 @@ def test_a_duplicate_in_another_order_is_found() -> None:
     one = made(seed=1)
     rows = np.array([2, 0, 1])
     turned = Predictions(one.ids[rows], one.logits[rows], None, one.classes, one.meta)
-    with pytest.raises(DataError, match="of the same weights"):
+    with pytest.raises(DataError, match="have the same weights"):
         mean_logits([one, turned])
 
 
@@ -241,7 +241,7 @@ def test_an_ensemble_of_ensembles_knows_its_nets_and_its_val() -> None:
     assert outer(SUBMIT).meta.parameters == 6000
     val = outer(VAL)
     assert match_val([outer(SUBMIT)], [val]) == [val]
-    with pytest.raises(DataError, match="are of the same weights"):
+    with pytest.raises(DataError, match="have the same weights"):
         combine([combine(SUBMIT[:2]), SUBMIT[1]])
     other = combine([combine(VAL[:2], "vote"), VAL[2]], "logits")
     other = other.with_meta(split="val")

@@ -40,7 +40,7 @@ def test_every_flipped_bit_is_found(saved: Path) -> None:
         broken = bytearray(raw)
         broken[place] ^= 1 << rng.randrange(8)
         saved.write_bytes(broken)
-        with pytest.raises(CheckpointError, match=r"damaged|does not end with a checksum"):
+        with pytest.raises(CheckpointError, match=r"damaged|is truncated"):
             load_checkpoint(saved)
 
 
@@ -109,5 +109,5 @@ def test_only_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
     torch.save({"format": FORMAT, "path": Path("x")}, path)
     payload = path.read_bytes()
     path.write_bytes(payload + MAGIC + hashlib.sha256(payload).digest())
-    with pytest.raises(CheckpointError, match="more than tensors"):
+    with pytest.raises(CheckpointError, match="contains pickled Python objects"):
         load_checkpoint(path)

@@ -85,7 +85,7 @@ def test_a_file_with_nan_cannot_be_loaded(tmp_path: Path) -> None:
         ({"logits": np.zeros((3, 9), np.float32)}, r"logits are \(3, 9\); expected \(3, 10\)"),
         ({"logits": np.zeros(30, np.float32)}, r"logits is float32 \(30,\)"),
         ({"labels": np.array([1, 2])}, "2 labels for 3 ids"),
-        ({"ids": np.array([4, 9, 4])}, "an id stands more than once"),
+        ({"ids": np.array([4, 9, 4])}, "duplicate ids"),
         ({"classes": np.array(["a", "b"])}, r"expected \(3, 2\)"),
     ],
 )

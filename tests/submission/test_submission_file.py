@@ -205,7 +205,7 @@ def test_failed_overwrite_keeps_the_earlier_submission(tmp_path: Path) -> None:
 
 def test_run_whose_weights_are_others_by_now_is_refused(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run")
-    with pytest.raises(CheckpointError, match=r"a\.npz .*weights .*best\.pt now holds; predict again"):
+    with pytest.raises(CheckpointError, match=r"a\.npz .*other weights than .*best\.pt now holds; predict again"):
         submit(made(weights_sha256="before it was resumed", file="a.npz"), tmp_path / "out" / "a.csv", run=run)
     assert not (tmp_path / "out").exists()
 

@@ -891,7 +891,7 @@ def test_a_folder_of_other_files_is_one_cells_fault(write: Write, tmp_path: Path
     cells = [{"label": "a", "optim.lr": 0.1}, {"label": "b", "optim.lr": 0.2}]
     assert run_sweep(write(cells=cells), place, quiet=True) == 4
     assert (place / "b-seed0" / "summary.json").exists()
-    assert "holds other files (notes.txt, ...) and no run; move them away" in (place / "table.md").read_text()
+    assert "is not empty and is not a run directory (contains notes.txt, ...)" in (place / "table.md").read_text()
 
 
 def test_the_folder_of_another_sweep_is_refused(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:

@@ -235,7 +235,7 @@ def test_a_refusal_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
     command = ["train", "--config", str(config), "--output", str(tmp_path / "run")]
     codes, output = Ranks(2, lambda: main(command), tmp_path / "log").finish()
     assert 0 not in codes
-    assert output.count("holds other files (mine.txt, ...)") == 1
+    assert output.count("is not empty and is not a run directory (contains mine.txt, ...)") == 1
     assert "Traceback" not in output
 
 

@@ -251,7 +251,7 @@ def test_a_submission_is_checked_against_the_weights_that_made_it(run: Run, tmp_
     assert record.predictions.checkpoint == "epoch-0004"
     assert json.loads((tmp_path / "mine" / "submission.json").read_text())["predictions"]["epoch"] == 4
     shutil.copy(run.folder / "epoch-0005.pt", run.folder / "epoch-0004.pt")
-    with pytest.raises(CheckpointError, match=r"was not made by the weights .*epoch-0004\.pt now holds"):
+    with pytest.raises(CheckpointError, match=r"was predicted with other weights than .*epoch-0004\.pt now holds"):
         submit(predictions, tmp_path / "again" / "submission.csv", run=run)
     (run.folder / "epoch-0004.pt").unlink()
     with pytest.raises(CheckpointError, match="has no checkpoint epoch-0004"):

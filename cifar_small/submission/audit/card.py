@@ -110,19 +110,19 @@ def link(name: str, checked: str) -> Callable[[Callable[[Evidence, CheckResult],
     def decorate(function: Callable[[Evidence, CheckResult], str]) -> Callable[[Evidence], Finding]:
         @wraps(function)
         def settled(evidence: Evidence) -> Finding:
-            account, conclusion = CheckResult(), ""
+            result, conclusion = CheckResult(), ""
             try:
-                conclusion = function(evidence, account)
+                conclusion = function(evidence, result)
             except Unavailable as reason:
-                account.gap(str(reason))
+                result.gap(str(reason))
             except OSError as error:
-                account.gap(f"cannot read {error.filename}: {error.strerror}")
+                result.gap(f"cannot read {error.filename}: {error.strerror}")
             except UserError as error:
-                account.require(False, "evidence that can be read", " ".join(str(error).split()))
+                result.require(False, "evidence that can be read", " ".join(str(error).split()))
             except (LookupError, TypeError, ValueError, AttributeError) as error:
                 reason_text = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-                account.require(False, "a record as this toolkit writes it", reason_text)
-            return account.settle(name, checked, conclusion)
+                result.require(False, "a record as this toolkit writes it", reason_text)
+            return result.settle(name, checked, conclusion)
 
         return settled
 

@@ -25,40 +25,40 @@ CLOSE = 1e-5  # of the largest logit: another version of numpy may add in anothe
 
 
 @link("csv", "the CSV is the one its record was written for")
-def csv_bytes(submission: Submission, account: CheckResult) -> str:
+def csv_bytes(submission: Submission, result: CheckResult) -> str:
     """The CSV's hash against the record beside it."""
     found = sha256_bytes(submission.content)
-    account.same("SHA-256", submission.record.sha256, found)
+    result.same("SHA-256", submission.record.sha256, found)
     return f"SHA-256 {found}"
 
 
 @link("rows", "header, ids, order, classes and number of rows")
-def rows(submission: Submission, account: CheckResult) -> str:
+def rows(submission: Submission, result: CheckResult) -> str:
     """The CSV's form against the rules and the ids it answers, its counts against the record."""
     rules, classes = submission.rules, submission.classes
     ids, source = submission.ids()
     answers, faults = read_csv(submission.content, ids, classes, rules)
     for fault in faults:
-        account.require(False, f"a valid {rules.submission} for the ids of {source}", f"a CSV that {fault}")
-    account.same("images by the rules", rules.rows or len(ids), len(ids))
-    account.same("rows in the record", submission.record.rows, len(answers))
+        result.require(False, f"a valid {rules.submission} for the ids of {source}", f"a CSV that {fault}")
+    result.same("images by the rules", rules.rows or len(ids), len(ids))
+    result.same("rows in the record", submission.record.rows, len(answers))
     counts = np.bincount(np.array(list(answers.values()), np.int64), minlength=len(classes)).tolist()
-    account.same("rows of each class in the record", submission.record.class_counts, dict(zip(classes, counts, strict=True)))
+    result.same("rows of each class in the record", submission.record.class_counts, dict(zip(classes, counts, strict=True)))
     return f"{len(answers):,} rows of {rules.submission} in {len(classes)} classes, ids and order of {source}"
 
 
 @link("predictions", "the predictions file is the one that was recorded")
-def predictions(made: PredictionsFile, account: CheckResult) -> str:
+def predictions(made: PredictionsFile, result: CheckResult) -> str:
     """The file's hash against the record, and whether it can be read."""
     found = sha256_file(made.file)
-    account.same(f"SHA-256 of {made.file.name}", made.recorded_meta.sha256, found)
+    result.same(f"SHA-256 of {made.file.name}", made.recorded_meta.sha256, found)
     return f"{len(load_predictions(made.file).ids):,} images in {made.file.name}, SHA-256 {found}"
 
 
 @link("labels", "the CSV says what the predictions say")
-def labels(submission: Submission, account: CheckResult) -> str:
+def labels(submission: Submission, result: CheckResult) -> str:
     """The CSV written again from the predictions, byte by byte."""
-    account.same("classes", list(submission.classes), list(submission.made.predictions.classes))
+    result.same("classes", list(submission.classes), list(submission.made.predictions.classes))
     again = render_csv(submission.made.predictions, Rules.model_validate(submission.recorded_meta.rules))
     if again != submission.content:
         ours, theirs = again.splitlines(), submission.content.splitlines()
@@ -66,148 +66,148 @@ def labels(submission: Submission, account: CheckResult) -> str:
         place = places[0] if places else min(len(ours), len(theirs))
         first, second = (repr(b"".join(side[place : place + 1]).decode("utf-8", "replace")[:60]) for side in (ours, theirs))
         number = len(places) + abs(len(ours) - len(theirs))
-        account.require(False, f"line {place + 1} to be {first}", f"{second}, and {number:,} lines that differ in all")
+        result.require(False, f"line {place + 1} to be {first}", f"{second}, and {number:,} lines that differ in all")
     return f"all {len(submission.made.predictions.ids):,} labels, by writing the CSV again"
 
 
 @link("record", "the record repeats what the files themselves say")
-def record(submission: Submission, account: CheckResult) -> str:
+def record(submission: Submission, result: CheckResult) -> str:
     """The record's copies of the predictions' meta, of the run's summary and of its sessions."""
     known = []
     for read in (_compare_meta, _compare_run):
         try:
-            known.append(read(submission, account))
+            known.append(read(submission, result))
         except Unavailable as reason:
-            account.gap(str(reason))
+            result.gap(str(reason))
     return f"equal: {', '.join(filter(None, known))}"
 
 
-def _compare_meta(submission: Submission, account: CheckResult) -> str:
+def _compare_meta(submission: Submission, result: CheckResult) -> str:
     where = {"file", "sha256"}  # of the file, not in it; `predictions` compares them
     both = (submission.made.predictions.meta, submission.recorded_meta)
     own, recorded = ({key: value for key, value in meta.plain().items() if key not in where} for meta in both)
-    account.same("predictions", own, recorded)
+    result.same("predictions", own, recorded)
     return "the predictions' meta"
 
 
-def _compare_run(submission: Submission, account: CheckResult) -> str:
+def _compare_run(submission: Submission, result: CheckResult) -> str:
     if submission.recorded_meta.members:
         return ""  # the record of an ensemble holds its members' hashes alone
     one = submission.members[0]
     if one.recorded is None:
-        raise Unavailable("the record holds no account of the run: its predictions lay outside the run directory")
+        raise Unavailable("the record holds no result of the run: its predictions lay outside the run directory")
     own, sessions = one.run.sessions(), one.recorded.sessions
-    account.same("summary.json", one.summary.plain(), one.recorded.summary.plain())
+    result.same("summary.json", one.summary.plain(), one.recorded.summary.plain())
     for number, (session, recorded) in enumerate(zip(own, sessions, strict=False), start=1):
-        account.same(f"session {number} of env.json", session.plain(), recorded.plain())
-    account.require(len(own) >= len(sessions), f"{len(sessions)} sessions or more", f"{len(own)}")
+        result.same(f"session {number} of env.json", session.plain(), recorded.plain())
+    result.require(len(own) >= len(sessions), f"{len(sessions)} sessions or more", f"{len(own)}")
     return "summary, sessions"
 
 
 @link("ensemble", "the ensemble is the mean of its members' logits")
-def ensemble(submission: Submission, account: CheckResult) -> str:
+def ensemble(submission: Submission, result: CheckResult) -> str:
     """The ensemble made again from its members' predictions files."""
     joined = submission.made.predictions
     if submission.recorded_meta.method != "logits":
         raise Unavailable(f"it was made as {submission.recorded_meta.name}, which this audit does not make again")
     again = mean_logits([member.made.predictions for member in submission.members])
-    account.same("ids", index_hash(again.ids), index_hash(joined.ids))
+    result.same("ids", index_hash(again.ids), index_hash(joined.ids))
     if again.logits.shape == joined.logits.shape:
         difference = np.abs(again.logits - joined.logits).max()
         most = CLOSE * max(1.0, float(np.abs(again.logits).max()))
-        account.require(difference <= most, f"the mean's logits to within {most:.1g}", f"a difference of {difference:.3g}")
+        result.require(difference <= most, f"the mean's logits to within {most:.1g}", f"a difference of {difference:.3g}")
     return f"{len(submission.members)} members, {len(joined.ids):,} images"
 
 
 @link("weights", "best.pt holds the weights that made the predictions")
-def weights(member: Member, account: CheckResult) -> str:
+def weights(member: Member, result: CheckResult) -> str:
     """The checkpoint's hash against the predictions' meta and both summaries, and its own checksum."""
     recorded = member.recorded_meta.weights_sha256
     if recorded is None:
         raise Unavailable("the record names no weights of it")
     if member.recorded is not None:
-        account.same("the weights of the recorded summary:", recorded, member.recorded.summary.weights_sha256)
+        result.same("the weights of the recorded summary:", recorded, member.recorded.summary.weights_sha256)
     best = member.run.best
-    account.same("SHA-256 of best.pt", recorded, sha256_file(best) if best.exists() else "no such file")
+    result.same("SHA-256 of best.pt", recorded, sha256_file(best) if best.exists() else "no such file")
     if (summary := member.run.summary()) is not None:
-        account.same("the weights of summary.json:", recorded, summary.weights_sha256)
+        result.same("the weights of summary.json:", recorded, summary.weights_sha256)
     load_checkpoint(best)  # a damaged one says so
     return f"SHA-256 {recorded}"
 
 
 @link("config", "every copy of the config is that of the weights")
-def config(member: Member, account: CheckResult) -> str:
+def config(member: Member, result: CheckResult) -> str:
     """Every copy of the config against the checkpoint's and against the hash that was recorded of it."""
     meta, reference, compared = member.recorded_meta, member.config, []
     if member.folder is not None:
         best = parse_config(member.checkpoint["config"], str(member.folder.best))
-        account.same("SHA-256 of the config in best.pt", meta.config_sha256, config_hash(best))
-        account.same("name in best.pt", best.name, meta.name)
-        _compare_file(account, reference, member, "the run's config.yaml", member.folder.config_file)
+        result.same("SHA-256 of the config in best.pt", meta.config_sha256, config_hash(best))
+        result.same("name in best.pt", best.name, meta.name)
+        _compare_file(result, reference, member, "the run's config.yaml", member.folder.config_file)
         compared += ["best.pt", "the run's config.yaml"]
     if (copy := member.copied("config.yaml")) is not None:
-        _compare_file(account, reference, member, "config.yaml beside the CSV", copy)
+        _compare_file(result, reference, member, "config.yaml beside the CSV", copy)
         compared.append("config.yaml beside the CSV")
     if meta.config is not None:
         predicted_with = parse_config(meta.config, "the record")
-        _agree(account, reference, predicted_with, "the config of the predictions")
+        _agree(result, reference, predicted_with, "the config of the predictions")
         if not compared:
-            account.same("SHA-256 of the config of the predictions", meta.config_sha256, config_hash(predicted_with))
+            result.same("SHA-256 of the config of the predictions", meta.config_sha256, config_hash(predicted_with))
         compared.append("the predictions")
-    account.same("rules", reference.rules.model_dump(), meta.rules)
+    result.same("rules", reference.rules.model_dump(), meta.rules)
     return f"{reference.name}, SHA-256 {meta.config_sha256}, in {', '.join(compared)}"
 
 
-def _compare_file(account: CheckResult, reference: Config, member: Member, where: str, path: Path) -> None:
+def _compare_file(result: CheckResult, reference: Config, member: Member, where: str, path: Path) -> None:
     found = load_config(path)
     recorded = member.recorded.summary if member.recorded is not None else member.summary
-    account.same(f"SHA-256 of {where}", recorded.config_sha256, config_hash(found))
-    account.same(f"recipe of {where}", recorded.recipe_sha256, recipe_hash(found))
-    _agree(account, reference, found, where)
+    result.same(f"SHA-256 of {where}", recorded.config_sha256, config_hash(found))
+    result.same(f"recipe of {where}", recorded.recipe_sha256, recipe_hash(found))
+    _agree(result, reference, found, where)
 
 
-def _agree(account: CheckResult, reference: Config, found: Config, where: str) -> None:
+def _agree(result: CheckResult, reference: Config, found: Config, where: str) -> None:
     """The same recipe; what a resumed run may change (more epochs, device, threads) may differ."""
     differences = config_differences(reference, found)
-    account.require(not differences, f"{where} to be that of the weights", "; ".join(differences))
+    result.require(not differences, f"{where} to be that of the weights", "; ".join(differences))
 
 
 DATA, SPLIT = ("source", "sha256"), ("val_sha256", "train_sha256", "train_limit")
 
 
 @link("data", "the images and labels are those that were recorded")
-def data(member: Member, account: CheckResult) -> str:
+def data(member: Member, result: CheckResult) -> str:
     """Source and hash of all training images and labels: in every record, and of the data at hand; their mean and deviation."""
-    recorded = _recorded(member, account, DATA)
+    recorded = _recorded(member, result, DATA)
     train, val, facts = member.splits
-    account.same("the data at hand", recorded, facts.picked(*DATA))
+    result.same("the data at hand", recorded, facts.picked(*DATA))
     if member.folder is not None:
         kept = [[round(value, 9) for value in member.checkpoint[key]] for key in ("mean", "std")]
         given = member.config.input  # what the weights it started from want, else of the training images
         expected = (given.mean, given.std) if given.mean and given.std else channel_statistics(train)
         found = [[round(value, 9) for value in values] for values in expected]
-        account.same("mean and deviation of the training images in best.pt", kept, found)
+        result.same("mean and deviation of the training images in best.pt", kept, found)
     return (
         f"{recorded['source']}, {len(train):,} training and {len(val):,} validation images used, SHA-256 {recorded['sha256']}"
     )
 
 
 @link("split", "the validation images are those that were recorded, and none was trained on")
-def split(member: Member, account: CheckResult) -> str:
+def split(member: Member, result: CheckResult) -> str:
     """Index hashes of both parts: in every record, of the predictions of val, and of the split made again."""
-    recorded = _recorded(member, account, SPLIT)
+    recorded = _recorded(member, result, SPLIT)
     val = member.val if member.folder is not None else None
     if val is not None:
-        account.same("indices of val.npz", recorded["val_sha256"], index_hash(val.ids))
+        result.same("indices of val.npz", recorded["val_sha256"], index_hash(val.ids))
     train_images, val_images, facts = member.splits
-    account.same("the split made again", recorded, facts.picked(*SPLIT))
-    account.same("images in both parts", 0, len(np.intersect1d(train_images.ids, val_images.ids)))
+    result.same("the split made again", recorded, facts.picked(*SPLIT))
+    result.same("images in both parts", 0, len(np.intersect1d(train_images.ids, val_images.ids)))
     if val is not None and val.labels is not None and val_images.labels is not None and len(val.labels) == len(val_images):
-        account.same("wrong labels in val.npz", 0, int((val.labels != val_images.labels).sum()))
+        result.same("wrong labels in val.npz", 0, int((val.labels != val_images.labels).sum()))
     return f"{len(val_images):,} validation images, SHA-256 of their indices {recorded['val_sha256']}"
 
 
-def _recorded(member: Member, account: CheckResult, keys: tuple[str, ...]) -> dict[str, object]:
+def _recorded(member: Member, result: CheckResult, keys: tuple[str, ...]) -> dict[str, object]:
     """What the predictions' record says of the data; a fault where another record differs."""
     recorded = member.data.picked(*keys)
     others = {}
@@ -216,5 +216,5 @@ def _recorded(member: Member, account: CheckResult, keys: tuple[str, ...]) -> di
     if member.folder is not None:
         others["best.pt"] = parse(DataFacts, member.checkpoint["data"], "the data of best.pt")
     for where, facts in others.items():
-        account.same(where, recorded, facts.picked(*keys))
+        result.same(where, recorded, facts.picked(*keys))
     return recorded

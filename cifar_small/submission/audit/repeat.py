@@ -17,7 +17,7 @@ TOLERANCE = {"fp32": 0.005, "fp16": 0.01, "bf16": 0.05}  # fp16 rounds an eighth
 
 
 @link("repeated", "the weights predict the unlabelled file as they did")
-def repeated(member: Member, account: CheckResult) -> str:
+def repeated(member: Member, result: CheckResult) -> str:
     """Logits again, in the recorded precision and views, within TOLERANCE; labels may differ only as far as that explains."""
     before = member.made.predictions
     precision, views = str(before.meta.precision), str(before.meta.views)
@@ -34,5 +34,5 @@ def repeated(member: Member, account: CheckResult) -> str:
     changed = int((again.predicted != before.predicted).sum())
     labels = f"{changed:,} of {len(again.ids):,} labels differ"
     what = f"{labels}; logits, which reach {largest:.2f}, by at most {difference:.2g} ({precision})"
-    account.require(difference <= most, f"logits to within {most:.2g} ({TOLERANCE[precision]:g} of the largest)", what)
+    result.require(difference <= most, f"logits to within {most:.2g} ({TOLERANCE[precision]:g} of the largest)", what)
     return what

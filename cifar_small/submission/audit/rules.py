@@ -37,7 +37,7 @@ COPIES = 0.002
 
 
 @link("summary", "the run's summary is what its files give")
-def summary(member: Member, account: CheckResult) -> str:
+def summary(member: Member, result: CheckResult) -> str:
     """Its numbers again: from the weights, the config, and the predictions of val."""
     said, state, config, val = member.summary, member.checkpoint, member.run.config(), member.val
     again: dict[str, object] = {
@@ -57,15 +57,15 @@ def summary(member: Member, account: CheckResult) -> str:
         right = int(val.correct.sum())
         again |= {"val_accuracy": val.accuracy, "val_interval": list(wilson_interval(right, len(val.ids)))}
     plain = said.plain()
-    account.same("summary.json", again, {key: plain.get(key) for key in again})
-    account.same("the weights of val.npz:", said.weights_sha256, val.meta.weights_sha256)
+    result.same("summary.json", again, {key: plain.get(key) for key in again})
+    result.same("the weights of val.npz:", said.weights_sha256, val.meta.weights_sha256)
     if said.val_predictions_sha256 is not None:
-        account.same("SHA-256 of val.npz", said.val_predictions_sha256, val.meta.sha256)
+        result.same("SHA-256 of val.npz", said.val_predictions_sha256, val.meta.sha256)
     return f"{said.val_accuracy:.2%} of {len(val.ids):,} validation images, views {said.views}"
 
 
 @link("selection", "the weights are those of the epoch that the rule selects on val")
-def selection(member: Member, account: CheckResult) -> str:
+def selection(member: Member, result: CheckResult) -> str:
     """The selected epoch again from metrics.csv, the run's and the record's copy."""
     said, config = member.summary, member.config
     own = None if member.folder is None else member.folder.metrics_file
@@ -74,32 +74,32 @@ def selection(member: Member, account: CheckResult) -> str:
         raise Unavailable("no metrics.csv, in a run directory or beside the CSV")
     for path in paths:
         if said.metrics_sha256 is not None:
-            account.same(f"SHA-256 of {path.name}", said.metrics_sha256, sha256_file(path))
+            result.same(f"SHA-256 of {path.name}", said.metrics_sha256, sha256_file(path))
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
         accuracies = [float(row["val_accuracy"]) for row in rows]
         place = len(rows) - 1 if config.selection == "last" else accuracies.index(max(accuracies))  # the first of equals
-        account.same("epochs", said.epochs, len(rows))
-        account.same("selected epoch", place + 1, said.selected_epoch)
-        account.same("its accuracy on val", accuracies[place], member.recorded_meta.val_accuracy)
+        result.same("epochs", said.epochs, len(rows))
+        result.same("selected epoch", place + 1, said.selected_epoch)
+        result.same("its accuracy on val", accuracies[place], member.recorded_meta.val_accuracy)
         if member.folder is not None:
-            account.same("epoch of best.pt", place + 1, member.checkpoint["epoch"])
-            account.same("accuracy of best.pt on val", accuracies[place], member.checkpoint["val_accuracy"])
+            result.same("epoch of best.pt", place + 1, member.checkpoint["epoch"])
+            result.same("accuracy of best.pt on val", accuracies[place], member.checkpoint["val_accuracy"])
     rule = "best on val" if config.selection == "best" else "last"
     return f"epoch {said.selected_epoch} of {said.epochs}, the rule being: {rule}"
 
 
 @link("parameters", "trainable parameters, counted by building the net again")
-def parameters(member: Member, account: CheckResult) -> str:
+def parameters(member: Member, result: CheckResult) -> str:
     """The count of the config's net, of the weights themselves, and what the records say."""
     counted = counted_parameters(member)
-    account.same("in the record of the predictions:", counted, member.recorded_meta.parameters)
+    result.same("in the record of the predictions:", counted, member.recorded_meta.parameters)
     if member.recorded is not None:
-        account.same("in the recorded summary:", counted, member.recorded.summary.parameters)
+        result.same("in the recorded summary:", counted, member.recorded.summary.parameters)
     if member.folder is not None:
-        account.same("in best.pt:", counted, member.checkpoint["parameters"])
+        result.same("in best.pt:", counted, member.checkpoint["parameters"])
         net = load_net(member.folder)  # refuses weights that do not fit the net
         check_tensors(net.model)
-        account.same("in the net that best.pt fills:", counted, count_parameters(net.model))
+        result.same("in the net that best.pt fills:", counted, count_parameters(net.model))
     where = "by its config and in best.pt" if member.folder is not None else "by its config alone: best.pt is not at hand"
     return f"{counted:,} in {member.config.model.family}, {where}"
 
@@ -110,39 +110,39 @@ def counted_parameters(member: Member) -> int:
 
 
 @link("budget", "trainable parameters of all nets together against the rules")
-def budget(submission: Submission, account: CheckResult) -> str:
+def budget(submission: Submission, result: CheckResult) -> str:
     """The sum of what is counted, where a config is at hand, and of what is recorded."""
     most = submission.rules.max_params
     counts = [counted_parameters(member) for member in submission.members]
-    account.same("the record's sum:", sum(counts), submission.recorded_meta.parameters)
-    account.require(sum(counts) <= most, f"at most {most:,}", f"{sum(counts):,}, {sum(counts) - most:,} over")
+    result.same("the record's sum:", sum(counts), submission.recorded_meta.parameters)
+    result.require(sum(counts) <= most, f"at most {most:,}", f"{sum(counts):,}, {sum(counts) - most:,} over")
     each = " + ".join(f"{count:,}" for count in counts) + (" = " if len(counts) > 1 else "")
     return f"{each}{sum(counts):,} of at most {most:,}" if len(counts) > 1 else f"{sum(counts):,} of at most {most:,}"
 
 
 @link("from scratch", "no weights from elsewhere, unless the rules allow them")
-def from_scratch(member: Member, account: CheckResult) -> str:
+def from_scratch(member: Member, result: CheckResult) -> str:
     """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
     state = member.checkpoint
     lineage = state["lineage"]
     ancestors = parse_all(Ancestor, state.get("ancestors", []), "the ancestors in best.pt")
     teachers = parse_all(TeacherFacts, state.get("teachers", []), "the teachers in best.pt")
-    account.same("lineage in the record", lineage, member.recorded_meta.lineage)
+    result.same("lineage in the record", lineage, member.recorded_meta.lineage)
     if "soup" not in state:
-        account.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
+        result.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
     try:
         check_unseen(ancestors, parse(DataFacts, state["data"], "the data of best.pt"))
     except CheckpointError as error:
-        account.require(False, "no ancestor that was trained on its val images", str(error))
+        result.require(False, "no ancestor that was trained on its val images", str(error))
     weights = member.config.weights
-    account.require(weights is None or bool(ancestors), f"an ancestor, as the config starts from {weights}", "none")
+    result.require(weights is None or bool(ancestors), f"an ancestor, as the config starts from {weights}", "none")
     rules = f"pretrained: false, pretrained_teacher: {member.rules.pretrained_teacher}"
-    account.require(fault_of(lineage, member.rules) is None, f"no other weights ({rules})", f"lineage {lineage}")
+    result.require(fault_of(lineage, member.rules) is None, f"no other weights ({rules})", f"lineage {lineage}")
     return f"from {', '.join(map(str, lineage))}, which the rules allow" if lineage else "best.pt names no other weights"
 
 
 @link("test images", "no image of the test split or of the unlabelled file was trained on or selected with")
-def test_images(member: Member, account: CheckResult) -> str:
+def test_images(member: Member, result: CheckResult) -> str:
     """Pixels compared exactly; of the test split nothing else is read. Copies that data sets have of old are allowed."""
     train, val, _ = member.splits
     seen = {*_fingerprints(train), *_fingerprints(val)}
@@ -150,14 +150,14 @@ def test_images(member: Member, account: CheckResult) -> str:
     try:
         others["the test split"] = load_test(member.sources.located(member.config.data))
     except DataError as error:
-        account.gap(f"the test split cannot be read: {error}")
+        result.gap(f"the test split cannot be read: {error}")
     if member.sources.file is not None:
         others["the unlabelled file"] = member.sources.unlabelled(member.classes)
     said = []
     for where, images in others.items():
         copies = sum(one in seen for one in _fingerprints(images))
         expected = f"at most {COPIES:.1%} of the images of {where} among those trained on"
-        account.require(copies <= COPIES * len(images), expected, f"{copies:,} of {len(images):,}")
+        result.require(copies <= COPIES * len(images), expected, f"{copies:,} of {len(images):,}")
         said.append(f"{copies:,} of {len(images):,} images of {where} are, pixel by pixel, among the {len(seen):,} used")
     return "; ".join(said)
 
@@ -167,35 +167,35 @@ def _fingerprints(images: Images) -> list[bytes]:
 
 
 @link("test readings", "every reading of the test split is on record, and none came before training ended")
-def test_readings(member: Member, account: CheckResult) -> str:
+def test_readings(member: Member, result: CheckResult) -> str:
     """The run's readings against the record's, their chain of hashes, the predictions files of test, and the sessions."""
     recorded = None if member.recorded is None else member.recorded.test_readings
     if member.folder is None and recorded is not None:
         raise Unavailable(f"recorded: {_told(recorded)}; whether that is all only the run directory tells: name it with --run")
     own = member.run.test_readings()
     if recorded is not None:
-        account.require(own[: len(recorded)] == recorded, f"the record's: {_told(recorded)}", _told(own))
+        result.require(own[: len(recorded)] == recorded, f"the record's: {_told(recorded)}", _told(own))
         hidden = [one for one in own[len(recorded) :] if _time(one.time) < _time(member.written)]
-        account.require(
+        result.require(
             not hidden, "the record to hold all readings before it was written", f"{len(hidden)} more: {_told(hidden)}"
         )
-    _compare_chain(member, account)
+    _compare_chain(member, result)
     known = {one.predictions_sha256 for one in own}
     for path in sorted(member.run.predictions.glob("*.npz")):
         of_test = load_predictions(path).meta.split == "test"
-        account.require(not of_test or sha256_file(path) in known, f"a reading that made {path.name}", "none")
+        result.require(not of_test or sha256_file(path) in known, f"a reading that made {path.name}", "none")
     ended = max((_time(session.started) for session in member.run.sessions()), default=None)
     early = [one for one in own if ended is not None and _time(one.time) < ended]
-    account.require(not early, f"no reading before the last session of training, {ended}", _told(early))
+    result.require(not early, f"no reading before the last session of training, {ended}", _told(early))
     return _told(own)
 
 
-def _compare_chain(member: Member, account: CheckResult) -> None:
+def _compare_chain(member: Member, result: CheckResult) -> None:
     """Each line of test_readings.jsonl names the hash of the line before it, so that none can go from their midst."""
     before: str | None = None
     for number, (line, reading) in enumerate(zip(member.run.test_reading_lines(), member.run.test_readings(), strict=True), 1):
         if "previous_sha256" in reading.model_fields_set:  # readings of older versions have none
-            account.same(f"reading {number} to follow", before, reading.previous_sha256)
+            result.same(f"reading {number} to follow", before, reading.previous_sha256)
         before = sha256_bytes(line.encode())
 
 
@@ -212,17 +212,17 @@ def _told(readings: Sequence[TestReading]) -> str:
 
 
 @link("seed", "one seed in the config, the predictions and the summary")
-def seed(member: Member, account: CheckResult) -> str:
+def seed(member: Member, result: CheckResult) -> str:
     """The config's seed against what the records say."""
     config = member.config
-    account.same("in the record of the predictions: seed", config.seed, member.recorded_meta.seed)
+    result.same("in the record of the predictions: seed", config.seed, member.recorded_meta.seed)
     if member.recorded is not None:
-        account.same("in the recorded summary: seed", config.seed, member.recorded.summary.seed)
+        result.same("in the recorded summary: seed", config.seed, member.recorded.summary.seed)
     return f"{config.seed}, of the split {config.data.split_seed}"
 
 
 @link("commit", "training and prediction ran from committed code")
-def commit(member: Member, account: CheckResult) -> str:
+def commit(member: Member, result: CheckResult) -> str:
     """Commit and dirty flag of every session of training, in the run and in the record, and of the prediction."""
     sessions = [] if member.folder is None else member.folder.sessions()
     sessions = [*sessions, *([] if member.recorded is None else member.recorded.sessions)]
@@ -231,31 +231,31 @@ def commit(member: Member, account: CheckResult) -> str:
         raise Unavailable("no sessions of training at hand: name the run directory with --run")
     if "commit" in member.recorded_meta.model_fields_set:  # predictions of older versions have none
         entries.append(("prediction", member.recorded_meta))
-    return _committed(account, entries)
+    return _committed(result, entries)
 
 
 @link("commit of CSV", "the CSV was written from committed code")
-def csv_commit(submission: Submission, account: CheckResult) -> str:
+def csv_commit(submission: Submission, result: CheckResult) -> str:
     """Commit and dirty flag in the record."""
-    return _committed(account, [("the CSV", submission.record)])
+    return _committed(result, [("the CSV", submission.record)])
 
 
-def _committed(account: CheckResult, entries: Sequence[tuple[str, Session | NetFacts | SubmissionRecord]]) -> str:
+def _committed(result: CheckResult, entries: Sequence[tuple[str, Session | NetFacts | SubmissionRecord]]) -> str:
     """A fault for changed code, a gap for no commit; the text says which were used for what."""
     used: dict[str, None] = {}
     for what, entry in entries:
         if entry.commit is None or entry.dirty is None:
-            account.gap(f"{what} names no commit: it ran outside a git checkout")
+            result.gap(f"{what} names no commit: it ran outside a git checkout")
             continue
         clean = entry.dirty is False
-        account.require(clean, f"{what} from {entry.commit} as committed", "files changed since (dirty)")
+        result.require(clean, f"{what} from {entry.commit} as committed", "files changed since (dirty)")
         used[f"{what} from {entry.commit}"] = None
     return ", ".join(used)
 
 
 @link("unlabelled file", "the file at hand is the one that was predicted")
-def unlabelled_file(submission: Submission, account: CheckResult) -> str:
+def unlabelled_file(submission: Submission, result: CheckResult) -> str:
     """The hash of its images and ids against the record."""
     images = submission.sources.unlabelled(submission.classes)
-    account.same("SHA-256 of its images and ids", submission.recorded_meta.images_sha256, images.sha256)
+    result.same("SHA-256 of its images and ids", submission.recorded_meta.images_sha256, images.sha256)
     return f"{len(images):,} images, SHA-256 {images.sha256}"
