@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison, Group, epochs_text
 from cifar_small.evaluation.entries import Entry, Row
 from cifar_small.inference.ensemble import TITLES
@@ -12,7 +13,7 @@ from cifar_small.runs.lineage import start_of
 from cifar_small.runs.records import NetFacts, Session
 
 FEW = 4  # a page of more models shows the seeds of a recipe together
-MOODS = ("", "good", "warn", "bad")  # classes of the style sheet, the worst last
+STATUSES = ("", "good", "warn", "bad")  # classes of the style sheet, the worst last
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def find_origins(subjects: Sequence[Subject]) -> list[Question]:
 
 def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
     """The answers of seeds as one: what all say, or what each says, in the status of the worst."""
-    status = max((one.status for _, one in answers), key=MOODS.index)
+    status = max((one.status for _, one in answers), key=STATUSES.index)
     if len({one.text for _, one in answers}) == 1:
         return Answer(answers[0][1].text, status)
     if all(one.text == str(seed) for seed, one in answers):
@@ -138,7 +139,7 @@ def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
         answers = [_readings(one, by_weights) for one in members if one is not None]
         if len(answers) < len(members):
             return Answer("not known")
-        status = max((one.status for one in answers), key=MOODS.index)
+        status = max((one.status for one in answers), key=STATUSES.index)
         return Answer("by its members: " + "; ".join(dict.fromkeys(one.text for one in answers)), status)
     if entry.run is None:
         return Answer("not known")
@@ -154,7 +155,7 @@ def _sessions(entry: Entry) -> Answer:
     if entry.run is None:
         return Answer("")
     number = len(entry.run.sessions())
-    return Answer("1, not interrupted" if number == 1 else f"{number}, resumed {number - 1} time{'s' * (number > 2)}")
+    return Answer("1, not interrupted" if number == 1 else f"{number}, resumed {plural(number - 1, 'time')}")
 
 
 def _code(entry: Entry) -> Answer:

@@ -552,8 +552,8 @@ def test_what_is_missing_is_neither_a_pass_nor_a_fault(place: Place) -> None:
         *("rows", "labels", "predictions", "record", "weights", "summary"),
         *("from scratch", "test readings", "unlabelled file"),
     }
-    assert reasons["weights"] == "no run directory: name it with --run (recorded as tiny-seed0)"
-    assert reasons["unlabelled file"] == "no unlabelled file: name it with --file"
+    assert reasons["weights"] == "no run directory: give it (recorded as tiny-seed0)"
+    assert reasons["unlabelled file"] == "no unlabelled file: give it"
     assert reasons["test readings"].startswith("recorded: read 2 times: ")
     assert str(card).endswith("11 pass, 0 fail, 9 not checked")
     assert "\nno full audit: nothing is known of rows, labels, predictions, record, weights, summary, " in str(card)

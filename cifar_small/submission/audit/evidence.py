@@ -41,7 +41,7 @@ class Sources:
         """The same data where it lies now. Raises Unavailable where it would have to be downloaded."""
         root = self.data_root or data.root or os.environ.get(VARIABLE)
         if root is None and not SOURCES[data.source].built_in:
-            raise Unavailable(f"the {data.source} data are not at hand: name their place with --data-root")
+            raise Unavailable(f"the {data.source} data are not at hand: give their folder")
         return data.model_copy(update={"root": root})
 
     def splits(self, data: Data) -> tuple[Images, Images, DataFacts]:
@@ -53,13 +53,13 @@ class Sources:
             except DataError as error:
                 if self.data_root is not None:
                     raise
-                raise Unavailable(f"{error}; name the place of the data with --data-root") from None
+                raise Unavailable(f"{error}; give the folder of the data") from None
         return self._splits[here]
 
     def unlabelled(self, classes: tuple[str, ...]) -> Images:
         """The images of the unlabelled file. Raises Unavailable without one."""
         if self.file is None:
-            raise Unavailable("no unlabelled file: name it with --file")
+            raise Unavailable("no unlabelled file: give it")
         if classes not in self._unlabelled:
             self._unlabelled[classes] = load_unlabelled(self.file, classes=classes, layout=self.layout)[0]
         return self._unlabelled[classes]
@@ -106,7 +106,7 @@ class Member:
     def run(self) -> Run:
         """Its run directory. Raises Unavailable when none was given."""
         if self.folder is None:
-            raise Unavailable(f"no run directory: name it with --run (recorded as {self.recorded_meta.run})")
+            raise Unavailable(f"no run directory: give it (recorded as {self.recorded_meta.run})")
         return self.folder
 
     @cached_property
@@ -128,7 +128,7 @@ class Member:
         if self.copied("config.yaml") is not None:
             return load_config(self.copies / "config.yaml")
         if self.recorded_meta.config is None:
-            raise Unavailable("the record is of a version whose predictions did not name their config; give --run")
+            raise Unavailable("the record is of a version whose predictions did not name their config; give the run directory")
         return parse_config(self.recorded_meta.config, "the record")
 
     @property
@@ -160,7 +160,7 @@ class Member:
                 raise Unavailable(f"{self.folder.folder} has no summary.json")
             return summary
         if self.recorded is None:
-            raise Unavailable("the record holds no summary of the run: name its directory with --run")
+            raise Unavailable("the record holds no summary of the run: give its directory")
         return self.recorded.summary
 
     def copied(self, name: str) -> Path | None:
@@ -198,7 +198,7 @@ class Submission:
         try:
             return self.made.predictions.ids, "the predictions"
         except Unavailable:
-            raise Unavailable("neither the unlabelled file nor the predictions are at hand: name one") from None
+            raise Unavailable("neither the unlabelled file nor the predictions are at hand: give one") from None
 
 
 def gather(
@@ -227,7 +227,7 @@ def gather(
     written, classes = record.written, tuple(record.class_counts)
     if not meta.members:
         if len(folders) > 1:
-            raise UserError(f"--run names {len(folders)} run directories; {csv.name} was made by one net: give one")
+            raise UserError(f"got {len(folders)} run directories; {csv.name} was made by one net: give one")
         run = folders[0] if folders else None
         made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
         one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources)
@@ -239,7 +239,7 @@ def gather(
         label = f"member {number} ({own.name}, seed {own.seed})"
         made = PredictionsFile(own, _file_of(own, run), _missing(own, run))
         members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources))
-    joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: name them with --predictions")
+    joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: give their file")
     return Submission(csv, content, record, rules, joined, members, sources)
 
 
@@ -266,7 +266,7 @@ def _rules(meta: PredictionsMeta, csv: Path) -> Rules:
     except ValidationError as error:
         problems = plural(error.error_count(), "problem")
         raise DataError(
-            f"the record of {csv} holds rules that cannot be read ({problems}); name a config with --config"
+            f"the record of {csv} holds rules that cannot be read ({problems}); give a config whose rules hold"
         ) from None
 
 
@@ -286,7 +286,7 @@ def _assign(members: Sequence[NetFacts], runs: Sequence[Run]) -> list[Run | None
     take(lambda run, meta: run.folder.resolve().name == meta.run)
     if left:
         names = ", ".join(str(meta.run) for meta in members)
-        raise UserError(f"--run {left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
+        raise UserError(f"{left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
     return found
 
 
@@ -304,5 +304,5 @@ def _file_of(meta: NetFacts, run: Run | None) -> Path | None:
 
 def _missing(meta: NetFacts, run: Run | None) -> str:
     if run is None:
-        return "no predictions file: name it with --predictions, or its run with --run"
+        return "no predictions file: give it, or its run directory"
     return f"{run.predictions} holds no {meta.file or 'predictions file with the recorded hash'}"

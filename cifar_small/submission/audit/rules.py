@@ -171,7 +171,7 @@ def test_readings(member: Member, result: CheckResult) -> str:
     """The run's readings against the record's, their chain of hashes, the predictions files of test, and the sessions."""
     recorded = None if member.recorded is None else member.recorded.test_readings
     if member.folder is None and recorded is not None:
-        raise Unavailable(f"recorded: {_told(recorded)}; whether that is all only the run directory tells: name it with --run")
+        raise Unavailable(f"recorded: {_told(recorded)}; whether that is all only the run directory tells: give it")
     own = member.run.test_readings()
     if recorded is not None:
         result.require(own[: len(recorded)] == recorded, f"the record's: {_told(recorded)}", _told(own))
@@ -228,7 +228,7 @@ def commit(member: Member, result: CheckResult) -> str:
     sessions = [*sessions, *([] if member.recorded is None else member.recorded.sessions)]
     entries: list[tuple[str, Session | NetFacts | SubmissionRecord]] = [("training", session) for session in sessions]
     if not entries:
-        raise Unavailable("no sessions of training at hand: name the run directory with --run")
+        raise Unavailable("no sessions of training at hand: give the run directory")
     if "commit" in member.recorded_meta.model_fields_set:  # predictions of older versions have none
         entries.append(("prediction", member.recorded_meta))
     return _committed(result, entries)
