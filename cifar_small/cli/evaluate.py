@@ -43,6 +43,8 @@ def _evaluate(options: argparse.Namespace) -> int:
     predictions = load_predictions(options.predictions)
     evaluation = evaluate(predictions, load_predictions(options.temperature_from) if options.temperature_from else None)
     print(describe(evaluation))
+    if evaluation.scaling is None:
+        print("\n(add --temperature-from the same run's predictions of val to see calibration after temperature scaling)")
     images = images_or_note(predictions, options.data_root) if evaluation.mistakes else None
     _say_written(write_evaluation(evaluation, folder, images), folder)
     return 0
@@ -85,15 +87,16 @@ def _tta(options: argparse.Namespace) -> int:
 
     Every distinct view is forwarded once. The test split is never read.
     """
-    from cifar_small.evaluation.tta_ablation import ablate, describe, plain_ablation
+    from cifar_small.evaluation.tta_ablation import ablate, plain_ablation
     from cifar_small.files import write_json
+    from cifar_small.reporting.evaluation_files import describe_ablation
 
     target = options.output or options.directory / "tta.json"
     reserve(options.overwrite, target)
     net, val = _load(options.directory, options.data_root, options.device)
     ablation = ablate(net, val, progress=True)
     write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
-    print(describe(ablation))
+    print(describe_ablation(ablation))
     print(f"-> {target}; choose by val, then: cifar-small predict RUN --split SPLIT --views NAME")
     return 0
 

@@ -79,7 +79,7 @@ class Comparison:
     groups: tuple[Group, ...]
     group_tests: tuple[GroupTest, ...]
     ensembles: tuple[PairTest, ...]  # each ensemble, as the second, and the best of its members, where all of them are there
-    unlike: tuple[str, ...]  # in what the entries are not like with like
+    unlike: tuple[str, ...]  # aspects in which the entries differ, so that they are not comparable
     refused: tuple[str, ...]  # tests that were not made, and why
     missing: tuple[str, ...]  # predictions that are not there, and what makes them
 
@@ -283,7 +283,8 @@ def _unlike(rows: Sequence[Row]) -> list[str]:
     for row in rows:
         if row.test_readings is not None and row.test_readings > 1:
             lines.append(
-                f"the test split was read {row.test_readings} times with {row.name}; chosen by it, its accuracy flatters"
+                f"test was evaluated {row.test_readings} times for {row.name}; "
+                "if it guided any choice, this accuracy is optimistic"
             )
     return lines
 

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
@@ -29,7 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Choice:
+class ViewsResult:
     """One choice of views on the images of val, beside a single look at each image as it is."""
 
     views: str
@@ -54,7 +53,7 @@ class Ablation:
     meta: dict[str, object]  # which net and images, and where the seconds were measured
     images: int
     views_forwarded: int
-    choices: tuple[Choice, ...]
+    choices: tuple[ViewsResult, ...]
     weights: tuple[tuple[str, float], ...]
     on_own_fit: tuple[float, float]
 
@@ -70,13 +69,13 @@ def ablate(net: Net, images: Images, *, progress: bool = False) -> Ablation:
     cost = dict(zip(views, seconds, strict=True))
     plain = logits[views.index(View())].argmax(axis=1) == labels
 
-    def choice(name: str, used: Sequence[View], answer: Floats) -> Choice:
+    def choice(name: str, used: Sequence[View], answer: Floats) -> ViewsResult:
         correct = answer.argmax(axis=1) == labels
         gained, lost, p = mcnemar(correct, plain)
         interval = wilson_interval(int(correct.sum()), len(labels))
         time_used = sum(cost[view] for view in used)
         nll = cross_entropy(answer, labels)
-        return Choice(name, len(used), time_used, float(correct.mean()), interval, nll, gained, lost, p)
+        return ViewsResult(name, len(used), time_used, float(correct.mean()), interval, nll, gained, lost, p)
 
     choices = [choice(name, [view for view, _ in one], _mean(logits, views, one)) for name, one in VIEWS.items()]
     weights = fit_view_weights(logits, labels)
@@ -145,41 +144,6 @@ def fit_view_weights(logits: Floats, labels: npt.NDArray[np.int64]) -> Floats:
     # No success is asked for: SLSQP reports rounding errors at the least as a failed line search.
     weights = np.where(found.x < SMALLEST, 0.0, found.x)
     return np.asarray(weights / weights.sum(), np.float64)
-
-
-def describe(ablation: Ablation) -> str:
-    """The table for the terminal, with what it does not say by itself."""
-    plain = ablation.choices[0].accuracy
-    rows = [
-        {
-            "views": one.views,
-            "passes": one.passes,
-            "seconds": f"{one.seconds:.1f}",
-            "accuracy %": f"{100 * one.accuracy:.2f}",
-            "95 % interval": f"{100 * one.interval[0]:.2f} to {100 * one.interval[1]:.2f}",
-            "points": "" if one is ablation.choices[0] else f"{100 * (one.accuracy - plain):+.2f}",
-            "gained": "" if one is ablation.choices[0] else one.gained,
-            "lost": "" if one is ablation.choices[0] else one.lost,
-            "p": "" if one is ablation.choices[0] else f"{one.p:.3f}" if one.p >= 0.001 else "<0.001",
-            "NLL": f"{one.nll:.4f}",
-        }
-        for one in ablation.choices
-    ]
-    tests = len(ablation.choices) - 1
-    weights = ", ".join(f"{view} {weight:.3f}" for view, weight in ablation.weights)
-    accuracy, nll = ablation.on_own_fit
-    where = "{device}, {precision}, {threads} threads".format(**ablation.meta)
-    notes = (
-        f"passes: forward passes per image; each of {ablation.views_forwarded} distinct views was forwarded once, and a choice "
-        "costs the sum of its views",
-        f"seconds: for the {ablation.images:,} images of val, measured once, {where}",
-        "gained, lost: images right only with these views, only without them",
-        f"p: exact McNemar test against none, each by itself; of {tests}, only one below {0.05 / tests:.3f} stands alone",
-        f"{LEARNED}: weights fitted on val, each half of it answered with the weights of the other; on the images of the fit "
-        f"itself they reach {accuracy:.2%} and NLL {nll:.4f}, which says nothing of other images",
-        f"weights fitted on all of val: {weights}",
-    )
-    return "\n".join([pd.DataFrame(rows).to_string(index=False), "", *notes])
 
 
 def plain_ablation(ablation: Ablation) -> dict[str, object]:

@@ -142,8 +142,8 @@ def draw_coverage(
     axes, spread = figure.subplots(1, 2, width_ratios=[1.5, 1])
     share = 100 * np.arange(1, len(best.accuracies) + 1) / len(best.accuracies)
     axes.plot(share, 100 * best.accuracies, color=GREY, linewidth=1.2, linestyle=":", label=f"best order, AURC {best.aurc:.4f}")
-    for (name, curve), colour in zip(curves.items(), LINES, strict=False):
-        axes.plot(share, 100 * curve.accuracies, color=colour, linewidth=1.6, label=f"{name}, AURC {curve.aurc:.4f}")
+    for (name, curve), color in zip(curves.items(), LINES, strict=False):
+        axes.plot(share, 100 * curve.accuracies, color=color, linewidth=1.6, label=f"{name}, AURC {curve.aurc:.4f}")
     axes.axhline(100 * best.accuracies[-1], color=GREY, linewidth=1, linestyle="--", label="no order")
     settled = share >= 5  # the first few images are a lottery that would stretch the scale
     low = min(float(curve.accuracies[settled].min()) for curve in curves.values())
@@ -155,10 +155,10 @@ def draw_coverage(
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 8.5}  # hides no line there
     axes.legend(ncols=3, **above)
     edges = np.linspace(0, max(float(part.max()) for part in entropies if len(part)) + 1e-9, 31)
-    for part, name, colour in zip(entropies, ("right", "wrong"), (BLUE, ORANGE), strict=True):
+    for part, name, color in zip(entropies, ("right", "wrong"), (BLUE, ORANGE), strict=True):
         if len(part):
             weights = np.full(len(part), 100 / len(part))
-            spread.hist(part, edges, weights=weights, color=colour, alpha=0.55, label=f"{name} ({len(part):,} images)")
+            spread.hist(part, edges, weights=weights, color=color, alpha=0.55, label=f"{name} ({len(part):,} images)")
     spread.set_xlabel("predictive entropy, nats")
     spread.set_ylabel("% of the right, % of the wrong")
     spread.legend(ncols=2, **above)
@@ -182,12 +182,12 @@ def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str) -> Figu
         for size, (number, row, score) in zip(sizes, shown, strict=True):
             if size is None:
                 continue
-            colour = ORANGE if row.lineage else BLUE
+            color = ORANGE if row.lineage else BLUE
             low, high = score.interval
             errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
-            face = colour if row.legal else WHITE
-            axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=colour, mfc=face, ms=15, capsize=3, linewidth=1.2)
-            text = WHITE if row.legal else colour
+            face = color if row.legal else WHITE
+            axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=color, mfc=face, ms=15, capsize=3, linewidth=1.2)
+            text = WHITE if row.legal else color
             axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.08)
@@ -200,8 +200,8 @@ def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str) -> Figu
     key.axis("off")
     for place, (number, row, score) in enumerate(shown):
         said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
-        colour = ORANGE if row.lineage else BLUE
-        key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=colour)
+        color = ORANGE if row.lineage else BLUE
+        key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=color)
     said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
     key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
     figure.suptitle(title)

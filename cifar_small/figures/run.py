@@ -24,9 +24,9 @@ def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title
     loss, accuracy, rate = figure.subplots(1, 3)
     marker = "o" if len(rows) < 30 else None
     for axes, key, scale, label in ((loss, "loss", 1, "cross-entropy, nats"), (accuracy, "accuracy", 100, "accuracy, %")):
-        for part, colour, name in (("train", ORANGE, train), ("val", BLUE, "val")):
+        for part, color, name in (("train", ORANGE, train), ("val", BLUE, "val")):
             values = [row[f"{part}_{key}"] * scale for row in rows]
-            axes.plot(epochs, values, color=colour, label=name, marker=marker, markersize=3, linewidth=1.6)
+            axes.plot(epochs, values, color=color, label=name, marker=marker, markersize=3, linewidth=1.6)
         axes.set_ylabel(label)
         axes.legend()
     best = max(rows, key=lambda row: row["val_accuracy"])
@@ -65,10 +65,10 @@ def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[
     """
     figure = new_figure(9, 6)
     axes = figure.subplots()
-    styles = itertools.product(("-", "--", ":"), LINES)  # where colours begin anew, another dash
-    for (label, seconds, accuracies), (dash, colour) in zip(runs, itertools.cycle(styles), strict=False):
+    styles = itertools.product(("-", "--", ":"), LINES)  # where colors begin anew, another dash
+    for (label, seconds, accuracies), (dash, color) in zip(runs, itertools.cycle(styles), strict=False):
         minutes, errors = [second / 60 for second in seconds], [100 * (1 - accuracy) for accuracy in accuracies]
-        axes.plot(minutes, errors, dash, color=colour, marker="o", markersize=3, linewidth=1.6, label=label)
+        axes.plot(minutes, errors, dash, color=color, marker="o", markersize=3, linewidth=1.6, label=label)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.invert_yaxis()
@@ -120,8 +120,8 @@ def draw_contact_sheet(
         axes.imshow(tile[0], interpolation="nearest")
         axes.text(0.5, -0.03, tile[1], ha="center", va="top", fontsize=6, transform=axes.transAxes, linespacing=1.1)
 
-    def write(text: str, left: float, below_top: float, size: float, colour: str = INK) -> None:
-        figure.text(left / width, 1 - below_top / height, text, ha="left", va="top", fontsize=size, color=colour)
+    def write(text: str, left: float, below_top: float, size: float, color: str = INK) -> None:
+        figure.text(left / width, 1 - below_top / height, text, ha="left", va="top", fontsize=size, color=color)
 
     write(title, 3 * gap, 0.08, 10)
     left = 3 * gap

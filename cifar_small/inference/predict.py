@@ -50,7 +50,7 @@ class Net:
     model: nn.Module
     config: Config
     classes: tuple[str, ...]
-    mean: tuple[float, ...]  # that its input is normalised by, 0..1, per channel
+    mean: tuple[float, ...]  # that its input is normalized by, 0..1, per channel
     std: tuple[float, ...]
     facts: WeightsFacts
     pixels: PixelStatistics | None = None  # how its training images lie; None: written before that was recorded
@@ -105,7 +105,8 @@ def load_own_splits(net: Net) -> tuple[Images, Images]:
     if facts != net.facts.data:
         raise CheckpointError(
             f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
-            "these; restore the data, or name its place with --data-root"
+            "these; restore the data, "
+            "or give its present place as data root"
         )
     return train, val
 
@@ -161,7 +162,10 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
     data = elsewhere(parse_config(config, "the predictions' config"), None, data_root).data
     images = load_splits(data)[1] if split == "val" else load_test(data)
     if images.sha256 != meta.images_sha256:
-        raise DataError(f"{images.source} now holds other images than those predicted; restore the data, or use --data-root")
+        raise DataError(
+            f"{images.source} now holds other images than those predicted; restore the data, "
+            "or give its present place as data root"
+        )
     return images
 
 
@@ -187,9 +191,12 @@ def predict(
     Reading `test` is recorded in the run directory.
     """
     if (split == "submit") != (file is not None):
-        raise UserError("--file names the unlabelled file and belongs to --split submit; give both or neither")
+        raise UserError(
+            f"split {split} {'without' if file is None else 'with'} an unlabelled file; "
+            "expected one for submit, and for no other split"
+        )
     if split != "submit" and (allow_rows is not None or layout != "auto"):
-        raise UserError(f"--allow-rows and --layout say how --file is read; they have no effect on --split {split}: drop them")
+        raise UserError(f"allow_rows and layout say how an unlabelled file is read; they have no effect on the split {split}")
     net = with_overrides(net or load_net(run, checkpoint), device, data_root)
     chosen = views or net.config.views
     name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
@@ -242,4 +249,4 @@ def elsewhere(config: Config, device: str | None, data_root: str | None) -> Conf
     plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]
     plain["data"]["root"] = data_root or plain["data"]["root"]
-    return parse_config(plain, "--device" if device else "--data-root")
+    return parse_config(plain, "device" if device else "data root")

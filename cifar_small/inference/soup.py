@@ -55,7 +55,7 @@ def make_soup(
     """
     started = time.monotonic()
     if output.folder.exists() and any(output.folder.iterdir()):
-        raise UserError(f"{output.folder} holds files already; choose a new or empty --output")
+        raise UserError(f"{output.folder} is not empty; choose a new or an empty folder for the soup")
     nets = [load_net(run) for run in runs]
     _check(runs, nets)
     config = elsewhere(nets[0].config, device, data_root)
@@ -111,7 +111,7 @@ class WeightAverager:
         if facts != net.facts.data:
             raise CheckpointError(
                 "the runs were trained on other data than is there now, so statistics and accuracy would be of other images; "
-                "restore the data, or name its place with --data-root"
+                "restore the data, or give its present place as data root"
             )
         self.model = deepcopy(net.model).to(device=self.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
         set_frozen(self.model, frozen)  # a BatchNorm that never trained keeps its statistics

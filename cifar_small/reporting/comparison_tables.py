@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Sequence
 
 from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTest, epochs_text
 from cifar_small.evaluation.entries import SPLITS, Row, Score
-from cifar_small.reporting.tables import Table
+from cifar_small.reporting.tables import Table, to_csv
 from cifar_small.runs.lineage import start_of
 
 TESTED = ("difference", "right alone", "p", "Holm")
@@ -34,7 +32,7 @@ def entries_table(comparison: Comparison) -> Table:
     rows = [_entry_cells(row, letters) for row in comparison.rows]
     notes = ["MACs: multiply-adds of one image and one view, at the size the net is given; of an ensemble the sum"]
     notes += [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
-    notes += [f"not like with like: {line}" for line in comparison.unlike]
+    notes += [f"not comparable: {line}" for line in comparison.unlike]
     return Table("What is compared", header, tuple(rows), tuple(notes), "entries")
 
 
@@ -60,7 +58,7 @@ def scores_table(comparison: Comparison) -> Table:
     first = comparison.rows[0].name
     tests = {pair.second: pair for pair in comparison.pairs if pair.first == first}
     splits = [split for split in SPLITS if any(split in row.scores for row in comparison.rows)]
-    tested = TESTED[: 0 if not tests else 3 if len(comparison.pairs) == 1 else 4]
+    tested = _tested_columns(TESTED, len(comparison.pairs) if tests else 0)
     rows = []
     for row in comparison.rows:
         scores = [score_text(row.scores.get(split)) for split in splits]
@@ -70,13 +68,20 @@ def scores_table(comparison: Comparison) -> Table:
         notes.append(
             f"difference: points above {first} on the same {comparison.split} images, with its 95 % interval; "
             f"right alone: images that only the entry / only {first} gets right; p: exact McNemar, two-sided"
-            + "; Holm: p corrected for all tests"
-            * (len(tested) > 3)
         )
+        if "Holm" in tested:
+            notes[-1] += "; Holm: p corrected for all tests"
     notes += comparison.refused
     return Table(
         "How good they are", ("entry", *(f"{split} %" for split in splits), *tested), tuple(rows), tuple(notes), "scores"
     )
+
+
+def _tested_columns(columns: tuple[str, ...], tests: int) -> tuple[str, ...]:
+    """The columns of a test: none without tests, and of a single test no corrected p."""
+    if not tests:
+        return ()
+    return columns[:-1] if tests == 1 else columns
 
 
 def _test_cells(test: PairTest | None, count: int) -> tuple[str, ...]:
@@ -119,7 +124,7 @@ def groups_table(comparison: Comparison) -> Table:
     tests = comparison.group_tests
     first = comparison.groups[0].name
     against = {test.second: test for test in tests if test.first == first}
-    tested = ("difference", "by", "p", "Holm")[: 0 if not tests else 3 if len(tests) == 1 else 4]
+    tested = _tested_columns(("difference", "by", "p", "Holm"), len(tests))
     rows = [_group_cells(group, splits, against.get(group.name), len(tested)) for group in comparison.groups]
     others = [test for test in tests if test.first != first]
     rows += [
@@ -127,12 +132,12 @@ def groups_table(comparison: Comparison) -> Table:
     ]
     notes = ["accuracy in %, mean and sd (n - 1) over the seeds"]
     if tests:
+        holm = "Holm: p corrected for all of them; " if "Holm" in tested else ""
         notes.append(
             f"difference: points above {first}{', or of the first named above the second,' if others else ''} on "
             f"{comparison.split}, with its 95 % interval by Student's t: "
             "of the differences seed by seed where seeds are shared, else Welch's; "
-            f"{'Holm: p corrected for all of them; ' if len(tested) > 3 else ''}"
-            "it is about recipes, McNemar's test about trained nets"
+            f"{holm}it is about recipes, McNemar's test about trained nets"
         )
     return Table(
         "Recipes over seeds",
@@ -182,15 +187,14 @@ COLUMNS = (
 
 def comparison_csv(comparison: Comparison) -> str:
     """One CSV of all: `kind` is entry, pair, ensemble, recipe or recipe_pair. Accuracies are shares; unknown is empty."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(_entry_record(row) for row in comparison.rows)
-    writer.writerows(_pair_record("pair", pair, comparison.split) for pair in comparison.pairs)
-    writer.writerows(_pair_record("ensemble", pair, comparison.split) for pair in comparison.ensembles)
-    writer.writerows(_group_record(group) for group in comparison.groups)
-    writer.writerows(_group_test_record(test, comparison.split) for test in comparison.group_tests)
-    return text.getvalue()
+    records = [
+        *(_entry_record(row) for row in comparison.rows),
+        *(_pair_record("pair", pair, comparison.split) for pair in comparison.pairs),
+        *(_pair_record("ensemble", pair, comparison.split) for pair in comparison.ensembles),
+        *(_group_record(group) for group in comparison.groups),
+        *(_group_test_record(test, comparison.split) for test in comparison.group_tests),
+    ]
+    return to_csv(COLUMNS, ([record.get(column) for column in COLUMNS] for record in records))
 
 
 def _entry_record(row: Row) -> dict[str, object]:

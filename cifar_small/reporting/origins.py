@@ -28,7 +28,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Answer:
-    """A cell of the table of origins; status is the class that the style sheet colours."""
+    """A cell of the table of origins; status is the class that the style sheet colors."""
 
     text: str
     status: str = ""

@@ -264,7 +264,7 @@ def _comparison_table(comparison: Comparison) -> Table:
     against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
     notes = (
         against,
-        *(f"not like with like: {line}" for line in comparison.unlike),
+        *(f"not comparable: {line}" for line in comparison.unlike),
         *comparison.refused,
         *comparison.missing,
     )

@@ -17,7 +17,7 @@ from cifar_small.config.phases import Phase
 from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule, load_datamodule
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 from cifar_small.figures.run import draw_contact_sheet
 from cifar_small.figures.style import save
 from cifar_small.randomness import MIX, numpy_generator
@@ -56,48 +56,48 @@ def choose_images(labels: Tensor, number: int) -> list[int]:
 
 
 def preview_blocks(
-    resolved: ResolvedConfig, problem: DataModule, chosen: list[int], epoch: int | None = None, columns: int = 4
+    resolved: ResolvedConfig, data: DataModule, chosen: list[int], epoch: int | None = None, columns: int = 4
 ) -> list[Block]:
     """The cells of every phase from its first epoch on, or of the phase in force at `epoch` (0-based) from there on."""
     blocks, config = [], resolved.config
-    with closing(Augmenter(problem, config.seed, config.engine.workers, config.interpolation)) as augmenter:
+    with closing(Augmenter(data, config.seed, config.engine.workers, config.interpolation)) as augmenter:
         for phase in resolved.phases:
             if epoch is not None and not phase.start <= epoch < phase.end:
                 continue
             first = phase.start if epoch is None else epoch
             epochs = tuple(range(first, min(first + columns, phase.end)))
-            by_epoch = [_cells(config, problem, augmenter, phase, one, chosen) for one in epochs]
+            by_epoch = [_cells(config, data, augmenter, phase, one, chosen) for one in epochs]
             blocks.append(Block(phase, epochs, tuple(zip(*by_epoch, strict=True))))
     return blocks
 
 
 def _cells(
-    config: Config, problem: DataModule, augmenter: Augmenter, phase: Phase, epoch: int, chosen: list[int]
+    config: Config, data: DataModule, augmenter: Augmenter, phase: Phase, epoch: int, chosen: list[int]
 ) -> list[Tile | None]:
     """One epoch's cell of each chosen image. Whole batches are made as in training, since mixing takes partners from them."""
     settings, batch = phase.settings, config.batch_size
-    order = epoch_order(len(problem.images), config.seed, epoch)
+    order = epoch_order(len(data.images), config.seed, epoch)
     places = torch.argsort(order)[chosen].tolist()
-    last = len(problem.images) // batch * batch
+    last = len(data.images) // batch * batch
     steps = sorted({place // batch for place in places if place < last})
     parts = [slice(step * batch, (step + 1) * batch) for step in steps]
     found: dict[int, Tile] = {}
     side = config.augmented_at(settings.resolution)
     batches = augmenter.epoch(settings.augment, order, epoch, parts, side)
     for step, rows, pixels in zip(steps, parts, batches, strict=True):
-        targets = F.one_hot(problem.labels[order[rows].to(problem.device)], len(problem.classes)).float()
+        targets = F.one_hot(data.labels[order[rows].to(data.device)], len(data.classes)).float()
         mix = draw_mix(settings, batch, numpy_generator(config.seed, MIX, epoch, step), side)
         mixed, mixed_targets = apply_mix(mix, pixels, targets)
         mixed = resize(mixed, settings.resolution, config.interpolation)
         for place in places:
             if place // batch == step:
                 row = place - step * batch
-                found[place] = Tile(_visible(mixed[row], problem), _shares(mixed_targets[row]))
+                found[place] = Tile(_visible(mixed[row], data), _shares(mixed_targets[row]))
     return [found.get(place) for place in places]
 
 
-def _visible(pixels: Tensor, problem: DataModule) -> npt.NDArray[np.uint8]:
-    mean, std = (np.array(values)[:, None, None] for values in (problem.mean, problem.std))
+def _visible(pixels: Tensor, data: DataModule) -> npt.NDArray[np.uint8]:
+    mean, std = (np.array(values)[:, None, None] for values in (data.mean, data.std))
     levels: npt.NDArray[np.float64] = 255 * (pixels.cpu().numpy() * std + mean)
     return levels.round().clip(0, 255).astype(np.uint8).transpose(1, 2, 0)
 
@@ -117,16 +117,17 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     resolved = resolve_config(config)
     phases = resolved.phases
     if epoch is not None and not 1 <= epoch <= phases[-1].end:
-        raise UserError(f"--epoch {epoch} is not in this run, which has {phases[-1].end} epochs; choose one of 1 to that")
-    problem = load_datamodule(config)
-    if not 1 <= images <= len(problem.images) or columns < 1:
+        raise UserError(f"epoch {epoch} is not in this run; expected 1 to {phases[-1].end}")
+    data = load_datamodule(config)
+    if not 1 <= images <= len(data.images) or columns < 1:
         raise UserError(
-            f"--images {images} and --columns {columns}: expected 1 to {len(problem.images):,} images, 1 column or more"
+            f"{plural(images, 'image')} and {plural(columns, 'column')}; "
+            f"expected 1 to {len(data.images):,} images and at least 1 column"
         )
-    chosen = choose_images(problem.labels, images)
-    blocks = preview_blocks(resolved, problem, chosen, None if epoch is None else epoch - 1, columns)
-    labels = problem.labels.tolist()
-    originals = [(problem.images[index].permute(1, 2, 0).cpu().numpy(), problem.classes[labels[index]]) for index in chosen]
+    chosen = choose_images(data.labels, images)
+    blocks = preview_blocks(resolved, data, chosen, None if epoch is None else epoch - 1, columns)
+    labels = data.labels.tolist()
+    originals = [(data.images[index].permute(1, 2, 0).cpu().numpy(), data.classes[labels[index]]) for index in chosen]
     rows = {name: values for name, values in phase_rows(phases).items() if name not in UPDATES}
     sheet = []
     for block in blocks:
@@ -135,7 +136,7 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
         on += [f"{name} {values[number]}" for name, values in rows.items() if name != "augment" and values[number] != "-"]
         title = f"phase {number + 1}, epochs {block.phase.start + 1}-{block.phase.end}: " + "; ".join(on)
         cells = [
-            [None if cell is None else (cell.pixels, _caption(cell, labels[index], problem)) for cell in row]
+            [None if cell is None else (cell.pixels, _caption(cell, labels[index], data)) for cell in row]
             for index, row in zip(chosen, block.cells, strict=True)
         ]
         sheet.append((title, [f"epoch {one + 1}" for one in block.epochs], cells))
@@ -143,9 +144,9 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
 
 
-def _caption(cell: Tile, label: int, problem: DataModule) -> str:
+def _caption(cell: Tile, label: int, data: DataModule) -> str:
     """The target of a mixed image, to a hundredth; nothing for one that kept its own label whole."""
     if list(cell.shares) == [label]:
         return ""
     shown = {other: share for other, share in cell.shares.items() if share >= 0.005}
-    return "\n".join(f"{share:.2f} {problem.classes[other]}" for other, share in shown.items())
+    return "\n".join(f"{share:.2f} {data.classes[other]}" for other, share in shown.items())

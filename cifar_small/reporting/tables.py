@@ -1,11 +1,14 @@
-"""Tables of text for readers: aligned for a terminal, Markdown, LaTeX with booktabs."""
+"""Tables for readers and programs: aligned text for a terminal, Markdown, LaTeX with booktabs, CSV."""
 
 from __future__ import annotations
 
+import csv
+import io
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 PAGE_WIDTH = 505.0  # points: both columns of an AAAI page, 7 inches
 LETTER_WIDTH, COLUMN_SPACE = 4.2, 8.0  # points: a letter of 9-point Times in these tables, and the gap between columns
@@ -31,7 +34,7 @@ class Table:
     def numeric(self) -> list[bool]:
         """Which columns hold numbers and stand to the right: those whose cells, where not empty, all start like one."""
         columns = [[row[column] for row in self.rows if row[column]] for column in range(1, len(self.header))]
-        return [False, *(bool(cells) and all(re.match(r"[-+<]?\d", cell) for cell in cells) for cells in columns)]
+        return [False, *(bool(cells) and all(re.match(r"[-+<]?\d|-$", cell) for cell in cells) for cells in columns)]
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
@@ -55,7 +58,16 @@ def _text(table: Table) -> str:
     lines = aligned((table.header, *table.rows), table.numeric).splitlines()
     width = max(NOTE_WIDTH, *(len(one) for one in lines))
     notes = [textwrap.fill(note, width, subsequent_indent="  ", break_on_hyphens=False) for note in table.notes]
-    return "\n".join([table.title, *lines, *notes])
+    return "\n".join([*([table.title] if table.title else []), *lines, *notes])
+
+
+def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """For programs: rows of plain values below their names; None is empty."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
 
 
 def to_markdown(tables: Sequence[Table]) -> str:

@@ -35,7 +35,7 @@ def steps_per_epoch(config: Config) -> int:
     size = SOURCES[data.source].train_images
     if size is None:
         raise UserError(
-            f"how many images {data.source} holds is not known without reading them; give --steps-per-epoch "
+            f"the number of images of {data.source} is unknown before they are read; give the steps per epoch "
             "(training images / batch_size, rounded down)"
         )
     images = size - data.val_size if data.train_limit is None else data.train_limit

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from cifar_small.evaluation.uncertainty import Selective, Uncertainty
 from cifar_small.figures.evaluation import draw_coverage
 from cifar_small.figures.style import save
 from cifar_small.files import write_atomic, write_json
 from cifar_small.metrics.classification import wilson_interval
+from cifar_small.reporting.tables import Table, to_csv, to_text
 
 FILES = ("uncertainty.npz", "uncertainty.csv", "uncertainty.json", "coverage.csv", "coverage.png")
 ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")
@@ -36,17 +35,17 @@ def describe(uncertainty: Uncertainty, found: Selective | None) -> str:
     means = ", ".join(f"{key.replace('_', ' ')} {getattr(uncertainty, key).mean():.4f}" for key in ENTROPIES)
     lines = [f"{title_of(uncertainty)}, {total:,} images", f"nats, mean over images: {means}"]
     if found is None:
-        return "\n".join([*lines, "no labels, so nothing is said of accuracy"])
+        return "\n".join([*lines, "no labels, so accuracy is unknown"])
     right = int(uncertainty.correct.sum())
     low, high = wilson_interval(right, total)
     lines.append(f"accuracy of the mean answer {right / total:.2%}, 95 % interval {low:.2%} to {high:.2%}")
-    rows = {
-        name: [f"{value:.4f}" if column == "AURC" else f"{100 * value:.2f}" for column, value in row.items()]
+    rows = [
+        (name, *(f"{value:.4f}" if column == "AURC" else f"{100 * value:.2f}" for column, value in row.items()))
         for name, row in found.table.items()
-    }
-    table = pd.DataFrame.from_dict(rows, orient="index", columns=list(next(iter(found.table.values()))))
+    ]
+    header = ("ordered by", *next(iter(found.table.values())))
     note = "accuracy, %, on the surest images by each score; AURC: area under the curve of risk, smaller is better"
-    return "\n".join([*lines, "", table.to_string(), note])
+    return "\n".join([*lines, "", to_text([Table("", header, tuple(rows), (note,))])])
 
 
 def write_uncertainty(uncertainty: Uncertainty, found: Selective | None, folder: Path) -> list[Path]:
@@ -54,7 +53,7 @@ def write_uncertainty(uncertainty: Uncertainty, found: Selective | None, folder:
     for name in FILES:
         (folder / name).unlink(missing_ok=True)  # of one that this replaces, and that may have had labels
     write_atomic(folder / "uncertainty.npz", _npz(uncertainty))
-    write_atomic(folder / "uncertainty.csv", _csv(*_per_image(uncertainty)))
+    write_atomic(folder / "uncertainty.csv", to_csv(*_per_image(uncertainty)).encode())
     summary = {
         **uncertainty.meta,
         "images": len(uncertainty.ids),
@@ -67,7 +66,7 @@ def write_uncertainty(uncertainty: Uncertainty, found: Selective | None, folder:
         percents = range(1, 101)
         columns = {**found.curves, "best order": found.best}
         rows = ([percent, *(f"{curve.at(percent / 100):.6f}" for curve in columns.values())] for percent in percents)
-        write_atomic(folder / "coverage.csv", _csv(["coverage %", *columns], rows))
+        write_atomic(folder / "coverage.csv", to_csv(["coverage %", *columns], rows).encode())
         right = uncertainty.correct
         entropies = (uncertainty.predictive_entropy[right], uncertainty.predictive_entropy[~right])
         save(draw_coverage(found.curves, found.best, entropies, title_of(uncertainty)), folder / "coverage.png")
@@ -94,11 +93,3 @@ def _per_image(uncertainty: Uncertainty) -> tuple[list[str], Iterable[list[Any]]
         return [int(uncertainty.ids[place]), *true, names[predicted[place]], *(f"{column[place]:.6f}" for column in values)]
 
     return header, (row(place) for place in range(len(uncertainty.ids)))
-
-
-def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue().encode()

@@ -288,7 +288,7 @@ def test_a_run_gives_its_facts(tmp_path: Path) -> None:
     assert (row.hardware, row.test_readings, row.lineage, row.legal) == ("a CPU, 2 threads, fp32", 2, (), True)
     assert set(row.scores) == {"val", "test"}
     (line,) = compare(load_entries([str(tmp_path / "net-seed3")])).unlike
-    assert line == "the test split was read 2 times with net-seed3; chosen by it, its accuracy flatters"
+    assert line == "test was evaluated 2 times for net-seed3; if it guided any choice, this accuracy is optimistic"
 
 
 def test_missing_predictions_are_named_with_their_command(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from cifar_small.config.loading import parse_config
 from cifar_small.data import Images
 from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
-from cifar_small.evaluation.tta_ablation import Ablation, ablate, describe, fit_view_weights, view_logits
+from cifar_small.evaluation.tta_ablation import Ablation, ablate, fit_view_weights, view_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images
 from cifar_small.metrics.classification import cross_entropy, log_softmax, mcnemar, wilson_interval
+from cifar_small.reporting.evaluation_files import describe_ablation
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train
 from cifar_small.transforms.views import VIEWS, View
@@ -103,7 +104,7 @@ def test_learned_weights_are_scored_on_images_they_were_not_fitted_to(
     assert found.on_own_fit[1] <= min(one.nll for one in found.choices) + 1e-6  # the best weights for these images
     assert sum(weight for _, weight in found.weights) == pytest.approx(1)
     assert [weight for _, weight in found.weights] == sorted((weight for _, weight in found.weights), reverse=True)
-    assert f"NLL {found.on_own_fit[1]:.4f}, which says nothing of other images" in describe(found)
+    assert f"NLL {found.on_own_fit[1]:.4f}, which says nothing of other images" in describe_ablation(found)
 
 
 @settings(deadline=None, max_examples=40)

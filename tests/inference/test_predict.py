@@ -282,7 +282,7 @@ def test_number_of_rows_is_checked_and_the_message_says_how_to_go_on(run: Run, t
 
 @pytest.mark.parametrize(("split", "file"), [("submit", None), ("val", "x.pkl"), ("test", "x.pkl")])
 def test_file_belongs_to_submit(split: Any, file: str | None, run: Run) -> None:
-    with pytest.raises(UserError, match="belongs to --split submit"):
+    with pytest.raises(UserError, match="expected one for submit, and for no other"):
         predict(run, split, file=Path(file) if file else None)
     assert not run.test_readings_file.exists()
 

@@ -225,7 +225,7 @@ def test_other_architectures_one_run_and_used_folders_are_refused(
         make_soup([runs[0], Run(tmp_path / "narrow")], Run(tmp_path / "soup"))
     with pytest.raises(UserError, match="at least two runs, got 1"):
         make_soup([runs[0]], Run(tmp_path / "soup"))
-    with pytest.raises(UserError, match="holds files already"):
+    with pytest.raises(UserError, match="is not empty; choose a new or an empty folder"):
         make_soup(list(runs[:2]), runs[2])
 
 

@@ -130,11 +130,11 @@ def test_preview_draws_a_sheet(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epoch": 5}, "--epoch 5 is not in this run, which has 4 epochs"),
-        ({"epoch": 0}, "--epoch 0"),
-        ({"images": 0}, "--images 0"),
+        ({"epoch": 5}, "epoch 5 is not in this run; expected 1 to 4"),
+        ({"epoch": 0}, "epoch 0"),
+        ({"images": 0}, "0 images"),
         ({"images": 257}, "expected 1 to 256 images"),
-        ({"columns": 0}, "--columns 0"),
+        ({"columns": 0}, "0 columns"),
     ],
 )
 def test_preview_refuses(tmp_path: Path, options: dict[str, int], message: str) -> None:
@@ -173,7 +173,7 @@ def test_known_sizes_are_the_sources_own() -> None:
     assert steps_per_epoch(config) == len(load_datamodule(config).images) // 60 == 4
     whole = parse_config(tiny_raw(data={"source": "digits", "val_size": 200}))
     assert len(load_datamodule(whole).images) == SOURCES["digits"].train_images - 200
-    with pytest.raises(UserError, match="give --steps-per-epoch"):
+    with pytest.raises(UserError, match="give the steps per epoch"):
         steps_per_epoch(parse_config(tiny_raw(data={"source": "folder"})))
     with pytest.raises(UserError, match="batch_size 300 is above the 256 training images"):
         steps_per_epoch(parse_config(tiny_raw(batch_size=300)))
