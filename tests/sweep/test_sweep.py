@@ -23,6 +23,7 @@ import pytest
 import torch
 import yaml
 from conftest import tiny_raw
+from synthetic import summary_of
 
 import cifar_small.figures.run as plots
 import cifar_small.sweep.claims as claims_module
@@ -82,7 +83,7 @@ class FakeTraining:
         for epoch in range(1, self.epochs + 1):
             on_epoch({"epoch": epoch, "val_accuracy": accuracy * epoch / self.epochs})
         write_atomic(run.best, b"")
-        write_json(run.summary_file, {"val_accuracy": accuracy, "seconds": 90.0, "parameters": 1})
+        write_json(run.summary_file, summary_of(val_accuracy=accuracy, seconds=90.0, parameters=1))
 
 
 @pytest.fixture
@@ -516,7 +517,7 @@ def test_a_run_that_ended_just_before_the_claim_is_not_trained_again(
     def late(folder: Path, job: str, stale_minutes: float) -> Claim | None:
         run = Run(tmp_path / "out" / job)
         write_atomic(run.best, b"")
-        write_json(run.summary_file, {"val_accuracy": 0.7, "seconds": 60})
+        write_json(run.summary_file, summary_of(val_accuracy=0.7, seconds=60.0))
         return take(folder, job, stale_minutes)
 
     monkeypatch.setattr(worker_module, "take", late)
