@@ -15,7 +15,7 @@ import numpy as np
 
 from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.entries import SPLITS, Entry, Row, collect_rows
+from cifar_small.evaluation.entries import SPLITS, Entry, EntryRow, collect_rows
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import holm, paired_difference, seed_difference
 from cifar_small.runs.predictions import Predictions
@@ -51,7 +51,7 @@ class Group:
     """The seeds of one recipe; a split's spread is there when every seed has its predictions, of the same images."""
 
     name: str
-    rows: tuple[Row, ...]  # at least two, a seed each
+    rows: tuple[EntryRow, ...]  # at least two, a seed each
     spreads: dict[str, SeedSpread]  # by split
 
 
@@ -74,7 +74,7 @@ class Comparison:
     """Everything that a table, a file or a page says of the entries."""
 
     split: str  # that the tests are of
-    rows: tuple[Row, ...]
+    rows: tuple[EntryRow, ...]
     pairs: tuple[PairTest, ...]
     groups: tuple[Group, ...]
     group_tests: tuple[GroupTest, ...]
@@ -124,7 +124,7 @@ def compare(
     )
 
 
-def _obstacle(first: Row, second: Row, split: str) -> str:
+def _obstacle(first: EntryRow, second: EntryRow, split: str) -> str:
     """Why two entries cannot be tested image by image; empty where they can."""
     for row in (first, second):
         if split not in row.scores:
@@ -187,9 +187,9 @@ def _is_member(entry: Entry, part: NetFacts, whole: Predictions, split: str) -> 
     )
 
 
-def _groups(rows: Sequence[Row], refused: list[str]) -> list[Group]:
+def _groups(rows: Sequence[EntryRow], refused: list[str]) -> list[Group]:
     """Recipes of which at least two seeds are there, in the order of their first rows."""
-    found: dict[str, dict[int, Row]] = {}
+    found: dict[str, dict[int, EntryRow]] = {}
     for row in rows:
         if row.recipe is None or row.seed is None:
             continue
@@ -207,7 +207,7 @@ def _groups(rows: Sequence[Row], refused: list[str]) -> list[Group]:
     ]
 
 
-def _spreads(rows: Sequence[Row]) -> dict[str, SeedSpread]:
+def _spreads(rows: Sequence[EntryRow]) -> dict[str, SeedSpread]:
     spreads = {}
     for split in SPLITS:
         scores = [row.scores[split] for row in rows if split in row.scores]
@@ -257,9 +257,9 @@ def seeds_of_recipes(comparison: Comparison) -> list[tuple[str, list[float]]]:
     return list(found.items())
 
 
-def _unlike(rows: Sequence[Row]) -> list[str]:
+def _unlike(rows: Sequence[EntryRow]) -> list[str]:
     """What differs between the entries beside what is measured, each with who has what."""
-    aspects: list[tuple[str, Callable[[Row], str]]] = [
+    aspects: list[tuple[str, Callable[[EntryRow], str]]] = [
         ("training images", lambda row: f"{row.data} {row.train_sha256[:8]}".strip()),
         ("val images", lambda row: _images(row, "val")),
         ("test images", lambda row: _images(row, "test")),
@@ -297,7 +297,7 @@ def _who(having: Mapping[str, Sequence[str]]) -> str:
     return "; ".join(parts)
 
 
-def _images(row: Row, split: str) -> str:
+def _images(row: EntryRow, split: str) -> str:
     score = row.scores.get(split)
     return f"{score.total:,} images {score.images_sha256[:8]}" if score else ""
 

@@ -67,7 +67,7 @@ class Score:
 
 
 @dataclass(frozen=True)
-class Row:
+class EntryRow:
     """An entry as a table shows it. What its files do not tell is None or empty."""
 
     name: str
@@ -130,7 +130,7 @@ def load_entries(arguments: Sequence[str]) -> list[Entry]:
     return [entry if often[entry.name] == 1 else replace(entry, name=paths[key]) for key, entry in entries.items()]
 
 
-def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[Row]:
+def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[EntryRow]:
     """The row of each entry. What a run directory knows of some weights also serves the ensembles they are members of.
 
     rules: those that all are judged by; None: each by its own.
@@ -209,7 +209,7 @@ def _training(run: Run) -> _Training:
     return _Training(recipe_of(record), summary.epochs, summary.seconds / 60, hardware, len(record.test_readings))
 
 
-def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Row:
+def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> EntryRow:
     meta, parts = entry.meta, entry.parts
     single = len(parts) == 1
     known = [training for part in parts if (training := trainings.get(str(part.weights_sha256))) is not None]
@@ -217,7 +217,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Row:
     views = _views(entry)
     lineage = tuple(sorted({line for part in (meta, *parts) for line in part.lineage}))
     recipe = known[0].recipe if known else _planned_recipe(meta)
-    return Row(
+    return EntryRow(
         name=entry.name,
         title=meta.name,
         seed=meta.seed if single else None,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.evaluation.entries import Row
+from cifar_small.evaluation.entries import EntryRow
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
 from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure
 from cifar_small.metrics.calibration import Reliability
@@ -167,7 +167,7 @@ def draw_coverage(
 
 
 @in_style
-def draw_accuracy_over_size(rows: Sequence[Row], split: str, title: str) -> Figure:
+def draw_accuracy_over_size(rows: Sequence[EntryRow], split: str, title: str) -> Figure:
     """Accuracy on a split, with Wilson's intervals, against parameters and against multiply-adds, each entry a numbered point.
 
     Entries without an accuracy on the split are left out.

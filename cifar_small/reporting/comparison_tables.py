@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTest, epochs_text
-from cifar_small.evaluation.entries import SPLITS, Row, Score
+from cifar_small.evaluation.entries import SPLITS, EntryRow, Score
 from cifar_small.reporting.tables import Table, to_csv
 from cifar_small.runs.lineage import start_of
 
@@ -36,7 +36,7 @@ def entries_table(comparison: Comparison) -> Table:
     return Table("What is compared", header, tuple(rows), tuple(notes), "entries")
 
 
-def _entry_cells(row: Row, letters: dict[str, str]) -> tuple[str, ...]:
+def _entry_cells(row: EntryRow, letters: dict[str, str]) -> tuple[str, ...]:
     minutes = "" if row.minutes is None else f"{row.minutes:.1f}" + (f" {letters[row.hardware]}" if row.hardware else "")
     return (
         row.name,
@@ -197,7 +197,7 @@ def comparison_csv(comparison: Comparison) -> str:
     return to_csv(COLUMNS, ([record.get(column) for column in COLUMNS] for record in records))
 
 
-def _entry_record(row: Row) -> dict[str, object]:
+def _entry_record(row: EntryRow) -> dict[str, object]:
     record: dict[str, object] = {
         "kind": "entry",
         "name": row.name,

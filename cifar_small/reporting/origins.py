@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison, Group, epochs_text
-from cifar_small.evaluation.entries import Entry, Row
+from cifar_small.evaluation.entries import Entry, EntryRow
 from cifar_small.inference.ensemble import TITLES
 from cifar_small.runs.lineage import start_of
 from cifar_small.runs.records import NetFacts, Session
@@ -17,12 +17,12 @@ STATUSES = ("", "good", "warn", "bad")  # classes of the style sheet, the worst 
 
 
 @dataclass(frozen=True)
-class Subject:
+class PageEntry:
     """One model, or the seeds of one recipe, which the page then shows by mean and sd."""
 
     name: str
     entries: tuple[Entry, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[EntryRow, ...]
     group: Group | None = None
 
 
@@ -42,7 +42,7 @@ class Question:
     answers: tuple[Answer, ...]
 
 
-def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Subject]:
+def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[PageEntry]:
     """What to show, in the order of the entries; each stands alone where there are few."""
     by_name = {entry.name: entry for entry in entries}
     groups = {row.name: group for group in comparison.groups if group.spreads for row in group.rows}
@@ -50,17 +50,17 @@ def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Subj
     for row in comparison.rows:
         group = groups.get(row.name) if len(entries) > FEW else None
         if group is None:
-            subjects.append(Subject(row.name, (by_name[row.name],), (row,)))
+            subjects.append(PageEntry(row.name, (by_name[row.name],), (row,)))
         elif group.name not in done:
             done.add(group.name)
-            subjects.append(Subject(group.name, tuple(by_name[one.name] for one in group.rows), group.rows, group))
+            subjects.append(PageEntry(group.name, tuple(by_name[one.name] for one in group.rows), group.rows, group))
     return subjects
 
 
-def find_origins(subjects: Sequence[Subject]) -> list[Question]:
+def find_origins(subjects: Sequence[PageEntry]) -> list[Question]:
     """The questions a grader asks; seeds of a recipe that answer differently are told apart."""
     by_weights = {str(entry.meta.weights_sha256): entry for one in subjects for entry in one.entries if entry.run}
-    asked: list[tuple[str, Callable[[Entry, Row], Answer]]] = [
+    asked: list[tuple[str, Callable[[Entry, EntryRow], Answer]]] = [
         ("within its rules", lambda _, row: _legal(row)),
         ("started from", lambda _, row: _start(row)),
         ("made of", lambda entry, _: _made_of(entry)),
@@ -99,11 +99,11 @@ def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
     return Answer("; ".join(f"seed {seed}: {one.text}" for seed, one in answers), status)
 
 
-def _legal(row: Row) -> Answer:
+def _legal(row: EntryRow) -> Answer:
     return Answer("yes", "good") if row.legal else Answer("no: " + ", ".join(row.faults), "bad")
 
 
-def _start(row: Row) -> Answer:
+def _start(row: EntryRow) -> Answer:
     start = start_of(row.lineage)
     return Answer(f"{start}: {', '.join(row.lineage)}", "warn") if row.lineage else Answer(start, "good")
 
@@ -121,7 +121,7 @@ def _taught(entry: Entry) -> Answer:
     return Answer(", ".join(dict.fromkeys(teacher.label() for part in entry.parts for teacher in part.teachers)))
 
 
-def _selection(entry: Entry, row: Row) -> Answer:
+def _selection(entry: Entry, row: EntryRow) -> Answer:
     how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
     summary = entry.run.summary() if entry.run else None
     return Answer(how if summary is None else f"{how} (epoch {summary.selected_epoch} of {summary.epochs})")

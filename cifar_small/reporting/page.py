@@ -30,7 +30,7 @@ from cifar_small.figures.evaluation import draw_reliability
 from cifar_small.figures.run import draw_curves
 from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import ensembles_table, groups_table, p_text, score_text
-from cifar_small.reporting.origins import FEW, Subject, find_origins, find_subjects
+from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
 from cifar_small.reporting.tables import Table
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import start_of
@@ -122,7 +122,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 
-def _hero(subject: Subject, others_tested: bool) -> Headline:
+def _hero(subject: PageEntry, others_tested: bool) -> Headline:
     row = subject.rows[0]
     if subject.group is None:
         split = best_known(subject.entries[0])
@@ -152,7 +152,7 @@ def _tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
-def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
+def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
     """The first seed of a recipe speaks for the others. pictures: data URIs by number, to which its own are added."""
     entry, row = subject.entries[0], subject.rows[0]
     split = best_known(entry)
@@ -175,7 +175,7 @@ def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], p
     )
 
 
-def _remark(subject: Subject) -> str:
+def _remark(subject: PageEntry) -> str:
     if subject.group is None:
         return ""
     others = [str(row.seed) for row in subject.rows[1:]]

@@ -16,7 +16,7 @@ from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import epochs_text
-from cifar_small.evaluation.entries import SPLITS, Row, collect_rows, load_entries
+from cifar_small.evaluation.entries import SPLITS, EntryRow, collect_rows, load_entries
 from cifar_small.export.onnx_session import require_extra
 from cifar_small.files import write_atomic
 from cifar_small.models.counting import check_budget
@@ -302,7 +302,7 @@ def levels_table(plan: Plan) -> Table:
     return Table(f"{plan.report}, level by level", header, tuple(rows), notes, plan.report)
 
 
-def _cells(row: Row, side: str) -> tuple[str, ...]:
+def _cells(row: EntryRow, side: str) -> tuple[str, ...]:
     scores = [score_text(row.scores.get(split)) for split in SPLITS]
     minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
     start = "; ".join(row.lineage) or "random weights"
