@@ -40,8 +40,8 @@ def _compare(options: argparse.Namespace) -> int:
     """
     kind = options.format or _format_of(options.output)
     for picture in (options.plot, options.plot_seeds):
-        if picture is not None and picture.suffix != ".png":
-            raise UserError(f"{picture}: the ending {picture.suffix!r} is not that of a picture; expected .png")
+        if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
+            raise UserError(f"{picture}: the ending {picture.suffix!r} is not that of a picture; expected .png, .svg or .pdf")
     reserve(options.overwrite, options.output, options.plot, options.plot_seeds)
     from cifar_small.config.loading import load_config
     from cifar_small.evaluation.compare import compare, seeds_of_recipes
