@@ -269,7 +269,7 @@ def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
     assert SINGLE_PROCESS.sum(tensor) is tensor
     assert SINGLE_PROCESS.gather(tensor, 3) is tensor
     assert SINGLE_PROCESS.any(True, torch.device("cpu"))
-    assert train(parse_config({**CONFIG, "phases": [{"epochs": 1}]}), tmp_path / "run", quiet=True)["epochs"] == 1
+    assert train(parse_config({**CONFIG, "phases": [{"epochs": 1}]}), tmp_path / "run", quiet=True).epochs == 1
 
 
 def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
