@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from cifar_small.config.phases import resolve_phases
 from cifar_small.config.published import PUBLISHED, Published
 from cifar_small.config.schema import LibraryModel
 from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.models import counting
 from cifar_small.models.blocks import Dropout, SqueezeExcitation
 from cifar_small.sweep.levels import ROWS, Plan, run_levels
 
@@ -56,10 +57,15 @@ class TinyLibraryNet(nn.Module):
 
 
 @pytest.fixture
-def _small_nets_and_few_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+def _small_nets_and_few_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The commands, their order and their files are what is looked at; the nets and the pictures of mistakes are elsewhere."""
     monkeypatch.setattr("cifar_small.models.LibraryNet", TinyLibraryNet)
     monkeypatch.setattr("cifar_small.reporting.evaluation_files.draw_mistakes", lambda *given: Figure())
+    for counted in (counting.trainable_parameters, counting.footprint):  # kept for a process, by the config of a net
+        counted.cache_clear()
+    yield
+    for counted in (counting.trainable_parameters, counting.footprint):
+        counted.cache_clear()
 
 
 @pytest.mark.parametrize("report", list(ROWS))

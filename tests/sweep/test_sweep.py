@@ -569,7 +569,7 @@ def test_on_epoch_ends_a_run_that_can_go_on(tiny: Callable[..., Config], tmp_pat
     assert load_checkpoint(tmp_path / "run" / "last.pt")["epoch"] == 1
     assert [row["epoch"] for row in rows] == [1]
     assert 0 <= rows[0]["val_accuracy"] <= 1
-    assert train(tiny(), tmp_path / "run", quiet=True, resume=True)["epochs"] == 2
+    assert train(tiny(), tmp_path / "run", quiet=True, resume=True).epochs == 2
 
 
 def test_a_killed_sweep_goes_on(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
