@@ -28,7 +28,7 @@ class Ranks:
         if child:
             return child
         try:
-            signal.alarm(100)  # nothing here takes that long: a rank that waits for ever ends
+            signal.alarm(300)  # nothing here takes that long: a rank that waits for ever ends
             output = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
             os.dup2(output, 1), os.dup2(output, 2)
             sys.stdout = sys.stderr = open(1, "w", closefd=False)  # noqa: SIM115 pytest's own would keep what is printed

@@ -408,10 +408,21 @@ class Faked:
         run = Run(arguments[arguments.index("--output") + 1] if train else arguments[1])
         run.folder.mkdir(parents=True, exist_ok=not train)
         if train:
-            sessions = [{"device": "a CPU", "threads": 1, "precision": "fp32", "commit": "c", "dirty": False}] * self.sessions
+            sessions = [
+                {
+                    "started": "2026-11-21T00:00:00+00:00",
+                    "command": "",
+                    "device": "a CPU",
+                    "threads": 1,
+                    "precision": "fp32",
+                    "commit": "c",
+                    "dirty": False,
+                }
+            ] * self.sessions
             run.env_file.write_text(json.dumps({"sessions": sessions}))
         else:
-            run.append_test_reading({"accuracy": 0.95})
+            facts = {"command": "", "views": "none", "images": 20, "predictions": "test.npz", "predictions_sha256": "p"}
+            run.append_test_reading(accuracy=0.95, **facts)
         return self.seconds if train else 0.0
 
 

@@ -150,7 +150,7 @@ def _measure(side: Side, seed: int, overrides: Overrides, folder: Path, config_s
         "attempt": attempt,
         "load_average": list(load),
         "run": str(run.folder),
-        "environment": sessions[-1],
+        "environment": sessions[-1].plain(),
     }
     write_json(_file(side, seed, folder), result)
     return result
