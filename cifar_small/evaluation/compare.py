@@ -176,12 +176,9 @@ def _ensemble_tests(entries: Sequence[Entry], split: str, refused: list[str]) ->
 
 
 def _is_member(entry: Entry, part: NetFacts, whole: Predictions, split: str) -> bool:
-    """Is an entry this part of an ensemble: the same weights, views and images?"""
-    meta = entry.meta
+    """Is an entry this part of an ensemble, and of the same images?"""
     return (
-        not entry.is_ensemble
-        and meta.weights_sha256 == part.weights_sha256
-        and meta.views_and_form == part.views_and_form
+        entry.meta.maker == part.maker
         and split in entry.predictions
         and entry.predictions[split].meta.images_sha256 == whole.meta.images_sha256
     )

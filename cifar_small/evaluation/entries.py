@@ -118,7 +118,7 @@ def load_entries(arguments: Sequence[str]) -> list[Entry]:
     for argument in arguments:
         given, path = _named(argument)
         entry = _of_run(path) if path.is_dir() else _of_file(path)
-        key = (entry.meta.name, entry.meta.seed, _views(entry), *(one.weights_sha256 for one in entry.parts))
+        key = (entry.meta.name, entry.meta.seed, entry.meta.maker)
         known = entries.get(key)
         if known is not None and set(known.predictions) & set(entry.predictions):
             raise UserError(f"{paths[key]} and {path} are the same weights with the same views; name each entry once")
@@ -174,7 +174,7 @@ def _of_file(path: Path) -> Entry:
         sibling = path.with_name(path.name.replace(split, other, 1))
         if other != split and path.name.startswith(split) and sibling.exists():
             found = _load(sibling, run, summary)
-            if found.meta.views == first.meta.views:
+            if found.meta.maker == first.meta.maker:
                 predictions[other] = found
     unusual = [] if first.meta.views == summary.views else [str(first.meta.views)]
     return Entry(" ".join([run.folder.name, *unusual, *first.meta.form]), predictions, run)

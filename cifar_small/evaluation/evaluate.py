@@ -159,7 +159,8 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
             f"{file} is of the split {split}; a temperature is fitted on val and on nothing else: "
             "give the same run's predictions of val"
         )
-    if _net_of(val) != _net_of(predictions):
+    nets = [(one.meta.name, one.meta.maker, one.classes) for one in (val, predictions)]
+    if nets[0] != nets[1]:
         raise DataError(
             f"{file} and {predictions.meta.file or 'the predictions'} are of different nets or views; a temperature holds "
             "for one net with one choice of views: predict val in the same way"
@@ -174,16 +175,6 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
         logits[second] = predictions.logits[second] / by_first
         of_halves = (by_first, by_second)
     return Scaling(temperature, str(file), len(val.ids), of_halves, calibration(logits, predictions.labels))
-
-
-def _net_of(predictions: Predictions) -> dict[str, object]:
-    """What two predictions files of the same net and views share: name, weights, views, and those of all members."""
-    meta = predictions.meta
-    return meta.picked("name", "weights_sha256", "views") | {
-        "onnx": meta.onnx and meta.onnx.sha256,
-        "classes": predictions.classes,
-        "members": [member.picked("weights_sha256", "views") for member in meta.members],
-    }
 
 
 def plain_evaluation(evaluation: Evaluation) -> dict[str, object]:

@@ -16,6 +16,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import start_of
+from cifar_small.runs.records import readings_of
 
 TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
 HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}
@@ -67,7 +68,8 @@ def accuracies(net: Net, run: Run) -> list[Accuracy]:
         val = Accuracy("val", summary.views, summary.val_accuracy, summary.val_images)
     else:
         val = Accuracy("val", "none", net.facts.val_accuracy, net.config.data.val_size)
-    readings = {one.views: one for one in run.test_readings() if one.weights_sha256 == weights}
+    onnx = net.onnx.sha256 if net.onnx else None
+    readings = {one.views: one for one in readings_of(run.test_readings(), weights, onnx)}
     return [val, *(Accuracy("test", views, one.accuracy, one.images) for views, one in readings.items())]
 
 
@@ -141,7 +143,7 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
     readings = run.test_readings()
     if len(found) == 1:
         rows.append(("accuracy on test", "not measured: the test split was not read with these weights"))
-    rows.append(("readings of test in this run", f"{len(readings)}, with any of its weights"))
+    rows.append(("readings of test in this run", f"{len(readings)}, with any of its weights and in any form"))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ from cifar_small.errors import DataError
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import FORMAT, FittedOn, NetFacts, PredictionsMeta
+from cifar_small.runs.records import FORMAT, FittedOn, PredictionsMeta
 
 TITLES: dict[str, str] = {
     "logits": "mean of logits",
@@ -138,15 +137,15 @@ def match_val(members: Sequence[Predictions], val: Sequence[Predictions]) -> lis
                 f"{_file(one)} is of the split {one.meta.split}; weights are fitted on val alone, never on what is "
                 "scored: predict val"
             )
-        by_maker[_maker(one.meta)] = one
-    missing = [member for member in members if _maker(member.meta) not in by_maker]
+        by_maker[one.meta.maker] = one
+    missing = [member for member in members if member.meta.maker not in by_maker]
     if missing:
         raise DataError(
             f"{_file(missing[0])} has no val predictions by the same weights with the same views "
             f"({missing[0].meta.views or 'as its members'}): predict val of its run with these views"
             + (f"; {len(missing)} of {len(members)} members miss theirs" if len(missing) > 1 else "")
         )
-    return [by_maker[_maker(member.meta)] for member in members]
+    return [by_maker[member.meta.maker] for member in members]
 
 
 def find_val(paths: Sequence[Path], members: Sequence[Predictions]) -> list[Predictions]:
@@ -154,16 +153,9 @@ def find_val(paths: Sequence[Path], members: Sequence[Predictions]) -> list[Pred
     found = []
     for path, member in zip(paths, members, strict=True):
         beside = (load_predictions(other) for other in sorted(path.parent.glob("val*.npz")))
-        alike = (one for one in beside if one.meta.split == "val" and _maker(one.meta) == _maker(member.meta))
+        alike = (one for one in beside if one.meta.split == "val" and one.meta.maker == member.meta.maker)
         found += [one for one in alike if one.labels is not None][:1]
     return found
-
-
-def _maker(meta: NetFacts) -> str:
-    """What made predictions, whatever they are of: weights and views, or the method and the makers of an ensemble."""
-    if not meta.members:
-        return json.dumps([meta.weights_sha256, meta.views])
-    return json.dumps([meta.method, sorted([_maker(one), one.weight] for one in meta.members)])
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from cifar_small.errors import DataError, UserError
 from cifar_small.figures.run import draw_accuracy_over_time
 from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, recipe_of
+from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 
@@ -124,11 +124,14 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
 
 def _test(runs: Sequence[RunRecord]) -> str:
     latest = [run.own_readings[-1] for run in runs if run.own_readings]
-    if len(latest) < len(runs):
-        return "not read"
-    accuracies = [100 * reading.accuracy for reading in latest]
     times = max(len(run.test_readings) for run in runs)
     read = "read once" if times == 1 else f"read {times} times"
+    if not latest:
+        alike = all(readings_of([one], run.summary.weights_sha256) for run in runs for one in run.test_readings)
+        return f"{read} with other {'views' if alike else 'weights or forms'}" if times else "not read"
+    if len(latest) < len(runs):
+        return f"{len(latest)} of {len(runs)} seeds read"
+    accuracies = [100 * reading.accuracy for reading in latest]
     if len(accuracies) > 1:
         return f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} sd ({read})"
     total = latest[0].images

@@ -171,6 +171,13 @@ class NetFacts(_Named):
         """Views and form in words: `flip`, `flip onnx int8`."""
         return " ".join([str(self.views), *self.form])
 
+    @property
+    def maker(self) -> str:
+        """What made predictions, whatever they are of: weights, form and views, or method and makers of an ensemble."""
+        if self.members:
+            return json.dumps([self.method, sorted([one.maker, one.weight] for one in self.members)])
+        return json.dumps([self.weights_sha256 or self.label(folder=True), self.views, self.onnx.sha256 if self.onnx else None])
+
     def facts(self) -> NetFacts:
         """What an ensemble repeats of a member."""
         return NetFacts.model_validate({key: value for key, value in self.given().items() if key in NetFacts.model_fields})
@@ -338,6 +345,21 @@ class TestReading(_Facts):
     previous_sha256: str | None = None  # of the line before it
 
 
+def readings_of(
+    readings: Sequence[TestReading], weights_sha256: str, onnx_sha256: str | None = None, views: str | None = None
+) -> list[TestReading]:
+    """The readings of test by these weights in this form, oldest first.
+
+    onnx_sha256: of the ONNX file that computed in place of the weights; None: the weights themselves. views: only with these. A
+    reading of before weights were named counts for any.
+    """
+    return [
+        one
+        for one in readings
+        if one.weights_sha256 in (None, weights_sha256) and one.onnx_sha256 == onnx_sha256 and views in (None, one.views)
+    ]
+
+
 class RunRecord(_Facts):
     """What a record says of a run."""
 
@@ -353,8 +375,7 @@ class RunRecord(_Facts):
     @property
     def own_readings(self) -> list[TestReading]:
         """The readings of test with the weights and views of the summary."""
-        views, weights = self.summary.views, self.summary.weights_sha256
-        return [one for one in self.test_readings if one.views == views and one.weights_sha256 in (None, weights)]
+        return readings_of(self.test_readings, self.summary.weights_sha256, views=self.summary.views)
 
 
 class Record(_Facts):

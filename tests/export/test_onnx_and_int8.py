@@ -29,6 +29,7 @@ from cifar_small.evaluation.entries import collect_rows, load_entries
 from cifar_small.export import latency as inference
 from cifar_small.export import quantize as quantize_module
 from cifar_small.export.latency import HEADER, Measured, Settings, Timing, bench_runs, read_figures, rows_of, take_turns
+from cifar_small.export.model_card import accuracies
 from cifar_small.export.onnx_export import export_onnx, largest_difference
 from cifar_small.export.onnx_session import (
     OnnxModel,
@@ -441,6 +442,9 @@ def test_a_reading_of_test_names_the_file_and_its_submission_passes(run: Run, tm
     (reading,) = run.test_readings()
     assert reading.onnx_sha256 == sha256_file(int8)
     assert reading.weights_sha256 == sha256_file(run.best)
+    assert [one.split for one in accuracies(load_net(run), run)] == ["val"]  # fp32 was not read
+    assert accuracies(load_onnx(run, int8), run)[1].value == reading.accuracy
+    assert [one.split for one in accuracies(load_onnx(run, run.folder / "fp32.onnx"), run)] == ["val"]
     pickle = tmp_path / "nolabel.pkl"
     write_unlabelled(pickle, load_test(CONFIG.data).images, np.arange(360))
     assert main(["predict", str(run.folder), "--split", "submit", "--file", str(pickle), "--onnx", str(int8)]) == 0

@@ -163,7 +163,7 @@ def test_figures_stand_with_n_interval_and_views(folder: Path, run: Run) -> None
         low, high = wilson_interval(round(360 * reading.accuracy), 360)
         line = f"{reading.accuracy:.2%} of 360 images, 95 % interval {low:.2%} to {high:.2%}, views {reading.views} |"
         assert f"| accuracy on test | {line}" in card
-    assert "| readings of test in this run | 3, with any of its weights |" in card
+    assert "| readings of test in this run | 3, with any of its weights and in any form |" in card
     count = sum(parameter.numel() for parameter in build_model(CONFIG.model, 10).parameters())
     assert f"| trainable parameters | {count:,}; {100_000 - count:,} below the budget of 100,000 |" in card
     assert f"| best.pt of the run, after epoch {summary.selected_epoch}, the best on val |" in card

@@ -341,3 +341,14 @@ def test_runs_of_one_name_and_seed_are_told_apart_by_their_folders() -> None:
     joined = combine([*members, VAL[2]])
     assert joined.meta.name == "mean of logits: a (seed 0, x), a (seed 0, y), net (seed 3)"
     assert judge(joined, [*members, VAL[2]]).best == "a (seed 0, x)"
+
+
+def test_val_of_the_weights_is_not_that_of_their_int8_file(tmp_path: Path) -> None:
+    onnx = {"file": "int8.onnx", "sha256": "8", "bytes": 1, "precision": "int8", "onnxruntime": "1", "threads": 1}
+    facts = {"weights_sha256": "a", "views": "none"}
+    members = [made(split="submit", **facts), made(split="submit", onnx=onnx, **facts)]
+    for name, form in (("val.npz", {"onnx": onnx}), ("val_plain.npz", {})):
+        made([1, 2, 3], labels=[1, 2, 3], split="val", **facts, **form).save(tmp_path / name)
+    found = find_val([tmp_path / "submit.npz"] * 2, members)
+    assert [one.meta.file for one in found] == ["val_plain.npz", "val.npz"]
+    assert [one.meta.file for one in match_val(members, found)] == ["val_plain.npz", "val.npz"]

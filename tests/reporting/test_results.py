@@ -119,16 +119,24 @@ def test_a_seed_whose_test_was_not_read_leaves_no_mean(tmp_path: Path) -> None:
     record(tmp_path, 0, (reading(0.94),))
     record(tmp_path, 1)
     (row,) = rows(render_results(tmp_path))
-    assert row["test %"] == "not read"
+    assert row["test %"] == "1 of 2 seeds read"
     assert row["seeds"] == "2 (0, 1)"
 
 
 def test_reading_with_other_views_is_no_result_but_counts_as_a_reading(tmp_path: Path) -> None:
     record(tmp_path / "a", 0, (reading(0.99, "none"),))
-    assert rows(render_results(tmp_path / "a"))[0]["test %"] == "not read"
+    assert rows(render_results(tmp_path / "a"))[0]["test %"] == "read once with other views"
     record(tmp_path / "b", 0, (reading(0.91), reading(0.99, "none"), reading(0.92)))
     assert rows(render_results(tmp_path / "b"))[0]["test %"].startswith("92.00 [")
     assert rows(render_results(tmp_path / "b"))[0]["test %"].endswith("(read 3 times)")
+
+
+def test_a_reading_by_an_int8_file_is_not_the_nets_own(tmp_path: Path) -> None:
+    int8 = reading_of(0.875, onnx_sha256="8" * 64)
+    record(tmp_path / "a", 0, (reading(0.8722), int8))
+    assert rows(render_results(tmp_path / "a"))[0]["test %"].startswith("87.22 [")
+    record(tmp_path / "b", 0, (int8,))
+    assert rows(render_results(tmp_path / "b"))[0]["test %"] == "read once with other weights or forms"
 
 
 def test_other_recipes_have_rows_of_their_own_best_first(tmp_path: Path) -> None:
