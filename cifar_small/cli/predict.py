@@ -64,7 +64,7 @@ def _predict(options: argparse.Namespace) -> int:
 
         if options.device not in (None, "cpu"):
             raise UserError(f"--device {options.device} has no effect with --onnx, which runs on the CPU; drop one of them")
-        net = load_onnx(run, options.onnx)
+        net = load_onnx(run, options.onnx, options.checkpoint)
     target, predictions, notes = predict(
         run,
         options.split,

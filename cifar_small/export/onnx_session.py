@@ -123,8 +123,8 @@ def as_onnx_net(net: Net, content: bytes, file: str) -> Net:
     if properties["weights_sha256"] != net.facts.weights_sha256:
         made_from, held = properties["weights_sha256"][:12], net.facts.weights_sha256[:12]
         raise CheckpointError(
-            f"{file} was made from the weights {made_from} of {properties['name']}, seed {properties['seed']}; the run holds "
-            f"{held}; write it again from this run with cifar-small onnx or quantize"
+            f"{file} was made from the weights {made_from} of {properties['name']}, seed {properties['seed']}; "
+            f"{net.facts.checkpoint}.pt of the run is {held}; write it again from this run with cifar-small onnx or quantize"
         )
     facts = OnnxFacts(
         file=file,
@@ -139,8 +139,8 @@ def as_onnx_net(net: Net, content: bytes, file: str) -> Net:
     return replace(net, model=OnnxModel(session, net.mean, net.std), onnx=facts)
 
 
-def load_onnx(run: Run, path: Path) -> Net:
-    """The run's net as an ONNX file computes it. Raises CheckpointError for a damaged file or one of other weights."""
+def load_onnx(run: Run, path: Path, checkpoint: str = "best") -> Net:
+    """A checkpoint of the run as an ONNX file computes it. Raises CheckpointError for a file that is damaged or of others."""
     require_extra()
     content = read_onnx(path)
-    return as_onnx_net(load_net(run), content, path.name)
+    return as_onnx_net(load_net(run, checkpoint), content, path.name)

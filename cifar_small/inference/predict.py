@@ -187,7 +187,7 @@ def predict(
 ) -> tuple[Path, Predictions, list[str]]:
     """Predict one split of a run's data, or an unlabelled file, with one of its checkpoints, and write the predictions file.
 
-    net: another form of the run's net than its selected weights. Returns the path, the predictions and notes in plain words.
+    net: the checkpoint in another form than its weights. Returns the path, the predictions and notes in plain words.
     Reading `test` is recorded in the run directory.
     """
     if (split == "submit") != (file is not None):
@@ -198,6 +198,10 @@ def predict(
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"allow_rows and layout say how an unlabelled file is read; they have no effect on the split {split}")
     net = with_overrides(net or load_net(run, checkpoint), device, data_root)
+    if net.facts.checkpoint != checkpoint:
+        raise UserError(
+            f"the given net is {net.facts.checkpoint}.pt in another form, not {checkpoint}.pt; name its own checkpoint"
+        )
     chosen = views or net.config.views
     name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
     name += [f"onnx_{net.onnx.precision}"] if net.onnx else []

@@ -47,6 +47,7 @@ from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.models import build_model, merge_pooled_norms
+from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import DataFacts, WeightsFacts
@@ -260,7 +261,9 @@ def test_foreign_and_missing_files_are_refused(run: Run, tmp_path: Path) -> None
 
 def test_a_file_of_another_runs_weights_is_refused(run: Run, tmp_path: Path) -> None:
     other = of_other_weights(run.folder / "fp32.onnx", tmp_path / "other.onnx")
-    with pytest.raises(CheckpointError, match=r"other\.onnx was made from the weights 5{12} of tiny, seed 0; the run holds"):
+    with pytest.raises(
+        CheckpointError, match=r"other\.onnx was made from the weights 5{12} of tiny, seed 0; best\.pt of the run is"
+    ):
         load_onnx(run, other)
 
 
@@ -452,6 +455,22 @@ def test_a_reading_of_test_names_the_file_and_its_submission_passes(run: Run, tm
     assert main(["submit", str(run.predictions / "submit_onnx_int8.npz"), "--output", str(csv)]) == 0
     record = json.loads(csv.with_suffix(".json").read_text())
     assert record["predictions"]["onnx"]["sha256"] == sha256_file(int8)
+
+
+def test_a_file_of_other_weights_than_the_checkpoints_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    save_checkpoint(run.kept_file(1), load_checkpoint(run.best) | {"epoch": 1})
+    file = run.folder / "int8.onnx"
+    for split in ("val", "test"):
+        arguments = ["predict", str(run.folder), "--split", split, "--checkpoint", "epoch-0001", "--onnx", str(file)]
+        assert main(arguments) == 4
+        assert "epoch-0001.pt of the run is" in capsys.readouterr().err
+    assert run.test_readings() == []
+    with pytest.raises(UserError, match=r"the given net is best\.pt in another form, not epoch-0001\.pt"):
+        predict(run, "test", checkpoint="epoch-0001", net=load_onnx(run, file))
+    shutil.copy(run.best, run.kept_file(1))  # the very weights it was made from
+    assert main(arguments) == 0
+    (reading,) = run.test_readings()
+    assert (reading.checkpoint, reading.weights_sha256) == ("epoch-0001", sha256_file(run.best))
 
 
 def test_another_device_is_refused(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
