@@ -1,7 +1,8 @@
 """Models side by side: which is better, by how much, is it more than chance, and is the comparison fair?
 
 Two questions are kept apart. Of two trained nets on the same images: exact McNemar's test and the interval of the paired
-difference. Of two recipes, each trained with several seeds: the difference of means over seeds, paired where seeds are shared.
+difference. Of two recipes, each trained with several seeds: the difference of means over seeds, paired where both have
+the same ones.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class GroupTest:
 
     first: str
     second: str
-    seeds: tuple[int, ...]  # shared ones that the test is paired over; empty: Welch's test of all seeds
+    seeds: tuple[int, ...]  # of both recipes, that the test is paired over; empty: Welch's test, as they have others
     difference: float
     low: float  # of the 95 % interval by Student's t
     high: float
@@ -234,8 +235,8 @@ def _group_test(one: Group, other: Group, split: str) -> GroupTest | str:
     if one.rows[0].scores[split].images_sha256 != other.rows[0].scores[split].images_sha256:
         return f"their {split} images differ"
     own, others = ({row.seed or 0: row.scores[split].accuracy for row in group.rows} for group in (one, other))
-    common = tuple(seed for seed in own if seed in others)
-    shared = common if len(common) > 1 else ()
+    # Only where all seeds are the same: pairs of some of them would leave the other seeds out of difference and power.
+    shared = tuple(own) if own.keys() == others.keys() else ()
     first, second = ([scores[seed] for seed in shared or scores] for scores in (own, others))
     found = seed_difference(first, second, paired=bool(shared))
     if found is None:

@@ -136,7 +136,7 @@ def groups_table(comparison: Comparison) -> Table:
         notes.append(
             f"difference: points above {first}{', or of the first named above the second,' if others else ''} on "
             f"{comparison.split}, with its 95 % interval by Student's t: "
-            "of the differences seed by seed where seeds are shared, else Welch's; "
+            "of the differences seed by seed where both have the same seeds, else Welch's; "
             f"{holm}it is about recipes, McNemar's test about trained nets"
         )
     return Table(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from scipy.stats import binomtest, ttest_rel
+from scipy.stats import binomtest, ttest_ind, ttest_rel
 
 from cifar_small.cli.main import main
 from cifar_small.config.hashing import config_dict, dump_config, recipe_hash
@@ -409,6 +409,16 @@ def test_recipes_with_other_seeds_are_compared_unpaired(tmp_path: Path) -> None:
     paths = [*seeds_of(tmp_path, "slow", [20, 24, 31]), *seeds_of(tmp_path, "fast", [36, 44, 43], 2, batch_size=32)]
     (test,) = compare(load_entries(paths)).group_tests
     assert test.seeds == ()  # one shared seed is no pair of pairs
+
+
+def test_recipes_that_share_some_seeds_are_compared_over_all(tmp_path: Path) -> None:
+    slow, fast = [30, 60, 90, 32, 61], [20, 55, 19]
+    paths = [*seeds_of(tmp_path, "slow", slow), *seeds_of(tmp_path, "fast", fast, 1, batch_size=32)]
+    (test,) = compare(load_entries(paths)).group_tests
+    expected = ttest_ind([1 - one / 400 for one in fast], [1 - one / 400 for one in slow], equal_var=False)
+    assert test.seeds == ()
+    assert test.difference == pytest.approx((sum(slow) / 5 - sum(fast) / 3) / 400)  # that of the means in the table
+    assert test.p == pytest.approx(expected.pvalue)
 
 
 def test_a_mean_needs_every_seed(tmp_path: Path) -> None:
