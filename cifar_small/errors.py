@@ -34,6 +34,10 @@ class UserError(ValueError):
         self.remedy = (remedy,) if isinstance(remedy, str) else tuple(remedy)
 
 
+class DiskError(UserError):
+    """A full disk, or a path that cannot be written. Exit code 2."""
+
+
 class ConfigError(UserError):
     """A configuration that cannot run, including a net over its parameter budget. Exit code 2."""
 

@@ -10,14 +10,14 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from cifar_small.errors import UserError
+from cifar_small.errors import DiskError, UserError
 
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write a file so that a reader, a crash or a full disk never leaves it half-written.
 
     The content goes to a temporary name in the same folder (a rename is atomic only within a file system), reaches the disk,
-    and takes the final name; then the folder's entry reaches the disk too. Raises UserError naming the path.
+    and takes the final name; then the folder's entry reaches the disk too. Raises DiskError naming the path.
     """
     # Not by process id alone: workers of a sweep write the same table from machines whose ids may be equal.
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
@@ -37,7 +37,7 @@ def write_atomic(path: Path, content: bytes) -> None:
         advice = f"it takes {len(content):,} bytes: free some space" if full else "choose another path"
         blocked = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
         reason = f"{blocked} is a file, not a folder" if blocked else error.strerror or str(error)
-        raise UserError(f"cannot write {path}: {reason}; {advice}") from None
+        raise DiskError(f"cannot write {path}: {reason}; {advice}") from None
 
 
 def sync_folder(folder: Path) -> None:
@@ -60,14 +60,14 @@ def probe_writable(path: Path) -> None:
 
 
 def append_line(path: Path, line: str) -> None:
-    """Append a line of text and bring it to the disk. Raises UserError naming the path."""
+    """Append a line of text and bring it to the disk. Raises DiskError naming the path."""
     try:
         with open(path, "a", encoding="utf-8") as file:
             file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
-        raise UserError(f"cannot append to {path}: {error.strerror}; free some space or check its permissions") from None
+        raise DiskError(f"cannot append to {path}: {error.strerror}; free some space or check its permissions") from None
 
 
 def write_json(path: Path, value: Any) -> None:

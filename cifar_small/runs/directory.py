@@ -27,7 +27,7 @@ from typing import Any
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
-from cifar_small.errors import CheckpointError, ConfigError, InUseError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, DiskError, InUseError, UserError
 from cifar_small.files import append_line, sha256_bytes, write_atomic, write_json
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
@@ -166,7 +166,7 @@ def locked(run: Run) -> Iterator[None]:
         run.folder.mkdir(parents=True, exist_ok=True)
         file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
     except OSError as error:
-        raise UserError(f"cannot write to {run.folder}: {error.strerror}", remedy="output") from None
+        raise DiskError(f"cannot write to {run.folder}: {error.strerror}", remedy="output") from None
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -246,10 +246,10 @@ def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def require_space(run: Run, needed: int) -> None:
-    """Raise UserError before training if the disk cannot hold `needed` bytes of checkpoints."""
+    """Raise DiskError before training if the disk cannot hold `needed` bytes of checkpoints."""
     free = shutil.disk_usage(run.folder).free
     if free < needed:
-        raise UserError(f"{run.folder} has {free / 1e6:,.0f} MB free; checkpoints need {needed / 1e6:,.0f} MB; free some space")
+        raise DiskError(f"{run.folder} has {free / 1e6:,.0f} MB free; checkpoints need {needed / 1e6:,.0f} MB; free some space")
 
 
 def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str, epochs: int) -> None:

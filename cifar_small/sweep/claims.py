@@ -27,7 +27,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cifar_small.errors import UserError
+from cifar_small.errors import DiskError
 
 LONGEST_BEAT = 30.0  # seconds between two signs of life, or a tenth of the stale time if that is shorter
 
@@ -71,7 +71,7 @@ class Claim:
 
 
 def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
-    """The claim on a job, to be entered at once, or None while another worker has it. Raises UserError naming the folder."""
+    """The claim on a job, to be entered at once, or None while another worker has it. Raises DiskError naming the folder."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         newest = _newest(folder, job)
@@ -85,7 +85,7 @@ def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
     except OSError as error:
-        raise UserError(f"cannot write to {folder}: {error.strerror}", remedy="output") from None
+        raise DiskError(f"cannot write to {folder}: {error.strerror}", remedy="output") from None
     return Claim(folder, job, generation, stale_minutes)
 
 

@@ -165,8 +165,8 @@ class _Trial:
                 state = self._train(cell, index, seed, claim)
             if state.kind == "open":
                 return False
-            if state.kind != "done":
-                return self._tell(states.PRUNED if state.kind == "pruned" else states.FAIL)
+            if state.kind != "done":  # failed too: what is told as FAIL is ignored, and proposed again
+                return self._tell(states.PRUNED)
             accuracies.append(state.facts["val_accuracy"])
         return self._tell(states.COMPLETE, mean(accuracies))
 

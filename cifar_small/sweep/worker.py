@@ -8,7 +8,10 @@ from typing import Any
 
 import torch
 
-from cifar_small.errors import CheckpointError, ConfigError, DivergedError, InUseError
+from cifar_small.config.loading import load_config
+from cifar_small.data import load_train
+from cifar_small.environment import resolve_device
+from cifar_small.errors import DiskError, InUseError, UserError
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
@@ -18,8 +21,7 @@ from cifar_small.training.train import train
 Row = Mapping[str, Any]  # an epoch's line of metrics.csv
 OnEpoch = Callable[[Row], None]
 
-# Errors of one cell, after which the others continue. A missing data set or a full disk would fail them all.
-CELL_ERRORS = (DivergedError, ConfigError, CheckpointError, torch.OutOfMemoryError)
+CPU_MEMORY = "can't allocate memory"  # torch's words for it, in a plain RuntimeError
 
 
 @dataclass
@@ -82,15 +84,29 @@ class Worker:
             self.say(str(lost))
             self.busy.add(run.folder.name)
             return RunState("open")
-        except CELL_ERRORS as error:
+        except DiskError:
+            raise  # the next run would end the same way
+        except (UserError, torch.OutOfMemoryError, MemoryError) as error:
+            if isinstance(error, UserError):
+                self._raise_if_shared(cell, error)
             self._record(cell, seed, error)
         except RuntimeError as error:
-            # Unforeseen, so this worker ends with its traceback; recorded, so that other workers do not run into it too.
             self._record(cell, seed, error)
-            raise
+            if CPU_MEMORY not in str(error):
+                raise  # unforeseen, so with its traceback; recorded, so that other workers do not run into it too
         self.trained += 1
         self.after_each()
         return self.directory.state(cell, seed)
+
+    def _raise_if_shared(self, cell: Cell, error: UserError) -> None:
+        """Raise the error of a run if every cell would end in it: the data or the device of all are not there."""
+        base = load_config(self.sweep.config)
+        try:
+            load_train(base.data)
+            if "engine.device" not in cell.settings:
+                resolve_device(base.engine.device)
+        except UserError:
+            raise error from None
 
     def _record(self, cell: Cell, seed: int, error: Exception) -> None:
         reason = " ".join(str(error).split())
