@@ -59,15 +59,27 @@ def probe_writable(path: Path) -> None:
         folder.rmdir()
 
 
-def append_line(path: Path, line: str) -> None:
-    """Append a line of text and bring it to the disk. Raises DiskError naming the path."""
+def append_whole(path: Path, content: bytes) -> int:
+    """Append lines and bring them to the disk, all or none; only one process may do so at a time. Raises DiskError.
+
+    A last line without its end, left by a process killed while writing it, is removed first; returns how many bytes that were.
+    """
     try:
-        with open(path, "a", encoding="utf-8") as file:
-            file.write(line + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        with open(path, "ab+", buffering=0) as file:
+            whole = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            torn = whole - (file.read().rfind(b"\n") + 1)
+            file.truncate(whole := whole - torn)
+            try:
+                if file.write(content) < len(content):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(whole)
+                raise
     except OSError as error:
         raise DiskError(f"cannot append to {path}: {error.strerror}; free some space or check its permissions") from None
+    return torn
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -8,13 +8,14 @@ a trial sets stands in its own file before anything trains, so that a killed tri
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from statistics import mean
 from typing import Any
 
 from cifar_small.config.resolved import resolve_config
-from cifar_small.errors import ConfigError, UserError
-from cifar_small.files import write_json
+from cifar_small.errors import CheckpointError, ConfigError, UserError, plural
+from cifar_small.files import append_whole, write_json
 from cifar_small.randomness import stream_seed
 from cifar_small.runs.directory import read_json
 from cifar_small.sweep.cells import SWEEP, Cell, resolve
@@ -37,6 +38,7 @@ def work_through_trials(worker: Worker) -> None:
     assert sweep.trials is not None
     directory.trials.mkdir(parents=True, exist_ok=True)
     _refuse_other_space(worker)
+    _refuse_lost_journal(worker)
     while True:
         worker.busy.clear()
         ended = 0
@@ -77,6 +79,52 @@ def _refuse_other_space(worker: Worker) -> None:
         )
 
 
+def _refuse_lost_journal(worker: Worker) -> None:
+    """A new journal would number its trials from 0 again, and TPE would know nothing of those that are done."""
+    begun = sum(worker.directory.trial_file(number).exists() for number in range(worker.sweep.trials or 0))
+    if begun and not worker.directory.journal.exists():
+        raise UserError(
+            f"{worker.directory.journal} is missing, but {plural(begun, 'trial')} stood in it: restore it, or remove "
+            f"{worker.directory.folder} to begin anew"
+        )
+
+
+class _Journal:
+    """Optuna's journal in a file, for JournalStorage; each line whole, whoever is killed or however full the disk is.
+
+    Its own file backend locks by a link to the journal's path, which dangles where that path is relative or mounted elsewhere,
+    and then never expires; a plain file does, 30 seconds after its holder was killed.
+    """
+
+    def __init__(self, worker: Worker, optuna: Any) -> None:
+        self.path, self.say, journal = worker.directory.journal, worker.say, optuna.storages.journal
+        old = Path(f"{self.path}.lock")
+        if old.is_symlink() and not old.exists():  # of an earlier version
+            old.unlink(missing_ok=True)
+        self.lock = journal.JournalFileOpenLock(str(self.path))
+        self.file = journal.JournalFileBackend(str(self.path), self.lock)
+        self.append_logs([])
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """The entries from this number on. Raises CheckpointError for a damaged journal."""
+        try:
+            yield from self.file.read_logs(log_number_from)
+        except ValueError as error:
+            raise CheckpointError(
+                f"{self.path} is damaged ({error}); restore it, or remove {self.path.parent.parent} to begin anew"
+            ) from None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Write entries, after removing one that a killed worker did not finish. Raises DiskError."""
+        self.lock.acquire()
+        try:
+            torn = append_whole(self.path, "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode())
+        finally:
+            self.lock.release()
+        if torn:
+            self.say(f"{self.path}: its last line was cut off ({torn:,} bytes) and is dropped; the whole lines go on")
+
+
 def _is_told(worker: Worker, number: int) -> bool:
     path = worker.directory.trial_file(number)
     return path.exists() and read_json(path)["told"] is not None
@@ -95,11 +143,10 @@ class _Trial:
             pruner = optuna.pruners.MedianPruner(
                 n_startup_trials=sweep.prune.startup_trials, n_warmup_steps=sweep.prune.warmup_epochs
             )
-        backend = optuna.storages.journal.JournalFileBackend(str(worker.directory.journal))
         self.study = optuna.create_study(
             study_name=sweep.name,
             direction="maximize",
-            storage=optuna.storages.JournalStorage(backend),
+            storage=optuna.storages.JournalStorage(_Journal(worker, optuna)),
             load_if_exists=True,
             # A sampler made for each trial, so that its random numbers depend on the trial's number and on nothing before.
             sampler=optuna.samplers.TPESampler(

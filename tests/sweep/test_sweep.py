@@ -36,7 +36,7 @@ from cifar_small.cli.main import main
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
-from cifar_small.errors import ConfigError, DiskError, DivergedError, Terminated, UserError
+from cifar_small.errors import CheckpointError, ConfigError, DiskError, DivergedError, Terminated, UserError
 from cifar_small.files import write_atomic, write_json
 from cifar_small.randomness import numpy_generator
 from cifar_small.runs.checkpoints import load_checkpoint
@@ -985,6 +985,49 @@ def test_tpe_learns_where_random_does_not(write: Write, fake: Callable[..., Fake
     distances = [distance(one) for one in settings_of(tmp_path / "out")]
     assert np.mean(distances[:8]) > 0.8  # at random 1.0, with a standard deviation of 0.2
     assert np.mean(distances[8:]) < 0.65  # at random 1.0, with one of 0.12
+
+
+@pytest.mark.parametrize("old", [False, True], ids=["a file", "the dangling link of an earlier version"])
+def test_the_journals_lock_outlives_no_killed_worker(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old: bool
+) -> None:
+    """In a relative folder, as by default."""
+    optuna_file = pytest.importorskip("optuna.storages.journal._file")
+    ticks = iter(range(0, 1000, 5))  # the test fails when they are used up; without them it would wait for ever
+    monkeypatch.setattr(optuna_file, "time", SimpleNamespace(monotonic=lambda: next(ticks), sleep=lambda seconds: None))
+    monkeypatch.chdir(tmp_path)
+    fake(lambda config: 0.5)
+    lock = Path("out/trials/journal.log.lock")
+    lock.parent.mkdir(parents=True)
+    if old:
+        lock.symlink_to("out/trials/journal.log")
+    else:
+        lock.touch()
+    assert run_sweep(write(**{**TPE, "trials": 2}), Path("out"), quiet=True) == 0
+    assert told(tmp_path / "out") == ["COMPLETE"] * 2
+    assert not lock.exists()
+
+
+def test_a_journal_cut_off_in_its_last_line_goes_on(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("optuna")
+    fake(lambda config: 0.5)
+    place = tmp_path / "out"
+    run_sweep(write(**{**TPE, "trials": 4}), place, quiet=True)
+    journal = place / "trials" / "journal.log"
+    whole = journal.read_bytes()
+    journal.write_bytes(whole + b'{"op_code":')
+    assert run_sweep(write(**{**TPE, "trials": 5}), place) == 0
+    assert f"{journal}: its last line was cut off (11 bytes) and is dropped; the whole lines go on" in capsys.readouterr().out
+    assert journal.read_bytes().startswith(whole)
+    assert [trial.state.name for trial in study_of(place).trials] == ["COMPLETE"] * 5
+    journal.write_bytes(b"no entry\n" + whole)
+    with pytest.raises(CheckpointError, match=r"journal\.log is damaged .*restore it, or remove"):
+        run_sweep(write(**{**TPE, "trials": 6}), place, quiet=True)
+    journal.unlink()
+    with pytest.raises(UserError, match=r"journal\.log is missing, but 5 trials stood in it: restore it"):
+        run_sweep(write(**{**TPE, "trials": 6}), place, quiet=True)
 
 
 def test_tpe_keeps_away_from_what_diverges(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
