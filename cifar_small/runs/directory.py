@@ -19,7 +19,7 @@ import re
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, InUseError, UserError
-from cifar_small.files import append_line, sha256_bytes, write_atomic, write_json
+from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
@@ -128,21 +128,27 @@ class Run:
         return parse_all(TestReading, lines, self.test_readings_file)
 
     def test_reading_lines(self) -> list[str]:
-        """The lines of the file."""
+        """The whole lines of the file; a last one that was cut off is of a reading whose result was never shown."""
         if not self.test_readings_file.exists():
             return []
-        return self.test_readings_file.read_text(encoding="utf-8").splitlines()
+        lines = self.test_readings_file.read_text(encoding="utf-8").splitlines(keepends=True)
+        if lines and not lines[-1].endswith(("\n", "}")):
+            lines.pop()
+        return [line.rstrip("\n") for line in lines]
 
     def append_test_reading(self, **reading: object) -> None:
         """Record that the test split was read, by which command and with what result: the keys of `TestReading`.
 
-        Each line names the hash of the line before it, so that none can be removed from the middle unnoticed.
+        Each line names the hash of the line before it, so that none can be removed from the middle unnoticed. The file is
+        replaced as a whole: a line cut off by a full disk would make evidence of all before it unreadable.
         """
-        lines = self.test_reading_lines()
-        previous = sha256_bytes(lines[-1].encode()) if lines else None
-        time = datetime.now(UTC).isoformat(timespec="seconds")
-        stamped = TestReading.model_validate({"time": time, **reading, "previous_sha256": previous})
-        append_line(self.test_readings_file, json.dumps(stamped.plain(), allow_nan=False))
+        with _alone(self.folder):
+            lines = self.test_reading_lines()
+            previous = sha256_bytes(lines[-1].encode()) if lines else None
+            time = datetime.now(UTC).isoformat(timespec="seconds")
+            stamped = TestReading.model_validate({"time": time, **reading, "previous_sha256": previous})
+            lines.append(json.dumps(stamped.plain(), allow_nan=False))
+            write_atomic(self.test_readings_file, "".join(f"{line}\n" for line in lines).encode())
 
 
 def read_json(path: Path) -> Any:
@@ -157,6 +163,18 @@ def _parse_json(text: str | bytes, path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged ({error}); expected JSON as cifar-small writes it; restore or remove the file"
         ) from None
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Wait for others who are about to replace a small file of the folder; the run may be in training meanwhile."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 @contextmanager
