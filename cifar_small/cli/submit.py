@@ -46,6 +46,15 @@ def _submit(options: argparse.Namespace) -> int:
     rules = load_config(options.config).rules if options.config else None
     record = submit(predictions, options.output, run=found, rules=rules, overwrite=options.overwrite, command=options.command)
     record_file = options.output.with_suffix(".json")
+    mapping = [text if text == name else f"{text} {name}" for name, text in record.labels.items()]
+    print("labels are " + ", ".join([*mapping[:20], *(["..."] if len(mapping) > 20 else [])]))
+    config = predictions.meta.config or {}
+    data = config.get("data", {})
+    first = predictions.classes[0]
+    if data.get("source") == "folder" and not (data.get("classes") or first.isdecimal() or record.labels[first] == first):
+        print(
+            "note: these are places in the alphabetical order of the class folders; data.classes sets another", file=sys.stderr
+        )
     print(f"{record.rows:,} rows, {predictions.meta.parameters:,} parameters -> {options.output}; record: {record_file}")
     return 0
 

@@ -41,6 +41,8 @@ class Images:
             return
         if len(self.labels) != count:
             raise DataError(f"{self.source}: {len(self.labels):,} labels for {count:,} images; expected as many")
+        if twice := sorted({name for name in self.classes if self.classes.count(name) > 1}):
+            raise DataError(f"{self.source}: two classes are named {twice[0]!r}; expected different names")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
             raise DataError(

@@ -6,6 +6,7 @@ import gzip
 import os
 import tarfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, assert_never
 
@@ -19,7 +20,7 @@ from cifar_small.data.orientation import require_in_order
 from cifar_small.data.pickles import parse_pickle, read_pickle
 from cifar_small.data.readers import npz_keys, read_npz, read_png
 from cifar_small.data.splits import stratified_split
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, plural
 
 VARIABLE = "CIFAR_SMALL_DATA"
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -91,10 +92,28 @@ def is_available(data: Data) -> bool:
 def class_names(data: Data) -> tuple[str, ...]:
     """The class names of a source, read from its data unless they are CIFAR-10's or the digits. Raises DataError."""
     known = {"cifar10": CIFAR10_CLASSES, "digits": tuple("0123456789")}
-    return known.get(data.source) or load_train(data).classes
+    return data.classes or known.get(data.source) or load_train(data).classes
 
 
 def _load(data: Data, split: Split) -> Images:
+    images = _load_source(data, split)
+    return _in_order(images, data.classes) if data.classes else images
+
+
+def _in_order(images: Images, classes: tuple[str, ...]) -> Images:
+    """The same images with labels that are positions in `classes`."""
+    if sorted(classes) != sorted(images.classes):
+        lone = sorted(set(classes) ^ set(images.classes)) or sorted(classes)
+        raise DataError(
+            f"{images.source}: data.classes does not name its {plural(len(images.classes), 'class', 'classes')} once each "
+            f"(look at {', '.join(lone[:5])}); expected {', '.join(images.classes[:100])} in another order"
+        )
+    assert images.labels is not None
+    place = np.array([classes.index(name) for name in images.classes], np.int64)
+    return replace(images, labels=place[images.labels], classes=classes)
+
+
+def _load_source(data: Data, split: Split) -> Images:
     given = data.root or os.environ.get(VARIABLE)
     root = Path(given).expanduser() if given else None
     match data.source:
@@ -297,4 +316,9 @@ def _class_names(folder: Path) -> list[str]:
         raise DataError(
             f"{folder}: there is no such folder; expected train/<class>/*.png and test/<class>/*.png under data.root"
         )
-    return sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return names
+    if len({int(name) for name in names}) < len(names):
+        raise DataError(f"{folder}: two class folders have the same number, such as 1 and 01; expected each class once")
+    return sorted(names, key=int)  # 10 after 9, not after 1

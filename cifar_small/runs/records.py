@@ -398,6 +398,7 @@ class SubmissionRecord(_Facts):
     commit: str | None = None
     dirty: bool | None = None
     class_counts: Annotated[dict[str, int], Field(min_length=1)]
+    labels: dict[str, str] = {}  # what the CSV says for each class
     rules: dict[str, Any] | None = None  # given instead of those of the predictions
     predictions: PredictionsMeta
     run: RunRecord | None = None

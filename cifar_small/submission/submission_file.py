@@ -1,6 +1,6 @@
 """From a predictions file to a submission CSV with the record of what made it, and back: reading and checking any CSV.
 
-A submission is `ID,Labels` with class indices, or `id,label` with class names; one row per image in the order of the file,
+A submission is `ID,Labels` with class numbers, or `id,label` with class names; one row per image in the order of the file,
 UTF-8, `\\n` line ends, no quoting. Ids and labels are written from integers and a fixed set of names, so nothing a
 spreadsheet would run as a formula can get in.
 """
@@ -30,18 +30,26 @@ from cifar_small.runs.records import FORMAT, SubmissionRecord
 INTEGER = re.compile(r"0|[1-9][0-9]*")
 
 
+def label_texts(classes: Sequence[str], rules: Rules) -> list[str]:
+    """How a CSV writes each class: by its name or by its number, which is its position unless every name is a number."""
+    if rules.submission == "id,label":
+        return list(classes)
+    numbered = all(name.isascii() and name.isdecimal() for name in classes)
+    return [str(int(name) if numbered else index) for index, name in enumerate(classes)]
+
+
 def render_csv(predictions: Predictions, rules: Rules) -> bytes:
     """The submission's bytes. Raises DataError for class names that a CSV or a spreadsheet would misread, or negative ids."""
+    texts = label_texts(predictions.classes, rules)
     if predictions.ids.min() < 0:
         raise DataError(f"id {predictions.ids.min()} cannot stand in a submission; expected ids from 0 on")
-    values: Sequence[object] = predictions.predicted.tolist()
     if rules.submission == "id,label":
         unsafe = [name for name in predictions.classes if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", name)]
         if unsafe:
             raise DataError(f"class name {unsafe[0]!r} cannot stand in a CSV; expected letters, digits, space, '_', '.', '-'")
         if len(set(predictions.classes)) < len(predictions.classes):
             raise DataError(f"two classes have one name in {list(predictions.classes)[:20]}; id,label needs different names")
-        values = [predictions.classes[index] for index in predictions.predicted]
+    values = (texts[index] for index in predictions.predicted)
     lines = [rules.submission, *(f"{image},{value}" for image, value in zip(predictions.ids.tolist(), values, strict=True))]
     return ("\n".join(lines) + "\n").encode()
 
@@ -97,7 +105,10 @@ def _read_rows(
     rows: Sequence[Sequence[str]], known: set[int], classes: Sequence[str], rules: Rules
 ) -> tuple[dict[int, int], list[str]]:
     """Valid answers, and one fault per kind with its count and the first line it stands in."""
-    by_name = {name: index for index, name in enumerate(classes)}
+    texts = label_texts(classes, rules)
+    by_text = {text: index for index, text in enumerate(texts)}
+    numbers = f"an integer from 0 to {len(classes) - 1}" if texts[-1] == str(len(classes) - 1) else "the number of a class"
+    valid = f"a class name ({', '.join(classes[:3])}, ...)" if rules.submission == "id,label" else numbers
     answers: dict[int, int] = {}
     seen: set[int] = set()
     found: dict[str, list[str]] = {}
@@ -115,14 +126,10 @@ def _read_rows(
             found.setdefault("whose id is not in the file", []).append(at)
         elif number in seen:
             found.setdefault("with an id that was given before", []).append(at)
-        elif rules.submission == "id,label" and label not in by_name:
-            found.setdefault(f"whose label is not a class name ({', '.join(classes[:3])}, ...)", []).append(at)
-        elif rules.submission == "ID,Labels" and not (
-            INTEGER.fullmatch(label) and len(label) < 9 and int(label) < len(classes)
-        ):
-            found.setdefault(f"whose label is not an integer from 0 to {len(classes) - 1}", []).append(at)
+        elif label not in by_text:
+            found.setdefault(f"whose label is not {valid}", []).append(at)
         else:
-            answers[number] = by_name[label] if rules.submission == "id,label" else int(label)
+            answers[number] = by_text[label]
         seen.add(number)
     return answers, [f"has {plural(len(places), 'row')} {kind}, first in {places[0]}" for kind, places in found.items()]
 
@@ -193,6 +200,7 @@ def submit(
         "cifar_small": package_version(),
         **commit(),
         "class_counts": dict(zip(predictions.classes, counts, strict=True)),
+        "labels": dict(zip(predictions.classes, label_texts(predictions.classes, rules), strict=True)),
         **({"rules": given.model_dump(mode="json")} if given else {}),
         "predictions": predictions.meta,
         **evidence,

@@ -21,7 +21,7 @@ import pytest
 from PIL import Image
 
 from cifar_small.config.schema import Data
-from cifar_small.data import load_test, load_train, sources
+from cifar_small.data import class_names, load_test, load_train, sources
 from cifar_small.data.download import _SameScheme, download
 from cifar_small.errors import DataError
 
@@ -327,6 +327,31 @@ def test_folder_source_converts_other_pixel_formats(tmp_path: Path) -> None:
         [9, 8, 7],
     ]
     assert len(load_test(Data(source="folder", root=str(root)))) == 4
+
+
+def test_folders_named_by_numbers_stand_in_the_order_of_the_numbers(tmp_path: Path) -> None:
+    root = folder(tmp_path, tuple(str(number) for number in range(12)))
+    train = load_train(Data(source="folder", root=str(root)))
+    assert train.classes == tuple(str(number) for number in range(12))
+    assert train.labels is not None
+    assert train.labels.tolist() == train.images[:, 0, 0, 0].tolist() == sorted([*range(12)] * 2)
+    for split in ("train", "test"):
+        (root / split / "01").mkdir()
+    with pytest.raises(DataError, match="two class folders have the same number"):
+        load_train(Data(source="folder", root=str(root)))
+
+
+def test_the_order_of_classes_can_be_set(tmp_path: Path) -> None:
+    root = str(folder(tmp_path, ("bird", "car", "plane")))
+    data = Data(source="folder", root=root, classes=("plane", "car", "bird"))
+    train = load_train(data)
+    assert train.labels is not None
+    assert (train.classes, class_names(data)) == (("plane", "car", "bird"),) * 2
+    assert train.labels.tolist() == [2, 2, 1, 1, 0, 0]
+    assert train.images[:, 0, 0, 0].tolist() == [0, 0, 1, 1, 2, 2]
+    for wrong in (("plane", "car"), ("plane", "car", "bird", "bird"), ("plane", "car", "dog")):
+        with pytest.raises(DataError, match=r"data\.classes does not name its 3 classes once each"):
+            load_train(Data(source="folder", root=root, classes=wrong))
 
 
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:

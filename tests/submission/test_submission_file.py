@@ -76,6 +76,16 @@ def sha256(path: Path) -> str:
 # ---------------------------------------------------------------------------------------------------------------- writing
 
 
+def test_class_names_that_are_numbers_are_the_labels() -> None:
+    months = tuple(str(month) for month in range(1, 13))
+    predictions = made([3, 1, 11], classes=months)
+    content = render_csv(predictions, RULES)
+    assert content == b"ID,Labels\n0,4\n1,2\n2,12\n"
+    assert read_csv(content, predictions.ids, months, RULES) == ({0: 3, 1: 1, 2: 11}, [])
+    faults = find_faults(content.replace(b",4", b",0"), predictions.ids, months, RULES)
+    assert "has 1 row whose label is not the number of a class, first in line 2: '0,0'" in faults
+
+
 def test_bytes_of_class_indices() -> None:
     assert render_csv(made([3, 1, 4]), RULES) == b"ID,Labels\n0,3\n1,1\n2,4\n"
 

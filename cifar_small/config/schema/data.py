@@ -56,6 +56,9 @@ class Data(Section):
     val_size: PositiveInt = 5000  # images held out of the training part, stratified
     split_seed: Seed = 0  # independent of the run's seed: all runs share one validation set
     train_limit: PositiveInt | None = None  # use only this many of the remaining images, stratified
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()  # the order of labels; empty: as the source has them
+
+    OMIT_DEFAULT = frozenset({"classes"})
 
 
 class Input(Section):
