@@ -22,6 +22,7 @@ from cifar_small.data import (
 )
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.data.orientation import PixelStatistics
+from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import (
     commit,
     memory_format,
@@ -30,7 +31,7 @@ from cifar_small.environment import (
     resolve_device,
     resolve_precision,
 )
-from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError, plural
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.inference.forward import _name, compute_logits
 from cifar_small.models import build_model
@@ -109,6 +110,23 @@ def load_own_splits(net: Net) -> tuple[Images, Images]:
             "or give its present place as data root"
         )
     return train, val
+
+
+def load_own_test(net: Net) -> Images:
+    """The test images that belong to a net's training part. Raises CheckpointError, or DataError where others lie there."""
+    train, val = load_own_splits(net)
+    test = load_test(net.config.data)
+    if is_official(net.facts.data.sha256, test.sha256) is False:
+        raise DataError(
+            f"{test.source}: {plural(len(test), 'image')}, not the official test part of the data this net was trained on; "
+            "put the official file back, or read other images as an unlabelled file"
+        )
+    if (copies := count_copies(test, train, val)) > MOST_COPIES * len(test):
+        raise DataError(
+            f"{test.source}: {copies:,} of {plural(len(test), 'image')} are among those the net was trained or selected on, "
+            "pixel by pixel; expected a test part that it never saw"
+        )
+    return test
 
 
 def predict_images(
@@ -219,7 +237,7 @@ def predict(
     elif split in ("train", "val"):
         images = load_own_splits(net)[split == "val"]
     else:
-        images = load_test(net.config.data)
+        images = load_own_test(net)
     if images.classes and images.classes != net.classes:
         raise CheckpointError(
             f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
@@ -232,6 +250,7 @@ def predict(
             command=command,
             views=chosen,
             images=len(images),
+            images_sha256=images.sha256,
             accuracy=predictions.accuracy,
             predictions=target.name,
             predictions_sha256=sha256_bytes(content),

@@ -337,6 +337,7 @@ class TestReading(_Facts):
     views: str
     images: int
     accuracy: float
+    images_sha256: str | None = None  # of the images with their labels
     predictions: str  # name of the file
     predictions_sha256: str
     checkpoint: str = "best"

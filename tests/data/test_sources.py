@@ -23,6 +23,7 @@ from PIL import Image
 from cifar_small.config.schema import Data
 from cifar_small.data import class_names, load_test, load_train, sources
 from cifar_small.data.download import _SameScheme, download
+from cifar_small.data.test_split import count_copies, is_official
 from cifar_small.errors import DataError
 
 C10 = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
@@ -495,3 +496,14 @@ def test_real_cifar100_has_both_label_sets() -> None:
     # Every fine class lies in one coarse class, five in each.
     pairs = set(zip(fine.labels.tolist(), coarse.labels.tolist(), strict=True))
     assert len(pairs) == 100
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "cifar100_coarse"])
+def test_the_official_test_part_is_known(source: Any) -> None:
+    real("cifar-10-batches-py" if source == "cifar10" else "cifar-100-python")
+    train, test = load_train(Data(source=source)), load_test(Data(source=source))
+    assert is_official(train.sha256, test.sha256) is True
+    assert is_official(train.sha256, train.take(np.arange(len(test))).sha256) is False
+    assert is_official(test.sha256, test.sha256) is None
+    assert count_copies(test, train) == {"cifar10": 0}.get(source, 10)

@@ -19,7 +19,7 @@ from scipy.ndimage import gaussian_filter
 
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Data, Views
-from cifar_small.data import load_test, write_unlabelled
+from cifar_small.data import load_test, load_train, write_unlabelled
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.inference.forward import compute_logits
@@ -238,6 +238,26 @@ def test_each_reading_of_test_is_recorded(run: Run) -> None:
     ]
     assert run.test_readings()[0] == reading
     assert run.test_readings_file.read_text().count("\n") == 3
+
+
+def test_test_images_must_belong_to_the_training_part(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    train_part, test = load_own_splits(load_net(run))[0], load_test(CONFIG.data)
+    monkeypatch.setattr("cifar_small.inference.predict.load_test", lambda _: train_part.take(np.arange(200)))
+    with pytest.raises(DataError, match="200 of 200 images are among those the net was trained or selected on"):
+        predict(run, "test")
+    monkeypatch.setattr("cifar_small.inference.predict.load_test", lambda _: test)
+    official = {load_train(CONFIG.data).sha256: train_part.sha256}
+    monkeypatch.setattr("cifar_small.data.test_split._OFFICIAL", official)
+    with pytest.raises(DataError, match="360 images, not the official test part of the data this net was trained on"):
+        predict(run, "test")
+    monkeypatch.setattr("cifar_small.data.test_split._OFFICIAL", dict.fromkeys(official, test.sha256))
+    predict(run, "test")
+    (reading,) = run.test_readings()
+    assert reading.images_sha256 == test.sha256
+    rewrite(run, lambda state: state["data"].update(sha256="0" * 64))
+    with pytest.raises(CheckpointError, match="was trained on other data"):
+        predict(run, "test", overwrite=True)
+    assert run.test_readings() == [reading]
 
 
 def test_submit_keeps_the_ids_of_the_file_and_is_no_reading(run: Run, tmp_path: Path) -> None:

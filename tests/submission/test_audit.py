@@ -299,6 +299,10 @@ def trained_on_test_images(place: Place) -> None:
     edit_data(place, lambda arrays: arrays.update(test_images=arrays["train_images"][:100]))
 
 
+def another_test_image(place: Place) -> None:
+    edit_data(place, lambda arrays: arrays["test_images"].__setitem__((0, 0, 0, 0), 200))
+
+
 def other_validation_images(place: Place) -> None:
     path = place.run.predictions / "val.npz"
     edit_predictions(path, lambda parts: parts["ids"].__setitem__(0, 1000))
@@ -421,6 +425,7 @@ TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (another_data_set, {"data"}),
     (another_label, {"data"}),
     (trained_on_test_images, {"test images"}),
+    (another_test_image, {"test images"}),  # than the readings were made of
     (other_validation_images, {"split"}),
     (another_split_in_the_record, {"split", "record"}),
     (a_reading_deleted_from_the_run, {"test readings"}),

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 from collections.abc import Sequence
 from datetime import datetime
 
-import numpy as np
-
-from cifar_small.data import Images, load_test
+from cifar_small.data import load_test
+from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.errors import CheckpointError, DataError
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.predict import load_net
@@ -30,10 +28,6 @@ from cifar_small.runs.records import (
 )
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
-
-# Share of the images that may be copies: counted pixel by pixel, 10 of the 10,000 test images of CIFAR-100 stand in its own
-# training part too; of CIFAR-10 and of the digits none does.
-COPIES = 0.002
 
 
 @link("summary", "the run's summary is what its files give")
@@ -144,26 +138,29 @@ def from_scratch(member: Member, result: CheckResult) -> str:
 @link("test images", "no image of the test split or of the unlabelled file was trained on or selected with")
 def test_images(member: Member, result: CheckResult) -> str:
     """Pixels compared exactly; of the test split nothing else is read. Copies that data sets have of old are allowed."""
-    train, val, _ = member.splits
-    seen = {*_fingerprints(train), *_fingerprints(val)}
+    train, val, facts = member.splits
     others = {}
     try:
         others["the test split"] = load_test(member.sources.located(member.config.data))
     except DataError as error:
         result.gap(f"the test split cannot be read: {error}")
+    else:
+        test = others["the test split"].sha256
+        result.require(is_official(facts.sha256, test) is not False, "the official test split of its training part", "others")
+        for reading in member.run.test_readings() if member.folder else []:
+            if reading.images_sha256 is not None:  # readings of older versions have none
+                result.same(f"SHA-256 of the images of the reading of {reading.time}", test, reading.images_sha256)
     if member.sources.file is not None:
         others["the unlabelled file"] = member.sources.unlabelled(member.classes)
     said = []
     for where, images in others.items():
-        copies = sum(one in seen for one in _fingerprints(images))
-        expected = f"at most {COPIES:.1%} of the images of {where} among those trained on"
-        result.require(copies <= COPIES * len(images), expected, f"{copies:,} of {len(images):,}")
-        said.append(f"{copies:,} of {len(images):,} images of {where} are, pixel by pixel, among the {len(seen):,} used")
+        copies = count_copies(images, train, val)
+        expected = f"at most {MOST_COPIES:.1%} of the images of {where} among those trained on"
+        result.require(copies <= MOST_COPIES * len(images), expected, f"{copies:,} of {len(images):,}")
+        said.append(
+            f"{copies:,} of {len(images):,} images of {where} are, pixel by pixel, among the {len(train) + len(val):,} used"
+        )
     return "; ".join(said)
-
-
-def _fingerprints(images: Images) -> list[bytes]:
-    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images.images]
 
 
 @link("test readings", "every reading of the test split is on record, and none came before training ended")
