@@ -16,7 +16,7 @@ import numpy as np
 
 from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.entries import SPLITS, Entry, EntryRow, collect_rows
+from cifar_small.evaluation.entries import SPLITS, Entry, EntryRow, collect_rows, predict_command
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import holm, paired_difference, seed_difference
 from cifar_small.runs.predictions import Predictions
@@ -279,6 +279,8 @@ def _unlike(rows: Sequence[EntryRow]) -> list[str]:
         if len(having) > 1:
             lines.append(f"{aspect}: {_who(having)}")
     for row in rows:
+        if row.val_chose:
+            lines.append(f"val chose {row.val_chose} for {row.name}, so its figures on val are optimistic; compare on test")
         if row.test_readings is not None and row.test_readings > 1:
             lines.append(
                 f"test was evaluated {row.test_readings} times for {row.name}; "
@@ -315,9 +317,6 @@ def _missing(entries: Sequence[Entry]) -> list[str]:
                 continue
             how = f"give the file of its {split} predictions too"
             if entry.run is not None:
-                summary = entry.run.summary()
-                usual = summary is not None and entry.meta.views == summary.views
-                views = "" if usual else f" --views {entry.meta.views}"
-                how = f"cifar-small predict {entry.run.folder} --split {split}{views}"
+                how = predict_command(entry.run, split, entry.meta)
             lines.append(f"{entry.name} has no {split} predictions: {how}")
     return lines

@@ -13,6 +13,8 @@ from cifar_small.config.hashing import recipe_hash
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.files import sha256_file
+from cifar_small.inference.blend import FITTED
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
@@ -88,6 +90,7 @@ class EntryRow:
     minutes: float | None  # of training, all members together
     hardware: str
     test_readings: int | None
+    val_chose: str  # what was fitted to or chosen on the images of its val score, beside the epoch; empty: nothing
     scores: Mapping[str, Score]  # by split
 
     @property
@@ -128,6 +131,22 @@ def load_entries(arguments: Sequence[str]) -> list[Entry]:
         paths.setdefault(key, str(path))
     often = Counter(entry.name for entry in entries.values())
     return [entry if often[entry.name] == 1 else replace(entry, name=paths[key]) for key, entry in entries.items()]
+
+
+def val_chose(predictions: Predictions) -> str:
+    """What was chosen on these very images of val, beside an epoch, so that their accuracy flatters; empty: nothing."""
+    meta = predictions.meta
+    fitted = meta.fitted_on
+    if meta.split != "val":
+        return ""
+    if fitted.images_sha256 == meta.images_sha256 if fitted else any(_fitted(one) for one in meta.members):
+        return "the weights of its members"
+    return "" if all(one.taken for one in meta.soup) else "the members of its soup"
+
+
+def _fitted(meta: NetFacts) -> bool:
+    """Were weights of members fitted, in an ensemble or in one that is a member of it?"""
+    return meta.method in FITTED or any(_fitted(one) for one in meta.members)
 
 
 def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[EntryRow]:
@@ -183,13 +202,22 @@ def _of_file(path: Path) -> Entry:
 def _load(path: Path, run: Run, summary: Summary) -> Predictions:
     """The labelled predictions in a run directory. Raises CheckpointError for those of other weights than it has now."""
     predictions = load_predictions(path)
-    split = _split(predictions, path)
-    if predictions.meta.weights_sha256 != summary.weights_sha256:
-        raise CheckpointError(
-            f"{path} was predicted with other weights than this run has now; run: "
-            f"cifar-small predict {run.folder} --split {split} --overwrite"
-        )
+    meta = predictions.meta
+    kept = meta.checkpoint != "best"
+    has = sha256_file(run.checkpoint(meta.checkpoint)) if kept else summary.weights_sha256
+    if meta.weights_sha256 != has:
+        command = predict_command(run, _split(predictions, path), meta)
+        raise CheckpointError(f"{path} was predicted with other weights than this run has now; run: {command} --overwrite")
     return predictions
+
+
+def predict_command(run: Run, split: str, meta: NetFacts) -> str:
+    """What predicts a split as some predictions were made: by the same checkpoint, views and form."""
+    summary = run.summary()
+    options = [] if meta.checkpoint == "best" else ["--checkpoint", meta.checkpoint]
+    options += [] if summary is not None and meta.views == summary.views else ["--views", str(meta.views)]
+    options += ["--onnx", str(run.folder / meta.onnx.file)] if meta.onnx else []
+    return " ".join(["cifar-small predict", str(run.folder), "--split", split, *options])
 
 
 def _split(predictions: Predictions, path: Path) -> str:
@@ -231,11 +259,12 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         train_sha256=_joined(data.train_sha256 or "" for part in parts if (data := part.data)),
         views=views,
         members=len(parts),
-        selection=_joined(str((part.config or {}).get("selection", "")) for part in parts),
+        selection=_joined(_selection(part) for part in parts),
         epochs=tuple(training.epochs for training in known) if whole else _planned_epochs(parts),
         minutes=sum(training.minutes for training in known) if whole else None,
         hardware=_joined(training.hardware for training in known) if whole else "",
         test_readings=known[0].test_readings if single and known else None,
+        val_chose=val_chose(entry.predictions["val"]) if "val" in entry.predictions else "",
         scores={
             split: Score(int(one.correct.sum()), len(one.ids), one.meta.images_sha256)
             for split, one in entry.predictions.items()
@@ -253,6 +282,11 @@ def _macs(parts: Sequence[NetFacts], classes: Sequence[str]) -> int | None:
         return sum(footprint(config.model, len(classes), config.side).macs for config in configs)
     except ConfigError:  # a net of timm without timm, say: all else can still be compared
         return None
+
+
+def _selection(part: NetFacts) -> str:
+    """How the weights of a net were chosen: by its config, or by the name of a checkpoint that is not the selected one."""
+    return str((part.config or {}).get("selection", "")) if part.checkpoint == "best" else part.checkpoint
 
 
 def _planned_recipe(meta: NetFacts) -> str:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
+from cifar_small.evaluation.entries import val_chose
 from cifar_small.metrics.calibration import Calibration, Reliability, calibration, fit_temperature
 from cifar_small.metrics.classification import confusion_matrix, log_softmax, precision_recall_f1, wilson_interval
 from cifar_small.runs.predictions import Predictions
@@ -83,6 +84,7 @@ class Evaluation:
     before: Calibration
     scaling: Scaling | None
     mistakes: tuple[Mistake, ...]  # most confident first
+    val_chose: str  # what was chosen on these very images, so that their accuracy flatters; empty: nothing
 
 
 def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evaluation:
@@ -101,6 +103,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     classes = _class_scores(predictions, counts)
     f1s = [one.f1 for one in classes if one.f1 is not None]
     which = ("name", "seed", "run", "split", "views", "parameters", "source", "file", "sha256", "weights_sha256", "selection")
+    epoch = (meta.split, meta.selection, meta.checkpoint) == ("val", "best", "best")
     return Evaluation(
         predictions=meta.picked(*which),
         images=total,
@@ -114,6 +117,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
         before=calibration(predictions.logits, labels),
         scaling=None if val is None else _scale(predictions, val),
         mistakes=_most_confident_mistakes(predictions),
+        val_chose=val_chose(predictions) or ("its epoch" if epoch else ""),
     )
 
 

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from cifar_small.errors import DataError
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.classification import mcnemar
-from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.predictions import Predictions, find_predictions
 from cifar_small.runs.records import FORMAT, FittedOn, PredictionsMeta
 
 TITLES: dict[str, str] = {
@@ -152,7 +152,7 @@ def find_val(paths: Sequence[Path], members: Sequence[Predictions]) -> list[Pred
     """The val predictions that lie beside the members' files and were made as these were; perhaps not of every member."""
     found = []
     for path, member in zip(paths, members, strict=True):
-        beside = (load_predictions(other) for other in sorted(path.parent.glob("val*.npz")))
+        beside = (one for _, one in find_predictions(path.parent, "val*.npz"))
         alike = (one for one in beside if one.meta.split == "val" and one.meta.maker == member.meta.maker)
         found += [one for one in alike if one.labels is not None][:1]
     return found

@@ -39,8 +39,8 @@ def describe(evaluation: Evaluation) -> str:
         f"accuracy {evaluation.accuracy:.2%}, {evaluation.right:,} of {evaluation.images:,} images, "
         f"95 % interval {low:.2%} to {high:.2%}{macro}",
     ]
-    if evaluation.predictions["split"] == "val" and evaluation.predictions["selection"] == "best":
-        lines.append("val also selected this epoch, so its accuracy is slightly optimistic; test is unbiased")
+    if evaluation.val_chose:
+        lines.append(f"val also chose {evaluation.val_chose}, so its accuracy is optimistic; test is unbiased")
     blocks = ["\n".join(lines), _calibration_text(evaluation), _class_text(evaluation)]
     if evaluation.confused:
         pairs = [f"  {one.true} -> {one.predicted}: {one.images:,} ({one.share:.1%})" for one in evaluation.confused[:PAIRS]]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,3 +118,12 @@ def load_predictions(path: str | Path) -> Predictions:
         return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, known)
     except DataError as error:
         raise DataError(f"{path}, of {error}") from None
+
+
+def find_predictions(folder: Path, pattern: str = "*.npz") -> list[tuple[Path, Predictions]]:
+    """The predictions files of a folder, by name; other archives that lie there are passed over."""
+    found = []
+    for path in sorted(folder.glob(pattern)):
+        with suppress(DataError):
+            found.append((path, load_predictions(path)))
+    return found

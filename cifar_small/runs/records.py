@@ -163,8 +163,9 @@ class NetFacts(_Named):
 
     @property
     def form(self) -> list[str]:
-        """The file that computed in place of the weights, if one did: `onnx int8`."""
-        return [f"onnx {self.onnx.precision}"] if self.onnx else []
+        """The checkpoint that is not the selected one, and the file that computed in place of the weights: `onnx int8`."""
+        kept = [] if self.checkpoint == "best" else [self.checkpoint]
+        return [*kept, f"onnx {self.onnx.precision}"] if self.onnx else kept
 
     @property
     def views_and_form(self) -> str:
@@ -467,14 +468,14 @@ def parse(model: type[T], plain: object, where: object, error: type[UserError] =
 
 
 def load_record(path: Path) -> Record | SubmissionRecord | None:
-    """The record in a file; None for the figures of a benchmark, which lie beside records. Raises DataError."""
+    """The record in a file; None for evaluations, comparisons and benchmarks, which lie beside records. Raises DataError."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
         raise DataError(f"{path} is not a record ({error})") from None
-    if isinstance(plain, dict) and "bench" in plain:
+    if isinstance(plain, dict) and not plain.keys() & {"run", "submission"}:
         return None
     kind: type[Record] | type[SubmissionRecord] = SubmissionRecord if isinstance(plain, dict) and "sha256" in plain else Record
     return parse(kind, plain, path)

@@ -21,15 +21,18 @@ from cifar_small.config.loading import parse_config
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.evaluation.compare import Comparison, compare
 from cifar_small.evaluation.entries import Entry, load_entries
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.evaluation.evaluate import evaluate
+from cifar_small.files import sha256_file
+from cifar_small.inference.ensemble import combine, mean_logits
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import holm, paired_difference
 from cifar_small.models.counting import footprint
 from cifar_small.reporting.comparison_tables import comparison_csv, comparison_tables, p_text
+from cifar_small.reporting.evaluation_files import describe
 from cifar_small.reporting.tables import PAGE_WIDTH, Table, latex_escaped, to_latex
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import PredictionsMeta
+from cifar_small.runs.records import OnnxFacts, PredictionsMeta, SoupMember
 from tests.conftest import tiny_raw
 from tests.synthetic import made, reading_of, session_of, summary_of
 
@@ -324,6 +327,53 @@ def test_two_views_of_a_run_are_two_entries(tmp_path: Path) -> None:
     assert [row.name for row in found.rows] == ["a", "a flip"]
     assert found.unlike == ("views: none (a); flip (a flip)",)
     assert found.groups == ()
+
+
+def test_a_kept_checkpoint_is_an_entry_of_its_own_and_no_seed_of_the_recipe(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a", seed=1, readings=0)
+    make_run(tmp_path / "b", seed=2)
+    run.kept_file(1).write_bytes(b"weights")
+    kept = {"checkpoint": "epoch-0001", "weights_sha256": sha256_file(run.kept_file(1))}
+    val = load_predictions(run.predictions / "val.npz")
+    file = run.predictions / "val_epoch-0001.npz"
+    val.with_meta(**kept).save(file)
+    found = compare(load_entries([str(run.folder), str(tmp_path / "b"), str(file)]))
+    assert [(row.name, row.selection) for row in found.rows][::2] == [("a", "best"), ("a epoch-0001", "epoch-0001")]
+    assert [one.name for one in found.groups[0].rows] == ["a", "b"]
+    assert found.missing[-1].endswith("a --split test --checkpoint epoch-0001")
+    run.kept_file(1).write_bytes(b"others")
+    with pytest.raises(CheckpointError, match="--split val --checkpoint epoch-0001 --overwrite"):
+        load_entries([str(file)])
+
+
+def test_two_int8_files_of_a_net_are_two_entries(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "a")
+    val = load_predictions(run.predictions / "val.npz")
+    files = [run.predictions / f"val_{name}.npz" for name in ("one", "two")]
+    for file in files:
+        val.with_meta(onnx=OnnxFacts(**{**ONNX, "sha256": file.name})).save(file)
+    assert [one.name for one in load_entries([str(file) for file in files])] == [str(file) for file in files]
+    val.with_meta(onnx=OnnxFacts(**{**ONNX, "sha256": "val_one.npz"})).save(files[1])
+    with pytest.raises(UserError, match="are the same weights with the same views"):
+        load_entries([str(file) for file in files])
+
+
+def test_what_val_chose_is_said_where_val_is_the_judge() -> None:
+    members = [made(answers(slice(at, 20)), labels=LABELS, seed=at, split="val", weights_sha256=str(at)) for at in range(3)]
+    fitted = combine(members, "greedy", members)
+    plain = mean_logits(members)
+    others = made(LABELS, labels=LABELS, split="val", images_sha256="0" * 64).meta
+    elsewhere = fitted.with_meta(images_sha256=others.images_sha256)  # of a val that fitted nothing
+    nested = mean_logits([fitted, made(answers(slice(9, 20)), labels=LABELS, seed=9, split="val", weights_sha256="9")])
+    facts = {"name": "x", "seed": 0, "parameters": 1, "epoch": 1, "val_accuracy": 0.5, "config_sha256": "", "lineage": []}
+    soup = [SoupMember(**facts, weights_sha256=str(at), taken=not at) for at in range(2)]
+    tried = members[0].with_meta(soup=soup)
+    lines = {"weights": "the weights of its members", "soup": "the members of its soup"}
+    for one, said in ((fitted, "weights"), (nested, "weights"), (tried, "soup"), (plain, ""), (elsewhere, "")):
+        assert evaluate(one).val_chose == lines.get(said, "")
+        line = f"val chose {lines.get(said)} for x, so its figures on val are optimistic; compare on test"
+        assert compare([Entry("x", {"val": one})]).unlike == ((line,) if said else ())
+    assert "val also chose the weights of its members, so its accuracy is optimistic" in describe(evaluate(fitted))
 
 
 def test_an_ensembles_val_and_test_files_are_one_entry_and_know_their_members(tmp_path: Path) -> None:

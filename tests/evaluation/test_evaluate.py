@@ -246,7 +246,7 @@ def test_command_writes_beside_the_predictions(run: Run, said: Callable[..., tup
     assert (code, err) == (0, "")
     accuracy = load_predictions(file).accuracy
     assert f"accuracy {accuracy:.2%}, " in out
-    assert "val also selected this epoch" in out
+    assert "val also chose its epoch" in out
     folder = run.predictions / "val_evaluation"
     assert {path.name for path in folder.iterdir()} == set(FILES)
 

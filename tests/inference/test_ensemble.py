@@ -349,6 +349,8 @@ def test_val_of_the_weights_is_not_that_of_their_int8_file(tmp_path: Path) -> No
     members = [made(split="submit", **facts), made(split="submit", onnx=onnx, **facts)]
     for name, form in (("val.npz", {"onnx": onnx}), ("val_plain.npz", {})):
         made([1, 2, 3], labels=[1, 2, 3], split="val", **facts, **form).save(tmp_path / name)
+    np.savez(tmp_path / "val_foreign.npz", images=np.zeros(3))  # nothing to do with predictions
+    (tmp_path / "validation.npz").write_bytes(b"no archive")
     found = find_val([tmp_path / "submit.npz"] * 2, members)
     assert [one.meta.file for one in found] == ["val_plain.npz", "val.npz"]
     assert [one.meta.file for one in match_val(members, found)] == ["val_plain.npz", "val.npz"]

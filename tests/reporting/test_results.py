@@ -184,6 +184,7 @@ def test_a_damaged_record_is_named(content: str | bytes, tmp_path: Path) -> None
 def test_figures_of_a_benchmark_beside_the_records_are_no_record(tmp_path: Path) -> None:
     (tmp_path / "some").mkdir()
     (tmp_path / "some" / "speed.json").write_text('{"bench": "inference", "results": []}')
+    (tmp_path / "some" / "evaluation.json").write_text('{"predictions": {"sha256": "1"}, "images": 10, "accuracy": 0.5}')
     assert render_results(tmp_path).startswith("No records under")
 
 

@@ -14,7 +14,7 @@ from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
-from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.predictions import find_predictions
 from cifar_small.runs.records import (
     Ancestor,
     DataFacts,
@@ -178,9 +178,9 @@ def test_readings(member: Member, result: CheckResult) -> str:
         )
     _compare_chain(member, result)
     known = {one.predictions_sha256 for one in own}
-    for path in sorted(member.run.predictions.glob("*.npz")):
-        of_test = load_predictions(path).meta.split == "test"
-        result.require(not of_test or sha256_file(path) in known, f"a reading that made {path.name}", "none")
+    for path, predictions in find_predictions(member.run.predictions):
+        of_test = predictions.meta.split == "test"
+        result.require(not of_test or predictions.meta.sha256 in known, f"a reading that made {path.name}", "none")
     ended = max((_time(session.started) for session in member.run.sessions()), default=None)
     early = [one for one in own if ended is not None and _time(one.time) < ended]
     result.require(not early, f"no reading before the last session of training, {ended}", _told(early))
