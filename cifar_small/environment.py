@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import platform
 import subprocess
@@ -17,6 +18,7 @@ from torch import nn
 from cifar_small.config.schema import Engine
 from cifar_small.errors import UserError, plural
 
+PACKAGE = Path(__file__).resolve().parent
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 
 
@@ -164,9 +166,11 @@ def cpu_name() -> str:
     return f"{name} ({', '.join(found)})" if found else name
 
 
-def commit() -> dict[str, object]:
-    """Commit and dirty flag of the repository this package is run from; None outside one."""
-    folder = Path(__file__).resolve().parent
+def commit(folder: Path = PACKAGE) -> dict[str, object]:
+    """Commit and dirty flag of the git checkout that a package is run from; elsewhere the SHA-256 of its files.
+
+    A package that lies in a repository but is no part of it, as in an ignored .venv, is not of that repository's commit.
+    """
 
     def git(*arguments: str) -> str | None:
         try:
@@ -175,5 +179,16 @@ def commit() -> dict[str, object]:
             return None
         return done.stdout.strip() if done.returncode == 0 else None
 
+    if git("ls-files", "--error-unmatch", "__init__.py") is None:
+        return {"commit": None, "dirty": None, "code_sha256": code_sha256(folder)}
     status = git("status", "--porcelain", "--untracked-files=no")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def code_sha256(folder: Path = PACKAGE) -> str:
+    """The SHA-256 of the names and contents of a package's Python files, in the order of their names."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.rglob("*.py")):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(folder).as_posix()} {len(content)}\n".encode() + content)
+    return digest.hexdigest()

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from cifar_small import environment
-from cifar_small.environment import cpu_name, describe, resolve_device, resolve_precision
+from cifar_small.environment import code_sha256, commit, cpu_name, describe, resolve_device, resolve_precision
 from cifar_small.errors import UserError
 
 CPU = torch.device("cpu")
@@ -96,3 +96,26 @@ print(fresh, faults())
     if platform.libc_ver()[0] != "glibc":
         pytest.skip("another malloc than glibc's")
     assert kept < 0.05 * fresh
+
+
+def test_only_a_package_that_git_tracks_has_a_commit(tmp_path: Path) -> None:
+    def git(*arguments: str) -> str:
+        identity = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+        return subprocess.run(["git", *identity, *arguments], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    package = tmp_path / ".venv" / "site-packages" / "package"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("version = 1\n")
+    (tmp_path / ".gitignore").write_text(".venv\n")
+    git("init", "-q")
+    git("add", ".gitignore")
+    git("commit", "-qm", "somebody's repository")
+    installed = commit(package)
+    assert installed == {"commit": None, "dirty": None, "code_sha256": code_sha256(package)}
+    (package / "__init__.py").write_text("version = 2\n")
+    assert commit(package)["code_sha256"] != installed["code_sha256"]
+    git("add", "-f", ".venv")
+    git("commit", "-qm", "with the package")
+    assert commit(package) == {"commit": git("rev-parse", "HEAD").strip(), "dirty": False}
+    (package / "__init__.py").write_text("version = 3\n")
+    assert commit(package)["dirty"] is True

@@ -156,6 +156,7 @@ class NetFacts(_Named):
     packages: dict[str, str] | None = None
     commit: str | None = None
     dirty: bool | None = None
+    code_sha256: str | None = None  # of the package's files, where it ran outside a git checkout
     file: str | None = None
     method: str | None = None  # of an ensemble
     members: list[NetFacts] = []
@@ -320,6 +321,7 @@ class Session(_Facts):
     cifar_small: str | None = None
     commit: str | None = None
     dirty: bool | None = None
+    code_sha256: str | None = None  # of the package's files, where it ran outside a git checkout
     processes: int = 1
 
     @property
@@ -399,6 +401,7 @@ class SubmissionRecord(_Facts):
     cifar_small: str | None = None
     commit: str | None = None
     dirty: bool | None = None
+    code_sha256: str | None = None  # of the package's files, where it ran outside a git checkout
     class_counts: Annotated[dict[str, int], Field(min_length=1)]
     labels: dict[str, str] = {}  # what the CSV says for each class
     rules: dict[str, Any] | None = None  # given instead of those of the predictions

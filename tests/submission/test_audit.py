@@ -578,6 +578,17 @@ def test_a_file_that_is_gone_leaves_its_links_unchecked(name: str, links: set[st
     assert {finding.link for finding in card.of("not checked")} == links, str(card)
 
 
+def test_installed_code_passes_where_the_audit_has_the_same(place: Place) -> None:
+    def installed(entry: dict[str, Any], code: str) -> None:
+        entry.update(commit=None, dirty=None, code_sha256=code)
+
+    for code, verdict in ((environment.code_sha256(), "pass"), ("c" * 64, "not checked")):
+        place.edit_record(lambda record, code=code: installed(record, code))
+        (found,) = (one for one in place.audit().findings if one.link == "commit of CSV")
+        assert found.verdict == verdict
+        assert code in found.found
+
+
 def test_an_old_record_without_the_newer_hashes_still_passes(place: Place) -> None:
     newer = ("val_predictions_sha256", "metrics_sha256")
     for key in newer:

@@ -8,6 +8,7 @@ from datetime import datetime
 
 from cifar_small.data import load_test
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
+from cifar_small.environment import code_sha256
 from cifar_small.errors import CheckpointError, DataError
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.predict import load_net
@@ -218,7 +219,7 @@ def seed(member: Member, result: CheckResult) -> str:
     return f"{config.seed}, of the split {config.data.split_seed}"
 
 
-@link("commit", "training and prediction ran from committed code")
+@link("commit", "training and prediction ran from committed or installed code")
 def commit(member: Member, result: CheckResult) -> str:
     """Commit and dirty flag of every session of training, in the run and in the record, and of the prediction."""
     sessions = [] if member.folder is None else member.folder.sessions()
@@ -231,18 +232,23 @@ def commit(member: Member, result: CheckResult) -> str:
     return _committed(result, entries)
 
 
-@link("commit of CSV", "the CSV was written from committed code")
+@link("commit of CSV", "the CSV was written from committed or installed code")
 def csv_commit(submission: Submission, result: CheckResult) -> str:
     """Commit and dirty flag in the record."""
     return _committed(result, [("the CSV", submission.record)])
 
 
 def _committed(result: CheckResult, entries: Sequence[tuple[str, Session | NetFacts | SubmissionRecord]]) -> str:
-    """A fault for changed code, a gap for no commit; the text says which were used for what."""
+    """A fault for changed code, a gap for code that is not known; the text says which was used for what."""
     used: dict[str, None] = {}
     for what, entry in entries:
         if entry.commit is None or entry.dirty is None:
-            result.gap(f"{what} names no commit: it ran outside a git checkout")
+            code = entry.code_sha256
+            if code is not None and code == code_sha256():
+                used[f"{what} from an installed package, the code of this audit, SHA-256 {code}"] = None
+            else:
+                installed = f"; its code has the SHA-256 {code}, that of this audit another: audit with the same version"
+                result.gap(f"{what} names no commit: it ran outside a git checkout{installed if code else ''}")
             continue
         clean = entry.dirty is False
         result.require(clean, f"{what} from {entry.commit} as committed", "files changed since (dirty)")
