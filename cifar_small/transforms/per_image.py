@@ -69,6 +69,7 @@ def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
     def transform(pixels: Pixels, seeds: Seeds) -> Pixels:
         return np.stack([_run(compose, image, seed) for image, seed in zip(pixels, seeds.tolist(), strict=True)])
 
+    _require_effects(library, settings.pipeline, "augment.pipeline", side)
     # A pipeline that cannot run is found now, not when its rarest transform is first drawn.
     certain = [
         library.Compose(_build_all(library, _chosen(settings.pipeline, index), "augment.pipeline", {"p": 1.0}))
@@ -88,6 +89,31 @@ def _albumentations(settings: AlbumentationsAugment, side: int) -> Transform:
                 "seed gives other pixels; leave that transform out"
             )
     return transform
+
+
+def _require_effects(library: Any, pipeline: Sequence[Mapping[str, Any]], where: str, side: int) -> None:
+    """Raise ConfigError for a transform that changes no image: `Affine`, for one, does nothing with its default arguments."""
+    rng = np.random.default_rng(0)
+    # Crops to the side of the images do something to larger ones alone.
+    images = [rng.integers(0, 256, (size, size, 3), np.uint8) for size in (side, side + 8) for _ in range(8)]
+    for index, entry in enumerate(pipeline):
+        if "transforms" in entry:
+            _require_effects(library, entry["transforms"], f"{where}.{index}.transforms", side)
+        elif entry["name"] != "NoOp":
+            compose = library.Compose([_build(library, entry, f"{where}.{index}", {"p": 1.0})])
+            if not any(_changes(compose, image, seed) for seed, image in enumerate(images)):
+                raise ConfigError(
+                    f"{where}.{index}: {entry['name']} with these arguments changed none of {len(images)} images; say what it "
+                    "is to do, or leave it out (NoOp is the transform that is meant to do nothing)"
+                )
+
+
+def _changes(compose: Any, image: Pixels, seed: int) -> bool:
+    compose.set_random_state(np.random.default_rng(seed), random.Random(seed))
+    try:
+        return not np.array_equal(compose(image=image.copy())["image"], image)
+    except Exception:  # of an image that alone does not fit; whether the pipeline runs is looked at as a whole
+        return True
 
 
 def _branches(entry: Mapping[str, Any]) -> list[Mapping[str, Any]]:
@@ -161,6 +187,13 @@ def _build(library: Any, entry: Mapping[str, Any], where: str, forced: Mapping[s
             near = difflib.get_close_matches(key, parameters, 1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
             raise ConfigError(f"{where}.{key}: unknown argument of {name}; {hint}")
+    for key in ("hole_height_range", "hole_width_range"):
+        ends = given.get(key)
+        if isinstance(ends, tuple) and len(ends) == 2 and 0 < ends[0] < 1 and ends[1] == 1:
+            raise ConfigError(
+                f"{where}.{key}: Albumentations takes a range that ends in 1 for pixels, so this hides one pixel at most; end "
+                "it below 1, such as 0.99, for shares of the image"
+            )
     if "transforms" in given:
         given["transforms"] = _build_all(library, entry["transforms"], f"{where}.transforms", forced)
     elif issubclass(known[name], library.BasicTransform):

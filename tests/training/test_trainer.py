@@ -35,6 +35,7 @@ from cifar_small.optim.schedulers import learning_rate
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run, locked
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.training.averaging import ExponentialAverage
 from cifar_small.training.build import build_trainer
 from cifar_small.training.summary import epoch_line
 from cifar_small.training.train import train
@@ -572,3 +573,13 @@ def test_the_time_left_goes_beyond_a_day() -> None:
     row = {"epoch": 10, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "train_targets": "hard", "val_loss": 1.0}
     row |= {"val_accuracy": 0.5, "images_per_second": 100.0}
     assert epoch_line(row, 20, 0.6, 3 * 3600.0).endswith("best 60.00%  100 img/s  30:00:00 left")
+
+
+def test_integer_buffers_of_the_average_are_the_models() -> None:
+    """torch's own average leaves BatchNorm's counter at 1; see docs/surprises.md."""
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    average = ExponentialAverage(net, 0.9)
+    for _ in range(5):
+        net(torch.randn(2, 3, 8, 8))
+        average.update_parameters(net)
+    assert int(average.module[1].num_batches_tracked) == int(net[1].num_batches_tracked) == 5

@@ -163,6 +163,15 @@ SMALLER = {"name": "RandomCrop", "height": 16, "width": 16, "p": 1e-6}  # a bran
     ("entry", "message"),
     [
         ({"name": "HorizontalFlop"}, "pipeline.0.name: .* no transform 'HorizontalFlop'; did you mean 'HorizontalFlip'"),
+        ({"name": "Affine"}, "pipeline.0: Affine with these arguments changed none of 16 images"),
+        (
+            {"name": "OneOf", "transforms": [{"name": "NoOp"}, {"name": "Rotate", "limit": [0, 0]}]},
+            "pipeline.0.transforms.1: Rotate with these arguments changed none of 16 images",
+        ),
+        (
+            {"name": "CoarseDropout", "hole_height_range": [0.5, 1.0], "hole_width_range": [0.2, 0.4]},
+            "pipeline.0.hole_height_range: .* a range that ends in 1 for pixels, so this hides one pixel at most",
+        ),
         ({"name": "Compose", "transforms": [{"name": "Blur"}]}, "no transform 'Compose'"),
         ({"name": "CoarseDropout", "max_holes": 3}, "augment.pipeline.0.max_holes: unknown argument of CoarseDropout; "),
         ({"name": "Affine", "scales": 2}, "augment.pipeline.0.scales: unknown argument of Affine; did you mean 'scale'?"),
@@ -405,6 +414,19 @@ def wait_for(what: Callable[[], Any], seconds: float) -> Any:
 
 
 @pytest.mark.slow
+def test_transforms_that_do_nothing_alone_or_on_purpose_are_taken() -> None:
+    pipeline = (
+        {"name": "PadIfNeeded", "min_height": 40, "min_width": 40},
+        {"name": "RandomCrop", "height": 32, "width": 32},
+        {"name": "OneOf", "transforms": [{"name": "NoOp"}, {"name": "Affine", "rotate": [-15, 15]}]},
+        {"name": "CoarseDropout", "hole_height_range": [0.2, 0.99], "hole_width_range": [4, 8]},
+    )
+    images = np.random.default_rng(1).integers(0, 256, (4, 32, 32, 3), np.uint8)
+    done = build_transform(AlbumentationsAugment(engine="albumentations", pipeline=pipeline))(images, np.arange(4))
+    assert done.shape == images.shape
+    assert not np.array_equal(done, images)
+
+
 @pytest.mark.parametrize("how", ["SIGKILL to the trainer", "SIGTERM to its group"])
 def test_workers_of_a_run_that_was_stopped(tmp_path: Path, how: str) -> None:
     """They end with it, keep nothing locked, and do not spoil its saving when the signal reaches them too."""
