@@ -26,6 +26,13 @@ from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.files import sha256_file
 from cifar_small.runs.checkpoints import kind_of
 
+# Keys that training scripts keep weights under, averaged ones first, as timm takes them.
+CONTAINERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema"),
+    *("state_dict", "model_state_dict", "model_state", "model", "network", "net", "module", "weights"),
+)
+_WRAPPERS = ("module.", "model.", "network.", "net.", "ema_model.")  # DataParallel, AveragedModel and Lightning
+_COUNTERS = ("n_averaged", "total_ops", "total_params")  # buffers of AveragedModel and of thop
 EXPORTED = ("config.yaml", "config.json")  # both stand beside the weights of an exported run
 PATIENCE = 1.5  # seconds for a server to answer
 
@@ -128,8 +135,13 @@ def _require_answer(url: str) -> None:
 def read_state(path: Path) -> dict[str, Tensor]:
     """The state dict in a file of safetensors or torch, on the CPU. Raises CheckpointError for anything else.
 
-    One wrapping as training scripts have it (`state_dict`, `model`, names that start with `module.`) is taken off.
+    What training scripts wrap it in is taken off: `state_dict`, `model`, names that start with `module.` or `_orig_mod.`.
     """
+    return read_wrapped(path)[0]
+
+
+def read_wrapped(path: Path) -> tuple[dict[str, Tensor], str]:
+    """The same, and the keys that led to the state dict in the file, such as "state_dict_ema"."""
     try:
         with path.open("rb") as file:
             start = file.read(64)
@@ -159,7 +171,7 @@ def _reason(error: Exception) -> str:
     return text[:120] if len(text) > 3 else f"{type(error).__name__} {text}".rstrip()  # such as a KeyError of "101"
 
 
-def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
+def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     if isinstance(content, Mapping) and "format" in content and {"config", "config_sha256"} & content.keys():
         raise CheckpointError(f"{path} is a checkpoint of a run; set weights to the run directory instead: {path.parent}")
     if path.suffix == ".safetensors" and all((path.parent / name).is_file() for name in EXPORTED):
@@ -167,17 +179,29 @@ def _state_dict(content: Any, path: Path) -> dict[str, Tensor]:
             f"{path} was exported by cifar-small ({' and '.join(EXPORTED)} are beside it) and does not record what it was "
             "trained on; set weights to its run directory instead"
         )
-    for wrapping in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(wrapping), Mapping):
-            content = content[wrapping]
+    keys: list[str] = []
+    while isinstance(content, Mapping) and (inner := [key for key in CONTAINERS if isinstance(content.get(key), Mapping)]):
+        keys.append(inner[0])
+        content = content[inner[0]]
+    where = ".".join(keys)
     if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} is not a state dict; expected tensors by name and nothing else")
-    parallel = all(name.startswith("module.") for name in content)
-    state = {name.removeprefix("module.") if parallel else name: value for name, value in content.items()}
+        other = [key for key in content if not isinstance(content[key], Tensor)] if isinstance(content, Mapping) else []
+        listed = ", ".join(repr(key)[:40] for key in other[:10])
+        found = f"its {where or 'content'} holds {listed or f'a {type(content).__name__} with no tensors'}"
+        raise CheckpointError(
+            f"{path} is not a state dict: {found}; expected tensors by name, alone or under one of {', '.join(CONTAINERS)}"
+        )
+    state = {
+        name.replace("_orig_mod.", ""): value  # of torch.compile, at any depth
+        for name, value in content.items()
+        if name.rpartition(".")[2] not in _COUNTERS
+    }
+    while wrapper := next((one for one in _WRAPPERS if state and all(name.startswith(one) for name in state)), ""):
+        state = {name.removeprefix(wrapper): value for name, value in state.items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{path} is damaged: it contains NaN or infinite numbers, first in {broken[0]}")
-    return state
+    return state, where
 
 
 def _hub() -> Any:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config, with_input
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema import Config
+from cifar_small.config.schema.data import Input
 from cifar_small.errors import CheckpointError
 from cifar_small.files import sha256_file
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.models import LibraryNet, in_backbone
-from cifar_small.models.pretrained import locate, read_state
+from cifar_small.models.pretrained import locate, read_wrapped
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import ancestor
 from cifar_small.runs.records import Ancestor, DataFacts
@@ -57,8 +60,10 @@ def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | Non
         path, name, source = locate(published), f"{published.family} imagenet ({published.source})", "imagenet"
     else:
         path, name, source = Path(config.weights), Path(config.weights).name, "unknown data"
-    state = read_state(path)
-    return config, PretrainedInit(name, state, (), [ancestor(name, DataFacts(source=source), sha256_file(path))])
+        config = _with_input_beside(config, path)
+    state, where = read_wrapped(path)
+    begun = ancestor(name, DataFacts(source=source), sha256_file(path))
+    return config, PretrainedInit(f"{name} ({where})" if where else name, state, (), [begun])
 
 
 def with_recorded_input(config: Config, run: Run) -> Config:
@@ -69,14 +74,38 @@ def with_recorded_input(config: Config, run: Run) -> Config:
 
 
 def with_input_of_weights(config: Config) -> Config:
-    """The config with the input that its weights expect, where these are another run's. Raises CheckpointError without it."""
-    return _with_input_of(config, load_net(Run(str(config.weights)))) if config.starts_from_run else config
+    """The config with the input that its weights expect, of another run or of a file. Raises CheckpointError without it."""
+    if config.starts_from_run:
+        return _with_input_of(config, load_net(Run(str(config.weights))))
+    return config if config.weights in (None, "imagenet") else _with_input_beside(config, Path(str(config.weights)))
 
 
 def _with_input_of(config: Config, net: Net) -> Config:
     input_ = net.preprocess
     brought = {"size": input_.side, "interpolation": input_.interpolation, "mean": input_.mean, "std": input_.std}
     return _completed(config, brought)
+
+
+def _with_input_beside(config: Config, weights: Path) -> Config:
+    """The config with the input that the config.json beside a file of weights names, if there is one as timm writes it."""
+    path = weights.parent / "config.json"
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):  # none, or not timm's
+        return config
+    told = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
+    if not isinstance(told, dict) or "input_size" not in told:
+        return config
+    brought = {key: told[key] for key in ("mean", "std", "interpolation") if key in told}
+    brought["size"] = told["input_size"][-1] if isinstance(told["input_size"], list) and told["input_size"] else None
+    try:
+        return _completed(config, Input.model_validate(brought).model_dump(exclude={"augment"}, exclude_none=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise CheckpointError(
+            f"{path} names an input that cannot be given ({'.'.join(map(str, first['loc']))}: {first['msg']}); set input "
+            "in the config and remove that file"
+        ) from None
 
 
 def _completed(config: Config, brought: Mapping[str, Any]) -> Config:

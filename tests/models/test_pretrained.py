@@ -27,7 +27,7 @@ from cifar_small.config.published import HUB_FILE, PUBLISHED, Published
 from cifar_small.config.schema import Data
 from cifar_small.data import load_train
 from cifar_small.errors import CheckpointError, ConfigError, DataError
-from cifar_small.models.pretrained import cached, fetch, locate, read_state, verify
+from cifar_small.models.pretrained import cached, fetch, locate, read_state, read_wrapped, verify
 from cifar_small.training.train import train
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -66,11 +66,29 @@ def test_a_state_dict_is_read_as_it_was_written(suffix: str, tmp_path: Path) -> 
         {"state_dict": STATE, "epoch": 3},
         {"model": STATE, "args": {"lr": 0.1}},
         {"state_dict": {f"module.{name}": value for name, value in STATE.items()}},
+        {f"module._orig_mod.{name}": value for name, value in STATE.items()},
+        {f"_orig_mod.module.{name}": value for name, value in STATE.items()},
+        {"pytorch-lightning_version": "2.4", "state_dict": {f"model.{name}": value for name, value in STATE.items()}},
+        {"n_averaged": torch.tensor(7), **{f"module.{name}": value for name, value in STATE.items()}},
+        {"total_ops": torch.zeros(1), "conv1.total_params": torch.zeros(1), **STATE},
+        {"net": STATE, "acc": 95.1, "epoch": 199},
+        {"epoch": 3, "model_state_dict": STATE, "optimizer_state_dict": {"state": {}}},
+        {"state_dict": {name: 0 * value for name, value in STATE.items()}, "state_dict_ema": STATE},
+        {"ema": {"module": STATE}},
     ],
 )
 def test_the_wrappings_of_training_scripts_are_taken_off(wrapped: dict[str, Any], tmp_path: Path) -> None:
     torch.save(wrapped, tmp_path / "weights.pth")
     assert same(read_state(tmp_path / "weights.pth"))
+
+
+def test_averaged_weights_are_taken_before_raw_ones_and_named(tmp_path: Path) -> None:
+    torch.save({"state_dict": {"a": torch.zeros(1)}, "state_dict_ema": {"a": torch.ones(1)}}, tmp_path / "both.pth")
+    state, where = read_wrapped(tmp_path / "both.pth")
+    assert (state["a"].item(), where) == (1, "state_dict_ema")
+    torch.save({"generator": {"a": torch.ones(1)}, "epoch": 3}, tmp_path / "other.pth")
+    with pytest.raises(CheckpointError, match="its content holds 'generator', 'epoch'; expected tensors by name, alone or"):
+        read_state(tmp_path / "other.pth")
 
 
 class Evil:
@@ -89,7 +107,7 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("a.pth", pickle.dumps(Evil()), "cannot be read as weights"),
     ("a.pth", torch_bytes({"a": Evil()}), "it contains pickled Python objects; save model.state_dict"),
     ("a.pth", CONTENT[".pth"][:-40], "truncated, or not written by torch.save"),
-    ("a.pth", torch_bytes([1, 2]), "is not a state dict; expected tensors by name"),
+    ("a.pth", torch_bytes([1, 2]), r"is not a state dict: its content holds a list with no tensors; expected tensors by name"),
     ("a.pth", torch_bytes({}), "is not a state dict"),
     ("a.pth", torch_bytes({"a": torch.ones(2), "b": "text"}), "is not a state dict"),
     ("a.pth", torch_bytes({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}), "NaN or infinite numbers, first in b"),

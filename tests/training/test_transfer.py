@@ -39,6 +39,7 @@ from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import DataFacts
 from cifar_small.submission.submission_file import check_rules, submit
 from cifar_small.training.build import build_trainer
+from cifar_small.training.initial_weights import prepare_init
 from cifar_small.training.state import State
 from cifar_small.training.train import train
 
@@ -311,6 +312,25 @@ def test_a_file_of_our_own_layout_fits_our_own_net(ancestor_run: Path, tmp_path:
     assert all(torch.equal(before[name], after[name]) for name in before if in_backbone(name))
     assert not torch.equal(before["fc.weight"], after["fc.weight"])  # a file says nothing of its classes
     assert load_net(Run(tmp_path / "run")).facts.lineage == ["weights.pth, trained on unknown data"]
+
+
+def test_the_input_in_a_config_json_beside_a_file_is_taken(tmp_path: Path) -> None:
+    torch.save({"model_ema": {"a": torch.ones(1)}}, tmp_path / "weights.pth")
+    told = {"input_size": [3, 64, 64], "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5], "interpolation": "bicubic"}
+    (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet18", "pretrained_cfg": {**told, "crop_pct": 0.9}}))
+    bare = fine_tuning(tmp_path / "weights.pth", data=SMALL)
+    config, init = prepare_init(bare, Run(tmp_path / "run"))
+    assert init is not None
+    assert init.name == "weights.pth (model_ema)"
+    assert (config.input.size, config.input.mean, config.input.std) == (64, (0.5,) * 3, (0.5,) * 3)
+    assert config.input.interpolation == "bicubic"
+    own = fine_tuning(tmp_path / "weights.pth", data=SMALL, input={"size": 32})
+    assert prepare_init(own, Run(tmp_path / "run"))[0].input.size == 32  # what the config says comes first
+    (tmp_path / "config.json").write_text(json.dumps({"pretrained_cfg": {**told, "std": [1, 1, 0]}}))
+    with pytest.raises(
+        CheckpointError, match=r"config\.json names an input that cannot be given .*std \[1\.0, 1\.0, 0\.0\] must be"
+    ):
+        prepare_init(bare, Run(tmp_path / "run"))
 
 
 def test_a_librarys_net_trains_from_a_file_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
