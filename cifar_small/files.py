@@ -106,3 +106,27 @@ def sha256_file(path: Path) -> str:
     """SHA-256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+_HEADS = (
+    (b"PK\x03\x04", "a zip, .npz or torch file"),
+    (b"\x1f\x8b", "a gzip file"),
+    (b"\xfd7zXZ", "an xz file"),
+    (b"version https://git-lfs", "a git-lfs pointer"),
+    (b"\x89PNG", "a PNG picture"),
+    (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"\x93NUMPY", "a .npy array"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"MATLAB 7.3", "an HDF5 file"),
+    (b"MATLAB ", "a MATLAB file"),
+    (b"PAR1", "a parquet file"),
+    (b"%PDF", "a PDF"),
+    (b"<", "HTML or XML"),
+)
+
+
+def kind_of(start: bytes) -> str:
+    """What a file that starts so seems to be, in words."""
+    if not start:
+        return "empty"
+    return next((name for head, name in _HEADS if start.lstrip().startswith(head)), "an unknown type")

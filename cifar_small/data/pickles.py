@@ -15,22 +15,12 @@ from typing import Any
 
 import numpy as np
 
+from cifar_small.data.formats import other_format
 from cifar_small.data.numpy_stubs import AGAIN, GLOBALS, Array, DType, RefusedError, encode, text_of
 from cifar_small.errors import DataError
 
 MAX_BYTES = 512 * 2**20  # the largest real file, CIFAR-100's training part, has 155 MB
 MAX_OPCODES = 2_000_000  # that file has 150,000
-_MAGIC = (
-    (b"PK\x03\x04", "a zip or .npz archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"\xfd7zXZ", "an xz file"),
-    (b"version https://git-lfs", "a git-lfs pointer (run `git lfs pull` where it came from)"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x93NUMPY", "a .npy array"),
-    (b"\x89HDF", "an HDF5 file"),
-    (b"%PDF", "a PDF"),
-)
 
 
 class _Machine:
@@ -265,12 +255,8 @@ def parse_pickle(raw: bytes, where: str) -> Any:
     """
     if not raw:
         raise DataError(f"{where}: is empty (0 bytes); expected a pickle; {AGAIN}")
-    start = raw[:512].lstrip().lower()
-    if start.startswith((b"<!doctype", b"<html", b"<head", b"<?xml")):
-        raise DataError(f"{where}: is an HTML page, perhaps a login page, not a pickle; download the file itself")
-    for magic, name in _MAGIC:
-        if raw.startswith(magic):
-            raise DataError(f"{where}: is {name}, not a pickle; expected a .pkl file or a CIFAR python batch")
+    if other := other_format(raw[:512], where, len(raw)):
+        raise DataError(f"{where}: {other}; expected a .pkl file or a CIFAR python batch")
     machine = _Machine(raw)
     try:
         return machine.run()

@@ -1,4 +1,4 @@
-"""Read single PNG pictures and .npz archives, with what they declare checked before memory is taken."""
+"""Read single PNG pictures, .npz archives and .npy arrays, with what they declare checked before memory is taken."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.formats import other_format
 from cifar_small.errors import DataError
 
 MAX_BYTES = 2**30  # of one array in an archive; CIFAR's 50,000 training images take 154 MB
@@ -29,6 +30,8 @@ def read_png(path: str | Path) -> npt.NDArray[np.uint8]:
             if size == (32, 32) and mode in _MODES:
                 return np.asarray(picture.convert("RGB"), np.uint8)
     except Exception as error:
+        if other := _other_format(Path(path)):
+            raise DataError(f"{path}: {other}; expected 32x32 PNG pictures") from error
         raise DataError(f"{path}: is not a readable PNG ({type(error).__name__}: {error}); expected 32x32 RGB") from error
     if size != (32, 32):
         raise DataError(f"{path}: is {size[0]}x{size[1]} pixels; expected 32x32; resize it first")
@@ -49,9 +52,32 @@ def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, npt.NDArray[An
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:
+        if other := _other_format(path):
+            raise DataError(f"{path}: {other}; expected an .npz file") from error
         raise DataError(
             f"{path}: is not a whole .npz file ({type(error).__name__}: {error}); download or save it again"
         ) from error
+
+
+def read_npy(path: Path) -> npt.NDArray[Any]:
+    """The array in a .npy file; never Python objects. Raises DataError."""
+    try:
+        with path.open("rb") as file:
+            return _read_array(file, path.name, path.stat().st_size)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except Exception as error:
+        other = _other_format(path) if path.is_file() else None
+        if other and ".npy" not in other:
+            raise DataError(f"{path}: {other}") from error
+        raise DataError(f"{path}: is not a whole .npy file ({type(error).__name__}: {error}); copy it again") from error
+
+
+def _other_format(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(64)
+    other = other_format(start, path, path.stat().st_size)
+    return None if other is None or (path.suffix == ".npz" and ".npz" in other) or "a PNG" in other else other
 
 
 def npz_keys(path: str | Path) -> list[str]:
@@ -62,22 +88,25 @@ def npz_keys(path: str | Path) -> list[str]:
 
 def _read_member(archive: zipfile.ZipFile, name: str) -> npt.NDArray[Any]:
     declared = archive.getinfo(name).file_size
+    with archive.open(name) as member:
+        return _read_array(member, name, declared)
+
+
+def _read_array(member: IO[bytes], name: str, declared: int) -> npt.NDArray[Any]:
+    """The array of a .npy file of `declared` bytes, once its header agrees with that."""
     if declared > MAX_BYTES:
         raise DataError(f"{name} declares {declared:,} bytes; expected at most {MAX_BYTES:,}; save uint8 images")
-    with archive.open(name) as member:
-        version = np.lib.format.read_magic(member)
-        if version not in ((1, 0), (2, 0)):
-            raise DataError(f"{name} has .npy version {version}; expected 1.0 or 2.0; save it with numpy.savez")
-        read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran, dtype = read_header(member)
-        if dtype.hasobject:
-            raise DataError(f"{name} holds Python objects; expected plain numbers or text")
-        size = math.prod(shape) * dtype.itemsize
-        if size != declared - member.tell():
-            raise DataError(
-                f"{name} declares {dtype} {shape}, {size:,} bytes, but has {declared - member.tell():,}; save it again"
-            )
-        raw = io.BytesIO(member.read()).getbuffer()
+    version = np.lib.format.read_magic(member)
+    if version not in ((1, 0), (2, 0)):
+        raise DataError(f"{name} has .npy version {version}; expected 1.0 or 2.0; save it with numpy.savez")
+    read_header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read_header(member)
+    if dtype.hasobject:
+        raise DataError(f"{name} holds Python objects; expected plain numbers or text")
+    size = math.prod(shape) * dtype.itemsize
+    if size != declared - member.tell():
+        raise DataError(f"{name} declares {dtype} {shape}, {size:,} bytes, but has {declared - member.tell():,}; save it again")
+    raw = io.BytesIO(member.read()).getbuffer()
     if len(raw) != size:
         raise DataError(f"{name} has {len(raw):,} bytes; expected {size:,}; save it again")
     flat: npt.NDArray[Any] = np.frombuffer(raw, dtype) if size else np.empty(0, dtype)

@@ -1,4 +1,4 @@
-"""The unlabelled images of a competition: a pickle, an .npz file or a folder of PNGs, read without silent guesses.
+"""The unlabelled images of a competition: a pickle, an .npz or .npy file or a folder of PNGs, read without silent guesses.
 
 Two layouts of the competition's pickle circulate, (N, 3072) with whole colour planes and (N, 32, 32, 3) with colours side by
 side; read as the other, a net sees noise and still answers. So the shape is checked against the pixels: in a picture,
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from cifar_small.data.images import Images
 from cifar_small.data.orientation import PixelStatistics, require_in_order, turned
 from cifar_small.data.pickles import read_pickle
-from cifar_small.data.readers import npz_keys, read_npz, read_png
+from cifar_small.data.readers import npz_keys, read_npy, read_npz, read_png
 from cifar_small.errors import DataError
 from cifar_small.files import write_atomic
 
@@ -34,7 +34,8 @@ def load_unlabelled(
 ) -> tuple[Images, list[str]]:
     """Unlabelled images in file order with the file's own ids, and notes in plain words on what was assumed or looks odd.
 
-    path: a pickle with `data` and `ids`, an .npz with `data` or `images` and `ids`, or a folder of PNGs named by number.
+    path: a pickle with `data` and `ids`, an .npz with `data` or `images` and `ids`, a .npy of images, or a folder of PNGs named
+    by number.
     layout: how an image's 3072 values lie in memory, whatever the shape says; auto: as shape and pixels agree on.
     rows: the number of images there must be. Raises DataError.
     """
@@ -46,6 +47,8 @@ def load_unlabelled(
         data, listed = read_raw(path)
         images = _in_rows(data, str(path), layout, notes)
         ids = _as_ids(listed, str(path), notes)
+        if path.suffix.lower() == ".npy":
+            notes.append("a .npy file has no ids: its images were numbered from 0 in its order")
     if len(images) != len(ids):
         raise DataError(f"{path}: has {len(ids):,} ids for {len(images):,} images; expected as many; get the file again")
     if rows is not None and len(images) != rows:
@@ -64,7 +67,14 @@ def load_unlabelled(
 
 def read_raw(path: Path) -> tuple[Any, Any]:
     """Images and ids as a pickle or .npz file holds them, unchecked. Raises DataError."""
-    return _read_npz(path) if path.suffix.lower() == ".npz" else _read_pickle(path)
+    match path.suffix.lower():
+        case ".npz":
+            return _read_npz(path)
+        case ".npy":
+            data = read_npy(path)
+            return data, np.arange(len(data) if data.ndim else 0)
+        case _:
+            return _read_pickle(path)
 
 
 def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64]) -> None:
@@ -151,7 +161,11 @@ def _entries(entries: dict[str, object], keys: list[str], where: str, names: tup
 def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     files = [file for file in folder.iterdir() if file.suffix.lower() == ".png"]
     if not files:
-        raise DataError(f"{folder}: has no .png files; expected pictures named by number, such as 0.png")
+        kinds = sorted({file.suffix for file in folder.iterdir()} - {""})[:5]
+        raise DataError(
+            f"{folder}: has no .png files but {', '.join(kinds) or 'nothing'}; expected pictures named by number, "
+            "such as 0.png; convert others to 32x32 PNG"
+        )
     if other := sum(1 for _ in folder.iterdir()) - len(files):
         notes.append(f"{other:,} entries of the folder are not .png files and were left out")
     for file in files:

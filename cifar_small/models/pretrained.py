@@ -23,8 +23,7 @@ from torch import Tensor
 from cifar_small.config.published import HUB_FILE, TORCHVISION_URL, Published
 from cifar_small.data.download import download
 from cifar_small.errors import CheckpointError, ConfigError
-from cifar_small.files import sha256_file
-from cifar_small.runs.checkpoints import kind_of
+from cifar_small.files import kind_of, sha256_file
 
 # Keys that training scripts keep weights under, averaged ones first, as timm takes them.
 CONTAINERS = (

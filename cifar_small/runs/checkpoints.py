@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from cifar_small.errors import CheckpointError
-from cifar_small.files import sync_folder, write_atomic
+from cifar_small.files import kind_of, sync_folder, write_atomic
 
 FORMAT = 1
 MAGIC = b"CSMALL01"
@@ -78,14 +78,3 @@ def load_newest(path: Path, previous: Path) -> tuple[dict[str, Any], str]:
         if not previous.exists():
             raise
         return load_checkpoint(previous), f"{error}; falling back to {previous.name}"
-
-
-def kind_of(raw: bytes) -> str:
-    """What a file that starts so seems to be, in words."""
-    heads = {
-        b"": "empty",
-        b"PK\x03\x04": "a zip or torch file",
-        b"<": "HTML or XML",
-        b"version https://git-lfs": "a git-lfs pointer",
-    }
-    return next((name for head, name in heads.items() if (raw.startswith(head) if head else not raw)), "an unknown type")

@@ -130,11 +130,17 @@ def npz_bytes() -> bytes:
 
 
 WRONG_TYPES = {
-    "html": (b"\n<!DOCTYPE html><html>Sign in</html>", "HTML page"),
-    "npz": (npz_bytes(), r"zip or \.npz"),
+    "html": (b"\n<!DOCTYPE html><html>Sign in</html>", "HTML or XML; it may be a login page"),
+    "npz": (npz_bytes(), r"zip, \.npz or torch file"),
     "gzip": (b"\x1f\x8b\x08\x00" + bytes(20), "gzip"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "git-lfs pointer"),
     "png": (b"\x89PNG\r\n\x1a\n" + bytes(20), "PNG picture"),
+    "MATLAB": (
+        b"MATLAB 5.0 MAT-file, Platform: GLNXA64",
+        r"is a MATLAB file; read it with scipy\.io\.loadmat and save its uint8",
+    ),
+    "MATLAB 7.3": (b"MATLAB 7.3 MAT-file, Platform: GLNXA64", "is an HDF5 file; read it with h5py"),
+    "parquet": (b"PAR1" + bytes(20), r"is a parquet file; read it with pandas\.read_parquet, decode"),
     "empty": (b"", "is empty"),
     "text": (b"ID,Labels\n0,1\n", r"not a pickle.*ID,Labels"),
 }
@@ -148,6 +154,13 @@ def test_another_file_type_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(DataError, match=phrase) as caught:
         read_pickle(path)
     assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize(("row", "classes"), [(3073, 10), (3074, 100)])
+def test_the_binary_version_of_cifar_is_named(row: int, classes: int, tmp_path: Path) -> None:
+    (tmp_path / "test_batch.bin").write_bytes(bytes(2 * row))
+    with pytest.raises(DataError, match=rf"is of the binary version of CIFAR-{classes}; use its python version, .*-1, {row}\)"):
+        read_pickle(tmp_path / "test_batch.bin")
 
 
 def test_missing_file_and_folder_are_told_apart(tmp_path: Path) -> None:

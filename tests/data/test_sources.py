@@ -330,6 +330,19 @@ def test_folder_source_converts_other_pixel_formats(tmp_path: Path) -> None:
     assert len(load_test(Data(source="folder", root=str(root)))) == 4
 
 
+def test_what_is_no_npz_or_png_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.npz").write_bytes(b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(DataError, match=r"data\.npz: is a git-lfs pointer; run `git lfs pull`"):
+        load_train(Data(source="npz", root=str(tmp_path / "data.npz")))
+    (tmp_path / "data.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64")
+    with pytest.raises(DataError, match=r"data\.mat: is a MATLAB file; read it with scipy\.io\.loadmat"):
+        load_train(Data(source="npz", root=str(tmp_path / "data.mat")))
+    root = folder(tmp_path)
+    Image.new("RGB", (32, 32)).save(root / "train" / "bee" / "2.jpg")
+    with pytest.raises(DataError, match=r"2\.jpg: is a JPEG picture; convert the pictures to PNG"):
+        load_train(Data(source="folder", root=str(root)))
+
+
 def test_folders_named_by_numbers_stand_in_the_order_of_the_numbers(tmp_path: Path) -> None:
     root = folder(tmp_path, tuple(str(number) for number in range(12)))
     train = load_train(Data(source="folder", root=str(root)))

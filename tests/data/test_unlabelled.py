@@ -234,6 +234,22 @@ def test_npz_file(tmp_path: Path) -> None:
         load_unlabelled(tmp_path / "damaged.npz")
 
 
+def test_npy_file(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    loaded, notes = load_unlabelled(tmp_path / "images.npy")
+    assert np.array_equal(loaded.images, IMAGES)
+    assert loaded.ids.tolist() == list(range(len(IMAGES)))
+    assert "a .npy file has no ids: its images were numbered from 0 in its order" in notes
+    np.save(tmp_path / "object.npy", np.array([{}]))
+    with pytest.raises(DataError, match=r"object\.npy holds Python objects"):
+        load_unlabelled(tmp_path / "object.npy")
+    (tmp_path / "cut.npy").write_bytes((tmp_path / "images.npy").read_bytes()[:-40])
+    with pytest.raises(DataError, match=r"cut\.npy declares uint8 .* bytes, but has"):
+        load_unlabelled(tmp_path / "cut.npy")
+    with pytest.raises(DataError, match=r"absent\.npy"):
+        load_unlabelled(tmp_path / "absent.npy")
+
+
 def test_folder_of_pictures_is_sorted_by_number(tmp_path: Path) -> None:
     for image, name in zip(IMAGES, ("10", "9", "002", "33", "1", "100"), strict=True):
         Image.fromarray(image).save(tmp_path / f"{name}.png")

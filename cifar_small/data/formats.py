@@ -1,0 +1,41 @@
+"""Name the format of a file that is not the one expected, and say how to turn it into one that is read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cifar_small.files import kind_of
+
+_SAVE = "save its uint8 images and its ids (or labels) with numpy.savez"
+_CONVERT = {
+    "a .npy array": f"load it with numpy.load and {_SAVE}",
+    "a MATLAB file": f"read it with scipy.io.loadmat and {_SAVE}; its rows of CIFAR hold whole colour planes",
+    "an HDF5 file": f"read it with h5py (MATLAB 7.3 files too) and {_SAVE}",
+    "a parquet file": f"read it with pandas.read_parquet, decode its pictures with PIL and {_SAVE}",
+    "a PNG picture": "name the folder of pictures instead",
+    "a JPEG picture": "convert the pictures to PNG and name their folder instead",
+    "a gzip file": "unpack it first",
+    "an xz file": "unpack it first",
+    "a zip, .npz or torch file": "unpack it first, or give a file of arrays the ending .npz",
+    "a git-lfs pointer": "run `git lfs pull` where it came from",
+    "a PDF": "get the file of images itself",
+    "HTML or XML": "it may be a login page: download the file itself",
+}
+_ROWS = {3073: "10", 3074: "100"}  # bytes of one image with its labels in CIFAR's binary version
+
+
+def other_format(start: bytes, path: Path | str, size: int) -> str | None:
+    """A clause that names a known format and what to do with it; None for what is not known.
+
+    start: the first bytes of the file, 64 or more; size: all its bytes.
+    """
+    kind = kind_of(start)
+    if kind in _CONVERT:
+        return f"is {kind}; {_CONVERT[kind]}"
+    for row, classes in _ROWS.items():
+        if str(path).endswith(".bin") and size and size % row == 0:
+            return (
+                f"is of the binary version of CIFAR-{classes}; use its python version, or read it with "
+                f"numpy.fromfile(file, 'uint8').reshape(-1, {row}), whose last 3072 columns are the images, and {_SAVE}"
+            )
+    return None
