@@ -1,7 +1,8 @@
 """The errors a user can cause, each with the exit code the command line ends with.
 
 A message says what was got and what was expected, without naming options of the command line. Where a parameter would mend
-it, `remedy` names that parameter, with a value where one is known. The command line adds its option of that name, if any:
+it, `remedy` names that parameter, with a value where one is known. The command line adds its option of that name, if any
+(where another command comes first, `command_line` writes it):
 
     raise UserError(f"{path} exists already", remedy="overwrite")                  # ...; add --overwrite to replace it
     raise UserError(f"{folder} already holds a run", remedy=("resume", "output"))  # ...; add --resume ..., or choose ...
@@ -13,12 +14,25 @@ that is raised is a defect of this package and keeps its traceback.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
     """The count with its noun: plural(1, "run") is "1 run", plural(3, "entry", "entries") is "3 entries"."""
     return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
+
+
+def command_line(name: str, *arguments: object, **options: object) -> str:
+    """The command that does something, to be copied: ("predict", run, split="val") is `cifar-small predict RUN --split val`.
+
+    Options that are None or False are left out; True is an option without a value.
+    """
+    words = ["cifar-small", name, *map(str, arguments)]
+    for option, value in options.items():
+        if value is not None and value is not False:
+            words += [f"--{option.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
 
 
 class UserError(ValueError):

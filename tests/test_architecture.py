@@ -1,4 +1,4 @@
-"""The shape of the package: imports only go down, nothing unpickles, and the test split is read in few places."""
+"""The shape of the package: imports only go down, nothing unpickles, the test split is read in few places, names are unique."""
 
 from __future__ import annotations
 
@@ -276,6 +276,34 @@ def test_importing_the_command_line_does_not_import_torch() -> None:
 
 
 GENERATED = {"runs", "demo", "build", "dist", "__pycache__"}
+
+
+# Where library code may hold options: command lines that it runs or writes to a script, git's, and CSS's --names.
+OPTIONS_IN = {
+    "environment.py",
+    "errors.py",
+    "figures/style.py",
+    "reporting/results.py",  # looks for --resume in recorded commands
+    "sweep/levels.py",
+    "sweep/slurm.py",
+}
+
+
+def options_in(text: str) -> list[str]:
+    return re.findall(r"(?<![\w-])--[a-z][\w-]*", text)
+
+
+def test_library_code_names_no_options_of_the_command_line() -> None:
+    named = {name_of(path) for path in sources() if options_in(path.read_text(encoding="utf-8"))}
+    assert {name for name in named if not name.startswith("cli/")} == OPTIONS_IN
+    assert options_in('"(--allow-rows 3) `--x` --split val"') == ["--allow-rows", "--x", "--split"]
+    assert options_in("a -- b, <!-- c -->, a--b, ---d") == []
+
+
+def test_no_class_name_stands_twice() -> None:
+    names = [node.name for path in sources() for node in ast.walk(tree_of(path)) if isinstance(node, ast.ClassDef)]
+    assert len(names) > 100
+    assert {name for name in names if names.count(name) > 1} == set()
 
 
 def own_files(folder: Path = ROOT) -> Iterator[Path]:

@@ -16,7 +16,7 @@ from cifar_small.config.schema import Config
 from cifar_small.config.strict_yaml import dump_yaml, read_yaml
 from cifar_small.errors import ConfigError
 from cifar_small.models.counting import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
-from cifar_small.reporting.tables import aligned
+from cifar_small.reporting.tables import Table, aligned
 
 ASSUMED_CLASSES = 10  # where only the data would tell
 SWEEP_KEY = re.compile(rb"\bconfig['\"]?\s*:")  # of the base config that a sweep names
@@ -147,13 +147,13 @@ def _row(path: Path, budget: int | None) -> SizedConfig:
 
 
 def _table(rows: Sequence[SizedConfig]) -> str:
-    lines = [HEADER]
+    lines = []
     for row in rows:
         size = row.size
         headroom = f"{row.headroom:,}" + (" OVER" if row.headroom < 0 else "")
         numbers = (f"{size.trainable:,}", f"{size.total:,}", f"{size.macs / 1e6:,.1f}", f"{size.mebibytes:,.2f}")
         lines.append((row.path, *numbers, f"{row.config.rules.max_params:,}", headroom))
-    return aligned(lines, [False] + [True] * (len(HEADER) - 1))
+    return aligned(Table("", HEADER, tuple(lines)))
 
 
 def _fit(row: SizedConfig) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from cifar_small.config.hashing import recipe_hash
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
-from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError, command_line
 from cifar_small.files import sha256_file
 from cifar_small.inference.blend import FITTED
 from cifar_small.metrics.classification import wilson_interval
@@ -175,7 +175,8 @@ def _of_run(folder: Path) -> Entry:
     found = {split: run.predictions / f"{split}.npz" for split in SPLITS}
     predictions = {split: _load(path, run, summary) for split, path in found.items() if path.exists()}
     if not predictions:
-        raise CheckpointError(f"{folder} has no predictions of val or test; run: cifar-small predict {folder} --split val")
+        first = command_line("predict", folder, split="val")
+        raise CheckpointError(f"{folder} has no predictions of val or test; run: {first}")
     return Entry(folder.resolve().name, predictions, run)
 
 
@@ -206,18 +207,23 @@ def _load(path: Path, run: Run, summary: Summary) -> Predictions:
     kept = meta.checkpoint != "best"
     has = sha256_file(run.checkpoint(meta.checkpoint)) if kept else summary.weights_sha256
     if meta.weights_sha256 != has:
-        command = predict_command(run, _split(predictions, path), meta)
-        raise CheckpointError(f"{path} was predicted with other weights than this run has now; run: {command} --overwrite")
+        command = predict_command(run, _split(predictions, path), meta, overwrite=True)
+        raise CheckpointError(f"{path} was predicted with other weights than this run has now; run: {command}")
     return predictions
 
 
-def predict_command(run: Run, split: str, meta: NetFacts) -> str:
+def predict_command(run: Run, split: str, meta: NetFacts, *, overwrite: bool = False) -> str:
     """What predicts a split as some predictions were made: by the same checkpoint, views and form."""
     summary = run.summary()
-    options = [] if meta.checkpoint == "best" else ["--checkpoint", meta.checkpoint]
-    options += [] if summary is not None and meta.views == summary.views else ["--views", str(meta.views)]
-    options += ["--onnx", str(run.folder / meta.onnx.file)] if meta.onnx else []
-    return " ".join(["cifar-small predict", str(run.folder), "--split", split, *options])
+    return command_line(
+        "predict",
+        run.folder,
+        split=split,
+        checkpoint=None if meta.checkpoint == "best" else meta.checkpoint,
+        views=None if summary is not None and meta.views == summary.views else meta.views,
+        onnx=run.folder / meta.onnx.file if meta.onnx else None,
+        overwrite=overwrite,
+    )
 
 
 def _split(predictions: Predictions, path: Path) -> str:

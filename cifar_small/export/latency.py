@@ -32,7 +32,7 @@ from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, with_overrides
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.metrics.spread import BUSY, Spread, ratios, spread
-from cifar_small.reporting.tables import Table, table
+from cifar_small.reporting.tables import Table, aligned
 from cifar_small.runs.directory import Run, read_json
 
 BATCHES = (1, 64, 512)  # the first for the latency of one image, the others for throughput
@@ -250,7 +250,7 @@ def bench_runs(
         write_json(output, {**head, "settings": asdict(settings), "results": results})
     elif output is not None:
         write_atomic(output, "\n".join([*_markdown(rows), "", *notes, "", f"`{command}`", ""]).encode())
-    return "\n".join([table(HEADER, rows), *notes])
+    return "\n".join([aligned(Table("", HEADER, tuple(map(tuple, rows)))), *notes])
 
 
 def read_figures(path: Path, names: Mapping[str, str]) -> Table:

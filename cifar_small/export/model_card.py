@@ -10,7 +10,7 @@ import torch
 
 from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
-from cifar_small.errors import plural
+from cifar_small.errors import command_line, plural
 from cifar_small.inference.predict import Net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
@@ -171,7 +171,7 @@ def _training(net: Net, run: Run) -> str:
     lines = [
         f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
         f"(SHA-256 of the data {data.sha256}, of val's indices {data.val_sha256})",
-        "- recipe: `config.yaml`; to train by it again: `cifar-small train --config config.yaml`",
+        f"- recipe: `config.yaml`; to train by it again: `{command_line('train', config='config.yaml')}`",
         f"- hardware: {'; then '.join(hardware) or 'not recorded'}",
         f"- time, with evaluation and pictures: {time}",
         f"- versions: {packages or 'not recorded'}",

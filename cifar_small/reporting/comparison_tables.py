@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTest, epochs_text
 from cifar_small.evaluation.entries import SPLITS, EntryRow, Score
-from cifar_small.reporting.tables import Table, to_csv
+from cifar_small.files import to_csv
+from cifar_small.reporting.tables import Table
 from cifar_small.runs.lineage import start_of
 
 TESTED = ("difference", "right alone", "p", "Holm")

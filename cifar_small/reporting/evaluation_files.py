@@ -10,9 +10,9 @@ from cifar_small.evaluation.tta_ablation import LEARNED, Ablation
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_confused, draw_mistakes, draw_per_class, draw_reliability
 from cifar_small.figures.style import save
-from cifar_small.files import write_atomic, write_json
+from cifar_small.files import to_csv, write_atomic, write_json
 from cifar_small.reporting.comparison_tables import p_text
-from cifar_small.reporting.tables import Table, to_csv, to_text
+from cifar_small.reporting.tables import Table, to_text
 
 FILES = (
     *("evaluation.json", "confusion.csv", "confusion.png", "confused.png", "per_class.png"),

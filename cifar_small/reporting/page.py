@@ -7,7 +7,6 @@ no network, follows the reader's light or dark setting, and prints.
 from __future__ import annotations
 
 import base64
-import csv
 import io
 import itertools
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import ensembles_table, groups_table, p_text, score_text
 from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
 from cifar_small.reporting.tables import Table
-from cifar_small.runs.directory import Run
+from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.lineage import start_of
 from cifar_small.runs.predictions import Predictions
 
@@ -163,7 +162,7 @@ def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None],
         name=entry.name,
         remark=_remark(subject),
         summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
-        curves=Markup("") if run is None else _curves(read_metrics(run)),
+        curves=Markup("") if run is None else _curves(read_metrics(run.metrics_file)),
         scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
         scores=scores_table(evaluation),
         classes=classes_table(evaluation),
@@ -199,14 +198,6 @@ def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]
         number = pictures.setdefault(_data_uri(images.images[place[one.id]]), len(pictures))
         shown.append(ShownMistake(one.id, number, one.predicted, f"{one.confidence:.0%}", one.true))
     return shown
-
-
-def read_metrics(run: Run) -> list[dict[str, Any]]:
-    """The rows of a run's `metrics.csv`, one an epoch; none before its first epoch has ended."""
-    if not run.metrics_file.exists():
-        return []
-    rows = csv.DictReader(io.StringIO(run.metrics_file.read_text(encoding="utf-8")))
-    return [{key: value if key == "train_targets" else float(value) for key, value in row.items()} for row in rows]
 
 
 def _curves(rows: Sequence[dict[str, Any]]) -> Markup:

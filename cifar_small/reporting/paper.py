@@ -13,9 +13,9 @@ from cifar_small.figures.run import draw_val_accuracy
 from cifar_small.figures.style import paper_style, render
 from cifar_small.files import refuse_existing
 from cifar_small.reporting.comparison_tables import comparison_tables
-from cifar_small.reporting.page import best_known, classes_table, read_metrics
+from cifar_small.reporting.page import best_known, classes_table
 from cifar_small.reporting.tables import to_latex
-from cifar_small.runs.directory import Run
+from cifar_small.runs.directory import Run, read_metrics
 
 
 def paper_files(entries: Sequence[Entry], comparison: Comparison, folder: Path, *, overwrite: bool) -> dict[Path, bytes]:
@@ -36,7 +36,7 @@ def paper_files(entries: Sequence[Entry], comparison: Comparison, folder: Path, 
     with paper_style():
         contents["confusion.pdf"] = render(draw_confusion(evaluation.counts, first.classes), "pdf")
         if runs:
-            curves = draw_val_accuracy([(name, read_metrics(run)) for name, run in runs.values()])
+            curves = draw_val_accuracy([(name, read_metrics(run.metrics_file)) for name, run in runs.values()])
             contents["curves.pdf"] = render(curves, "pdf")
     for name in contents:
         refuse_existing(folder / name, overwrite)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import statistics
 from collections import defaultdict
@@ -14,6 +13,7 @@ from cifar_small.errors import DataError, UserError
 from cifar_small.figures.run import draw_accuracy_over_time
 from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
+from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -76,7 +76,7 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
         "slightly optimistic; the others are of the last epoch. "
         "test: read by an explicit command, each reading counted; of one seed with Wilson's 95 % interval, else mean and sd. "
         "minutes: training, evaluation and pictures, start-up without Python's imports. "
-        "Commands are those of the first seed as it was run; give yours an --output of its own."
+        "Commands are those of the first seed as it was run; choose another output folder for yours."
     )
     return "\n".join([*lines, "", note, "", *commands])
 
@@ -161,11 +161,11 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
         recipe, summary = recipe_of(record.run), record.run.summary
         if summary.data.source != source or summary.data.train_limit is not None or recipe in lines:
             continue
-        rows = list(csv.DictReader(metrics.read_text(encoding="utf-8").splitlines()))
+        rows = read_metrics(metrics)
         label = f"{summary.name}, val of {summary.val_images:,}"
         if readings := record.run.own_readings:
             label += f"; test {readings[-1].accuracy:.2%} (with views)"
-        seconds, accuracies = ([float(row[key]) for row in rows] for key in ("seconds", "val_accuracy"))
+        seconds, accuracies = ([row[key] for row in rows] for key in ("seconds", "val_accuracy"))
         lines[recipe], names[recipe] = (label, seconds, accuracies), summary.name
     if not lines:
         raise DataError(f"no record under {folder} is of a run on all of {source}; record one with cifar-small record")

@@ -1,14 +1,11 @@
-"""Tables for readers and programs: aligned text for a terminal, Markdown, LaTeX with booktabs, CSV."""
+"""Tables for readers: aligned text for a terminal, Markdown, LaTeX with booktabs. Those for programs: files.to_csv."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 PAGE_WIDTH = 505.0  # points: both columns of an AAAI page, 7 inches
 LETTER_WIDTH, COLUMN_SPACE = 4.2, 8.0  # points: a letter of 9-point Times in these tables, and the gap between columns
@@ -37,15 +34,14 @@ class Table:
         return [False, *(bool(cells) and all(re.match(r"[-+<]?\d|-$", cell) for cell in cells) for cells in columns)]
 
 
-def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> str:
-    """Lines of cells as columns, each as wide as its widest cell; `right` says which of them end at one place."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+def aligned(table: Table) -> str:
+    """The table alone, without title and notes: columns as wide as their widest cell, numbers to the right."""
+    columns = list(zip(table.widths, table.numeric, strict=True))
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if to_right else cell.ljust(width)
-            for cell, width, to_right in zip(line, widths, right, strict=True)
+            cell.rjust(width) if right else cell.ljust(width) for cell, (width, right) in zip(line, columns, strict=True)
         ).rstrip()
-        for line in lines
+        for line in (table.header, *table.rows)
     )
 
 
@@ -55,19 +51,10 @@ def to_text(tables: Sequence[Table]) -> str:
 
 
 def _text(table: Table) -> str:
-    lines = aligned((table.header, *table.rows), table.numeric).splitlines()
+    lines = aligned(table).splitlines()
     width = max(NOTE_WIDTH, *(len(one) for one in lines))
     notes = [textwrap.fill(note, width, subsequent_indent="  ", break_on_hyphens=False) for note in table.notes]
     return "\n".join([*([table.title] if table.title else []), *lines, *notes])
-
-
-def to_csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """For programs: rows of plain values below their names; None is empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def to_markdown(tables: Sequence[Table]) -> str:
@@ -142,8 +129,3 @@ def _latex(table: Table) -> str:
             r"\end{table*}",
         ]
     )
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as their widest cell, the first one left-aligned and the others right-aligned."""
-    return aligned([header, *rows], [False] + [True] * (len(header) - 1))

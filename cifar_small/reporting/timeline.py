@@ -23,7 +23,7 @@ from cifar_small.errors import UserError
 from cifar_small.figures.run import Bar, draw_timeline
 from cifar_small.figures.style import save
 from cifar_small.optim.schedulers import rate_at
-from cifar_small.reporting.tables import aligned
+from cifar_small.reporting.tables import Table, aligned
 
 NUMBERS = (*MIXINGS, "label_smoothing", "dropout")
 UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move, of which images show nothing
@@ -152,19 +152,19 @@ def phase_bars(values: Sequence[str], bounds: Sequence[int]) -> list[Bar]:
 def phase_table(phases: Sequence[Phase], steps: int) -> str:
     """A table with a row per phase: epochs, learning rate at its first and last step (and its peak), and what is on."""
     rates, rows = learning_rates(phases, steps), phase_rows(phases)
-    lines = [["phase", "epochs", "lr", *rows]]
+    lines = []
     for phase in phases:
         own = rates[phase.start * steps : phase.end * steps]
         rate = f"{own[0]:.3g} to {own[-1]:.3g}" + (f", at most {max(own):.3g}" if max(own) > max(own[0], own[-1]) else "")
         lines.append(
-            [
+            (
                 str(phase.index + 1),
                 f"{phase.start + 1}-{phase.end}",
                 f"{rate} ({phase.settings.schedule.name})",
                 *(values[phase.index] for values in rows.values()),
-            ]
+            )
         )
-    return aligned(lines, [False] * len(lines[0]))
+    return aligned(Table("", ("phase", "epochs", "lr", *rows), tuple(lines)))
 
 
 def draw_config(config: Config, steps: int, path: Path) -> str:

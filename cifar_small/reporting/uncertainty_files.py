@@ -13,9 +13,9 @@ import numpy as np
 from cifar_small.evaluation.uncertainty import Selective, Uncertainty
 from cifar_small.figures.evaluation import draw_coverage
 from cifar_small.figures.style import save
-from cifar_small.files import write_atomic, write_json
+from cifar_small.files import to_csv, write_atomic, write_json
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.reporting.tables import Table, to_csv, to_text
+from cifar_small.reporting.tables import Table, to_text
 
 FILES = ("uncertainty.npz", "uncertainty.csv", "uncertainty.json", "coverage.csv", "coverage.png")
 ENTROPIES = ("predictive_entropy", "expected_entropy", "mutual_information")

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import csv
 import fcntl
-import io
 import json
 import os
 import re
@@ -28,7 +27,7 @@ from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, InUseError, UserError
-from cifar_small.files import sha256_bytes, write_atomic, write_json
+from cifar_small.files import sha256_bytes, to_csv, write_atomic, write_json
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
@@ -116,11 +115,7 @@ class Run:
 
     def write_metrics(self, rows: list[dict[str, Any]]) -> None:
         """Write all epochs' rows; a resumed run rewrites them from its checkpoint, so no row is duplicated."""
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomic(self.metrics_file, text.getvalue().encode())
+        write_atomic(self.metrics_file, to_csv(list(rows[0]), ([row.get(key) for key in rows[0]] for row in rows)).encode())
 
     def test_readings(self) -> list[TestReading]:
         """Every reading of the test split so far, oldest first."""
@@ -149,6 +144,14 @@ class Run:
             stamped = TestReading.model_validate({"time": time, **reading, "previous_sha256": previous})
             lines.append(json.dumps(stamped.plain(), allow_nan=False))
             write_atomic(self.test_readings_file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The rows of a `metrics.csv`, one an epoch, its numbers as floats; none before the first epoch has ended."""
+    if not path.exists():
+        return []
+    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+    return [{key: value if key == "train_targets" else float(value) for key, value in row.items()} for row in rows]
 
 
 def read_json(path: Path) -> Any:

@@ -28,7 +28,7 @@ ALPHA = 0.001
 
 
 @dataclass(frozen=True)
-class Finding:
+class FileFinding:
     """One line of the card."""
 
     level: Level
@@ -40,7 +40,7 @@ class Finding:
 class Diagnosis:
     """The card, and every copied image as (id, where its original is, its id there, likeness, exact)."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[FileFinding, ...]
     copies: tuple[tuple[int, str, int, float, bool], ...]
 
     def count(self, level: Level) -> int:
@@ -55,25 +55,25 @@ def diagnose(path: Path, rules: Rules, data: Data, *, layout: Layout = "auto") -
     """
     images, notes = load_unlabelled(path, layout=layout)
     findings = list(_container(path, images, rules))
-    findings += [Finding("warn", "reading", note) for note in notes]
+    findings += [FileFinding("warn", "reading", note) for note in notes]
     if not notes:
-        findings.append(Finding("ok", "reading", "uint8 as it stands, ids 0, 1, ... in order, no image constant or repeated"))
+        findings.append(
+            FileFinding("ok", "reading", "uint8 as it stands, ids 0, 1, ... in order, no image constant or repeated")
+        )
     copies: list[tuple[int, str, int, float, bool]] = []
     parts: dict[str, Images | None] = {"file": None}
     if is_available(data):
         parts |= {"train": load_train(data), "test": replace(load_test(data), labels=None)}
         train = parts["train"]
         assert train is not None
-        findings += _colours(images, train)
+        findings += _colors(images, train)
         wrong = turn_notes(images, pixel_statistics(train.images))
-        findings += [Finding("fault", "turned", note) for note in wrong] or [
-            Finding("ok", "turned", "edges and brightness run as in training")
+        findings += [FileFinding("fault", "turned", note) for note in wrong] or [
+            FileFinding("ok", "turned", "edges and brightness run as in training")
         ]
     else:
         findings.append(
-            Finding(
-                "note", "data", f"no {data.source} data at hand, so colours and copies are not compared with it; --data-root"
-            )
+            FileFinding("note", "data", f"no {data.source} data at hand, so colors and copies are not compared with it")
         )
     for where, part in parts.items():
         found = find_copies(images.images, None if part is None else part.images)
@@ -84,52 +84,56 @@ def diagnose(path: Path, rules: Rules, data: Data, *, layout: Layout = "auto") -
             for at, other, likeness, exact in zip(found.index, found.other, found.likeness, found.exact, strict=True)
         ]
     usual = f"; by this rule {USUAL[data.source]}" if data.source in USUAL else ""
-    findings += [Finding("note", "near copies", f"details correlate from {NEAR} on{usual}"), _order(images)]
+    findings += [FileFinding("note", "near copies", f"details correlate from {NEAR} on{usual}"), _order(images)]
     return Diagnosis(tuple(findings), tuple(copies))
 
 
-def _container(path: Path, images: Images, rules: Rules) -> Iterator[Finding]:
+def _container(path: Path, images: Images, rules: Rules) -> Iterator[FileFinding]:
     count = len(images)
     if path.is_dir():
-        yield Finding("ok", "file", f"{count:,} PNG pictures")
+        yield FileFinding("ok", "file", f"{count:,} PNG pictures")
     else:
         data, ids = read_raw(path)
         kind = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else f"{type(ids).__name__} of {len(ids):,}"
-        yield Finding("ok", "file", f"data {data.dtype} {data.shape}, ids {kind}")
+        yield FileFinding("ok", "file", f"data {data.dtype} {data.shape}, ids {kind}")
     if rules.rows is not None and count != rules.rows:
-        yield Finding(
-            "fault", "rows", f"{count:,} images; the rules expect {rules.rows:,} (--allow-rows {count} if the file is right)"
+        yield FileFinding(
+            "fault", "rows", f"{count:,} images; the rules expect {rules.rows:,} (if the file is right, allow {count} rows)"
         )
     else:
-        yield Finding("ok", "rows", f"{count:,} images" + ", as the rules expect" * (rules.rows is not None))
+        yield FileFinding("ok", "rows", f"{count:,} images" + ", as the rules expect" * (rules.rows is not None))
     score = smoothness(images.images.reshape(count, -1))
     shown = "all constant" if score is None else f"smoothness {score:.2f}; pictures read right have over {HWC_ABOVE}"
     smooth = score is not None and score > HWC_ABOVE
-    yield Finding("ok" if smooth else "warn", "layout", shown if smooth else f"{shown}: noise, or read in the wrong layout?")
+    yield FileFinding(
+        "ok" if smooth else "warn", "layout", shown if smooth else f"{shown}: noise, or read in the wrong layout?"
+    )
     low, high = int(images.images.min()), int(images.images.max())
     used = len(np.unique(images.images))
     level: Level = "fault" if high <= 1 else "warn" if used < 64 else "ok"
-    yield Finding(level, "values", f"{low}..{high}, {used} different ones as uint8" + ": coarse or scaled" * (level != "ok"))
+    yield FileFinding(
+        level, "values", f"{low}..{high}, {used} different ones as uint8" + ": coarse or scaled" * (level != "ok")
+    )
 
 
-def _colours(images: Images, train: Images) -> Iterator[Finding]:
+def _colors(images: Images, train: Images) -> Iterator[FileFinding]:
     mean, std = channel_statistics(train)
     own_mean, own_std = channel_moments(images)
     texts = [", ".join(f"{value:.3f}" for value in values) for values in (own_mean, own_std, mean, std)]
     text = f"mean {texts[0]}, sd {texts[1]}; in training {texts[2]} and {texts[3]}"
     if wrong := color_notes(images, mean):
-        yield from (Finding("fault", "colours", note) for note in wrong)
+        yield from (FileFinding("fault", "colors", note) for note in wrong)
         return
     own, trained = (_per_image(part, mean) for part in (images, train))
     away = np.abs(own.mean(axis=0) - trained.mean(axis=0)) / (trained.std(axis=0) / np.sqrt(len(images)))
     if away.max() > SHIFTED:
         text += (
-            f": {away[:3].max():.0f} standard errors apart in colour, {away[3:].max():.0f} in contrast: images of another "
+            f": {away[:3].max():.0f} standard errors apart in color, {away[3:].max():.0f} in contrast: images of another "
             "source, so expect an accuracy below that on val"
         )
-        yield Finding("warn", "colours", text)
+        yield FileFinding("warn", "colors", text)
     else:
-        yield Finding("ok", "colours", text)
+        yield FileFinding("ok", "colors", text)
 
 
 def _per_image(images: Images, centre: Sequence[float]) -> npt.NDArray[np.float64]:
@@ -157,12 +161,12 @@ ORIGINALS = {
 }
 
 
-def _copied(found: Copies, where: str, part: Images | None, images: Images) -> Finding:
+def _copied(found: Copies, where: str, part: Images | None, images: Images) -> FileFinding:
     of, meaning = ORIGINALS[where]
     subject = f"copies of {where}"
     compared = "" if part is None else f" ({len(part):,} compared)"
     if not len(found):
-        return Finding("ok", subject, f"no image is an exact or near copy of {of}{compared}")
+        return FileFinding("ok", subject, f"no image is an exact or near copy of {of}{compared}")
     exact, ids = int(found.exact.sum()), (part or images).ids
     first = ", ".join(f"{images.ids[at]} = {ids[other]}" for at, other in zip(found.index[:3], found.other[:3], strict=True))
     mirrored = f", {found.mirrored.sum():,} of them mirrored" if found.mirrored.any() else ""
@@ -170,21 +174,21 @@ def _copied(found: Copies, where: str, part: Images | None, images: Images) -> F
         f"{exact:,} exact and {len(found) - exact:,} near copies of {of}{compared}{mirrored}, "
         f"{len(found) / len(images):.2%} of the file, first ids {first}: {meaning}"
     )
-    return Finding("warn", subject, text)
+    return FileFinding("warn", subject, text)
 
 
-def _order(images: Images) -> Finding:
+def _order(images: Images) -> FileFinding:
     known = "what a label-sorted file gives away is seen on a submission, by cifar-small check or diff"
     flat = images.images.reshape(len(images), -1, 3)
     features = np.concatenate([flat.mean(axis=1), flat.std(axis=1)], axis=1, dtype=np.float64)
     found = neighbour_likeness(features)
     if found is None:
-        return Finding("note", "order", f"too few images to tell; {known}")
+        return FileFinding("note", "order", f"too few images to tell; {known}")
     likeness, p = found
-    shown = f"neighbours' colours correlate by {likeness:.3f}"
+    shown = f"neighbouring colors correlate by {likeness:.3f}"
     if p < ALPHA:
-        return Finding("warn", "order", f"{shown} (p {p:.1g}): not shuffled, sorted by class or source? {known}")
-    return Finding("ok", "order", f"{shown}, as in a random order (p {p:.2f}); {known}")
+        return FileFinding("warn", "order", f"{shown} (p {p:.1g}): not shuffled, sorted by class or source? {known}")
+    return FileFinding("ok", "order", f"{shown}, as in a random order (p {p:.2f}); {known}")
 
 
 def render_card(diagnosis: Diagnosis) -> str:

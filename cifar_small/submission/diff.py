@@ -23,7 +23,7 @@ Integers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Submission:
+class Answers:
     """What a CSV says: ids and class indices (N,) of its valid rows, in the file's order, and the faults of the others."""
 
     name: str
@@ -55,7 +55,7 @@ class Diff:
         return float(1 - self.differs.mean())
 
 
-def read_submission(path: Path, classes: Sequence[str]) -> Submission:
+def read_submission(path: Path, classes: Sequence[str]) -> Answers:
     """Read a CSV of either header, `ID,Labels` with indices or `id,label` with names of `classes`; any ids, any number.
 
     Rows that cannot be read are left out and named among the faults. Raises DataError when none is left.
@@ -73,10 +73,10 @@ def read_submission(path: Path, classes: Sequence[str]) -> Submission:
     answers, faults = read_csv(content, np.array(list(known), np.int64), classes, rules)
     if not answers:
         raise DataError(f"{path} has no row with an id and a class: {'; '.join(faults)}; expected ID,Labels or id,label")
-    return Submission(str(path), np.array(list(answers)), np.array(list(answers.values())), tuple(faults))
+    return Answers(str(path), np.array(list(answers)), np.array(list(answers.values())), tuple(faults))
 
 
-def diff(first: Submission, second: Submission) -> Diff:
+def diff(first: Answers, second: Answers) -> Diff:
     """Join two submissions by id. Raises DataError when they have no id in common."""
     answers = dict(zip(second.ids.tolist(), second.labels.tolist(), strict=True))
     both = np.isin(first.ids, second.ids)
@@ -135,7 +135,7 @@ def differing_rows(found: Diff, classes: Sequence[str]) -> list[tuple[str, str, 
     return [(str(found.ids[at]), classes[found.first[at]], classes[found.second[at]]) for at in places]
 
 
-def score_against(found: Diff, truth: Submission) -> list[str]:
+def score_against(found: Diff, truth: Answers) -> list[str]:
     """Both accuracies on the images whose class a third CSV names, and whether one is better. Raises DataError for none."""
     known = dict(zip(truth.ids.tolist(), truth.labels.tolist(), strict=True))
     labels = np.array([known.get(image, -1) for image in found.ids.tolist()])
@@ -159,7 +159,7 @@ def score_against(found: Diff, truth: Submission) -> list[str]:
     return lines
 
 
-def warnings_of(submission: Submission, classes: Sequence[str]) -> list[str]:
+def warnings_of(submission: Answers, classes: Sequence[str]) -> list[str]:
     """What is unlikely of an honest answer to a balanced, shuffled test file: its class counts, the order of its labels."""
     lines = []
     counts = np.bincount(submission.labels, minlength=len(classes))

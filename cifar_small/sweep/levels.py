@@ -38,15 +38,15 @@ SMOKE = {  # a few hundred images that come with scikit-learn, at 64 px, from ra
 
 
 @dataclass(frozen=True)
-class Arm:
+class PlannedRun:
     """One training of a level's config."""
 
     claimed: str  # test accuracy in %, as the report gives it
-    settings: tuple[str, ...] = ()  # changes of the level's config: key, value, ...; {arm} is another arm's run directory
+    settings: tuple[str, ...] = ()  # changes of the level's config: key, value, ...; {NAME} is the directory of that run
 
 
 @dataclass(frozen=True)
-class Joint:
+class PlannedEnsemble:
     """An ensemble of several runs, by a method of `cifar-small ensemble`."""
 
     claimed: str
@@ -59,11 +59,11 @@ class Level:
     """What a level trains, combines and evaluates."""
 
     title: str
-    arms: Mapping[str, Arm]
-    beside: tuple[str, ...] = ()  # arms of earlier levels that it is compared with
-    joints: Mapping[str, Joint] = field(default_factory=dict)
-    views: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)  # a name for an arm with other views; and the claim
-    steps: tuple[str, ...] = ()  # further commands; {arm}: a run directory, {here}: the level's folder
+    runs: Mapping[str, PlannedRun]
+    beside: tuple[str, ...] = ()  # runs of earlier levels that it is compared with
+    ensembles: Mapping[str, PlannedEnsemble] = field(default_factory=dict)
+    views: Mapping[str, tuple[str, str, str]] = field(default_factory=dict)  # a name for a run with other views; and the claim
+    steps: tuple[str, ...] = ()  # further commands; {NAME}: the directory of that run, {here}: the level's folder
 
 
 NO_AUGMENTATION = ("augment", "{{crop: 0, flip: none}}")
@@ -76,21 +76,21 @@ POLICY_ALONE = (  # level 1's recipe with RandAugment and nothing else of level 
 )
 ROWS: dict[str, dict[int, Level]] = {
     "resnet18_ladder": {
-        1: Level("A new head for an ImageNet ResNet18", {"baseline": Arm("93.91")}),
+        1: Level("A new head for an ImageNet ResNet18", {"baseline": PlannedRun("93.91")}),
         2: Level(
             "AdamW, cosine and label smoothing, without and with augmentation",
-            {"plain": Arm("95.04", NO_AUGMENTATION), "augmented": Arm("95.84")},
+            {"plain": PlannedRun("95.04", NO_AUGMENTATION), "augmented": PlannedRun("95.84")},
         ),
-        3: Level("Attention to the feature map", {"attention": Arm("95.51")}, beside=("augmented",)),
+        3: Level("Attention to the feature map", {"attention": PlannedRun("95.51")}, beside=("augmented",)),
         4: Level(
             "A soft vote of ResNet18 and EfficientNet-B0",
-            {"efficientnet_b0": Arm("97.16")},
+            {"efficientnet_b0": PlannedRun("97.16")},
             beside=("augmented",),
-            joints={"soft_vote": Joint("97.27", "logits", ("augmented", "efficientnet_b0"))},
+            ensembles={"soft_vote": PlannedEnsemble("97.27", "logits", ("augmented", "efficientnet_b0"))},
         ),
         5: Level(
             "A small student, int8, latency and uncertainty",
-            {"student": Arm("88.35", ("distill.teachers", "[{efficientnet_b0}]"))},
+            {"student": PlannedRun("88.35", ("distill.teachers", "[{efficientnet_b0}]"))},
             beside=("efficientnet_b0",),
             steps=(
                 "quantize {student} --backend dynamic",
@@ -100,21 +100,21 @@ ROWS: dict[str, dict[int, Level]] = {
         ),
     },
     "resnet50_ladder": {
-        1: Level("ResNet50, first its head, then everything", {"resnet50": Arm("96.34")}),
+        1: Level("ResNet50, first its head, then everything", {"resnet50": PlannedRun("96.34")}),
         2: Level(
             "RandAugment, then mixing, then views",
-            {"randaugment": Arm("96.56", POLICY_ALONE), "mixed": Arm("96.56")},
+            {"randaugment": PlannedRun("96.56", POLICY_ALONE), "mixed": PlannedRun("96.56")},
             beside=("resnet50",),
             views={"mixed_views": ("mixed", "flip_shift", "96.88")},
         ),
-        3: Level("EfficientNet-B2 at 144 px", {"efficientnet_b2": Arm("96.20")}, beside=("resnet50",)),
+        3: Level("EfficientNet-B2 at 144 px", {"efficientnet_b2": PlannedRun("96.20")}, beside=("resnet50",)),
         4: Level(
             "A majority vote with ConvNeXt-Tiny, and the soft vote it should have been",
-            {"convnext_tiny": Arm("98.48")},
+            {"convnext_tiny": PlannedRun("98.48")},
             beside=("resnet50", "efficientnet_b2"),
-            joints={
-                "vote": Joint("97.58", "vote", ("resnet50", "efficientnet_b2", "convnext_tiny")),
-                "soft_vote": Joint("", "probabilities", ("resnet50", "efficientnet_b2", "convnext_tiny")),
+            ensembles={
+                "vote": PlannedEnsemble("97.58", "vote", ("resnet50", "efficientnet_b2", "convnext_tiny")),
+                "soft_vote": PlannedEnsemble("", "probabilities", ("resnet50", "efficientnet_b2", "convnext_tiny")),
             },
         ),
     },
@@ -149,7 +149,9 @@ class Plan:
 
     def names(self, number: int) -> dict[str, str]:
         """The values of the names in a level's commands."""
-        runs = {arm: str(self.folder(one) / arm) for one, level in ROWS[self.report].items() for arm in level.arms}
+        runs = {
+            run: str(self.folder(level_number) / run) for level_number, level in ROWS[self.report].items() for run in level.runs
+        }
         thorough = {"rounds": "5", "seconds": "0.3", "passes": "20"}
         quick = {"rounds": "1", "seconds": "0.02", "passes": "4"}
         return {**runs, **(quick if self.smoke else thorough), "here": str(self.folder(number))}
@@ -177,14 +179,14 @@ def run_levels(plan: Plan, call: CALL) -> int:
 
 
 def _training(plan: Plan, number: int) -> list[list[str]]:
-    """The command lines that train a level's arms. Raises ConfigError for what cannot be trained."""
+    """The command lines that train a level's runs. Raises ConfigError for what cannot be trained."""
     path, names, lines = plan.config(number), plan.names(number), []
     if not path.is_file():
         raise ConfigError(
             f"{path} does not exist; run this in the project's folder, or name the folder of the configs", remedy="configs"
         )
-    for name, arm in ROWS[plan.report][number].arms.items():
-        settings = [part.format_map(names) for part in arm.settings]
+    for name, run in ROWS[plan.report][number].runs.items():
+        settings = [part.format_map(names) for part in run.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))
         changes |= (_smoke(load_config(path)) if plan.smoke else {}) | dict(plan.overrides)
         config = load_config(path, list(changes.items()))
@@ -224,9 +226,9 @@ def _file_of(config: Config, folder: Path) -> Path:
 def _require_earlier(plan: Plan) -> None:
     """Raise ConfigError that names the levels to run first, where a level needs the runs of another."""
     for number, level in plan.levels.items():
-        needed = {*level.beside, *(member for joint in level.joints.values() for member in joint.members)} - {*level.arms}
+        needed = {*level.beside, *(name for ensemble in level.ensembles.values() for name in ensemble.members)} - {*level.runs}
         for earlier, other in ROWS[plan.report].items():
-            missing = [arm for arm in other.arms if arm in needed and not _is_done(plan.folder(earlier) / arm)]
+            missing = [run for run in other.runs if run in needed and not _is_done(plan.folder(earlier) / run)]
             if missing and not (earlier in plan.numbers and earlier < number):
                 raise ConfigError(
                     f"level {number} of {plan.report} needs {', '.join(missing)} of level {earlier}, not found under "
@@ -248,23 +250,23 @@ def _evaluation(plan: Plan, number: int) -> list[list[str]]:
     level, names, here = ROWS[plan.report][number], plan.names(number), plan.folder(number)
     splits = SPLITS if plan.test else SPLITS[:1]
     lines = []
-    for arm in level.arms:
+    for run in level.runs:
         for split in splits:
-            predictions = Path(names[arm]) / "predictions" / f"{split}.npz"
+            predictions = Path(names[run]) / "predictions" / f"{split}.npz"
             if split == "test" and not predictions.exists():  # each reading of test is on record, so there is one
-                lines.append(["predict", names[arm], "--split", "test"])
-            lines.append(["evaluate", str(predictions), "--output", str(here / f"{arm}_{split}_evaluation"), "--overwrite"])
-    for name, (arm, views, _) in level.views.items():
+                lines.append(["predict", names[run], "--split", "test"])
+            lines.append(["evaluate", str(predictions), "--output", str(here / f"{run}_{split}_evaluation"), "--overwrite"])
+    for name, (run, views, _) in level.views.items():
         for split in splits:
             answers = here / f"{name}-{split}.npz"
             if split == "val" or not answers.exists():
-                line = ["predict", names[arm], "--split", split, "--views", views, "--output", str(answers)]
+                line = ["predict", names[run], "--split", split, "--views", views, "--output", str(answers)]
                 lines.append(line + ["--overwrite"] * (split == "val"))
-    for name, joint in level.joints.items():
+    for name, ensemble in level.ensembles.items():
         for split in splits:
-            members = [f"{names[member]}/predictions/{split}.npz" for member in joint.members]
+            members = [f"{names[member]}/predictions/{split}.npz" for member in ensemble.members]
             target = str(here / f"{name}-{split}.npz")
-            lines.append(["ensemble", *members, "--method", joint.method, "--output", target, "--overwrite"])
+            lines.append(["ensemble", *members, "--method", ensemble.method, "--output", target, "--overwrite"])
     lines += [[part.format_map(names) for part in shlex.split(step)] for step in level.steps]
     for split in splits:
         files = ["--output", str(here / f"comparison_{split}.md"), "--plot", str(here / f"comparison_{split}.png")]
@@ -273,20 +275,21 @@ def _evaluation(plan: Plan, number: int) -> list[list[str]]:
 
 
 def entries_of(plan: Plan, number: int) -> list[str]:
-    """What a level compares, as `cifar-small compare` takes it: arms beside it, its own, and what they say together."""
+    """What a level compares, as `cifar-small compare` takes it: runs beside it, its own, and what they say together."""
     level, names, here = ROWS[plan.report][number], plan.names(number), plan.folder(number)
-    named = [f"{arm}={names[arm]}" for arm in (*level.beside, *level.arms)]
+    named = [f"{run}={names[run]}" for run in (*level.beside, *level.runs)]
     splits = SPLITS if plan.test else SPLITS[:1]
-    return named + [f"{name}={here / f'{name}-{split}.npz'}" for name in (*level.views, *level.joints) for split in splits]
+    return named + [f"{name}={here / f'{name}-{split}.npz'}" for name in (*level.views, *level.ensembles) for split in splits]
 
 
 def levels_table(plan: Plan) -> Table:
-    """A row for every run and joint answer of all levels that are there, with what the report claims of it."""
+    """A row for every run and ensemble of all levels that are there, with what the report claims of it."""
     header = ("level", "run", "claimed test %", "val %", "test %", "parameters", "start", "data", "px", "epochs", "minutes")
     rows = []
     for number, level in ROWS[plan.report].items():
-        claims = {name: arm.claimed for name, arm in level.arms.items() if _is_done(Path(plan.names(number)[name]))}
-        claims |= {name: claim for name, (_, _, claim) in level.views.items()} | {n: j.claimed for n, j in level.joints.items()}
+        claims = {name: run.claimed for name, run in level.runs.items() if _is_done(Path(plan.names(number)[name]))}
+        claims |= {name: claim for name, (_, _, claim) in level.views.items()}
+        claims |= {name: ensemble.claimed for name, ensemble in level.ensembles.items()}
         arguments = [one for one in entries_of(plan, number) if _is_there(Path(one.partition("=")[2]))]
         found = {entry.name: entry for entry in load_entries(arguments)} if arguments else {}
         for name, row in zip(found, collect_rows(found.values()), strict=True):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import statistics
 from collections.abc import Mapping, Sequence
@@ -14,7 +12,7 @@ from cifar_small.config.hashing import dump_config
 from cifar_small.errors import plural
 from cifar_small.figures.run import Dots, draw_cells, draw_marginals
 from cifar_small.figures.style import save
-from cifar_small.files import write_atomic
+from cifar_small.files import to_csv, write_atomic
 from cifar_small.reporting.tables import Table, aligned, to_markdown
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
@@ -112,12 +110,12 @@ def list_cells(sweep: Sweep, directory: SweepDirectory, cells: Sequence[Cell]) -
     """Every cell in the sweep's order with its trainable parameters and its state."""
     by_name = {row.cell.name: row for row in collect(sweep, directory, cells)}
     lines = tuple((cell.name, _count(cell), by_name[cell.name].state) for cell in cells)
-    return _aligned(Table(sweep.name, ("cell", "parameters", "state"), lines))
+    return aligned(Table(sweep.name, ("cell", "parameters", "state"), lines))
 
 
 def report(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -> str:
     """What a terminal shows at the end: the first rows, what is wrong or open, and the winner."""
-    text = _aligned(_table(sweep, rows[:SHOWN], ()))
+    text = aligned(_table(sweep, rows[:SHOWN], ()))
     if len(rows) > SHOWN:
         text += f"\n... and {len(rows) - SHOWN} more"
     text += f"\nfull table: {directory.folder / 'table.md'}"
@@ -144,19 +142,17 @@ def _columns(rows: Sequence[CellResult]) -> list[str]:
 
 def _csv(sweep: Sweep, rows: Sequence[CellResult]) -> str:
     """Values as JSON where they are lists or mappings, accuracies as shares, also of each seed; unknown: empty."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
     keys = _columns(rows)
     seeds = [f"val_seed{seed}" for seed in sweep.seeds]
-    writer.writerow(["cell", *keys, "parameters", "seeds", "val_mean", "val_sd", *seeds, "minutes", "state"])
+    lines = []
     for row in rows:
         values = [_value(row.cell.settings, key) for key in keys]
         shares = [None if share is None else round(share, 6) for share in (row.mean, row.sd)]
         each = [round(state.facts["val_accuracy"], 6) if state.kind == "done" else None for state in row.states]
         minutes = None if row.minutes is None else round(row.minutes, 2)
         numbers = [row.cell.parameters, len(row.accuracies), *shares, *each, minutes]
-        writer.writerow([row.cell.name, *values, *("" if number is None else number for number in numbers), row.state])
-    return text.getvalue()
+        lines.append([row.cell.name, *values, *numbers, row.state])
+    return to_csv(["cell", *keys, "parameters", "seeds", "val_mean", "val_sd", *seeds, "minutes", "state"], lines)
 
 
 def _table(sweep: Sweep, rows: Sequence[CellResult], keys: Sequence[str]) -> Table:
@@ -199,11 +195,6 @@ def _percent(share: float | None) -> str:
 
 def _minutes(row: CellResult) -> str:
     return "" if row.minutes is None else f"{row.minutes:.1f}"
-
-
-def _aligned(table: Table) -> str:
-    """For a terminal, without title and notes."""
-    return aligned((table.header, *table.rows), table.numeric)
 
 
 def _draw(sweep: Sweep, directory: SweepDirectory, rows: Sequence[CellResult]) -> None:

@@ -8,7 +8,7 @@ from argparse import Namespace
 import pytest
 
 from cifar_small.cli.command import exit_code
-from cifar_small.errors import CheckpointError, DataError, UserError, plural
+from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 
 
 def refuse(error: UserError) -> int:
@@ -45,3 +45,8 @@ def test_an_error_survives_a_process_boundary() -> None:
 def test_plural() -> None:
     assert [plural(n, "run") for n in (0, 1, 2, 1200)] == ["0 runs", "1 run", "2 runs", "1,200 runs"]
     assert [plural(n, "entry", "entries") for n in (1, 2)] == ["1 entry", "2 entries"]
+
+
+def test_a_command_is_written_to_be_copied() -> None:
+    assert command_line("predict", "runs/a b", split="val", views=None) == "cifar-small predict 'runs/a b' --split val"
+    assert command_line("check", allow_rows=3, overwrite=True, strict=False) == "cifar-small check --allow-rows 3 --overwrite"

@@ -179,11 +179,11 @@ def test_copies_are_named_with_the_files_ids(tmp_path: Path, source: Data) -> No
 @pytest.mark.parametrize(
     ("change", "subject", "level", "text"),
     [
-        (lambda images: images * 0.3, "colours", "fault", "mean red, green, blue are"),
-        (lambda images: images * 0.85 + 24, "colours", "warn", "images of another"),
+        (lambda images: images * 0.3, "colors", "fault", "mean red, green, blue are"),
+        (lambda images: images * 0.85 + 24, "colors", "warn", "images of another"),
         (lambda images: 0 * images + 120, "layout", "warn", "all constant"),
-        (lambda images: 0 * images, "colours", "fault", "mean red, green, blue are 0.000"),
-        (lambda images: (images - 115.0) * 0.8 + 115, "colours", "warn", "in contrast: images of another"),
+        (lambda images: 0 * images, "colors", "fault", "mean red, green, blue are 0.000"),
+        (lambda images: (images - 115.0) * 0.8 + 115, "colors", "warn", "in contrast: images of another"),
         (lambda images: images // 128, "values", "fault", "0..1, 2 different ones"),
         (lambda images: images // 16 * 16, "values", "warn", "16 different ones"),
         (lambda images: images[:100], "rows", "fault", "100 images; the rules expect 120"),
@@ -223,7 +223,7 @@ def test_without_data_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.
     card = lines(diagnose(unlabelled(tmp_path, photographs(20)), Rules(rows=20), Data()))
     assert card["data"][0] == "note"
     assert "no cifar10 data at hand" in card["data"][1]
-    assert "colours" not in card
+    assert "colors" not in card
     assert "copies of file" in card
     monkeypatch.setenv(sources.VARIABLE, str(tmp_path))
     assert is_available(Data())

@@ -15,7 +15,7 @@ from cifar_small.cli.main import main
 from cifar_small.data import write_unlabelled
 from cifar_small.errors import DataError
 from cifar_small.submission.diff import (
-    Submission,
+    Answers,
     class_table,
     diff,
     differing_rows,
@@ -71,8 +71,8 @@ def test_what_is_no_submission_is_refused(content: bytes, tmp_path: Path) -> Non
         read_submission(tmp_path / "b.csv", NAMES)
 
 
-def submission(name: str, ids: Sequence[int], labels: Sequence[int]) -> Submission:
-    return Submission(name, np.array(ids), np.array(labels), ())
+def submission(name: str, ids: Sequence[int], labels: Sequence[int]) -> Answers:
+    return Answers(name, np.array(ids), np.array(labels), ())
 
 
 def test_submissions_are_joined_by_id() -> None:

@@ -84,7 +84,7 @@ def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["levels", report, "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
     printed = capsys.readouterr().out
     header, *rows = rows_of(tmp_path / f"{report}.md")
-    names = [name for level in ROWS[report].values() for name in (*level.arms, *level.views, *level.joints)]
+    names = [name for level in ROWS[report].values() for name in (*level.runs, *level.views, *level.ensembles)]
     assert [row[header.index("run")] for row in rows] == names
     for row in rows:
         assert (row[header.index("start")], row[header.index("data")]) == ("random weights", "digits, 200 images")
@@ -93,12 +93,12 @@ def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert row[header.index("test %")] == ""  # nobody asked for it
     for number, level in ROWS[report].items():
         here = tmp_path / f"{report}_level{number}"
-        for arm in level.arms:
+        for run in level.runs:
             for name in ("best.pt", "metrics.csv", "curves.png", "confusion.png", "predictions/val.npz"):
-                assert (here / arm / name).stat().st_size > 0, name
-            assert (here / f"{arm}_val_evaluation" / "per_class.png").exists()
+                assert (here / run / name).stat().st_size > 0, name
+            assert (here / f"{run}_val_evaluation" / "per_class.png").exists()
         compared = {row[0] for row in rows_of(here / "comparison_val.md")}
-        assert compared >= {*level.beside, *level.arms, *level.views, *level.joints}
+        assert compared >= {*level.beside, *level.runs, *level.views, *level.ensembles}
         with Image.open(here / "comparison_val.png") as picture:
             assert picture.size[0] > 1000
     if report == "resnet18_ladder":
@@ -157,10 +157,10 @@ def test_the_runs_are_those_of_the_reports(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("_weights_are_here")
-def test_with_test_each_run_reads_it_once_and_joint_answers_follow(tmp_path: Path) -> None:
+def test_with_test_each_run_reads_it_once_and_ensembles_follow(tmp_path: Path) -> None:
     lines = dry(Plan("resnet50_ladder", (1, 2, 3, 4), tmp_path, test=True))
     read = [line for line in lines if line[:1] == ["predict"] and "test" in line and "--views" not in line]
-    assert [Path(line[1]).name for line in read] == [arm for level in ROWS["resnet50_ladder"].values() for arm in level.arms]
+    assert [Path(line[1]).name for line in read] == [run for level in ROWS["resnet50_ladder"].values() for run in level.runs]
     votes = [line for line in lines if line[0] == "ensemble" and "vote" in line]
     assert [line[1].rpartition("/")[2] for line in votes] == ["val.npz", "test.npz"]
 

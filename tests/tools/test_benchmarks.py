@@ -69,7 +69,9 @@ def test_spread_ratios_and_deviation() -> None:
 
 
 def test_table_lines_up() -> None:
-    assert tables.table(("loop", "s"), [["a", "1.25"], ["longer", ""]]) == "loop       s\na       1.25\nlonger"
+    assert (
+        tables.aligned(tables.Table("", ("loop", "s"), (("a", "1.25"), ("longer", "")))) == "loop       s\na       1.25\nlonger"
+    )
 
 
 def test_stopwatch_reads_the_clock_three_times(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ from cifar_small.config.schema import AUGMENTS, AnyAugment, Augment, Config
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import UserError
 from cifar_small.metrics.spread import Spread, ratios, spread
-from cifar_small.reporting.tables import table
+from cifar_small.reporting.tables import Table, aligned
 from cifar_small.reporting.timeline import describe_augment
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 
@@ -180,7 +180,8 @@ def render_augment(rows: Sequence[dict[str, Any]]) -> str:
         ]
         for row in rows
     ]
-    return table(("recipe and engine", "workers", "images/s (lowest .. highest)", "time, recipe's first = 1"), cells)
+    header = ("recipe and engine", "workers", "images/s (lowest .. highest)", "time, recipe's first = 1")
+    return aligned(Table("", header, tuple(map(tuple, cells))))
 
 
 def _add_options(sub: argparse.ArgumentParser) -> None:

@@ -14,9 +14,10 @@ from cifar_small.config.schema import Config
 from cifar_small.errors import UserError
 from cifar_small.metrics.spread import Spread, ratios, spread
 from cifar_small.models.counting import footprint
-from cifar_small.reporting.tables import table
+from cifar_small.reporting.tables import Table, aligned
 
 IMAGES = 5000
+HEADER = ("loop", "precision", "layout", "steps/s", "images/s", "GFLOP/s", "ms a step (lowest .. highest)")
 DETAIL = """\
 Three loops take turns, --rounds times --steps steps each:
   ours      the training loop of the config: augmentation, mixing, forward, backward, update, checks
@@ -137,7 +138,7 @@ def render_steps(results: dict[str, Any]) -> str:
     percent = Spread(*(100 * value for value in (share.median, share.low, share.high)))
     return "\n".join(
         [
-            table(("loop", "precision", "layout", "steps/s", "images/s", "GFLOP/s", "ms a step (lowest .. highest)"), rows),
+            aligned(Table("", HEADER, tuple(map(tuple, rows)))),
             f"data path, mixing and checks cost {percent.text('.1f')} % of a step",
             f"our loop is {plain.text()} x the plain reference",
             f"our loop is {ceiling.text()} x the ceiling",

@@ -26,7 +26,7 @@ from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_json
 from cifar_small.metrics.spread import ratios
-from cifar_small.reporting.tables import table
+from cifar_small.reporting.tables import Table, aligned
 from cifar_small.runs.directory import Run
 
 Overrides = Sequence[tuple[str, str]]
@@ -245,7 +245,8 @@ def render(sides: dict[str, list[dict[str, Any]]], summaries: dict[str, Any], co
         for name, results in sides.items()
         for one in results
     ]
-    lines = [table(("run", "seed", "test", "minutes", "seconds", "train s", "predict s"), rows)]
+    header = ("run", "seed", "test", "minutes", "seconds", "train s", "predict s")
+    lines = [aligned(Table("", header, tuple(map(tuple, rows))))]
     everything = [one for results in sides.values() for one in results]
     if any(one["interrupted"] for one in everything):
         lines.append("* interrupted and resumed: this is not the time of a run, and is in no mean and no ratio")

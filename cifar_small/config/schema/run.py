@@ -30,7 +30,7 @@ class Engine(Section):
     eval_batch_size: PositiveInt = 500
     sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
     checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
-    # Weights kept beside best.pt, each a file that `predict --checkpoint` takes: epoch-0010.pt, ..., final.pt.
+    # Weights kept beside best.pt, each a checkpoint that `predict` takes by name: epoch-0010.pt, ..., final.pt.
     keep_every: PositiveInt | None = None  # epochs between weights that are kept
     keep_last: PositiveInt | None = None  # number of last epochs whose weights are kept; older ones are removed
     keep_final: bool = False  # keep the weights of the end of the run

@@ -20,7 +20,7 @@ from cifar_small.data import Images, load_unlabelled
 from cifar_small.data.datamodule import load_splits
 from cifar_small.data.sources import VARIABLE
 from cifar_small.data.unlabelled import Layout
-from cifar_small.errors import CheckpointError, DataError, UserError, plural
+from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 from cifar_small.files import sha256_file
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
@@ -148,7 +148,7 @@ class Member:
         """What the run predicted for val when it ended. Raises Unavailable, or DataError for a damaged file."""
         path = self.run.predictions / "val.npz"
         if not path.exists():
-            raise Unavailable(f"{path} is missing; cifar-small predict {self.run.folder} --split val makes one")
+            raise Unavailable(f"{path} is missing; {command_line('predict', self.run.folder, split='val')} makes one")
         return load_predictions(path)
 
     @property

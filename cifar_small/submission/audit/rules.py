@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from datetime import datetime
 
@@ -14,6 +13,7 @@ from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
+from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
 from cifar_small.runs.predictions import find_predictions
 from cifar_small.runs.records import (
@@ -70,8 +70,8 @@ def selection(member: Member, result: CheckResult) -> str:
     for path in paths:
         if said.metrics_sha256 is not None:
             result.same(f"SHA-256 of {path.name}", said.metrics_sha256, sha256_file(path))
-        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
-        accuracies = [float(row["val_accuracy"]) for row in rows]
+        rows = read_metrics(path)
+        accuracies = [row["val_accuracy"] for row in rows]
         place = len(rows) - 1 if config.selection == "last" else accuracies.index(max(accuracies))  # the first of equals
         result.same("epochs", said.epochs, len(rows))
         result.same("selected epoch", place + 1, said.selected_epoch)
