@@ -222,13 +222,6 @@ def test_torch_load_reads_weights_only() -> None:
     assert count  # a search that finds nothing proves nothing
 
 
-def test_no_optimizer_is_fused() -> None:
-    """On a CPU torch's fused optimizers silently mistake weights and gradients of other strides; see docs/surprises.md."""
-    calls = [(path, node) for path in sources() for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)]
-    assert [name_of(path) for path, node in calls if "fused" in {keyword.arg for keyword in node.keywords}] == []
-    assert any(ast.unparse(node.func) == "torch.optim.SGD" for _, node in calls)  # which would take it
-
-
 def test_numpy_load_refuses_pickles() -> None:
     calls = [(path, call) for path in sources() for call in calls_of(tree_of(path), "np.load")]
     assert calls

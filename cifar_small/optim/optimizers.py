@@ -122,6 +122,27 @@ def _complete_momentum(optimizer: torch.optim.SGD) -> None:
                 optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
+@torch.no_grad()
+def match_strides(optimizer: torch.optim.Optimizer) -> None:
+    """Lay out each gradient and each buffer of the optimizer in memory as its parameter is.
+
+    torch's fused steps on a CPU walk through the memory of all of them as it lies, and silently mistake one element for another
+    where the strides differ, as those of a checkpoint or of a gradient that somebody replaced may; see docs/surprises.md.
+    """
+    for parameter in (parameter for group in optimizer.param_groups for parameter in group["params"]):
+        if parameter.grad is not None and _lies_otherwise(parameter.grad, parameter):
+            parameter.grad = torch.empty_like(parameter).copy_(parameter.grad)
+        state = optimizer.state.get(parameter, {})
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and _lies_otherwise(value, parameter):
+                state[key] = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+
+
+def _lies_otherwise(tensor: Tensor, parameter: Tensor) -> bool:
+    pairs = zip(parameter.shape, tensor.stride(), parameter.stride(), strict=True)
+    return any(own != other for size, own, other in pairs if size > 1)  # the stride of one element says nothing
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
     """Set the learning rate of the step; groups with a rate of their own (Muon's, the backbone's) keep their ratio to it."""
     for group in optimizer.param_groups:
@@ -136,6 +157,7 @@ def clip_and_check(
     Returns a bool tensor: is something not finite? The fused optimizer reads the same flag (its `found_inf`, made for
     gradient scaling) and leaves the weights alone, so no host synchronization is needed to stop *before* the update.
     """
+    match_strides(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
