@@ -20,6 +20,7 @@ import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, InUseError, UserError
-from cifar_small.files import sha256_bytes, to_csv, write_atomic, write_json
+from cifar_small.files import sha256_bytes, sha256_file, to_csv, write_atomic, write_json
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
@@ -84,6 +85,14 @@ class Run:
         if name != "best" and name not in there:
             raise CheckpointError(f"{self.folder} has no checkpoint {name}; expected one of {', '.join(there) or 'best'}")
         return there.get(name, self.best)
+
+    def finished(self) -> Summary | None:
+        """The summary, if `best.pt` is still the one it tells of."""
+        summary = self.summary()
+        if summary is None or not self.best.exists():
+            return None
+        status = self.best.stat()
+        return summary if _hash_of(self.best, status.st_mtime_ns, status.st_size) == summary.weights_sha256 else None
 
     @property
     def begun(self) -> bool:
@@ -154,6 +163,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [{key: value if key == "train_targets" else float(value) for key, value in row.items()} for row in rows]
 
 
+@cache
+def _hash_of(path: Path, changed: int, size: int) -> str:
+    """SHA-256 of a file, taken once until it changes: a sweep asks for that of each of its runs again and again."""
+    return sha256_file(path)
+
+
 def read_json(path: Path) -> Any:
     """The content of a JSON file of a run directory. Raises CheckpointError if it is damaged."""
     return _parse_json(path.read_bytes(), path)
@@ -195,11 +210,29 @@ def locked(run: Run) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise InUseError(f"{run.folder} is in use by {holder}; wait for it", remedy="output") from None
+        except OSError as error:
+            raise DiskError(
+                f"{run.folder} lies on a file system without locks ({error.strerror}), where two processes could write one run "
+                "at once; put runs on a local disk, or mount it with locks (Lustre: flock)",
+                remedy="output",
+            ) from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         with _without_trace(run.folder):
             yield
+
+
+def is_locked(run: Run) -> bool:
+    """Does another process hold the run directory, as far as locks reach?"""
+    try:
+        with open(run.folder / ".lock", "rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False  # never trained, or a file system without locks
+    return False
 
 
 @contextmanager

@@ -6,8 +6,8 @@ generation, which again only one can do; removing or renaming the old claim inst
 
 A holder shows that it lives by setting its claim's modification time, a thread doing so while the main one trains. The age is
 taken against a file written into the same folder at that moment, so that both times come from one clock, the file server's,
-whatever the machines' own clocks say. On the holder's own machine a missing process tells at once. Releasing sets the time
-to 0.
+whatever the machines' own clocks say. Where the holder's processes are numbered as ours are (same host name, boot and pid
+namespace: containers and restarted machines may share a name) a missing process tells at once. Releasing sets the time to 0.
 
 The locks of the run directories (`runs.locked`) stand behind this where flock holds: on one machine, and on many NFS mounts.
 """
@@ -22,6 +22,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -70,12 +71,15 @@ class Claim:
                 continue  # a file server may be away for a moment; if for long, another worker takes over and `check` raises
 
 
-def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
-    """The claim on a job, to be entered at once, or None while another worker has it. Raises DiskError naming the folder."""
+def take(folder: Path, job: str, stale_minutes: float, in_use: Callable[[], bool] = lambda: False) -> Claim | None:
+    """The claim on a job, to be entered at once, or None while another worker has it. Raises DiskError naming the folder.
+
+    in_use: is the job's run directory locked? Then its holder, however silent, has only been stopped or cut off.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         newest = _newest(folder, job)
-        if newest is not None and _silence(newest, stale_minutes) is None:
+        if newest is not None and (_silence(newest, stale_minutes) is None or in_use()):
             return None
         generation = 0 if newest is None else _generation(newest) + 1
         try:
@@ -83,7 +87,7 @@ def take(folder: Path, job: str, stale_minutes: float) -> Claim | None:
         except FileExistsError:  # another worker was faster
             return None
         with open(descriptor, "w", encoding="utf-8") as file:
-            file.write(json.dumps({"host": socket.gethostname(), "process": os.getpid()}))
+            file.write(json.dumps({**_machine(), "process": os.getpid()}))
     except OSError as error:
         raise DiskError(f"cannot write to {folder}: {error.strerror}", remedy="output") from None
     return Claim(folder, job, generation, stale_minutes)
@@ -124,10 +128,20 @@ def _silence(path: Path, stale_minutes: float) -> str | None:
     if beat == 0:
         return "released"
     facts = _facts(path)
-    if facts and facts["host"] == socket.gethostname() and not _lives(facts["process"]):
+    if facts and all(facts.get(key) == value for key, value in _machine().items()) and not _lives(facts["process"]):
         return "its process is gone"
     age = _now(path.parent) - beat
     return f"silent for {age / 60:.0f} minutes" if age > 60 * stale_minutes else None
+
+
+def _machine() -> dict[str, str | None]:
+    """What must be equal for a process number of another to mean the same here; boot and namespace are Linux's."""
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id"), Path("/proc/self/ns/pid")
+    return {
+        "host": socket.gethostname(),
+        "boot": boot.read_text().strip() if boot.exists() else None,
+        "namespace": os.readlink(namespace) if namespace.is_symlink() else None,
+    }
 
 
 def _lives(process: int) -> bool:

@@ -55,8 +55,7 @@ class SweepDirectory:
     def state(self, cell: Cell, seed: int) -> RunState:
         """The status of a run."""
         run = self.run(cell, seed)
-        summary = run.summary()
-        if summary is not None and run.best.exists():
+        if (summary := run.finished()) is not None:
             return RunState("done", summary.plain())
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
             if (run.folder / name).exists() and not self._is_of_other_settings(cell, seed, name):

@@ -12,6 +12,7 @@ from cifar_small.config.loading import load_config
 from cifar_small.data import load_train
 from cifar_small.environment import resolve_device
 from cifar_small.errors import DiskError, InUseError, UserError
+from cifar_small.runs.directory import Run, is_locked
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
@@ -60,7 +61,9 @@ class Worker:
 
     def claim(self, job: str) -> Claim | None:
         """The claim on a job, or None while another worker has it; the job is then listed in `busy`."""
-        claim = take(self.directory.claims, job, self.sweep.stale_minutes)
+        names = [job, *(job_name(job, seed) for seed in self.sweep.seeds)]  # a tpe trial is claimed as a whole
+        runs = [Run(self.directory.folder / name) for name in names]
+        claim = take(self.directory.claims, job, self.sweep.stale_minutes, lambda: any(is_locked(run) for run in runs))
         if claim is None:
             self.busy.add(job)
         return claim
@@ -68,15 +71,18 @@ class Worker:
     def run(self, cell: Cell, seed: int, claim: Claim, on_epoch: OnEpoch | None = None) -> RunState:
         """Train a run, or resume it; an error of the cell itself is recorded and returned, not raised."""
 
-        def each_epoch(row: Row) -> None:
-            claim.check()
-            if on_epoch is not None:
-                on_epoch(row)
-
         run = self.directory.run(cell, seed)
         try:
             self.directory.make_room(cell, seed)
-            train(cell.seeded(seed), run.folder, resume=True, command=self.command, quiet=self.quiet, on_epoch=each_epoch)
+            train(
+                cell.seeded(seed),
+                run.folder,
+                resume=True,
+                command=self.command,
+                quiet=self.quiet,
+                on_epoch=on_epoch,
+                before_save=claim.check,
+            )
         except InUseError:  # held by a process without a claim, such as cifar-small train
             self.busy.add(run.folder.name)
             return RunState("open")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,12 @@ class Checkpoints:
     parameters: int
     teachers: list[TeacherFacts]
     world: World
+    before_save: Callable[[], object] | None = None  # raises if this process may no longer write
 
     def save(self, state: State) -> None:
         """Write `last.pt`: all that changes during a run."""
         if self.world.first:
+            self._check()
             content = {
                 **state.saved(),
                 "config_sha256": self.resolved.config_sha256,
@@ -52,6 +54,7 @@ class Checkpoints:
         """
         if not self.world.first:
             return
+        self._check()
         weights = self._weights(state)
         if selected:
             save_checkpoint(self.run.best, weights)
@@ -60,7 +63,12 @@ class Checkpoints:
 
     def end_run(self, state: State) -> None:
         """Write `final.pt` if it is to be kept."""
+        self._check()
         keep_final(self.run, self.resolved.config.engine, self._weights(state))
+
+    def _check(self) -> None:
+        if self.before_save is not None:
+            self.before_save()
 
     def _weights(self, state: State) -> dict[str, object]:
         """The weights that count after the epoch just completed, with all that prediction needs."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -31,12 +33,14 @@ def train(
     command: str = "",
     quiet: bool = False,
     on_epoch: OnEpoch | None = None,
+    before_save: Callable[[], object] | None = None,
 ) -> Summary | None:
     """Train a config into a run directory and return its summary; one rank of several when torchrun started us.
 
     Ranks other than the first, which write no files, may return None.
 
-    `on_epoch` is given each epoch's row of `metrics.csv` once all is saved; what it raises ends the run, which can be resumed.
+    `on_epoch` is given each epoch's row of `metrics.csv` once all is saved, `before_save` is called before anything is written
+    over; what they raise ends the run, which can be resumed.
 
     Raises ConfigError (over budget, or resumed with other settings), CheckpointError (directory in use or damaged),
     DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
@@ -66,6 +70,7 @@ def train(
         trainer = build_trainer(
             resolved, run, parameters=parameters, init=init, world=world, stop=stop, quiet=quiet, clock=clock
         )
+        trainer.checkpoints = replace(trainer.checkpoints, before_save=before_save)
         if going_on:
             trainer.restore()
         world.require_same(
@@ -82,8 +87,8 @@ def train(
 
 
 def _is_complete(run: Run, epochs: int) -> bool:
-    summary = run.summary()
-    return summary is not None and summary.epochs_planned == epochs and run.best.exists()
+    summary = run.finished()
+    return summary is not None and summary.epochs_planned == epochs
 
 
 def _finish(trainer: Trainer) -> Summary | None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,6 +27,7 @@ from conftest import tiny_raw
 from synthetic import summary_of
 
 import cifar_small.figures.run as plots
+import cifar_small.runs.directory as directory_module
 import cifar_small.sweep.claims as claims_module
 import cifar_small.sweep.cluster as cluster
 import cifar_small.sweep.run as run_module
@@ -37,7 +39,7 @@ from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, DivergedError, Terminated, UserError
-from cifar_small.files import write_atomic, write_json
+from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.randomness import numpy_generator
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run, locked
@@ -68,6 +70,9 @@ def write(tmp_path: Path) -> Write:
     return write
 
 
+EMPTY = sha256_bytes(b"")
+
+
 class FakeTraining:
     """Stands in for `train`: an accuracy at once, by the config; remembers what was trained."""
 
@@ -80,10 +85,11 @@ class FakeTraining:
         self.trained.append(run.folder.name)
         write_atomic(run.config_file, dump_config(config).encode())
         accuracy = self.accuracy(config)
-        for epoch in range(1, self.epochs + 1):
+        for epoch in range(1, self.epochs + 1) if on_epoch is not None else ():
             on_epoch({"epoch": epoch, "val_accuracy": accuracy * epoch / self.epochs})
+        options["before_save"]()
         write_atomic(run.best, b"")
-        write_json(run.summary_file, summary_of(val_accuracy=accuracy, seconds=90.0, parameters=1))
+        write_json(run.summary_file, summary_of(val_accuracy=accuracy, seconds=90.0, parameters=1, weights_sha256=EMPTY))
 
 
 @pytest.fixture
@@ -344,6 +350,22 @@ def test_a_silent_claim_is_taken_over_and_its_holder_told(tmp_path: Path) -> Non
     second.check()
 
 
+def test_a_silent_claim_on_a_locked_run_is_left_to_its_holder(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
+) -> None:
+    """Its process was stopped, or lives in another container and cannot reach the claim."""
+    place = tmp_path / "out"
+    training = fake(lambda config: 0.5)
+    place.mkdir()
+    other_host(place / "claims", "lr-0.1-seed0", minutes=60)
+    with locked(Run(place / "lr-0.1-seed0")):
+        assert run_sweep(write(parameters={"optim.lr": [0.1]}), place, quiet=True) == 0
+    assert training.trained == []
+    assert [path.name for path in (place / "claims").glob("lr*")] == ["lr-0.1-seed0.0"]
+    run_sweep(write(parameters={"optim.lr": [0.1]}), place, quiet=True)
+    assert training.trained == ["lr-0.1-seed0"]
+
+
 def test_the_age_of_a_claim_is_told_by_the_folders_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     other_host(tmp_path, "a")
     monkeypatch.setattr(time, "time", lambda: 1e12)  # a machine whose clock is far ahead
@@ -384,8 +406,12 @@ def test_a_visitor_who_may_not_write_sees_who_works(tmp_path: Path, monkeypatch:
 def test_a_dead_process_of_this_machine_holds_nothing(tmp_path: Path) -> None:
     child = subprocess.Popen([sys.executable, "-c", ""])
     child.wait()
-    (tmp_path / "a.0").write_text(json.dumps({"host": socket.gethostname(), "process": child.pid}))
+    here = {**claims_module._machine(), "process": child.pid}
+    (tmp_path / "a.0").write_text(json.dumps(here))
     assert take(tmp_path, "a", 10) is not None
+    for key in ("host", "boot", "namespace"):  # a number of another container, or of before a restart, means nothing here
+        (tmp_path / f"{key}.0").write_text(json.dumps({**here, key: "another"}))
+        assert take(tmp_path, key, 10) is None
     (tmp_path / "b.0").write_text("")  # made, not written yet
     assert take(tmp_path, "b", 10) is None
     assert holder(tmp_path, "b", 10) == "another process"
@@ -554,10 +580,10 @@ def test_a_run_that_ended_just_before_the_claim_is_not_trained_again(
 ) -> None:
     training = fake(lambda config: 0.5)
 
-    def late(folder: Path, job: str, stale_minutes: float) -> Claim | None:
+    def late(folder: Path, job: str, stale_minutes: float, in_use: Any) -> Claim | None:
         run = Run(tmp_path / "out" / job)
         write_atomic(run.best, b"")
-        write_json(run.summary_file, summary_of(val_accuracy=0.7, seconds=60.0))
+        write_json(run.summary_file, summary_of(val_accuracy=0.7, seconds=60.0, weights_sha256=EMPTY))
         return take(folder, job, stale_minutes)
 
     monkeypatch.setattr(worker_module, "take", late)
@@ -577,6 +603,44 @@ def test_a_worker_that_was_taken_for_dead_stops(write: Write, fake: Callable[...
     assert training.trained == ["lr-0.1-seed0"]
     assert not (place / "lr-0.1-seed0" / "summary.json").exists()
     assert not (place / "lr-0.1-seed0" / "failed.json").exists()
+
+
+def test_a_woken_worker_writes_over_nothing(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    """Where locks do not reach, the claim is looked at before anything of the run is replaced."""
+    run, looks = Run(tmp_path / "run"), list[dict[str, bytes]]()
+
+    def look() -> None:
+        if run.last.exists():
+            looks.append({path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()})
+            raise ClaimLost("taken over")
+
+    with pytest.raises(ClaimLost):
+        train(tiny(phases=[{"epochs": 2}]), run.folder, quiet=True, before_save=look)
+    assert {path.name: path.read_bytes() for path in run.folder.iterdir() if path.is_file()} == looks[0]
+    assert load_checkpoint(run.last)["epoch"] == 1
+    with pytest.raises(ClaimLost):
+        train(tiny(phases=[{"epochs": 2}]), run.folder, quiet=True, resume=True, before_save=look)
+    assert looks[1] == looks[0] | {"env.json": looks[1]["env.json"]}
+
+
+def test_a_run_whose_weights_were_written_over_is_not_done(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    summary = train(tiny(phases=[{"epochs": 1}]), run.folder, quiet=True)
+    assert run.finished() == summary
+    shutil.copy(run.last, run.best)
+    assert run.finished() is None
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(directory_module.fcntl, "flock", none)
+    with (
+        pytest.raises(DiskError, match=r"without locks .Function not implemented.*put runs on a local disk"),
+        locked(Run(tmp_path)),
+    ):
+        pass
 
 
 def test_a_run_directory_in_use_is_no_failure(write: Write, tmp_path: Path) -> None:
