@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import signal
 import subprocess
 import sys
 from functools import cache
@@ -19,6 +20,8 @@ from cifar_small.config.schema import Engine
 from cifar_small.errors import UserError, plural
 
 PACKAGE = Path(__file__).resolve().parent
+# What asks a run to end: Ctrl-C, a scheduler, a lost terminal, and the warnings before a time limit (USR2 is submitit's).
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 PACKAGES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 
 

@@ -79,6 +79,10 @@ class DivergedError(UserError):
 
 
 class Terminated(Exception):  # noqa: N818  (not an error: the user asked for it)
-    """SIGINT or SIGTERM arrived; the run was saved and can be resumed. Exit code 143."""
+    """A signal to end arrived; the run was saved and can be resumed, or had just finished. Exit code 143."""
 
     exit_code = 143
+
+    def __init__(self, message: str, finished: bool = False) -> None:
+        super().__init__(message)
+        self.finished = finished  # nothing is left to resume

@@ -56,7 +56,7 @@ def exit_code(program: str, action: Callable[[], int], options: argparse.Namespa
         print(f"{program}: error: {error.strerror or error}: {error.filename or ''}", file=sys.stderr)
         return 2
     except Terminated as stopped:
-        advice = f"; {ADVICE['resume']}" if hasattr(options, "resume") else ""
+        advice = f"; {ADVICE['resume']}" if hasattr(options, "resume") and not stopped.finished else ""
         print(f"{program}: {stopped}{advice}", file=sys.stderr)
         return stopped.exit_code
     except KeyboardInterrupt:

@@ -23,7 +23,7 @@ The usual way, each step a file the next one reads:
 """
 EXIT_CODES = """\
 exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
-5 training diverged; 143 stopped by SIGINT or SIGTERM and saved"""
+5 training diverged; 143 stopped by a signal and saved"""
 ALL = (
     *train.COMMANDS,
     *weights.COMMANDS,

@@ -19,7 +19,7 @@ from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
 from cifar_small.training.initial_weights import prepare_init
-from cifar_small.training.signals import collected_signals
+from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.summary import closing_line, summarize
 from cifar_small.training.trainer import OnEpoch, Trainer
 from cifar_small.transforms.per_image import check_pipelines
@@ -43,7 +43,7 @@ def train(
     over; what they raise ends the run, which can be resumed.
 
     Raises ConfigError (over budget, or resumed with other settings), CheckpointError (directory in use or damaged),
-    DivergedError (loss not finite) and Terminated (saved after SIGINT or SIGTERM; resume to go on).
+    DivergedError (loss not finite) and Terminated (saved after a signal of `environment.ENDING_SIGNALS`; resume to go on).
     """
     clock = time.monotonic()
     known = num_classes_of(config)
@@ -83,7 +83,9 @@ def train(
             write_start(run, config, environment, command, resolved.epochs)
         with collected_signals(stop):
             trainer.fit(on_epoch)
-            return _finish(trainer)
+            summary = _finish(trainer)
+            leave_if_asked(stop, run.folder, finished=True)  # it came while the summary was made; what follows shall not begin
+            return summary
 
 
 def _is_complete(run: Run, epochs: int) -> bool:

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from cifar_small.config.schema import AnyAugment, Augment, BasicAugment, PerImageAugment
 from cifar_small.data.datamodule import DataModule
+from cifar_small.environment import ENDING_SIGNALS
 from cifar_small.errors import UserError
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
 from cifar_small.transforms.batched import Draws, cover, crop_and_flip, distort, draw, enlarge, pad_images, scaled
@@ -169,9 +170,9 @@ def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPo
 
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["cifar_small.transforms.per_image", "albumentations"])
-    # Ctrl-C and SIGTERM may reach the whole process group; the trainer answers them, and its workers must live to see it save.
+    # Ctrl-C and its like may reach the whole process group; the trainer answers them, and its workers must live to see it save.
     resource_tracker.ensure_running()  # which the fork server would do otherwise, unblocking what we block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)
     try:
         forkserver.ensure_running()
     finally:

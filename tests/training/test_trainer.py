@@ -22,6 +22,7 @@ import cifar_small.data
 import cifar_small.data.datamodule
 import cifar_small.training.build as build
 import cifar_small.training.signals as signals
+import cifar_small.training.train as whole_run
 import cifar_small.training.trainer as train_module
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
@@ -109,7 +110,15 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[
 
 # 8 steps an epoch: the first step, within an epoch, the last step of an epoch, of a phase, and of the run.
 @pytest.mark.parametrize(
-    ("number", "kind"), [(1, signal.SIGTERM), (11, signal.SIGINT), (8, signal.SIGTERM), (16, signal.SIGTERM)]
+    ("number", "kind"),
+    [
+        (1, signal.SIGTERM),
+        (11, signal.SIGINT),
+        (8, signal.SIGUSR2),
+        (10, signal.SIGUSR1),
+        (12, signal.SIGHUP),
+        (16, signal.SIGTERM),
+    ],
 )
 def test_signal_saves_and_resume_is_exact(
     undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: signal.Signals
@@ -218,6 +227,39 @@ def test_signals_that_belong_to_the_first_do_not_abort(monkeypatch: pytest.Monke
     with signals.collected_signals(told_by_another_rank):
         signal.raise_signal(signal.SIGINT)  # ours comes a little later
         assert told_by_another_rank == [signal.SIGTERM]
+
+
+def test_a_handler_that_was_there_before_gets_the_signal_once_all_is_saved() -> None:
+    """Submitit's has the job queued again; nohup's deafness for SIGHUP stays."""
+    told, received = list[int](), list[int]()
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: told.append(number))
+    deaf = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.collected_signals(received):
+            signal.raise_signal(signal.SIGHUP)
+            assert received == []
+            signal.raise_signal(signal.SIGUSR2)
+            assert (received, told) == ([signal.SIGUSR2], [])
+        assert told == [signal.SIGUSR2]
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGHUP, deaf)
+
+
+def test_a_signal_while_the_summary_is_made_is_honored_after_it(
+    tiny: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = whole_run._finish
+
+    def finish(trainer: Trainer) -> Any:
+        os.kill(os.getpid(), signal.SIGTERM)
+        return original(trainer)
+
+    monkeypatch.setattr(whole_run, "_finish", finish)
+    with pytest.raises(Terminated, match=r"stopped by SIGTERM; the run in .*run is finished") as stopped:
+        train(tiny(phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
+    assert stopped.value.finished
+    assert Run(tmp_path / "run").finished() is not None
 
 
 def test_before_a_rank_leaves_within_an_epoch_all_know_that_it_is_saved(
