@@ -15,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.environment import commit, package_version
 from cifar_small.errors import CheckpointError, DataError, UserError, plural
 from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
 from cifar_small.inference.predict import load_net
-from cifar_small.models.counting import check_count
+from cifar_small.models.counting import check_count, trainable_parameters
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import check_lineage
 from cifar_small.runs.predictions import Predictions
@@ -141,6 +142,18 @@ def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
     check_count(meta.name, meta.parameters, rules)
     for made in (meta, *meta.members):
         check_lineage(meta.name, made.lineage, rules)
+    nets = list(meta.nets())
+    for net in nets:
+        if net.config is not None:  # predictions of older versions hold none
+            model = parse_config(net.config, f"the config in {meta.file}").model
+            counted = trainable_parameters(model, len(predictions.classes))
+            if counted != net.parameters:
+                raise DataError(
+                    f"{meta.file} says that {net.label()} has {net.parameters:,} parameters; its net has {counted:,}; "
+                    "predict again"
+                )
+    if (total := sum(net.parameters for net in nets)) != meta.parameters:
+        raise DataError(f"{meta.file} says {meta.parameters:,} parameters; its members have {total:,}; combine them again")
     return rules
 
 

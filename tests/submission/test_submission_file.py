@@ -24,7 +24,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
 from cifar_small.models import build_model
-from cifar_small.models.counting import count_parameters
+from cifar_small.models.counting import count_parameters, trainable_parameters
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
@@ -123,9 +123,24 @@ def test_submit_writes_csv_and_record(tmp_path: Path) -> None:
 
 def test_record_of_an_ensemble_has_no_run(tmp_path: Path) -> None:
     members = [{"name": "a", "parameters": 5}, {"name": "b", "parameters": 6}]
-    record = submit(made(members=members), tmp_path / "a.csv").plain()
+    record = submit(made(members=members, parameters=11), tmp_path / "a.csv").plain()
     assert "run" not in record
     assert record["predictions"]["members"] == members
+
+
+def test_parameters_are_counted_again_wherever_the_predictions_lie(tmp_path: Path) -> None:
+    config = parse_config(tiny_raw())
+    count = trainable_parameters(config.model, 10)
+    net = {"name": "tiny", "config": config_dict(config), "parameters": count}
+    submit(made(**net), tmp_path / "right.csv")
+    with pytest.raises(DataError, match=f"says that tiny .* has 7 parameters; its net has {count:,}; predict again"):
+        submit(made(**{**net, "parameters": 7}), tmp_path / "a.csv")
+    members = [net, {**net, "parameters": 8}]
+    with pytest.raises(DataError, match=f"says that tiny has 8 parameters; its net has {count:,}"):
+        submit(made(members=members, parameters=count + 8), tmp_path / "b.csv")
+    with pytest.raises(DataError, match=rf"says 9 parameters; its members have {2 * count:,}"):
+        submit(made(members=[net, net], parameters=9), tmp_path / "c.csv")
+    assert [path.name for path in tmp_path.glob("*.csv")] == ["right.csv"]
 
 
 def test_exactly_the_budget_passes_and_one_more_does_not(tmp_path: Path) -> None:
@@ -147,7 +162,7 @@ CLEAN_AND_NOT = [{"name": "clean", "parameters": 5, "lineage": []}, {"name": "ne
 
 @pytest.mark.parametrize("members", [[], CLEAN_AND_NOT])
 def test_pretrained_needs_rules_that_allow_it(members: list[Any], tmp_path: Path) -> None:
-    facts: dict[str, Any] = {"members": members} if members else {"lineage": [IMAGENET]}
+    facts: dict[str, Any] = {"members": members, "parameters": 10} if members else {"lineage": [IMAGENET]}
     with pytest.raises(ConfigError, match=r"net started from other weights \(r18, trained on imagenet\).*pretrained: false"):
         submit(made(**facts), tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
