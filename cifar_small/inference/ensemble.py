@@ -60,6 +60,8 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
         lineage=sorted({line for index in taken for line in facts[index].lineage}),
         parameters=sum(facts[index].parameters for index in taken),
     )
+    if first.meta.allowed_rows is not None:
+        meta = meta.updated(allowed_rows=first.meta.allowed_rows)
     return Predictions(first.ids, blend(method, logits[taken], weights[taken]), first.labels, first.classes, meta)
 
 
@@ -89,10 +91,9 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
             own, other = getattr(member.meta, key), getattr(first.meta, key)
             if own != other:
                 raise DataError(f"{name} and {names[0]} differ in {key}: {own} and {other}; predict again")
-        order = np.argsort(member.ids)
-        if not np.array_equal(member.ids[order], np.sort(first.ids)):
+        place = places_of(first.ids, member)
+        if place is None:
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
-        place = order[np.searchsorted(member.ids, first.ids, sorter=order)]
         if not _same(None if member.labels is None else member.labels[place], first.labels):
             raise DataError(f"{name} has other labels than {names[0]}; predict the same split with every member")
         for earlier, (other, logits) in enumerate(zip(members, joined, strict=False)):
@@ -100,6 +101,14 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
                 raise DataError(f"{name} and {names[earlier]} have the same weights; leave one out")
         joined.append(member.logits[place])
     return np.stack(joined)
+
+
+def places_of(ids: npt.NDArray[np.int64], member: Predictions) -> npt.NDArray[np.int64] | None:
+    """Where these ids stand in a member, (N,); None where it has others."""
+    order = np.argsort(member.ids)
+    if not np.array_equal(member.ids[order], np.sort(ids)):
+        return None
+    return np.asarray(order[np.searchsorted(member.ids, ids, sorter=order)], np.int64)
 
 
 def _file(member: Predictions) -> str:

@@ -215,7 +215,8 @@ def predict(
         )
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"allow_rows and layout say how an unlabelled file is read; they have no effect on the split {split}")
-    net = with_overrides(net or load_net(run, checkpoint), device, data_root)
+    own = net or load_net(run, checkpoint)
+    net = with_overrides(own, device, data_root)
     if net.facts.checkpoint != checkpoint:
         raise UserError(
             f"the given net is {net.facts.checkpoint}.pt in another form, not {checkpoint}.pt; name its own checkpoint"
@@ -243,7 +244,10 @@ def predict(
             f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
         )
     predictions = predict_images(net, images, chosen, progress=True)
-    predictions = predictions.with_meta(split=split, run=run.folder.name, command=command)
+    # The config is that of the weights, whose hash is recorded: device and data root are facts of this machine.
+    predictions = predictions.with_meta(split=split, run=run.folder.name, command=command, config=config_dict(own.config))
+    if allow_rows is not None:
+        predictions = predictions.with_meta(allowed_rows=allow_rows)
     content = predictions.to_bytes()
     if split == "test":  # recorded before the result can be seen, even if the file cannot be written
         run.append_test_reading(

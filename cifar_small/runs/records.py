@@ -209,6 +209,7 @@ class PredictionsMeta(NetFacts):
     images_sha256: str
     source: str | None = None  # of the images
     split: str | None = None
+    allowed_rows: int | None = None  # images of the unlabelled file, where the rules say another number
     device: str | None = None
     command: str | None = None
     epoch: int | None = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +15,15 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from cifar_small.config.loading import load_config, parse_config
-from cifar_small.config.schema import SOURCES, Config, Data, Rules
+from cifar_small.config.schema import Config, Data, Rules
 from cifar_small.data import Images, load_unlabelled
 from cifar_small.data.datamodule import load_splits
-from cifar_small.data.sources import VARIABLE
+from cifar_small.data.sources import VARIABLE, is_available
 from cifar_small.data.unlabelled import Layout
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
+from cifar_small.export.onnx_session import load_onnx, require_extra
 from cifar_small.files import sha256_file
+from cifar_small.inference.predict import Net, load_net, with_overrides
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -39,10 +41,10 @@ class Sources:
 
     def located(self, data: Data) -> Data:
         """The same data where it lies now. Raises Unavailable where it would have to be downloaded."""
-        root = self.data_root or data.root or os.environ.get(VARIABLE)
-        if root is None and not SOURCES[data.source].built_in:
+        here = data.model_copy(update={"root": self.data_root or data.root or os.environ.get(VARIABLE)})
+        if not is_available(here):
             raise Unavailable(f"the {data.source} data are not at hand: give their folder")
-        return data.model_copy(update={"root": root})
+        return here
 
     def splits(self, data: Data) -> tuple[Images, Images, DataFacts]:
         """Training and validation images, and their hashes. Raises Unavailable when they are not at hand."""
@@ -109,20 +111,63 @@ class Member:
             raise Unavailable(f"no run directory: give it (recorded as {self.recorded_meta.run})")
         return self.folder
 
+    @property
+    def weights_file(self) -> Path:
+        """The checkpoint that predicted: best.pt or a kept one. Raises CheckpointError when the run does not have it."""
+        return self.run.checkpoint(self.recorded_meta.checkpoint)
+
+    @property
+    def selected(self) -> bool:
+        """Did the weights predict that the run selected, or others that it kept?"""
+        return self.recorded_meta.checkpoint == "best"
+
     @cached_property
     def checkpoint(self) -> dict[str, Any]:
-        """What is in its best.pt. Raises Unavailable for a missing or damaged one, of which the link `weights` speaks."""
+        """What is in that file. Raises Unavailable for a missing or damaged one, of which the link `weights` speaks."""
+        try:
+            return load_checkpoint(self.weights_file)
+        except CheckpointError as error:
+            raise Unavailable(str(error)) from None
+
+    @cached_property
+    def best(self) -> dict[str, Any]:
+        """What is in best.pt, of which the summary speaks. Raises Unavailable for a missing or damaged one."""
         try:
             return load_checkpoint(self.run.best)
         except CheckpointError as error:
             raise Unavailable(str(error)) from None
+
+    def net(self, checkpoint: str | None = None) -> Net:
+        """The net of that checkpoint, or of another, for the devices of this machine. Raises CheckpointError."""
+        return with_overrides(load_net(self.run, checkpoint or self.recorded_meta.checkpoint), "auto", None)
+
+    def onnx_net(self) -> Net:
+        """The net as the ONNX file computes it. Raises Unavailable, or CheckpointError for a file of other weights."""
+        try:
+            require_extra()
+        except UserError as error:
+            raise Unavailable(str(error)) from None
+        return load_onnx(self.run, self.onnx_file, self.recorded_meta.checkpoint)
+
+    @property
+    def onnx_file(self) -> Path:
+        """The ONNX file that computed: by its recorded name in the run directory, else by its hash. Raises Unavailable."""
+        assert self.recorded_meta.onnx is not None
+        named = self.run.folder / Path(self.recorded_meta.onnx.file).name
+        others = (
+            path for path in sorted(self.run.folder.glob("*.onnx")) if sha256_file(path) == self.recorded_meta.onnx.sha256
+        )
+        found = named if named.is_file() else next(others, None)
+        if found is None:
+            raise Unavailable(f"{self.run.folder} holds no {named.name}: put the ONNX file there")
+        return found
 
     @cached_property
     def config(self) -> Config:
         """Its config: the checkpoint's, else the run's, else the record's copy, else the one that the predictions name."""
         if self.folder is not None:
             try:
-                return parse_config(self.checkpoint["config"], str(self.folder.best))
+                return parse_config(self.checkpoint["config"], self.recorded_meta.checkpoint)
             except Unavailable:
                 return self.folder.config()
         if self.copied("config.yaml") is not None:
@@ -177,9 +222,11 @@ class Submission:
     content: bytes
     record: SubmissionRecord
     rules: Rules  # that it is judged by
+    csv_rules: Rules  # that the CSV was written by
     made: PredictionsFile  # of the ensemble, where it is one
     members: list[Member]
     sources: Sources
+    left_out: tuple[Run, ...] = ()  # run directories of nets that an ensemble was offered and left out
 
     @property
     def recorded_meta(self) -> PredictionsMeta:
@@ -221,7 +268,8 @@ def gather(
             raise UserError(f"{path} does not exist; expected a file or folder to audit with")
     content, record = _read(csv)
     meta = record.predictions
-    rules = load_config(config).rules if config is not None else _rules(meta, csv)
+    csv_rules = _rules(meta.rules if record.rules is None else record.rules, csv)
+    rules = load_config(config).rules if config is not None else csv_rules
     folders = [Run(folder).require() for folder in runs]
     sources = Sources(data_root, file, layout)
     written, classes = record.written, tuple(record.class_counts)
@@ -231,16 +279,17 @@ def gather(
         run = folders[0] if folders else None
         made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
         one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources)
-        return Submission(csv, content, record, rules, made, [one], sources)
-    members = []
+        return Submission(csv, content, record, rules, csv_rules, made, [one], sources)
+    members, nets = [], list(meta.nets())
+    assigned, left_out = _assign(nets, meta.left_out, folders)
     shared = meta.picked("rules", "images_sha256")
-    for number, (member, run) in enumerate(zip(meta.members, _assign(meta.members, folders), strict=True), start=1):
+    for number, (member, run) in enumerate(zip(nets, assigned, strict=True), start=1):
         own = PredictionsMeta.model_validate({**member.given(), **shared})
         label = f"member {number} ({own.name}, seed {own.seed})"
         made = PredictionsFile(own, _file_of(own, run), _missing(own, run))
         members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources))
     joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: give their file")
-    return Submission(csv, content, record, rules, joined, members, sources)
+    return Submission(csv, content, record, rules, csv_rules, joined, members, sources, left_out)
 
 
 def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:
@@ -259,10 +308,10 @@ def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:
     return content, parse(SubmissionRecord, record, path, expected="; expected the record that cifar-small submit writes")
 
 
-def _rules(meta: PredictionsMeta, csv: Path) -> Rules:
+def _rules(plain: dict[str, Any], csv: Path) -> Rules:
     """The rules in a record. Raises DataError when they cannot be read."""
     try:
-        return Rules.model_validate(meta.rules)
+        return Rules.model_validate(plain)
     except ValidationError as error:
         problems = plural(error.error_count(), "problem")
         raise DataError(
@@ -270,24 +319,38 @@ def _rules(meta: PredictionsMeta, csv: Path) -> Rules:
         ) from None
 
 
-def _assign(members: Sequence[NetFacts], runs: Sequence[Run]) -> list[Run | None]:
-    """The run directory of each member: by its weights, else by its name. Raises UserError for one that is nobody's."""
-    left = list(runs)
-    found: list[Run | None] = [None] * len(members)
-    weights = {run.folder: sha256_file(run.best) if run.best.exists() else "" for run in runs}
+def _assign(
+    members: Sequence[NetFacts], left_out: Sequence[NetFacts], runs: Sequence[Run]
+) -> tuple[list[Run | None], tuple[Run, ...]]:
+    """The run directory of each member, by its weights, else by its name; and those of nets that were left out.
 
-    def take(fits: Any) -> None:
-        for place, meta in enumerate(members):
+    Raises UserError for one that is nobody's.
+    """
+    wanted = [*members, *(net for one in left_out for net in one.nets())]
+    left = list(runs)
+    found: list[Run | None] = [None] * len(wanted)
+
+    def take(fits: Callable[[Run, NetFacts], bool]) -> None:
+        for place, meta in enumerate(wanted):
             if found[place] is None and (matching := [run for run in left if fits(run, meta)]):
                 found[place] = matching[0]
                 left.remove(matching[0])
 
-    take(lambda run, meta: weights[run.folder] == meta.weights_sha256)
+    take(lambda run, meta: meta.weights_sha256 is not None and _weights_of(run, meta.checkpoint) == meta.weights_sha256)
     take(lambda run, meta: run.folder.resolve().name == meta.run)
     if left:
-        names = ", ".join(str(meta.run) for meta in members)
+        names = ", ".join(str(meta.run) for meta in wanted)
         raise UserError(f"{left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
-    return found
+    return found[: len(members)], tuple(run for run in found[len(members) :] if run is not None)
+
+
+def _weights_of(run: Run, checkpoint: str) -> str:
+    """The SHA-256 of a checkpoint of a run; empty where it has none."""
+    try:
+        path = run.checkpoint(checkpoint)
+    except CheckpointError:
+        return ""
+    return sha256_file(path) if path.exists() else ""
 
 
 def _file_of(meta: NetFacts, run: Run | None) -> Path | None:

@@ -10,7 +10,6 @@ from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import code_sha256
 from cifar_small.errors import CheckpointError, DataError
 from cifar_small.files import sha256_bytes, sha256_file
-from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.directory import read_metrics
@@ -29,12 +28,13 @@ from cifar_small.runs.records import (
 )
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
+from cifar_small.submission.audit.repeat import compare_again
 
 
 @link("summary", "the run's summary is what its files give")
 def summary(member: Member, result: CheckResult) -> str:
     """Its numbers again: from the weights, the config, and the predictions of val."""
-    said, state, config, val = member.summary, member.checkpoint, member.run.config(), member.val
+    said, state, config, val = member.summary, member.best, member.run.config(), member.val
     again: dict[str, object] = {
         "name": config.name,
         "seed": config.seed,
@@ -48,14 +48,17 @@ def summary(member: Member, result: CheckResult) -> str:
         "val_accuracy_plain": state["val_accuracy"],
         "data": state["data"],
     }
+    if "soup" in state:  # its epochs are those of all the runs it was made of
+        del again["epochs_planned"]
+        again["soup"] = state["soup"]
     if val.labels is not None:
         right = int(val.correct.sum())
         again |= {"val_accuracy": val.accuracy, "val_interval": list(wilson_interval(right, len(val.ids)))}
     plain = said.plain()
     result.same("summary.json", again, {key: plain.get(key) for key in again})
     result.same("the weights of val.npz:", said.weights_sha256, val.meta.weights_sha256)
-    if said.val_predictions_sha256 is not None:
-        result.same("SHA-256 of val.npz", said.val_predictions_sha256, val.meta.sha256)
+    if said.val_predictions_sha256 not in (None, val.meta.sha256):  # made again since: by these weights?
+        compare_again(val, member.net("best"), member.splits[1], result)
     return f"{said.val_accuracy:.2%} of {len(val.ids):,} validation images, views {said.views}"
 
 
@@ -65,6 +68,11 @@ def selection(member: Member, result: CheckResult) -> str:
     said, config = member.summary, member.config
     own = None if member.folder is None else member.folder.metrics_file
     paths = [path for path in (own, member.copied("metrics.csv")) if path is not None and path.exists()]
+    if member.folder is not None and "soup" in member.checkpoint:
+        taken = [one for one in said.soup if one.taken]
+        result.same("epoch of the last member", max(one.epoch for one in taken), said.selected_epoch)
+        how = "all of them" if len(taken) == len(said.soup) else "chosen on val"
+        return f"an average of {len(taken)} of {len(said.soup)} runs, {how}"
     if not paths:
         raise Unavailable("no metrics.csv, in a run directory or beside the CSV")
     for path in paths:
@@ -75,12 +83,22 @@ def selection(member: Member, result: CheckResult) -> str:
         place = len(rows) - 1 if config.selection == "last" else accuracies.index(max(accuracies))  # the first of equals
         result.same("epochs", said.epochs, len(rows))
         result.same("selected epoch", place + 1, said.selected_epoch)
+        if not member.selected:
+            place = kept_epoch(member) - 1
         result.same("its accuracy on val", accuracies[place], member.recorded_meta.val_accuracy)
         if member.folder is not None:
-            result.same("epoch of best.pt", place + 1, member.checkpoint["epoch"])
-            result.same("accuracy of best.pt on val", accuracies[place], member.checkpoint["val_accuracy"])
+            result.same("epoch of the checkpoint", place + 1, member.checkpoint["epoch"])
+            result.same("accuracy of the checkpoint on val", accuracies[place], member.checkpoint["val_accuracy"])
+    if not member.selected:
+        return f"{member.recorded_meta.checkpoint} of {said.epochs} epochs, kept and named, not selected by the rule"
     rule = "best on val" if config.selection == "best" else "last"
     return f"epoch {said.selected_epoch} of {said.epochs}, the rule being: {rule}"
+
+
+def kept_epoch(member: Member) -> int:
+    """The epoch of a checkpoint that is not the selected one: by its name, or the last. Raises Unavailable."""
+    name = member.recorded_meta.checkpoint
+    return int(name.removeprefix("epoch-")) if name.startswith("epoch-") else member.summary.epochs
 
 
 @link("parameters", "trainable parameters, counted by building the net again")
@@ -91,11 +109,13 @@ def parameters(member: Member, result: CheckResult) -> str:
     if member.recorded is not None:
         result.same("in the recorded summary:", counted, member.recorded.summary.parameters)
     if member.folder is not None:
-        result.same("in best.pt:", counted, member.checkpoint["parameters"])
-        net = load_net(member.folder)  # refuses weights that do not fit the net
+        result.same("in the checkpoint:", counted, member.checkpoint["parameters"])
+        net = member.net()  # refuses weights that do not fit the net
         check_tensors(net.model)
-        result.same("in the net that best.pt fills:", counted, count_parameters(net.model))
-    where = "by its config and in best.pt" if member.folder is not None else "by its config alone: best.pt is not at hand"
+        result.same("in the net that the checkpoint fills:", counted, count_parameters(net.model))
+    where = (
+        "by its config and in the checkpoint" if member.folder is not None else "by its config alone: no checkpoint is at hand"
+    )
     return f"{counted:,} in {member.config.model.family}, {where}"
 
 
@@ -120,20 +140,20 @@ def from_scratch(member: Member, result: CheckResult) -> str:
     """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
     state = member.checkpoint
     lineage = state["lineage"]
-    ancestors = parse_all(Ancestor, state.get("ancestors", []), "the ancestors in best.pt")
-    teachers = parse_all(TeacherFacts, state.get("teachers", []), "the teachers in best.pt")
+    ancestors = parse_all(Ancestor, state.get("ancestors", []), "the ancestors in the checkpoint")
+    teachers = parse_all(TeacherFacts, state.get("teachers", []), "the teachers in the checkpoint")
     result.same("lineage in the record", lineage, member.recorded_meta.lineage)
     if "soup" not in state:
         result.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
     try:
-        check_unseen(ancestors, parse(DataFacts, state["data"], "the data of best.pt"))
+        check_unseen(ancestors, parse(DataFacts, state["data"], "the data of the checkpoint"))
     except CheckpointError as error:
         result.require(False, "no ancestor that was trained on its val images", str(error))
     weights = member.config.weights
     result.require(weights is None or bool(ancestors), f"an ancestor, as the config starts from {weights}", "none")
     rules = f"pretrained: false, pretrained_teacher: {member.rules.pretrained_teacher}"
     result.require(fault_of(lineage, member.rules) is None, f"no other weights ({rules})", f"lineage {lineage}")
-    return f"from {', '.join(map(str, lineage))}, which the rules allow" if lineage else "best.pt names no other weights"
+    return f"from {', '.join(map(str, lineage))}, which the rules allow" if lineage else "the checkpoint names no other weights"
 
 
 @link("test images", "no image of the test split or of the unlabelled file was trained on or selected with")
@@ -185,7 +205,19 @@ def test_readings(member: Member, result: CheckResult) -> str:
     ended = max((_time(session.started) for session in member.run.sessions()), default=None)
     early = [one for one in own if ended is not None and _time(one.time) < ended]
     result.require(not early, f"no reading before the last session of training, {ended}", _told(early))
-    return _told(own)
+    return _told(own) + _labels_at_hand(member)
+
+
+def _labels_at_hand(member: Member) -> str:
+    """What predictions as an unlabelled file tell of the test split without a reading: their labels are at hand there."""
+    try:
+        test = load_test(member.sources.located(member.config.data))
+        file = member.sources.unlabelled(member.classes)
+    except (Unavailable, DataError):
+        return ""
+    known = count_copies(file, test)
+    said = f"{known:,} of {len(file):,} images of the unlabelled file are of the test split, whose labels are at hand"
+    return f"; but {said}: predicting it without them leaves no reading" if known > MOST_COPIES * len(file) else ""
 
 
 def _compare_chain(member: Member, result: CheckResult) -> None:

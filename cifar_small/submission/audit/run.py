@@ -44,6 +44,7 @@ def audit(submission: Submission, *, repredict: bool = False) -> Card:
         findings.append(chain.ensemble(submission))
     for member in submission.members:
         own = [chain.predictions(member.made)] if joined else []
+        own += [chain.onnx_file(member)] if member.recorded_meta.onnx else []
         own += [check(member) for check in OF_A_NET]
         own += [repeated(member)] if repredict else []
         findings += [replace(finding, member=member.label) for finding in own]

@@ -1,0 +1,202 @@
+"""Honest entries of every form pass every link of the audit: form of net, method of ensemble, rules, place of data."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+from conftest import tiny_raw
+
+from cifar_small import environment
+from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import Data, Rules
+from cifar_small.data import load_test, load_train, sources, write_unlabelled
+from cifar_small.export.onnx_export import export_onnx
+from cifar_small.export.onnx_session import load_onnx, seal_model
+from cifar_small.export.quantize import calibration_images, static_int8
+from cifar_small.inference import predict as prediction
+from cifar_small.inference import soup as souping
+from cifar_small.inference.blend import FITTED, Method
+from cifar_small.inference.ensemble import combine
+from cifar_small.inference.predict import load_net, load_own_splits, predict
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.submission import submission_file
+from cifar_small.submission.audit import Card, audit, gather
+from cifar_small.submission.audit.evidence import Sources
+from cifar_small.submission.submission_file import submit
+from cifar_small.training.train import train
+
+CLEAN = {"commit": "c0ffee" + 34 * "0", "dirty": False}
+OWN = {"max_params": 100_000, "rows": 100}
+METHODS = get_args(Method)
+
+
+class Place:
+    """Two runs with kept checkpoints and ONNX files, their soup, and the competition's file."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.data, self.file = folder, folder / "data.npz", folder / "nolabel.pkl"
+        self.runs = [Run(folder / "runs" / f"tiny-seed{seed}") for seed in range(2)]
+        self.soup = Run(folder / "runs" / "soup")
+        self.csv = folder / "entry" / "mine.csv"
+
+    def predict(self, run: Run, **changes: Any) -> Predictions:
+        """The competition's file by a run."""
+        return load_predictions(predict(run, "submit", file=self.file, overwrite=True, **changes)[0])
+
+    def audit(self, runs: list[Run], **changes: Any) -> Card:
+        given = {"runs": [run.folder for run in runs], "file": self.file, "data_root": str(self.data)}
+        return audit(gather(self.csv, **{**given, **changes}), repredict=True)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def clean() -> Iterator[None]:
+    """As from committed code."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (environment, prediction, submission_file):
+            patch.setattr(module, "commit", lambda: CLEAN)
+        yield
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory, clean: None) -> Place:
+    place = Place(tmp_path_factory.mktemp("honest"))
+    digits = Data(source="digits")
+    parts = {"train": load_train(digits).take(np.arange(400)), "test": load_test(digits).take(np.arange(100))}
+    arrays: dict[str, Any] = {f"{name}_images": images.images for name, images in parts.items()}
+    arrays |= {f"{name}_labels": images.labels for name, images in parts.items()}
+    np.savez(place.data, classes=np.array(parts["train"].classes), **arrays)
+    write_unlabelled(place.file, parts["test"].images, np.arange(100))
+    for seed, run in enumerate(place.runs):
+        data = {"source": "npz", "root": str(place.data), "val_size": 100}
+        settings = {"seed": seed, "data": data, "rules": OWN, "phases": [{"epochs": 2}], "views": "flip"}
+        train(parse_config(tiny_raw(**settings, engine={"keep_every": 1, "keep_final": True})), run.folder, quiet=True)
+    run = place.runs[0]
+    net = load_net(run)
+    fp32 = export_onnx(net)
+    (run.folder / "fp32.onnx").write_bytes(fp32)
+    int8 = static_int8(net, fp32, calibration_images(net, load_own_splits(net)[0], 100))[0]
+    (run.folder / "int8.onnx").write_bytes(int8)
+    souping.make_soup(place.runs, place.soup)
+    return place
+
+
+@pytest.fixture
+def place(original: Place, tmp_path: Path) -> Place:
+    return Place(shutil.copytree(original.folder, tmp_path / "copy"))
+
+
+def by_onnx(place: Place, file: str) -> Predictions:
+    run = place.runs[0]
+    return place.predict(run, net=load_onnx(run, run.folder / file))
+
+
+FORMS: dict[str, Callable[[Place], Predictions]] = {
+    "best": lambda place: place.predict(place.runs[0]),
+    "final": lambda place: place.predict(place.runs[0], checkpoint="final"),
+    "kept epoch": lambda place: place.predict(place.runs[0], checkpoint="epoch-0001"),
+    "fp32 ONNX": lambda place: by_onnx(place, "fp32.onnx"),
+    "int8 ONNX": lambda place: by_onnx(place, "int8.onnx"),
+    "soup": lambda place: place.predict(place.soup),
+    "another device and place": lambda place: place.predict(place.runs[0], device="cpu", data_root=str(place.file)),
+    "other views": lambda place: place.predict(place.runs[0], views="none"),
+}
+
+
+def not_passed(card: Card) -> list[str]:
+    return [str(finding) for finding in card.findings if finding.verdict != "pass"]
+
+
+@pytest.mark.parametrize("rules", [None, Rules(max_params=90_000, rows=100, submission="id,label")], ids=["own", "other rules"])
+@pytest.mark.parametrize("form", FORMS)
+def test_a_net_of_every_form(form: str, rules: Rules | None, place: Place) -> None:
+    run = place.soup if form == "soup" else place.runs[0]
+    submit(FORMS[form](place), place.csv, run=run, rules=rules)
+    assert not_passed(place.audit([run])) == []
+
+
+@pytest.mark.parametrize("form", ["best", "another device and place", "int8 ONNX"])
+@pytest.mark.parametrize("method", METHODS)
+def test_an_ensemble_by_every_method(method: Method, form: str, place: Place) -> None:
+    members = [FORMS[form](place), place.predict(place.runs[1])]
+    val = None
+    if method in FITTED:
+        net = load_onnx(place.runs[0], place.runs[0].folder / "int8.onnx") if form == "int8 ONNX" else None
+        val = [load_predictions(predict(place.runs[0], "val", net=net, overwrite=True)[0])]
+        val.append(load_predictions(place.runs[1].predictions / "val.npz"))
+    joined = place.folder / "entry" / "both.npz"
+    combine(members, method, val).save(joined)
+    submit(load_predictions(joined), place.csv)
+    card = place.audit(place.runs, predictions=joined)
+    assert not_passed(card) == []
+    (found,) = (one.found for one in card.findings if one.link == "ensemble")
+    assert found.endswith("fitted again on 100 images of val") == (method in FITTED)
+    alone = place.audit([], predictions=joined)  # without the runs: nothing is wrong, much is not known
+    assert alone.of("fail") == ()
+
+
+def test_an_ensemble_of_an_ensemble(place: Place) -> None:
+    inner = combine([place.predict(place.runs[0]), place.predict(place.runs[1])], "vote")
+    joined = place.folder / "entry" / "all.npz"
+    combine([inner, place.predict(place.soup)], "probabilities").save(joined)
+    submit(load_predictions(joined), place.csv)
+    card = place.audit([*place.runs, place.soup], predictions=joined)
+    assert not_passed(card) == []
+    count = load_net(place.soup).parameters
+    assert next(one.found for one in card.findings if one.link == "budget").startswith(f"{count:,} + {count:,} + {count:,} = ")
+
+
+def test_a_val_made_again_is_judged_by_ids_and_logits(place: Place) -> None:
+    run = place.runs[0]
+    submit(place.predict(run), place.csv, run=run)
+    before = (run.predictions / "val.npz").read_bytes()
+    predict(run, "val", overwrite=True, command="once more")
+    assert (run.predictions / "val.npz").read_bytes() != before
+    assert not_passed(place.audit([run])) == []
+    val = load_predictions(run.predictions / "val.npz")
+    logits = val.logits.copy()
+    logits[0] += np.float32(3) * np.eye(10, dtype=np.float32)[logits[0].argmax()]  # the same answers
+    Predictions(val.ids, logits, val.labels, val.classes, val.meta).save(run.predictions / "val.npz")
+    assert [one.link for one in place.audit([run]).of("fail")] == ["summary"]
+
+
+def test_another_number_of_rows_that_was_allowed(place: Place) -> None:
+    run, few = place.runs[0], place.folder / "few.pkl"
+    write_unlabelled(few, load_test(Data(source="npz", root=str(place.data))).images[:30], np.arange(30))
+    made = load_predictions(predict(run, "submit", file=few, allow_rows=30)[0])
+    submit(made, place.csv, run=run)
+    assert not_passed(place.audit([run], file=few)) == []
+
+
+def test_another_nets_file_sealed_with_this_runs_hash_fails(place: Place) -> None:
+    import onnx
+
+    run, other = place.runs
+    content = export_onnx(load_net(other))
+    model = onnx.load_from_string(content)
+    properties = {one.key: one.value for one in onnx.load(run.folder / "fp32.onnx").metadata_props if one.key != "sha256"}
+    (run.folder / "fp32.onnx").write_bytes(seal_model(model, properties))
+    submit(FORMS["fp32 ONNX"](place), place.csv, run=run)
+    card = place.audit([run])
+    assert [one.link for one in card.of("fail")] == ["onnx file"]
+    (run.folder / "fp32.onnx").write_bytes(export_onnx(load_net(run)))  # the right one, but not the one that predicted
+    assert [one.link for one in place.audit([run]).of("fail")] == ["onnx file", "repeated"]
+
+
+def test_data_in_the_default_cache_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "_CACHE", tmp_path)
+    monkeypatch.delenv("CIFAR_SMALL_DATA", raising=False)
+    (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"an archive")
+    assert Sources(None, None, "auto").located(Data(source="cifar10")) == Data(source="cifar10")
+
+
+def test_no_line_end_changes_in_a_clone() -> None:
+    root = Path(__file__).resolve().parents[2]
+    asked = ["git", "-C", str(root), "check-attr", "text", "submissions/entries/resnet_hour/submission.csv"]
+    assert subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip().endswith("text: unset")
