@@ -109,19 +109,16 @@ def _is_frozen(norm: _BatchNorm) -> bool:
 
 @contextmanager
 def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Within, training passes use their own BatchNorm statistics but leave the running ones alone."""
+    """Within, training passes use their own BatchNorm statistics; what they leave in the running ones is undone."""
+    # Not by a momentum of 0: that times the infinite mean of a pass that overflows is not a number.
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
-    counts = [None if norm.num_batches_tracked is None else norm.num_batches_tracked.clone() for norm in norms]
-    for norm in norms:
-        norm.momentum = 0.0
+    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
     try:
         yield
     finally:
-        for norm, momentum, count in zip(norms, momenta, counts, strict=True):
-            norm.momentum = momentum
-            if norm.num_batches_tracked is not None and count is not None:
-                norm.num_batches_tracked.copy_(count)
+        with torch.no_grad():
+            for buffer, value in before:
+                buffer.copy_(value)
 
 
 @torch.no_grad()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import takewhile
 
 import torch
 from torch import Tensor, nn
@@ -43,8 +44,9 @@ def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
 
 
-def enter_averaging(state: State, settings: PhaseSettings, ema_decay: float | None) -> None:
-    """Have the averages that a phase asks for, and no others; those that go on over phases are kept."""
+def enter_averaging(state: State, phases: Sequence[Phase], ema_decay: float | None) -> None:
+    """Have the averages that the last of the phases so far asks for, and no others; those that go on over phases are kept."""
+    settings = phases[-1].settings
     if ema_decay is None:
         if settings.swa is None:
             state.average = None
@@ -52,11 +54,21 @@ def enter_averaging(state: State, settings: PhaseSettings, ema_decay: float | No
             state.model.zero_grad()  # or the copy would have the gradients too
             state.average = AveragedModel(state.model)
         if state.average is not None:
-            set_frozen(state.average.module, settings.freeze)  # a frozen BatchNorm's statistics are not taken anew
+            _set_frozen_throughout(state.average.module, takewhile(lambda phase: phase.settings.swa, reversed(phases)))
     if settings.lookahead is None:
         state.slow = {}
     elif not state.slow:
         state.slow = {name: value.detach().clone() for name, value in state.model.named_parameters()}
+
+
+def _set_frozen_throughout(net: nn.Module, phases: Iterable[Phase]) -> None:
+    """Freeze what all these phases freeze: where a weight of the average has moved, statistics must be taken anew."""
+    trained = set()
+    for phase in phases:
+        set_frozen(net, phase.settings.freeze)
+        trained |= {name for name, parameter in net.named_parameters() if parameter.requires_grad}
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in trained)
 
 
 def average_step(state: State, settings: PhaseSettings, step: int, steps: int) -> None:

@@ -123,15 +123,15 @@ class Trainer:
         """
         state, settings, world = self.state, phase.settings, self.world
         ranks = (world.rank,) if world.size > 1 else ()
-        torch.manual_seed(stream_seed(self.config.seed, DROPOUT, state.epoch, step, *ranks))
+        seed = stream_seed(self.config.seed, DROPOUT, state.epoch, step, *ranks)
         pixels, targets = self.batches.inputs(phase, mix, pixels, chosen, state.precision)
         state.optimizer.zero_grad(set_to_none=True)
-        total = self.backward(pixels, targets, settings)
+        total = self.backward(pixels, targets, settings, seed)
         if settings.sam is not None:
             former = climb(state.optimizer, settings.sam)
             state.optimizer.zero_grad(set_to_none=True)
             with statistics_kept(state.model):
-                self.backward(pixels, targets, settings, count=False)
+                self.backward(pixels, targets, settings, seed, count=False)
             descend(former)
         world.sum(total)  # so that all ranks agree on whether it is finite
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
@@ -142,8 +142,12 @@ class Trainer:
         average_step(state, settings, step + 1, self.steps)
         return bad
 
-    def backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, count: bool = True) -> Tensor:
-        """Gradients of the mean loss of our images, micro-batch by micro-batch; returns the summed loss, counts the hits."""
+    def backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, seed: int, count: bool = True) -> Tensor:
+        """Gradients of the mean loss of our images, micro-batch by micro-batch; returns the summed loss, counts the hits.
+
+        seed: of dropout and stochastic depth; SAM's two passes share it, or their gradients would be of different nets.
+        """
+        torch.manual_seed(seed)
         state = self.state
         total = torch.zeros((), device=self.device)
         scale = state.scaling[0] if state.precision == "fp16" else None
@@ -171,7 +175,7 @@ class Trainer:
         state, settings = self.state, phase.settings
         set_frozen(state.model, settings.freeze)
         set_dropout(state.model, settings.dropout)
-        enter_averaging(state, settings, self.config.ema_decay)
+        enter_averaging(state, self.resolved.phases[: phase.index + 1], self.config.ema_decay)
         state.optimizer = update_optimizer(state.optimizer, state.model, settings.optim)
         self.ranks = average_gradients(state.model, self.device) if self.world.size > 1 else None
         self.forward = compiled(state.model if self.ranks is None else self.ranks, self.config.engine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from conftest import tiny_raw, train_until_save
 from torch import Tensor, nn
 
 from cifar_small.config.loading import parse_config
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import SAM, Adam, Lookahead
 from cifar_small.errors import ConfigError
 from cifar_small.models import statistics_kept
@@ -26,7 +28,10 @@ from cifar_small.optim.optimizers import (
     look_ahead,
     unscale,
 )
+from cifar_small.runs.directory import Run
+from cifar_small.training.build import build_trainer
 from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 KINDS: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW, "radam": torch.optim.RAdam}
 
@@ -161,8 +166,32 @@ def test_the_second_pass_of_sam_leaves_running_statistics_alone() -> None:
         output = norm(5 + torch.randn(9, 4))
     assert all(torch.equal(before[key], value) for key, value in norm.state_dict().items())
     assert output.mean().abs() < 1e-5  # it did use the batch's own
+    with statistics_kept(norm):
+        norm(torch.full((9, 4), torch.inf))  # as in fp16 where the weights SAM has climbed to overflow
+    assert all(torch.equal(before[key], value) for key, value in norm.state_dict().items())
     norm(torch.randn(9, 4))
     assert not torch.equal(before["running_mean"], norm.running_mean)
+
+
+def test_both_passes_of_sam_drop_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a radius of almost 0 the two gradients are those of one net, micro-batch by micro-batch."""
+    model = {**tiny_raw()["model"], "dropout": 0.5, "stochastic_depth": 0.5}
+    engine = {"device": "cpu", "precision": "fp32", "micro_batch_size": 32}
+    config = parse_config(tiny_raw(model=model, sam={"rho": 1e-9}, engine=engine, phases=[{"epochs": 1}]))
+    trainer = build_trainer(resolve_config(config), Run(tmp_path), quiet=True)
+    gradients, backward_pass = [], Trainer.backward
+
+    def noted(self: Trainer, *arguments: Any, **options: Any) -> Tensor:
+        loss = backward_pass(self, *arguments, **options)
+        gradients.append(self.state.model.fc.weight.grad.clone())
+        return loss
+
+    monkeypatch.setattr(Trainer, "backward", noted)
+    trainer.train_epoch(trainer.resolved.phases[0], MagicMock())
+    assert len(gradients) == 8
+    for first, second in zip(gradients[::2], gradients[1::2], strict=True):
+        torch.testing.assert_close(second, first, rtol=1e-4, atol=1e-6)
+    assert not torch.allclose(gradients[0], gradients[2], atol=1e-3)
 
 
 @pytest.mark.parametrize(

@@ -150,6 +150,33 @@ def test_resumed_bit_for_bit(
         assert fingerprint(tmp_path / f"killed{kill}") == expected
 
 
+@pytest.mark.parametrize("resumed", [False, True])
+def test_an_average_that_goes_on_while_the_backbone_is_frozen_has_statistics_of_its_own(
+    resumed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A norm counts as frozen only if it was so in every epoch of the average."""
+    config = settings(phases=[{"epochs": 2, "swa": {}}, {"epochs": 2, "freeze": ["backbone"]}])
+    if resumed:
+        train_until_save(config, tmp_path / "run", 3, monkeypatch)
+    train(config, tmp_path / "run", resume=resumed, quiet=True)
+    best = load_checkpoint(tmp_path / "run" / "best.pt")["weights"]
+    reference = build_model(config.model, 10)
+    reference.load_state_dict(best)
+    update_bn(clean_batches(config, epoch=3), reference)
+    for name, value in reference.named_buffers():
+        if value.is_floating_point():
+            torch.testing.assert_close(best[name], value, rtol=1e-4, atol=1e-5)
+
+
+def test_a_norm_that_is_frozen_throughout_keeps_its_statistics(tmp_path: Path) -> None:
+    phases = [{"epochs": 1}, {"epochs": 1, "swa": {}, "freeze": ["backbone"]}, {"epochs": 1, "freeze": ["bn1"]}]
+    train(settings(phases=phases), tmp_path / "run", quiet=True)
+    last = load_checkpoint(tmp_path / "run" / "last.pt")
+    assert torch.equal(last["average"]["module.bn1.running_mean"], last["model"]["bn1.running_mean"])
+    inner = "layer1.0.bn1.running_mean"
+    assert not torch.allclose(last["average"][f"module.{inner}"], last["model"][inner], rtol=1e-3)
+
+
 def test_a_phase_without_it_counts_its_own_weights(tmp_path: Path) -> None:
     train(settings(phases=[{"epochs": 2, "swa": {}}, {"epochs": 1, "swa": None}]), tmp_path / "run", quiet=True)
     last, best = load_checkpoint(tmp_path / "run" / "last.pt"), load_checkpoint(tmp_path / "run" / "best.pt")

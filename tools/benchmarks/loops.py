@@ -150,7 +150,7 @@ class BareModelLoop:
         set_training(state.model)
         for _ in range(watch.steps + 1):
             state.optimizer.zero_grad(set_to_none=True)
-            trainer.backward(self.pixels, self.targets, self.phase.settings, count=False)
+            trainer.backward(self.pixels, self.targets, self.phase.settings, seed=0, count=False)
             state.optimizer.step()
             if state.average is not None and self.phase.settings.swa is None:  # which averages epochs
                 state.average.update_parameters(state.model)
