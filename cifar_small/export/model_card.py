@@ -154,7 +154,8 @@ def _weights(net: Net) -> str:
     if facts.checkpoint in which:
         text += f", {which[facts.checkpoint]}"
     if net.config.ema_decay is not None:
-        text += f"; an exponential average over steps, decay {net.config.ema_decay:g}"
+        warmup = " after a warm-up" if net.config.ema_warmup else ""
+        text += f"; an exponential average over steps, decay {net.config.ema_decay:g}{warmup}"
     elif facts.averaged:
         text += f"; the mean of the weights after {facts.averaged} epochs (SWA)"
     return text

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from cifar_small.config.phases import Phase
-from cifar_small.config.schema import PhaseSettings
+from cifar_small.config.schema import Config, PhaseSettings
 from cifar_small.environment import autocast
 from cifar_small.models import refresh_statistics, set_frozen
 from cifar_small.optim.optimizers import look_ahead
@@ -20,12 +20,13 @@ from cifar_small.training.state import State
 class ExponentialAverage(AveragedModel):
     """Exponential moving average of weights and BatchNorm statistics: decay * average + (1 - decay) * model after each step.
 
+    warmup: a decay of at most (1 + n) / (10 + n) after n steps, as TensorFlow has it, which lets go of the first weights soon.
     torch's own average does the same, but copies its counter to the device in every step and waits for that.
     """
 
-    def __init__(self, model: nn.Module, decay: float) -> None:
+    def __init__(self, model: nn.Module, decay: float, warmup: bool = False) -> None:
         super().__init__(model, use_buffers=True)
-        self.decay = decay
+        self.decay, self.warmup = decay, warmup
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
@@ -33,15 +34,43 @@ class ExponentialAverage(AveragedModel):
         pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
         averaged = [pair for pair in pairs if pair[0].is_floating_point()] if self.n_averaged else []
         if averaged:
-            torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - self.decay)
+            count = int(self.n_averaged)  # on the CPU, so nobody waits
+            decay = min(self.decay, (1 + count) / (10 + count)) if self.warmup else self.decay
+            torch._foreach_lerp_([mine for mine, _ in averaged], [new for _, new in averaged], 1 - decay)
         for mine, new in pairs:
             if not (averaged and mine.is_floating_point()):
                 mine.copy_(new)
-        self.n_averaged += 1  # on the CPU
+        self.n_averaged += 1
 
 
 def _tensors(model: nn.Module) -> list[Tensor]:
     return [*model.parameters(), *model.buffers()]
+
+
+OF_THE_FIRST = 0.05  # a larger share of the first weights in an average at the run's end is said
+
+
+def average_warnings(config: Config, phases: Sequence[Phase], steps: int) -> list[str]:
+    """What to know at the start of a run of `steps` steps an epoch: averages that keep much of its first weights.
+
+    Lookahead is none: each of its moves starts from the slow weights, of which nothing older remains.
+    """
+    total, decay = phases[-1].end * steps, config.ema_decay
+    if decay is not None and not config.ema_warmup and total > 1 and decay ** (total - 1) > OF_THE_FIRST:
+        lower = 1 - float(f"{1 - 0.01 ** (1 / (total - 1)):.2g}")
+        return [
+            f"warning: with ema_decay {decay:g} over {total:,} steps, {decay ** (total - 1):.0%} of the averaged weights, the "
+            f"ones that count, will be those of the first step; set ema_warmup: true, or ema_decay to {lower:g} or less, which "
+            "leaves 1 %"
+        ]
+    from_the_start = takewhile(lambda phase: phase.settings.swa, phases)
+    sets = sum(phase.settings.epochs // phase.settings.swa.every for phase in from_the_start if phase.settings.swa)
+    if sets and config.weights is None and 1 / sets > OF_THE_FIRST:
+        return [
+            f"warning: swa averages from the start of the run, so one of its {sets} sets of weights is of the first epochs, "
+            "hardly trained; begin with a phase without swa"
+        ]
+    return []
 
 
 def enter_averaging(state: State, phases: Sequence[Phase], ema_decay: float | None) -> None:

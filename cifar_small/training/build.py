@@ -20,7 +20,7 @@ from cifar_small.optim.optimizers import build_optimizer
 from cifar_small.runs.directory import Run, require_space
 from cifar_small.runs.keeping import copies_kept
 from cifar_small.runs.lineage import check_unseen
-from cifar_small.training.averaging import ExponentialAverage
+from cifar_small.training.averaging import ExponentialAverage, average_warnings
 from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import load_teacher_targets
@@ -72,7 +72,7 @@ def build_trainer(
     state = State(
         model,
         build_optimizer(model, resolved.phases[0].settings.optim),
-        ExponentialAverage(model, config.ema_decay) if config.ema_decay is not None else None,
+        ExponentialAverage(model, config.ema_decay, config.ema_warmup) if config.ema_decay is not None else None,
         data.precision,
         init.ancestors if init is not None else [],
         totals=torch.zeros(2, device=data.device),
@@ -94,7 +94,7 @@ def build_trainer(
     if teachers:
         each = (f"{facts.run or facts.name}, {facts.parameters:,} parameters" for facts in teachers)
         lines.append(f"teachers: {'; '.join(each)} (not counted against the budget)")
-    for line in lines:
+    for line in lines + average_warnings(config, resolved.phases, batches.steps):
         trainer.say(line)
     return trainer
 

@@ -26,7 +26,7 @@ def epoch_line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: 
     left = tqdm.format_interval((epochs - row["epoch"]) * seconds_an_epoch)
     targets = " (mixed targets)" if row["train_targets"] == "mixed" else ""
     return (
-        f"epoch {row['epoch']:>3}/{epochs}  lr {row['lr']:.4f}  train loss {row['train_loss']:.4f} "
+        f"epoch {row['epoch']:>3}/{epochs}  lr {row['lr']:.3g}  train loss {row['train_loss']:.4f} "
         f"acc {row['train_accuracy']:.2%}{targets}  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.2%}  "
         f"best {best:.2%}  {row['images_per_second']:,.0f} img/s  {left} left"
     )

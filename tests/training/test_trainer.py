@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
+import re
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +19,7 @@ from benchmarks.kill_resume import CONFIG as EVERYTHING
 from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw, train_until_save
 from torch import nn
+from tqdm.auto import tqdm
 
 import cifar_small.data
 import cifar_small.data.datamodule
@@ -24,6 +27,7 @@ import cifar_small.training.build as build
 import cifar_small.training.signals as signals
 import cifar_small.training.train as whole_run
 import cifar_small.training.trainer as train_module
+from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.resolved import resolve_config
@@ -437,7 +441,8 @@ def test_average_counts_and_is_not_the_model(undisturbed: Path) -> None:
     assert torch.equal(kept["weights"]["conv1.weight"], average["conv1.weight"])
 
 
-def test_average_by_hand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("warmup", [False, True])
+def test_average_by_hand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warmup: bool) -> None:
     history: list[torch.Tensor] = []
     original = Trainer.step
 
@@ -447,12 +452,43 @@ def test_average_by_hand(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyP
         return bad
 
     monkeypatch.setattr(Trainer, "step", step)
-    train(tiny(ema_decay=0.8, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
+    train(tiny(ema_decay=0.3, ema_warmup=warmup, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
     expected = history[0]  # torch starts the average with the first weights
-    for weights in history[1:]:
-        expected = 0.8 * expected + 0.2 * weights
+    # min(0.3, (1 + n) / (10 + n)) for n = 1, 2, 3
+    for weights, decay in zip(history[1:], (2 / 11, 3 / 12, 0.3) if warmup else (0.3, 0.3, 0.3), strict=True):
+        expected = decay * expected + (1 - decay) * weights
     average = load_checkpoint(tmp_path / "run" / "last.pt")["average"]["module.fc.weight"]
     torch.testing.assert_close(average, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "warning"),
+    [
+        (
+            {"ema_decay": 0.9},
+            "48% of the averaged weights, .* of the first step; .* or ema_decay to 0.52 or less",
+        ),  # 0.9^7
+        ({"ema_decay": 0.9, "ema_warmup": True}, ""),
+        ({"ema_decay": 0.6}, ""),  # 0.6^7 is 3 %
+        ({"phases": [{"epochs": 2, "swa": {}}]}, "one of its 2 sets of weights is of the first epochs, hardly"),
+        ({"phases": [{"epochs": 1}, {"epochs": 2, "swa": {}}]}, ""),
+        ({"lookahead": {}}, ""),
+    ],
+)
+def test_an_average_that_keeps_much_of_the_first_weights_is_said_at_the_start(
+    tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], warning: str
+) -> None:
+    config = tiny(**changes)
+    build_trainer(resolve_config(config), Run(tmp_path))
+    found = [line for line in capsys.readouterr().out.splitlines() if line.startswith("warning: ")]
+    assert len(found) == bool(warning)
+    assert re.search(warning, "".join(found))
+
+
+def test_a_warm_up_without_an_average_is_refused_and_the_hash_of_a_config_without_it_stands(tiny: Tiny) -> None:
+    assert "ema_warmup" not in config_dict(tiny(ema_decay=0.9))
+    with pytest.raises(ConfigError, match="ema_warmup has no effect"):
+        tiny(ema_warmup=True)
 
 
 def scripted(monkeypatch: pytest.MonkeyPatch, accuracies: list[float]) -> None:
@@ -609,6 +645,16 @@ def test_graphs_are_refused_beside_accumulated_gradients() -> None:
         parse_config(raw)
     raw["engine"]["micro_batch_size"] = raw["batch_size"]
     assert parse_config(raw).engine.compile == "reduce-overhead"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_every_epoch_leaves_a_line_also_beside_a_bar(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], terminal: bool
+) -> None:
+    monkeypatch.setattr(Trainer, "_progress_bar", lambda self: tqdm(disable=not terminal, file=io.StringIO()))
+    train(tiny(optim={"lr": 0.00002}, schedule={"name": "constant"}), tmp_path / "run")
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("epoch ")]
+    assert [line.partition("  train loss")[0] for line in lines] == ["epoch   1/2  lr 2e-05", "epoch   2/2  lr 2e-05"]
 
 
 def test_the_time_left_goes_beyond_a_day() -> None:

@@ -56,13 +56,14 @@ class Config(Recipe):
     input: Input = Input()
     batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
+    ema_warmup: bool = False  # average fast at first, so that a short run does not keep its first weights; for ema_decay
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
     views: Views = "none"  # test-time augmentation of predictions; see views.py
     engine: Engine = Engine()
 
-    OMIT_DEFAULT = Recipe.OMIT_DEFAULT | {"weights", "input"}
+    OMIT_DEFAULT = Recipe.OMIT_DEFAULT | {"weights", "input", "ema_warmup"}
 
     @property
     def side(self) -> int:
@@ -106,6 +107,12 @@ class Config(Recipe):
                 f"engine.compile {engine.compile} uses CUDA graphs, in which torch cannot accumulate the gradients of "
                 f"engine.micro_batch_size {engine.micro_batch_size}: use compile: true, or drop micro_batch_size"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _warmup_is_of_an_average(self) -> Config:
+        if self.ema_warmup and self.ema_decay is None:
+            raise ValueError("ema_warmup has no effect without an average over steps: set ema_decay, or drop ema_warmup")
         return self
 
     @model_validator(mode="after")
