@@ -26,7 +26,20 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("predictions", type=Path, metavar="PREDICTIONS", help="a predictions file of --split submit")
     add_output(parser, "CSV to write", required=True)
     add_config(parser, "config whose rules apply (default: the runs' own configs)")
+    _add_sample(parser)
     add_overwrite(parser)
+
+
+def _add_sample(parser: argparse.ArgumentParser) -> None:
+    text = "the competition's sample submission: header, form of the ids and kind of labels are taken from it"
+    parser.add_argument("--sample", type=Path, metavar="CSV", help=text)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; expected a submission CSV") from None
 
 
 def _submit(options: argparse.Namespace) -> int:
@@ -38,12 +51,15 @@ def _submit(options: argparse.Namespace) -> int:
     from cifar_small.config.loading import load_config
     from cifar_small.runs.directory import Run
     from cifar_small.runs.predictions import load_predictions
-    from cifar_small.submission.submission_file import submit
+    from cifar_small.submission.submission_file import check_rules, rules_of_sample, submit
 
     predictions = load_predictions(options.predictions)
     run = Run(options.predictions.resolve().parent.parent)
     found = run if run.config_file.exists() and not predictions.meta.members else None
     rules = load_config(options.config).rules if options.config else None
+    if options.sample is not None:
+        sample, given = _read(options.sample), check_rules(predictions, rules)
+        rules = rules_of_sample(sample, predictions.ids, predictions.classes, given, str(options.sample))
     record = submit(predictions, options.output, run=found, rules=rules, overwrite=options.overwrite, command=options.command)
     record_file = options.output.with_suffix(".json")
     mapping = [text if text == name else f"{text} {name}" for name, text in record.labels.items()]
@@ -63,6 +79,7 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csv", type=Path, metavar="CSV")
     add_file(parser, required=True)
     add_config(parser, "config whose rules and classes apply (default: CIFAR-10, ID,Labels)")
+    _add_sample(parser)
     add_allow_rows(parser)
     add_layout(parser)
 
@@ -78,26 +95,25 @@ def _check(options: argparse.Namespace) -> int:
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.models.counting import num_classes_of
     from cifar_small.submission.diff import read_submission, warnings_of
-    from cifar_small.submission.submission_file import find_faults
+    from cifar_small.submission.submission_file import find_faults, rules_of_sample
 
     config = load_config(options.config) if options.config else None
     rules = config.rules if config else Rules()
     number = num_classes_of(config) if config else 10
-    if rules.submission == "ID,Labels" and number:
+    if not rules.in_names and number and options.sample is None:
         classes = tuple(str(label) for label in range(number))  # no names are needed, so no data is read for them
     else:
         classes = class_names(config.data if config else Data())
     rows = options.allow_rows if options.allow_rows is not None else rules.rows
     images, _ = load_unlabelled(options.file, rows=rows, layout=options.layout)
-    try:
-        content = options.csv.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {options.csv}: {error.strerror}; expected a submission CSV") from None
+    if options.sample is not None:
+        rules = rules_of_sample(_read(options.sample), images.ids, classes, rules, str(options.sample))
+    content = _read(options.csv)
     faults = find_faults(content, images.ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
     if not faults:
-        for warning in warnings_of(read_submission(options.csv, classes), classes):
+        for warning in warnings_of(read_submission(options.csv, classes, rules), classes):
             print(f"warning: {warning}", file=sys.stderr)
     print(f"{options.csv}: {plural(len(faults), 'fault')}" if faults else f"{options.csv}: valid, {len(images):,} rows")
     return 1 if faults else 0

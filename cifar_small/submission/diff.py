@@ -15,7 +15,7 @@ from cifar_small.errors import DataError
 from cifar_small.metrics.classification import mcnemar, wilson_interval
 from cifar_small.metrics.significance import balance_test, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
-from cifar_small.submission.submission_file import INTEGER, read_csv
+from cifar_small.submission.submission_file import read_csv
 
 ALPHA = 0.001  # a warning may come by chance once in a thousand good files
 MOST_CHANGES = 5
@@ -55,10 +55,11 @@ class Diff:
         return float(1 - self.differs.mean())
 
 
-def read_submission(path: Path, classes: Sequence[str]) -> Answers:
+def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = None) -> Answers:
     """Read a CSV of either header, `ID,Labels` with indices or `id,label` with names of `classes`; any ids, any number.
 
-    Rows that cannot be read are left out and named among the faults. Raises DataError when none is left.
+    rules: those it was written by; None: as its header says. Rows that cannot be read are left out and named among the faults.
+    Raises DataError when none is left.
     """
     try:
         content = path.read_bytes()
@@ -67,9 +68,9 @@ def read_submission(path: Path, classes: Sequence[str]) -> Answers:
     lines = content.decode("utf-8-sig", "replace").replace('"', "").splitlines()
     header = lines[0] if lines else ""
     in_words = header != "ID,Labels" and len(lines) > 1 and not lines[1].rpartition(",")[2].strip().isdecimal()
-    rules = Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels")
+    rules = rules or Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels")
     cells = (line.partition(",")[0] for line in lines[1:])
-    known = dict.fromkeys(int(cell) for cell in cells if INTEGER.fullmatch(cell) and len(cell) < 19)
+    known = dict.fromkeys(number for cell in cells if (number := rules.id_number(cell)) is not None)
     answers, faults = read_csv(content, np.array(list(known), np.int64), classes, rules)
     if not answers:
         raise DataError(f"{path} has no row with an id and a class: {'; '.join(faults)}; expected ID,Labels or id,label")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
@@ -28,12 +29,10 @@ from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.recording import copy_pictures, run_record
 from cifar_small.runs.records import FORMAT, SubmissionRecord
 
-INTEGER = re.compile(r"0|[1-9][0-9]*")
-
 
 def label_texts(classes: Sequence[str], rules: Rules) -> list[str]:
     """How a CSV writes each class: by its name or by its number, which is its position unless every name is a number."""
-    if rules.submission == "id,label":
+    if rules.in_names:
         return list(classes)
     numbered = all(name.isascii() and name.isdecimal() for name in classes)
     return [str(int(name) if numbered else index) for index, name in enumerate(classes)]
@@ -44,14 +43,17 @@ def render_csv(predictions: Predictions, rules: Rules) -> bytes:
     texts = label_texts(predictions.classes, rules)
     if predictions.ids.min() < 0:
         raise DataError(f"id {predictions.ids.min()} cannot stand in a submission; expected ids from 0 on")
-    if rules.submission == "id,label":
+    if rules.in_names:
         unsafe = [name for name in predictions.classes if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", name)]
         if unsafe:
             raise DataError(f"class name {unsafe[0]!r} cannot stand in a CSV; expected letters, digits, space, '_', '.', '-'")
         if len(set(predictions.classes)) < len(predictions.classes):
-            raise DataError(f"two classes have one name in {list(predictions.classes)[:20]}; id,label needs different names")
+            raise DataError(
+                f"two classes have one name in {list(predictions.classes)[:20]}; a submission of names needs different ones"
+            )
     values = (texts[index] for index in predictions.predicted)
-    lines = [rules.submission, *(f"{image},{value}" for image, value in zip(predictions.ids.tolist(), values, strict=True))]
+    ids = map(rules.id_text, predictions.ids.tolist())
+    lines = [rules.submission, *(f"{image},{value}" for image, value in zip(ids, values, strict=True))]
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -96,7 +98,13 @@ def read_csv(
     if missing:
         faults.append(f"gives no valid label for {len(missing):,} of {len(ids):,} ids, first {missing[:5]}")
     if not missing and list(answers) != ids.tolist():
-        faults.append("has all ids but in another order than the file; write them in the file's order")
+        as_text = list(answers) == sorted(ids.tolist(), key=rules.id_text)
+        faults.append(
+            "has all ids in the order of text (0, 1, 10, 100, ...), not of the file: labels that were written in the file's "
+            "order stand beside wrong ids, which sorting the rows would hide; write ids and labels together"
+            if as_text
+            else "has all ids but in another order than the file; write them in the file's order"
+        )
     if not missing and len(ids) >= 100 and len(set(answers.values())) == 1:
         faults.append(f"gives every image the same label {next(iter(answers.values()))}: a broken model?")
     return answers, faults
@@ -109,7 +117,9 @@ def _read_rows(
     texts = label_texts(classes, rules)
     by_text = {text: index for index, text in enumerate(texts)}
     numbers = f"an integer from 0 to {len(classes) - 1}" if texts[-1] == str(len(classes) - 1) else "the number of a class"
-    valid = f"a class name ({', '.join(classes[:3])}, ...)" if rules.submission == "id,label" else numbers
+    valid = f"a class name ({', '.join(classes[:3])}, ...)" if rules.in_names else numbers
+    plain = "a plain integer (no zeros in front, no spaces, no decimals)"
+    form = plain if rules.ids == "0" else f"written as {rules.id_text(0)}, {rules.id_text(1)}, ..."
     answers: dict[int, int] = {}
     seen: set[int] = set()
     found: dict[str, list[str]] = {}
@@ -119,11 +129,10 @@ def _read_rows(
             found.setdefault("without exactly two values", []).append(at)
             continue
         image, label = row
-        if not INTEGER.fullmatch(image) or len(image) > 18:
-            found.setdefault("whose id is not a plain integer (no zeros in front, no spaces, no decimals)", []).append(at)
-            continue
-        number = int(image)
-        if number not in known:
+        number = rules.id_number(image)
+        if number is None:
+            found.setdefault(f"whose id is not {form}", []).append(at)
+        elif number not in known:
             found.setdefault("whose id is not in the file", []).append(at)
         elif number in seen:
             found.setdefault("with an id that was given before", []).append(at)
@@ -131,8 +140,41 @@ def _read_rows(
             found.setdefault(f"whose label is not {valid}", []).append(at)
         else:
             answers[number] = by_text[label]
-        seen.add(number)
+        if number is not None:
+            seen.add(number)
     return answers, [f"has {plural(len(places), 'row')} {kind}, first in {places[0]}" for kind, places in found.items()]
+
+
+def rules_of_sample(content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules, name: str) -> Rules:
+    """The rules with header, form of ids and kind of labels as in a competition's sample submission for the same ids.
+
+    ids: of the unlabelled file; name: of the sample, for messages. Raises DataError when it is for others, or unclear.
+    """
+    rows = [line.split(",") for line in content.decode("utf-8-sig", "replace").replace('"', "").splitlines() if line]
+    if len(rows) < 2 or any(len(row) != 2 for row in rows):
+        raise DataError(f"{name} is not a sample submission; expected a header and rows of two values, an id and a label")
+    labels = {label for _, label in rows[1:]}
+    numbers = set(label_texts(classes, rules.model_copy(update={"labels": "numbers"})))
+    kinds = [kind for kind, known in (("names", set(classes)), ("numbers", numbers)) if labels <= known]
+    if not kinds:
+        raise DataError(
+            f"{name} has labels such as {min(labels)!r}, neither class names nor numbers; expected one of {classes[0]}"
+        )
+    lone = re.fullmatch(r"([A-Za-z_]*)(\d+)(\.[A-Za-z]{1,5})?", min((image for image, _ in rows[1:]), key=len))
+    width = len(lone[2]) if lone else 0
+    # Numbers of one width are padded with zeros only if one of them starts with a zero.
+    padded = width > 1 and any(image.removeprefix(lone[1] if lone else "").startswith("0") for image, _ in rows[1:])
+    form = f"{lone[1]}{'0' * (width if padded else 1)}{lone[3] or ''}" if lone else "0"
+    try:
+        found = Rules.model_validate({**rules.model_dump(), "submission": ",".join(rows[0]), "labels": kinds[0], "ids": form})
+    except ValidationError:
+        raise DataError(f"{name} has the header {','.join(rows[0])!r}; expected two names such as Id,Category") from None
+    listed = [found.id_number(image) for image, _ in rows[1:]]
+    if set(listed) != set(ids.tolist()) or len(listed) != len(ids):
+        raise DataError(
+            f"{name} is for {len(listed):,} other ids than the {len(ids):,} of the unlabelled file; expected the same"
+        )
+    return found
 
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:

@@ -7,6 +7,7 @@ import http.server
 import io
 import os
 import pickle
+import shutil
 import tarfile
 import threading
 import urllib.error
@@ -353,6 +354,14 @@ def test_folders_named_by_numbers_stand_in_the_order_of_the_numbers(tmp_path: Pa
         (root / split / "01").mkdir()
     with pytest.raises(DataError, match="two class folders have the same number"):
         load_train(Data(source="folder", root=str(root)))
+
+
+def test_training_needs_no_test_folder(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    shutil.rmtree(root / "test")
+    assert len(load_train(Data(source="folder", root=str(root)))) == 4
+    with pytest.raises(DataError, match=r"test: there is no such folder; .* where accuracy on test is wanted"):
+        load_test(Data(source="folder", root=str(root)))
 
 
 def test_the_order_of_classes_can_be_set(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_folder_of_pictures_is_sorted_by_number(tmp_path: Path) -> None:
     assert loaded.ids.tolist() == [1, 2, 9, 10, 33, 100]
     assert np.array_equal(loaded.images, IMAGES[[4, 2, 1, 0, 3, 5]])
     assert any("1 entries of the folder are not .png" in note for note in notes)
+    assert any("1 names have zeros in front, such as 002.png" in note for note in notes)
     Image.fromarray(IMAGES[0]).save(tmp_path / "01.png")
     with pytest.raises(DataError, match=r"1 duplicate ids, first \[1\]"):
         load_unlabelled(tmp_path)

@@ -19,16 +19,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic import NAMES, made, reading_of, session_of, summary_of
 
+from cifar_small.cli.main import main
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
+from cifar_small.data import write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters, trainable_parameters
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
-from cifar_small.submission.submission_file import check_rules, find_faults, read_csv, render_csv, score, submit
+from cifar_small.submission.submission_file import (
+    check_rules,
+    find_faults,
+    read_csv,
+    render_csv,
+    rules_of_sample,
+    score,
+    submit,
+)
 
 RULES, BY_NAME = Rules(), Rules(submission="id,label")
 IMAGENET = "r18, trained on imagenet"
@@ -498,3 +508,86 @@ def test_any_rows_pass_only_as_the_writer_writes_them(rows: str) -> None:
     answers, faults = read_csv(content, np.arange(3), NAMES, RULES)
     if not faults:
         assert content == render_csv(made([answers[image] for image in range(3)]), RULES)
+
+
+# ------------------------------------------------------------------------------------------------------- other competitions
+
+
+def test_any_header_form_of_ids_and_kind_of_labels() -> None:
+    rules = Rules(submission="Id,Category", labels="names", ids="img_000.png")
+    content = render_csv(made([3, 1, 4], [7, 1000, 12]), rules)
+    assert content == b"Id,Category\nimg_007.png,cat\nimg_1000.png,automobile\nimg_012.png,deer\n"
+    assert read_csv(content, np.array([7, 1000, 12]), NAMES, rules) == ({7: 3, 1000: 1, 12: 4}, [])
+    for wrong in ("7", "img_7.png", "img_0007.png", "img_007", "img_007.PNG", "img_-07.png", "img_\u0667\u0667\u0667.png"):
+        assert rules.id_number(wrong) is None, wrong
+    (fault, _) = faults_of(content.replace(b"img_007.png", b"7"), [7, 1000, 12], rules)
+    assert fault.startswith("has 1 row whose id is not written as img_000.png, img_001.png, ..., first in line 2")
+    with pytest.raises(ValueError, match="does not say what labels are: set labels to numbers or names"):
+        Rules(submission="Id,Category")
+    assert "labels" not in RULES.model_dump()  # so that the hashes of recorded configs stand
+    assert "ids" not in RULES.model_dump()
+
+
+def test_ids_of_19_digits_are_submitted() -> None:
+    largest = 2**63 - 1
+    content = render_csv(made([3], [largest]), RULES)
+    assert read_csv(content, np.array([largest]), NAMES, RULES) == ({largest: 3}, [])
+
+
+@pytest.mark.parametrize(
+    ("sample", "expected"),
+    [
+        ("Id,Category\n00001.png,cat\n00002.png,cat\n00010.png,cat\n", ("Id,Category", "names", "00000.png")),
+        ("ID,Label\n1,0\n2,0\n10,0\n", ("ID,Label", "numbers", "0")),
+        ("id,label\r\n01,dog\r\n02,dog\r\n10,dog\r\n", ("id,label", "names", "00")),
+        ("file,class\ntest_1,3\ntest_2,3\ntest_10,3\n", ("file,class", "numbers", "test_0")),
+    ],
+)
+def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tuple[str, str, str]) -> None:
+    rules = rules_of_sample(sample.encode(), np.array([1, 2, 10]), NAMES, RULES, "sample.csv")
+    assert (rules.submission, rules.labels, rules.ids) == expected
+    written = render_csv(made([3, 1, 4], [1, 2, 10]), rules).decode()
+    pairs = zip(sample.splitlines(), written.splitlines(), strict=True)
+    assert all(theirs.split(",")[0] == ours.split(",")[0] for theirs, ours in pairs)
+
+
+@pytest.mark.parametrize(
+    ("sample", "message"),
+    [
+        ("Id,Category\n1,cat\n2,cat\n", "is for 2 other ids than the 3 of the unlabelled file"),
+        ("Id,Category\n1,cat\n2,cat\n11,cat\n", "is for 3 other ids"),
+        ("Id,Category\n1,cow\n2,cat\n10,cat\n", "has labels such as 'cat', neither class names nor numbers"),
+        ("Id,p0,p1\n1,0.5,0.5\n", "is not a sample submission; expected a header and rows of two values"),
+        ("=1,Category\n1,cat\n2,cat\n10,cat\n", "has the header '=1,Category'; expected two names"),
+        ("", "is not a sample submission"),
+    ],
+)
+def test_a_sample_of_another_kind_is_refused(sample: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        rules_of_sample(sample.encode(), np.array([1, 2, 10]), NAMES, RULES, "sample.csv")
+
+
+def test_submit_and_check_take_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run" / "predictions"
+    made([3, 1, 4], [5, 6, 7]).with_meta(split="submit").save(folder / "submit.npz")
+    write_unlabelled(tmp_path / "test.pkl", np.arange(3 * 3072).astype(np.uint8).reshape(3, 32, 32, 3), np.array([5, 6, 7]))
+    sample, csv = tmp_path / "sample_submission.csv", tmp_path / "mine" / "submission.csv"
+    sample.write_text("Id,Category\n005.png,0\n006.png,0\n007.png,0\n")
+    assert main(["submit", str(folder / "submit.npz"), "--output", str(csv), "--sample", str(sample)]) == 0
+    assert "labels are 0 airplane, 1 automobile, 2 bird," in capsys.readouterr().out
+    assert csv.read_text() == "Id,Category\n005.png,3\n006.png,1\n007.png,4\n"
+    record = json.loads(csv.with_suffix(".json").read_text())
+    assert record["labels"]["cat"] == "3"
+    assert record["rules"]["ids"] == "000.png"
+    check = ["check", str(csv), "--file", str(tmp_path / "test.pkl"), "--layout", "HWC", "--allow-rows", "3"]
+    assert main([*check, "--sample", str(sample)]) == 0
+    assert main(check) == 1
+
+
+def test_ids_in_the_order_of_text_are_recognized() -> None:
+    ids = np.arange(12)
+    rows = [f"{number},{number % 10}" for number in sorted(range(12), key=str)]
+    assert any(
+        "has all ids in the order of text (0, 1, 10, 100, ...), not of the file" in fault
+        for fault in faults_of("\n".join(["ID,Labels", *rows, ""]), ids)
+    )

@@ -12,6 +12,9 @@ from cifar_small.config.schema.base import Channels, PositiveInt, Section, Seed,
 Views = Literal["none", "flip", "shift", "flip_shift", "flips_shift_blur", "random_crops"]
 
 
+_LABELS: Mapping[str, str] = {"ID,Labels": "numbers", "id,label": "names"}
+
+
 class Rules(Section):
     """What the competition allows; checked before data is read and again on the checkpoint that makes a submission."""
 
@@ -20,9 +23,42 @@ class Rules(Section):
     # May a teacher have started from other weights? No question where `pretrained` is true.
     pretrained_teacher: Literal["allowed", "forbidden"] = "forbidden"
     rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number
-    submission: Literal["ID,Labels", "id,label"] = "ID,Labels"  # header; the second writes class names
+    submission: Annotated[str, Field(pattern=r"^[A-Za-z][\w .-]*,[A-Za-z][\w .-]*$")] = "ID,Labels"  # header of the CSV
+    labels: Literal["numbers", "names"] | None = None  # None: numbers under ID,Labels, names under id,label
+    ids: Annotated[str, Field(pattern=r"^[A-Za-z_]*0+(\.[A-Za-z]{1,5})?$")] = "0"  # how id 0 is written, such as 00000.png
 
-    OMIT_DEFAULT = frozenset({"pretrained_teacher"})
+    OMIT_DEFAULT = frozenset({"pretrained_teacher", "labels", "ids"})
+
+    @model_validator(mode="after")
+    def _labels_are_known(self) -> Rules:
+        if self.labels is None and self.submission not in _LABELS:
+            raise ValueError(f"submission {self.submission!r} does not say what labels are: set labels to numbers or names")
+        return self
+
+    @property
+    def in_names(self) -> bool:
+        """Does a submission name the classes, instead of numbering them?"""
+        return (self.labels or _LABELS[self.submission]) == "names"
+
+    def id_text(self, number: int) -> str:
+        """An id as a submission writes it."""
+        prefix, zeros, suffix = self.id_parts
+        return f"{prefix}{number:0{len(zeros)}d}{suffix}"
+
+    def id_number(self, text: str) -> int | None:
+        """The id that a submission writes so; None if it would write no id so."""
+        prefix, _, suffix = self.id_parts
+        digits = text.removeprefix(prefix).removesuffix(suffix)
+        if not (digits.isascii() and digits.isdecimal() and len(digits) < 20 and int(digits) < 2**63):
+            return None
+        return int(digits) if self.id_text(int(digits)) == text else None
+
+    @property
+    def id_parts(self) -> tuple[str, str, str]:
+        """What stands before the number, its zeros, and what stands after it."""
+        start = self.ids.index("0")
+        stem, dot, ending = self.ids.partition(".")
+        return stem[:start], stem[start:], dot + ending
 
 
 SourceName = Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"]
