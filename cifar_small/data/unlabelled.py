@@ -44,7 +44,7 @@ def load_unlabelled(
     if path.is_dir():
         images, ids = _read_pictures(path, notes)
     else:
-        data, listed = read_raw(path)
+        data, listed = read_raw(path, notes)
         images = _in_rows(data, str(path), layout, notes)
         ids = _as_ids(listed, str(path), notes)
         if path.suffix.lower() == ".npy":
@@ -65,16 +65,16 @@ def load_unlabelled(
     return loaded, notes + _content_notes(loaded)
 
 
-def read_raw(path: Path) -> tuple[Any, Any]:
-    """Images and ids as a pickle or .npz file holds them, unchecked. Raises DataError."""
+def read_raw(path: Path, notes: list[str] | None = None) -> tuple[Any, Any]:
+    """Images and ids as a pickle or .npz file holds them, unchecked; what else is in it is noted. Raises DataError."""
     match path.suffix.lower():
         case ".npz":
-            return _read_npz(path)
+            return _read_npz(path, notes)
         case ".npy":
             data = read_npy(path)
             return data, np.arange(len(data) if data.ndim else 0)
         case _:
-            return _read_pickle(path)
+            return _read_pickle(path, notes)
 
 
 def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.NDArray[np.int64]) -> None:
@@ -129,7 +129,7 @@ def smoothness(flat: npt.NDArray[np.uint8]) -> float | None:
     return (lags[0] + lags[1]) / below if below else None
 
 
-def _read_pickle(path: Path) -> tuple[Any, Any]:
+def _read_pickle(path: Path, notes: list[str] | None) -> tuple[Any, Any]:
     value = read_pickle(path)
     if not isinstance(value, dict):
         shape = f" {value.shape}" if isinstance(value, np.ndarray) else ""
@@ -140,21 +140,28 @@ def _read_pickle(path: Path) -> tuple[Any, Any]:
         if name in keys:
             raise DataError(f"{path}: has the key {name!r} twice, as text and as bytes; expected it once; get the file again")
         keys[name] = entry
-    return _entries(keys, list(keys), str(path), ("data",))
+    return _entries(keys, list(keys), str(path), ("data",), notes)
 
 
-def _read_npz(path: Path) -> tuple[Any, Any]:
+def _read_npz(path: Path, notes: list[str] | None) -> tuple[Any, Any]:
     arrays = read_npz(path, ("data", "images", "ids"))
-    return _entries(dict(arrays), npz_keys(path), str(path), ("data", "images"))
+    return _entries(dict(arrays), npz_keys(path), str(path), ("data", "images"), notes)
 
 
-def _entries(entries: dict[str, object], keys: list[str], where: str, names: tuple[str, ...]) -> tuple[Any, Any]:
+def _entries(
+    entries: dict[str, object], keys: list[str], where: str, names: tuple[str, ...], notes: list[str] | None
+) -> tuple[Any, Any]:
     """The images and ids of a file; `keys` are all it has, for the message."""
     found = [name for name in names if name in entries]
     if len(found) != 1 or "ids" not in entries:
         wanted = " or ".join(repr(name) for name in names)
         listed = ", ".join(repr(key)[:40] for key in keys[:10]) or "no keys"
         raise DataError(f"{where}: has {listed}; expected {wanted} and 'ids'; is it the competition's file?")
+    other = [key for key in keys if key not in (*names, "ids")]
+    if notes is not None and any("label" in key.lower() or key.lower() in ("y", "targets", "classes") for key in other):
+        notes.append(
+            f"the file also holds {', '.join(map(repr, other[:5]))}, which are not read: are these the images to be predicted?"
+        )
     return entries[found[0]], entries["ids"]
 
 

@@ -234,6 +234,13 @@ def test_npz_file(tmp_path: Path) -> None:
         load_unlabelled(tmp_path / "damaged.npz")
 
 
+def test_labels_in_an_unlabelled_file_are_noted(tmp_path: Path) -> None:
+    _, notes = load_unlabelled(save(tmp_path, {**content(), b"fine_labels": [0] * len(IMAGES), b"filenames": ["x"]}))
+    assert any("the file also holds 'fine_labels', 'filenames', which are not read" in note for note in notes)
+    _, notes = load_unlabelled(save(tmp_path, {**content(), b"filenames": ["x"]}))
+    assert not any("also holds" in note for note in notes)
+
+
 def test_npy_file(tmp_path: Path) -> None:
     np.save(tmp_path / "images.npy", IMAGES)
     loaded, notes = load_unlabelled(tmp_path / "images.npy")
