@@ -65,7 +65,8 @@ class Muon(torch.optim.Optimizer):
             stacked = torch.stack([update.reshape(rows, columns) for _, update in bank])
             for (filters, _), update in zip(bank, orthogonalize(stacked, group["iterations"]), strict=True):
                 if group["normalize"]:
-                    scaled, size = filters * (rows**0.5 / filters.norm()), group["lr"]
+                    # A bank of zeros, as of a layer that begins as the identity, stays one until its step.
+                    scaled, size = filters * (rows**0.5 / filters.norm().clamp_min(1e-12)), group["lr"]
                 else:
                     # A tall matrix of orthonormal columns has smaller rows; this keeps their size that of a wide one's.
                     scaled = filters * (1 - group["lr"] * group["weight_decay"])

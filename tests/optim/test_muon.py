@@ -251,3 +251,12 @@ def test_the_former_key_is_read_and_hashed() -> None:
     )  # as computed before the key was renamed
     with pytest.raises(ConfigError, match=r"optim\.normalise: unknown key; did you mean 'normalize'\?"):
         parse_config({**config_dict(present), "optim": {"name": "muon", "normalise": True, "normalize": True}})
+
+
+def test_a_bank_of_zeros_takes_a_plain_step() -> None:
+    filters = nn.Parameter(torch.zeros(2, 2, 1, 1))
+    filters.grad = torch.eye(2).reshape(2, 2, 1, 1)
+    Muon([{"params": [filters], **group(momentum=0.0, nesterov=False, iterations=5)}]).step()
+    step = orthogonalize(torch.eye(2)[None], 5)[0].float()
+    assert torch.allclose(filters.detach().reshape(2, 2), -0.1 * step)
+    assert filters.isfinite().all()
