@@ -215,6 +215,7 @@ OUT_OF_RANGE = [
     ("schedule", {"name": "constant", "warmup_epochs": -1}, "schedule.warmup_epochs: ", "got -1"),
     ("schedule", {"name": "multistep"}, "schedule.milestones: ", "required"),
     ("schedule", {"name": "multistep", "milestones": [4]}, "phases.0.schedule.milestones [4]", "must increase and lie"),
+    ("schedule", {"name": "multistep", "milestones": [1], "warmup_epochs": 1.5}, "1 lies within warmup_epochs", "later"),
     ("schedule", {"name": "multistep", "milestones": [2, 1]}, "phases.0.schedule.milestones [2, 1]", "must increase and lie"),
     ("schedule", {"name": "multistep", "milestones": [2, 2]}, "phases.0.schedule.milestones [2, 2]", "must increase and lie"),
     ("schedule", {"name": "multistep", "milestones": [1, 5]}, "phases.0.schedule.milestones [1, 5]", "must increase and lie"),

@@ -48,11 +48,16 @@ class MultiStep(ScheduleSection):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 
     def problems(self, epochs: int, base_lr: float) -> list[str]:
-        """Also milestones out of order or too late."""
+        """Also milestones out of order, too late, or before the base rate was used."""
         problems, milestones = super().problems(epochs, base_lr), list(self.milestones)
         if milestones != sorted(set(milestones)) or milestones[-1] >= epochs:
             problems.append(
                 f"milestones {milestones} must increase and lie before the schedule's end, epoch {epochs}, to have an effect"
+            )
+        elif milestones[0] <= self.warmup_epochs:
+            problems.append(
+                f"milestones {milestones} count from the schedule's start: {milestones[0]} lies within warmup_epochs "
+                f"{self.warmup_epochs:g}, so the rate would drop as soon as it is reached; begin later"
             )
         return problems
 
