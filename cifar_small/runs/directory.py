@@ -65,6 +65,11 @@ class Run:
     def require(self) -> Run:
         """This run if it is one. Raises CheckpointError for a folder that is not a run directory."""
         if not self.config_file.exists():
+            if self.folder.is_file():
+                raise CheckpointError(
+                    f"{self.folder} is a file; expected a run directory written by cifar-small train: name its folder, "
+                    f"{self.folder.parent}{_and_checkpoint(self.folder)}"
+                )
             what = "has no config.yaml" if self.folder.is_dir() else "does not exist"
             raise CheckpointError(f"{self.folder} {what}: expected a run directory written by cifar-small train")
         return self
@@ -153,6 +158,11 @@ class Run:
             stamped = TestReading.model_validate({"time": time, **reading, "previous_sha256": previous})
             lines.append(json.dumps(stamped.plain(), allow_nan=False))
             write_atomic(self.test_readings_file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _and_checkpoint(file: Path) -> str:
+    """How to ask for the weights in a file of a run directory, where they are not the ones taken anyway."""
+    return f", and the checkpoint {file.stem}" if file.suffix == ".pt" and file.stem not in ("best", "last", "previous") else ""
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -381,6 +381,11 @@ def test_missing_and_foreign_weights_are_refused(run: Run, tmp_path: Path) -> No
     (tmp_path / "none").mkdir()
     with pytest.raises(CheckpointError, match=r"none has no config\.yaml"):
         predict(Run(tmp_path / "none"), "val")
+    (tmp_path / "epoch-0002.pt").touch()
+    with pytest.raises(
+        CheckpointError, match=rf"0002\.pt is a file; .* name its folder, {tmp_path}, and the checkpoint epoch-0002$"
+    ):
+        load_net(Run(tmp_path / "epoch-0002.pt"))
 
 
 def test_last_in_place_of_best_is_refused(run: Run) -> None:
