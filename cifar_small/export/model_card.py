@@ -69,7 +69,8 @@ def accuracies(net: Net, run: Run) -> list[Accuracy]:
     else:
         val = Accuracy("val", "none", net.facts.val_accuracy, net.config.data.val_size)
     onnx = net.onnx.sha256 if net.onnx else None
-    readings = {one.views: one for one in readings_of(run.test_readings(), weights, onnx)}
+    named = [one for one in run.test_readings() if one.weights_sha256 is not None]  # others may be of any weights
+    readings = {one.views: one for one in readings_of(named, weights, onnx)}
     return [val, *(Accuracy("test", views, one.accuracy, one.images) for views, one in readings.items())]
 
 

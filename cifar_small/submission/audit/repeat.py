@@ -28,14 +28,17 @@ def repeated(member: Member, result: CheckResult) -> str:
 def compare_again(before: Predictions, net: Net, images: Images, result: CheckResult) -> str:
     """Predict images as they were before, and require the same logits as far as rounding on another machine explains."""
     precision, views = str(before.meta.precision), str(before.meta.views)
+    tolerance = TOLERANCE[precision]
+    if before.meta.onnx is not None and net.onnx is None:
+        raise Unavailable(f"{before.meta.file} was predicted by {before.meta.onnx.file} and not by the weights")
     again = predict_images(net, images, views, precision=precision, progress=True)
     if not np.array_equal(again.ids, before.ids) or again.logits.shape != before.logits.shape:
         raise Unavailable("the images at hand have other ids or classes than the predictions")
     largest = float(np.abs(before.logits).max())
     difference = float(np.abs(again.logits - before.logits).max())
-    most = TOLERANCE[precision] * largest
+    most = tolerance * largest
     changed = int((again.predicted != before.predicted).sum())
     labels = f"{changed:,} of {len(again.ids):,} labels differ"
     what = f"{labels}; logits, which reach {largest:.2f}, by at most {difference:.2g} ({precision})"
-    result.require(difference <= most, f"logits to within {most:.2g} ({TOLERANCE[precision]:g} of the largest)", what)
+    result.require(difference <= most, f"logits to within {most:.2g} ({tolerance:g} of the largest)", what)
     return what
