@@ -84,14 +84,14 @@ def _quantize(options: argparse.Namespace) -> int:
 
 def _quantize_static(options: argparse.Namespace) -> Int8Accuracy:
     from cifar_small.environment import integer_sums_saturate
-    from cifar_small.export.quantize import CALIBRATION_IMAGES, quantize
+    from cifar_small.export.quantize import quantize
     from cifar_small.runs.directory import Run
 
     target = options.output or options.directory / "int8.onnx"
     result = quantize(
         Run(options.directory),
         target,
-        count=CALIBRATION_IMAGES if options.images is None else options.images,
+        count=options.images,
         reduce_range=options.reduce_range,
         data_root=options.data_root,
         overwrite=options.overwrite,

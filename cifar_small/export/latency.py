@@ -24,9 +24,9 @@ from cifar_small.data import Images
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.environment import autocast, describe, integer_sums_saturate
 from cifar_small.errors import CheckpointError, UserError
-from cifar_small.export.onnx_export import export_onnx
+from cifar_small.export.onnx_export import checked_onnx
 from cifar_small.export.onnx_session import as_onnx_net, open_session, read_onnx, require_extra, run_session
-from cifar_small.export.quantize import CALIBRATION_IMAGES, bytes_of, calibration_images, dynamic_int8, static_int8
+from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
 from cifar_small.files import write_atomic, write_json
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, with_overrides
@@ -81,8 +81,8 @@ def backends_of(run: Run, net: Net, train: Images, int8: bytes | None, settings:
     """All backends of a run's net, torch fp32 first; `int8` is the content of its quantized file, None to make one."""
     model = net.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     weights = run.best.stat().st_size
-    fp32 = export_onnx(net)
-    images = calibration_images(net, train, min(CALIBRATION_IMAGES, len(train)))
+    fp32 = checked_onnx(net, "ONNX fp32")[0]
+    images = calibration_images(net, train)
     quantized = int8 or static_int8(net, fp32, images)[0]
     backends = [
         Backend(f"torch {precision}", weights, net, precision, _torch_call(net, model, precision))

@@ -26,7 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from cifar_small.data import Images, index_hash, stratified_subset
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.errors import UserError
-from cifar_small.export.onnx_export import export_onnx, properties_of
+from cifar_small.export.onnx_export import checked_onnx, properties_of
 from cifar_small.export.onnx_session import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.inference.forward import compute_logits
@@ -87,8 +87,12 @@ class _Batches:
         return None if batch is None else {INPUT: batch}
 
 
-def calibration_images(net: Net, train: Images, count: int = CALIBRATION_IMAGES) -> Images:
-    """So many of a net's training images, with the class shares of all, the same at every call. Raises UserError."""
+def calibration_images(net: Net, train: Images, count: int | None = None) -> Images:
+    """So many of a net's training images, with the class shares of all, the same at every call. Raises UserError.
+
+    count: None: CALIBRATION_IMAGES, or all where there are fewer.
+    """
+    count = min(CALIBRATION_IMAGES, len(train)) if count is None else count
     assert train.labels is not None
     if not 1 <= count <= len(train):
         raise UserError(f"{count:,} images for calibration; expected 1 to {len(train):,}, the training images", remedy="images")
@@ -154,19 +158,19 @@ def quantize(
     run: Run,
     output: Path,
     *,
-    count: int = CALIBRATION_IMAGES,
+    count: int | None = None,
     reduce_range: bool = False,
     data_root: str | None = None,
     overwrite: bool = False,
 ) -> Quantized:
-    """Write the int8 ONNX file of a run's net, and say what it costs on the run's val images."""
+    """Write the int8 ONNX file of a run's net, and say what it costs on the run's val images; count: of calibration images."""
     require_extra()
     refuse_existing(output, overwrite)
     net = with_overrides(load_net(run), None, data_root)
     train, val = load_own_splits(net)
     images = calibration_images(net, train, count)
     probe_writable(output)
-    fp32 = export_onnx(net)
+    fp32 = checked_onnx(net, "the fp32 file behind it")[0]
     int8, facts = static_int8(net, fp32, images, reduce_range=reduce_range)
     accuracy = compare_on(net, as_onnx_net(net, int8, output.name), val)
     write_atomic(output, int8)

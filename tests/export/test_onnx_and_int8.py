@@ -30,7 +30,7 @@ from cifar_small.export import latency as inference
 from cifar_small.export import quantize as quantize_module
 from cifar_small.export.latency import HEADER, Measured, Settings, Timing, bench_runs, read_figures, rows_of, take_turns
 from cifar_small.export.model_card import accuracies
-from cifar_small.export.onnx_export import export_onnx, largest_difference
+from cifar_small.export.onnx_export import checked_onnx, export_onnx, largest_difference
 from cifar_small.export.onnx_session import (
     OnnxModel,
     as_onnx_net,
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def quantized(trained: Run) -> Quantized:
     with pytest.MonkeyPatch.context() as patch:  # exporting takes seconds: the file is there already
-        patch.setattr(quantize_module, "export_onnx", lambda net: (trained.folder / "fp32.onnx").read_bytes())
+        patch.setattr(quantize_module, "checked_onnx", lambda net, _: ((trained.folder / "fp32.onnx").read_bytes(), 0, 0))
         return quantize(trained, trained.folder / "int8.onnx", count=200)
 
 
@@ -185,6 +185,27 @@ def test_an_export_that_differs_is_not_written(trained: Run, tmp_path: Path, mon
         net.model.fc.bias[3] += 0.5  # type: ignore[index, operator, union-attr]
     with pytest.raises(CheckpointError, match=r"would differ from tiny by 0\.5 in logits of up to"):
         largest_difference(net, content, "x.onnx")
+
+
+def test_a_net_that_rounding_carries_far_is_judged_by_its_exact_logits(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    net = load_net(trained)
+    with torch.no_grad():  # features of a million that cancel in the classifier
+        norm = [module for module in net.model.modules() if isinstance(module, torch.nn.BatchNorm2d)][-1]
+        norm.bias += 1e6
+        net.model.fc.weight -= net.model.fc.weight.mean(1, keepdim=True)  # type: ignore[union-attr,operator]
+    content, difference, largest = checked_onnx(net, "x.onnx")
+    assert difference > 1e-3 * max(1, largest)
+    assert content
+    monkeypatch.setattr("cifar_small.export.onnx_export.ROUNDING", 0)
+    with pytest.raises(CheckpointError, match="would differ from tiny"):
+        checked_onnx(net, "x.onnx")
+
+
+def test_fewer_training_images_than_usual_calibrate_all_the_same(run: Run) -> None:
+    net = load_net(run)
+    train_part = load_own_splits(net)[0]
+    assert len(calibration_images(net, train_part)) == 1000
+    assert len(calibration_images(net, train_part.take(np.arange(300)))) == 300
 
 
 @torch.no_grad()
@@ -322,7 +343,7 @@ def test_int8_logits_keep_their_resolution_and_scales_are_per_channel(trained: R
 def test_a_processor_without_vnni_is_told_of_reduce_range(
     run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(quantize_module, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
+    monkeypatch.setattr(quantize_module, "checked_onnx", lambda net, _: ((run.folder / "fp32.onnx").read_bytes(), 0, 0))
     monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("old", frozenset({"avx2"})))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
     arguments = ["quantize", str(run.folder), "--images", "10", "--overwrite"]
@@ -344,7 +365,7 @@ def test_calibration_sees_training_images_alone_as_they_are(run: Run, monkeypatc
             return batch
 
     monkeypatch.setattr(quantize_module, "_Batches", Spy)
-    monkeypatch.setattr(quantize_module, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
+    monkeypatch.setattr(quantize_module, "checked_onnx", lambda net, _: ((run.folder / "fp32.onnx").read_bytes(), 0, 0))
     monkeypatch.setattr("cifar_small.inference.predict.load_test", None)  # whoever reads the test split here, fails
     facts = quantize(run, run.folder / "spied.onnx", count=120).facts
     images, val = load_own_splits(load_net(run))
@@ -526,7 +547,7 @@ def test_engines_take_turns_and_the_first_call_of_a_turn_is_not_counted(monkeypa
 @pytest.fixture
 def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds is done already, or done once."""
-    monkeypatch.setattr(inference, "export_onnx", lambda net: (run.folder / "fp32.onnx").read_bytes())
+    monkeypatch.setattr(inference, "checked_onnx", lambda net, _: ((run.folder / "fp32.onnx").read_bytes(), 0, 0))
     monkeypatch.setattr(inference, "LEAST_CALLS", 1)
 
 
