@@ -647,7 +647,7 @@ def test_the_command_prints_the_card_and_its_exit_code_tells(place: Place, capsy
     [
         (["nowhere.csv"], 3, r"cannot read nowhere\.csv: .*; expected a CSV with the record"),
         (["{csv}", "--file", "nowhere.pkl"], 2, r"nowhere\.pkl does not exist"),
-        (["{csv}", "--run", "{data}"], 4, r"data\.npz has no config\.yaml|data\.npz does not exist"),
+        (["{csv}", "--run", "{data}"], 4, r"data\.npz is a file; expected a run directory"),
         (["{csv}", "--run", "{run}", "{run}"], 2, "2 run directories; mine.csv was made by one net"),
         (["{joint}", "--run", "{run}", "{run}"], 2, "is no run of this ensemble, by weights or name"),
     ],
