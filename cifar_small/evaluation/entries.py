@@ -20,7 +20,7 @@ from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import fault_of
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import NetFacts, PredictionsMeta, Summary, recipe_of
+from cifar_small.runs.records import NetFacts, PredictionsMeta, Summary, extension_of, recipe_of
 
 SPLITS = ("val", "test")  # those that have labels
 
@@ -92,6 +92,7 @@ class EntryRow:
     test_readings: int | None
     val_chose: str  # what was fitted to or chosen on the images of its val score, beside the epoch; empty: nothing
     scores: Mapping[str, Score]  # by split
+    extended: str = ""  # how a run of its members was made longer, which bends the schedule of its recipe
 
     @property
     def legal(self) -> bool:
@@ -108,6 +109,7 @@ class _Training:
     minutes: float
     hardware: str
     test_readings: int
+    extended: str
 
 
 def load_entries(arguments: Sequence[str]) -> list[Entry]:
@@ -240,7 +242,14 @@ def _training(run: Run) -> _Training:
     record = run.record()
     hardware = " then ".join(dict.fromkeys(session.hardware for session in record.sessions))
     summary = record.summary
-    return _Training(recipe_of(record), summary.epochs, summary.seconds / 60, hardware, len(record.test_readings))
+    return _Training(
+        recipe_of(record),
+        summary.epochs,
+        summary.seconds / 60,
+        hardware,
+        len(record.test_readings),
+        extension_of(record.sessions),
+    )
 
 
 def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> EntryRow:
@@ -275,6 +284,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
             split: Score(int(one.correct.sum()), len(one.ids), one.meta.images_sha256)
             for split, one in entry.predictions.items()
         },
+        extended=_joined(training.extended for training in known),
     )
 
 

@@ -16,7 +16,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import start_of
-from cifar_small.runs.records import readings_of
+from cifar_small.runs.records import extension_of, readings_of
 
 TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
 HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}
@@ -173,7 +173,8 @@ def _training(net: Net, run: Run) -> str:
     lines = [
         f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
         f"(SHA-256 of the data {data.sha256}, of val's indices {data.val_sha256})",
-        f"- recipe: `config.yaml`; to train by it again: `{command_line('train', config='config.yaml')}`",
+        f"- recipe: `config.yaml`; to train by it again: `{command_line('train', config='config.yaml')}`"
+        + (f"; but this run was {extended}, which bent its schedule" if (extended := extension_of(sessions)) else ""),
         f"- hardware: {'; then '.join(hardware) or 'not recorded'}",
         f"- time, with evaluation and pictures: {time}",
         f"- versions: {packages or 'not recorded'}",

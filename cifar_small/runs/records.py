@@ -375,7 +375,7 @@ class RunRecord(_Facts):
     @property
     def extended(self) -> bool:
         """Was the last phase made longer on the way? That bends its schedule."""
-        return len({session.epochs_planned or 0 for session in self.sessions}) > 1
+        return bool(extension_of(self.sessions))
 
     @property
     def own_readings(self) -> list[TestReading]:
@@ -408,6 +408,12 @@ class SubmissionRecord(_Facts):
     rules: dict[str, Any] | None = None  # given instead of those of the predictions
     predictions: PredictionsMeta
     run: RunRecord | None = None
+
+
+def extension_of(sessions: Sequence[Session]) -> str:
+    """What was done to a run whose last phase was made longer on the way, in words; empty where it was not."""
+    planned = list(dict.fromkeys(session.epochs_planned or 0 for session in sessions))
+    return f"extended on the way, planned for {' then '.join(map(str, planned))} epochs" if len(planned) > 1 else ""
 
 
 def recipe_of(run: RunRecord) -> str:

@@ -73,6 +73,7 @@ def train(
         trainer.checkpoints = replace(trainer.checkpoints, before_save=before_save)
         if going_on:
             trainer.restore()
+            trainer.tell_extension(resolve_config(run.config()))
         world.require_same(
             f"{trainer.data.facts} {trainer.state.precision} {torch.__version__}",
             "dataset, precision or torch",

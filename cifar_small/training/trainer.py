@@ -242,6 +242,20 @@ class Trainer:
             )
         self.say(f"resuming {self.checkpoints.run.folder} at epoch {self.state.epoch + 1}, step {self.state.step}")
 
+    def tell_extension(self, before: ResolvedConfig) -> None:
+        """Say what the learning rate will do in a run that was planned shorter: its schedule now spans more epochs."""
+        state, now = self.state, self.resolved
+        if before.epochs >= now.epochs or state.epoch >= now.epochs:
+            return
+        epoch, step = divmod(state.epoch * self.steps + state.step - 1, self.steps)  # the last one done
+        was = rate_at(before.phase_at(epoch), epoch, step, self.steps)
+        rate = rate_at(now.phase_at(state.epoch), state.epoch, state.step, self.steps)
+        end = rate_at(now.phases[-1], now.epochs - 1, self.steps - 1, self.steps)
+        self.say(
+            f"extended from {before.epochs} to {now.epochs} epochs: the schedule now spans all of them, so the learning rate "
+            f"goes on from {rate:.3g}, after {was:.3g}, and ends at {end:.3g}"
+        )
+
     def _stop_if_diverged(self, first_bad: Tensor, phase: Phase) -> None:
         step = int(first_bad.item())  # a device synchronization, every CHECK_EVERY steps on a GPU
         if step >= 0:

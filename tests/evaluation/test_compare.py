@@ -499,6 +499,7 @@ def test_what_is_no_seed_of_a_recipe(tmp_path: Path) -> None:
     found = compare(load_entries([str(run.folder) for run in (first, again, extended, of_two_processes)]))
     assert found.groups == ()
     assert found.refused == ("b is seed 0 of the recipe of a again: left out of its mean",)
+    assert "c was extended on the way, planned for 2 then 4 epochs, which bent its schedule" in found.unlike
 
 
 def test_seeds_that_differ_alike_have_no_test(tmp_path: Path) -> None:

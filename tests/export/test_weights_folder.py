@@ -26,6 +26,7 @@ from cifar_small.inference.predict import Net, load_net, predict, predict_images
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models import build_model
 from cifar_small.runs.directory import Run
+from cifar_small.runs.records import plain_all
 from cifar_small.training.train import train
 
 CONFIG = parse_config(
@@ -135,6 +136,19 @@ def test_a_user_without_a_home_gets_the_same_card(
 
 
 # ------------------------------------------------------------------------------------------------------------------- card
+
+
+def test_the_card_says_that_a_run_was_extended(tmp_path: Path, run: Run, folder: Path) -> None:
+    shutil.copytree(run.folder, tmp_path / "longer")
+    longer = Run(tmp_path / "longer")
+    (session,) = plain_all(longer.sessions())
+    longer.env_file.write_text(json.dumps({"sessions": [session, {**session, "epochs_planned": 9}]}))
+    export(longer, tmp_path / "other")
+    said = (
+        f"but this run was extended on the way, planned for {session['epochs_planned']} then 9 epochs, which bent its schedule"
+    )
+    assert said in card_of(tmp_path / "other")
+    assert "extended" not in card_of(folder)
 
 
 def test_the_front_matter_is_the_hubs_and_holds_the_recorded_figures(folder: Path, run: Run) -> None:

@@ -40,6 +40,7 @@ from cifar_small.optim.schedulers import learning_rate
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run, locked
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.records import extension_of
 from cifar_small.training.averaging import ExponentialAverage
 from cifar_small.training.build import build_trainer
 from cifar_small.training.summary import epoch_line
@@ -361,16 +362,24 @@ def test_a_finished_run_without_its_checkpoints_is_still_complete(tiny: Tiny, tm
 
 
 def test_a_longer_run_drops_the_summary_of_the_shorter_and_says_so(
-    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     train(tiny(), folder, quiet=True)
+    capsys.readouterr()
     with monkeypatch.context() as patched:
         interrupt_at(patched, 1, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(Terminated):
-            train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
+            train(tiny(phases=[{"epochs": 4}]), folder, resume=True)
+    # Half a cosine from 0.1: of 8 steps the last, then of 16 the ninth (half of 0.1) and the last.
+    assert (
+        "extended from 2 to 4 epochs: the schedule now spans all of them, so the learning rate goes on from 0.05, after "
+        "0.00381, and ends at 0.000961"
+    ) in capsys.readouterr().out
     assert not (folder / "summary.json").exists()
-    train(tiny(phases=[{"epochs": 4}]), folder, resume=True, quiet=True)
+    train(tiny(phases=[{"epochs": 4}]), folder, resume=True)
+    assert "extended" not in capsys.readouterr().out
+    assert extension_of(Run(folder).sessions()) == "extended on the way, planned for 2 then 4 epochs"
     assert [session.epochs_planned for session in Run(folder).sessions()] == [2, 4, 4]
 
 
