@@ -7,7 +7,7 @@ negative and sum to 1.
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
@@ -29,12 +29,15 @@ def blend(method: Method, logits: Array, weights: Array) -> npt.NDArray[np.float
 
     logits: the plain mean. probabilities, weighted, greedy: the log of the weighted mean of probabilities. vote: see `vote`.
     """
-    if method == "logits":
-        blended = np.mean(logits, axis=0, dtype=np.float64)
-    elif method == "vote":
-        blended = vote(logits)
-    else:
-        blended = mean_of_probabilities(logits, weights)
+    match method:
+        case "logits":
+            blended = np.mean(logits, axis=0, dtype=np.float64)
+        case "vote":
+            blended = vote(logits)
+        case "probabilities" | "weighted" | "greedy":
+            blended = mean_of_probabilities(logits, weights)
+        case unknown:
+            assert_never(unknown)
     return np.asarray(blended, np.float32)
 
 

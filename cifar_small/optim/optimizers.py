@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -47,10 +47,15 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
         return sgd
     if isinstance(settings, Adam):
         groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
-        if settings.name == "radam":
-            return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
-        kind = torch.optim.AdamW if settings.name == "adamw" else torch.optim.Adam
-        return kind(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+        match settings.name:
+            case "radam":
+                return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
+            case "adamw":
+                return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+            case "adam":
+                return torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+            case unknown:
+                assert_never(unknown)
     filters = {
         "lr": settings.lr,
         "momentum": settings.momentum,

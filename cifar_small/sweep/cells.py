@@ -145,6 +145,7 @@ def _named(sweep: Sweep) -> list[tuple[str, Settings]]:
         assert sweep.trials is not None
         drawn = _draw(sweep.spaces, sweep.trials, sweep.search_seed)
     else:
+        assert sweep.method == "grid", sweep.method
         spaces = [space for space in sweep.spaces.values() if not isinstance(space, Range)]
         drawn = [dict(zip(sweep.spaces, values, strict=True)) for values in itertools.product(*spaces)]
     return [(cell_name(settings), settings) for settings in drawn]

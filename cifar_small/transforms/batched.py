@@ -8,7 +8,7 @@ this order, are pure functions of images and draws.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import TypeVar
+from typing import TypeVar, assert_never
 
 import torch
 from torch import Tensor
@@ -88,10 +88,15 @@ def draw(
 
     offset = integers(2 * settings.crop + 1, 2)
     flip = chance(0.5)
-    if settings.flip == "alternating":
-        flip = parity[images] ^ bool(epoch % 2)
-    elif settings.flip == "none":
-        flip = torch.zeros(count, dtype=torch.bool)
+    match settings.flip:
+        case "random":
+            pass
+        case "alternating":
+            flip = parity[images] ^ bool(epoch % 2)
+        case "none":
+            flip = torch.zeros(count, dtype=torch.bool)
+        case unknown:
+            assert_never(unknown)
     vertical_flip = chance(settings.vertical_flip)
     cutout = integers(side, 2)
     boxes = _draw_boxes(settings, chance(settings.erasing), generator, side)
@@ -116,7 +121,8 @@ def _draw_distortions(settings: BasicAugment, count: int, generator: torch.Gener
         angle, shift, shear = about(0, settings.rotation), about(0, side * settings.translate), about(0, settings.shear)
         found["affine"] = uniform(*angle, *shift * 2, settings.scale, *shear * 2)
     if settings.policy:
-        wide, turns = settings.policy == "trivialaugment", 1 if settings.policy == "trivialaugment" else settings.num_ops
+        wide = {"trivialaugment": True, "randaugment": False}[settings.policy]
+        turns = 1 if wide else settings.num_ops
         found["operations"] = torch.randint(len(OPERATIONS), (count, turns), generator=generator)
         level = torch.randint(LEVELS + 1, (count, turns), generator=generator) if wide else torch.tensor(settings.magnitude)
         sign = 2 * torch.randint(2, (count, turns), generator=generator) - 1

@@ -50,6 +50,7 @@ def draw_mix(recipe: Recipe, batch: int, rng: np.random.Generator, side: int = 3
     partner = torch.from_numpy(rng.permutation(batch))
     if kind == "mixup":
         return Mix(kind, weight, partner, (0, 0, 0, 0))
+    assert kind == "cutmix", kind
     length = round(side * (1 - weight) ** 0.5)
     row, column = (int(x) for x in rng.integers(side, size=2))
     top, left = max(0, row - length // 2), max(0, column - length // 2)
@@ -94,6 +95,7 @@ def apply_mix(mix: Mix, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor
     mixed_targets = mix.weight * targets + (1 - mix.weight) * targets[partner]
     if mix.kind == "mixup":
         return mix.weight * images + (1 - mix.weight) * images[partner], mixed_targets
+    assert mix.kind == "cutmix", mix.kind
     top, bottom, left, right = mix.box
     mixed = images.clone(memory_format=torch.preserve_format)
     mixed[:, :, top:bottom, left:right] = images[partner, :, top:bottom, left:right]

@@ -30,6 +30,11 @@ EQUAL = np.full(3, 1 / 3)
 LABELS = np.array([0, 1, 1, 1, 2, 0])
 
 
+def test_a_method_that_is_not_known_is_not_taken_for_another() -> None:
+    with pytest.raises(AssertionError, match="median"):
+        blend("median", np.zeros((2, 3, 4)), np.full(2, 0.5))
+
+
 def test_the_command_line_knows_every_method() -> None:
     assert get_args(Method) == METHODS
 

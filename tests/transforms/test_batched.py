@@ -22,6 +22,12 @@ FILL = torch.tensor([125, 123, 114], dtype=torch.uint8)
 MANY = 20_000
 
 
+def test_a_flip_that_only_the_schema_knows_is_not_taken_for_another() -> None:
+    unknown = Augment.model_construct(**{**dict(Augment()), "flip": "diagonal"})
+    with pytest.raises(AssertionError, match="diagonal"):
+        draw(unknown, torch.arange(4), torch_generator(0, AUGMENT), torch.zeros(4, dtype=torch.bool), 0)
+
+
 def pixels_of(count: int, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(0, 256, (count, 3, 32, 32), generator=generator, dtype=torch.int64).to(torch.uint8)

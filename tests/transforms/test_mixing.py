@@ -19,6 +19,11 @@ from cifar_small.randomness import MIX, numpy_generator
 from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
 
 
+def test_a_kind_that_only_the_schema_knows_is_not_taken_for_another() -> None:
+    with pytest.raises(AssertionError, match="puzzle"):
+        apply_mix(Mix("puzzle", 0.5, torch.arange(4), (0, 8, 0, 8)), torch.zeros(4, 3, 32, 32), torch.zeros(4, 10))
+
+
 def batch_of(count: int, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Images whose pixels are all different numbers, and one-hot targets."""
     images = torch.randperm(count * 3 * 32 * 32, generator=torch.Generator().manual_seed(seed)).float()
