@@ -169,7 +169,8 @@ def _training(net: Net, run: Run) -> str:
     commands = dict.fromkeys(session.command for session in sessions if session.command)
     hardware = dict.fromkeys(f"{one.hardware}, {plural(one.processes, 'process', 'processes')}" for one in sessions)
     packages = ", ".join(f"{name} {version}" for name, version in _versions(run).items())
-    time = f"{summary.seconds:,.0f} s for {summary.epochs} epochs" if summary else "not recorded: the run has not ended"
+    early = f", {summary.ended_early}" if summary and summary.ended_early else ""
+    time = f"{summary.seconds:,.0f} s for {summary.epochs} epochs{early}" if summary else "not recorded: the run has not ended"
     lines = [
         f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
         f"(SHA-256 of the data {data.sha256}, of val's indices {data.val_sha256})",

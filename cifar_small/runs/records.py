@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -255,6 +255,14 @@ class Summary(_Facts):
     soup: list[SoupMember] = []
     seconds: float  # in all sessions
     teachers: list[TeacherFacts] = []
+    ended: Literal["patience"] | None = None  # what ended the run before its last planned epoch
+
+    @property
+    def ended_early(self) -> str:
+        """Why the run ended before its last planned epoch, in words; empty if it did not."""
+        if self.epochs >= self.epochs_planned or self.soup:
+            return ""
+        return f"ended by patience after epoch {self.epochs} of {self.epochs_planned}"
 
     @classmethod
     def build(
@@ -300,7 +308,11 @@ class Summary(_Facts):
             seconds=seconds,
             teachers=val.teachers,
         )
-        extra = {"metrics_sha256": metrics_sha256, "soup": val.soup}  # a soup has no metrics, a trained run no members
+        extra: dict[str, object] = {
+            "metrics_sha256": metrics_sha256,
+            "soup": val.soup,
+        }  # a soup has no metrics, a trained run no members
+        extra["ended"] = "patience" if epochs < epochs_planned else None
         return summary.updated(**{key: value for key, value in extra.items() if value})
 
 

@@ -66,8 +66,9 @@ def closing_line(summary: Summary, run: Run) -> str:
     """The summary of a run in words."""
     low, high = summary.val_interval
     rule = "the best epoch on val" if summary.selection == "best" else "the last epoch"
+    early = f"{summary.ended_early}; " if summary.ended_early else ""
     return (
         f"val {summary.val_accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, views {summary.views}), epoch "
         f"{summary.selected_epoch} selected by: {rule}; {summary.parameters:,} parameters; {summary.seconds:,.0f} s; "
-        f"{run.folder}"
+        f"{early}{run.folder}"
     )

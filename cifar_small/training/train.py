@@ -13,6 +13,7 @@ import torch
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.environment import describe
+from cifar_small.errors import plural
 from cifar_small.models.counting import check_budget, num_classes_of
 from cifar_small.runs.directory import Run, can_resume, locked, write_start
 from cifar_small.runs.records import Summary
@@ -64,7 +65,8 @@ def train(
         if world.first_then_all(lambda: going_on and _is_complete(run, resolved.epochs)):
             summary = run.summary()  # which a rank on another machine may not see
             if summary is not None and not quiet:
-                print(f"{run.folder} is already complete: {summary.epochs} epochs, val {summary.val_accuracy:.2%}")
+                early = f"; {summary.ended_early}" if summary.ended_early else ""
+                print(f"{run.folder} is already complete: {summary.epochs} epochs, val {summary.val_accuracy:.2%}{early}")
             return summary
         stop: list[int] = []
         trainer = build_trainer(
@@ -101,5 +103,12 @@ def _finish(trainer: Trainer) -> Summary | None:
     state, run, resolved = trainer.state, trainer.checkpoints.run, trainer.resolved
     trainer.checkpoints.end_run(state)
     summary = summarize(run, resolved.config, resolved.phases, trainer.data, state)
+    if summary.ended_early:
+        never = [f"phases.{phase.index}" for phase in resolved.phases if phase.start >= state.epoch]
+        trainer.say(
+            f"warning: {summary.ended_early}: no better accuracy on val for {plural(state.stale, 'epoch')}"
+            + (f"; {' and '.join(never)} never began" if never else "")
+            + "; to train on, start a new run with more patience, or without"
+        )
     trainer.say(closing_line(summary, run))
     return summary

@@ -513,11 +513,28 @@ def test_selection_rule(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert load_checkpoint(tmp_path / "run" / "best.pt")["epoch"] == epoch
 
 
-def test_patience(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_patience_ends_a_run_and_says_so(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     scripted(monkeypatch, [0.3, 0.6, 0.5, 0.6, 0.9])
-    summary = train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", quiet=True)
+    config = tiny(phases=[{"epochs": 4}, {"epochs": 1}], patience=2)
+    summary = train(config, tmp_path / "run")
     assert (summary.epochs, summary.epochs_planned, summary.selected_epoch) == (4, 5, 2)
-    assert train(tiny(phases=[{"epochs": 5}], patience=2), tmp_path / "run", resume=True, quiet=True) == summary
+    assert Run(tmp_path / "run").summary().ended == "patience"
+    warning, closing = capsys.readouterr().out.splitlines()[-2:]
+    said = "ended by patience after epoch 4 of 5"
+    assert warning.startswith(f"warning: {said}: no better accuracy on val for 2 epochs; phases.1 never began; to train on,")
+    assert f"; {said}; " in closing
+    assert train(config, tmp_path / "run", resume=True) == summary
+    assert said in capsys.readouterr().out
+
+
+def test_a_run_that_is_not_cut_short_says_nothing_of_patience(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [0.3, 0.3, 0.3])
+    summary = train(tiny(phases=[{"epochs": 3}], patience=3), tmp_path / "run", quiet=True)
+    assert (summary.epochs, summary.ended_early, "ended" in summary.plain()) == (3, "", False)
 
 
 def test_micro_batches_give_the_gradient_of_the_batch(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
