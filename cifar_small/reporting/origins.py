@@ -124,7 +124,10 @@ def _taught(entry: Entry) -> Answer:
 def _selection(entry: Entry, row: EntryRow) -> Answer:
     how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
     summary = entry.run.summary() if entry.run and entry.meta.checkpoint == "best" else None
-    return Answer(how if summary is None else f"{how} (epoch {summary.selected_epoch} of {summary.epochs})")
+    if summary is None:
+        return Answer(how)
+    early = f"; {summary.ended_early}" if summary.ended_early else ""
+    return Answer(f"{how} (epoch {summary.selected_epoch} of {summary.epochs}{early})")
 
 
 def _weighting(entry: Entry) -> Answer:

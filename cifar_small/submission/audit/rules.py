@@ -92,7 +92,8 @@ def selection(member: Member, result: CheckResult) -> str:
     if not member.selected:
         return f"{member.recorded_meta.checkpoint} of {said.epochs} epochs, kept and named, not selected by the rule"
     rule = "best on val" if config.selection == "best" else "last"
-    return f"epoch {said.selected_epoch} of {said.epochs}, the rule being: {rule}"
+    early = f", {said.ended_early}" if said.ended_early else ""
+    return f"epoch {said.selected_epoch} of {said.epochs}{early}, the rule being: {rule}"
 
 
 def kept_epoch(member: Member) -> int:
