@@ -36,6 +36,7 @@ SCREEN: Any = {
     "grid.alpha": 0.25,
     "grid.linewidth": 0.6,
     **dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK),
+    "text.parse_math": False,  # a class named A$ is no formula
     "svg.fonttype": "none",
     "svg.hashsalt": "cifar_small",  # the same figure, the same bytes
     "pdf.fonttype": 42,  # AAAI refuses Type 3 fonts

@@ -175,7 +175,9 @@ def test_metadata_say_what_it_is_and_name_no_folder(trained: Run) -> None:
     for trace in (b"/site-packages/", b"cifar_small/", b'File "', b".forward"):
         assert trace not in content
     assert abs(len(content) / (4 * net.parameters) - 1) < 0.25
-    onnx.checker.check_model(onnx.load_model_from_string(content))
+    model = onnx.load_model_from_string(content)
+    onnx.checker.check_model(model)
+    assert (model.ir_version, model.opset_import[0].version) == (10, 20)  # as docs/export.md says
 
 
 def test_an_export_that_differs_is_not_written(trained: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

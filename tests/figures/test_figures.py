@@ -41,6 +41,13 @@ def test_confusions_show_counts_and_shares() -> None:
     assert not draw_confusion(np.eye(100, dtype=np.int64), [str(one) for one in range(100)]).axes[0].texts
 
 
+@pytest.mark.parametrize("kind", ["png", "svg", "pdf"])
+def test_names_with_dollars_are_text(kind: str) -> None:
+    figure = draw_confusion(COUNTS, ["$x_{$", "a $ b $\\frac$"], "from $5 to $\\bad$")
+    content = render(figure, kind)
+    assert kind != "svg" or b"$x_{$" in content
+
+
 def test_reliability_leaves_empty_bins_out() -> None:
     logits = np.log(np.array([[0.6, 0.4]] * 10 + [[0.95, 0.05]] * 30, np.float32))
     base = made(np.zeros(40), labels=np.zeros(40), classes=("a", "b"), split="val")
