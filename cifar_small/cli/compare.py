@@ -121,15 +121,16 @@ def _diff(options: argparse.Namespace) -> int:
     if options.show < 0:
         raise UserError(f"--show {options.show} is below 0; expected a number of rows")
     reserve(options.overwrite, options.output)
-    classes = class_names(load_config(options.config).data if options.config else Data())
-    read = [subs.read_submission(path, classes) for path in (options.first, options.second)]
+    config = load_config(options.config) if options.config else None
+    classes, rules = class_names(config.data if config else Data()), config.rules if config else None
+    read = [subs.read_submission(path, classes, rules) for path in (options.first, options.second)]
     for one in read:
         for fault in one.faults:
             print(f"{one.name}: {fault}")
     found = subs.diff(*read)
     print("\n".join(subs.summarize(found)))
     if options.truth is not None:
-        print("\n".join(subs.score_against(found, subs.read_submission(options.truth, classes))))
+        print("\n".join(subs.score_against(found, subs.read_submission(options.truth, classes, rules))))
     print("\n" + to_text([subs.class_table(found, classes)]))
     rows = subs.differing_rows(found, classes)
     if rows and options.show:

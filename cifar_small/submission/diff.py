@@ -58,7 +58,7 @@ class Diff:
 def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = None) -> Answers:
     """Read a CSV of either header, `ID,Labels` with indices or `id,label` with names of `classes`; any ids, any number.
 
-    rules: those it was written by; None: as its header says. Rows that cannot be read are left out and named among the faults.
+    rules: hold for a CSV with their header. Rows that cannot be read are left out and named among the faults.
     Raises DataError when none is left.
     """
     try:
@@ -68,7 +68,8 @@ def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = No
     lines = content.decode("utf-8-sig", "replace").replace('"', "").splitlines()
     header = lines[0] if lines else ""
     in_words = header != "ID,Labels" and len(lines) > 1 and not lines[1].rpartition(",")[2].strip().isdecimal()
-    rules = rules or Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels")
+    if rules is None or header != rules.submission:
+        rules = Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels")
     cells = (line.partition(",")[0] for line in lines[1:])
     known = dict.fromkeys(number for cell in cells if (number := rules.id_number(cell)) is not None)
     answers, faults = read_csv(content, np.array(list(known), np.int64), classes, rules)

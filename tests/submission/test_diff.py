@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cifar_small.cli.main import main
+from cifar_small.config.schema import Rules
 from cifar_small.data import write_unlabelled
 from cifar_small.errors import DataError
 from cifar_small.submission.diff import (
@@ -205,3 +206,12 @@ def test_check_warns_of_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[
     shown = capsys.readouterr()
     assert f"warning: {path}: rows of one class stand together, 10 runs" in shown.err
     assert shown.out == f"{path}: valid, 60 rows\n"
+
+
+def test_a_csv_of_another_competition_is_read_by_its_rules(tmp_path: Path) -> None:
+    path, rules = tmp_path / "theirs.csv", Rules(submission="Id,Category", labels="names", ids="00.png")
+    path.write_text("Id,Category\n03.png,cat\n12.png,dog\n")
+    found = read_submission(path, NAMES, rules)
+    assert (found.ids.tolist(), found.labels.tolist(), found.faults) == ([3, 12], [3, 5], ())
+    path.write_text("ID,Labels\n3,4\n")
+    assert read_submission(path, NAMES, rules).labels.tolist() == [4]
