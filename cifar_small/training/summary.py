@@ -10,6 +10,7 @@ from tqdm import tqdm
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule
+from cifar_small.errors import plural
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.run import draw_curves
 from cifar_small.figures.style import save
@@ -30,6 +31,9 @@ def epoch_line(row: dict[str, Any], epochs: int, best: float, seconds_an_epoch: 
         f"acc {row['train_accuracy']:.2%}{targets}  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.2%}  "
         f"best {best:.2%}  {row['images_per_second']:,.0f} img/s  {left} left"
     )
+
+
+FEW_IMAGES = 100  # of val; below, one image is more than a point
 
 
 def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModule, state: State) -> Summary:
@@ -67,6 +71,11 @@ def closing_line(summary: Summary, run: Run) -> str:
     low, high = summary.val_interval
     rule = "the best epoch on val" if summary.selection == "best" else "the last epoch"
     early = f"{summary.ended_early}; " if summary.ended_early else ""
+    if summary.selection == "best" and summary.val_images < FEW_IMAGES:
+        rule += (
+            f", the first of those equal on {plural(summary.val_images, 'image')}, of which one is "
+            f"{100 / summary.val_images:.1f} points: raise data.val_size, or set selection: last"
+        )
     return (
         f"val {summary.val_accuracy:.2%} (95 % interval {low:.2%} to {high:.2%}, views {summary.views}), epoch "
         f"{summary.selected_epoch} selected by: {rule}; {summary.parameters:,} parameters; {summary.seconds:,.0f} s; "

@@ -361,6 +361,14 @@ def test_a_finished_run_without_its_checkpoints_is_still_complete(tiny: Tiny, tm
         train(tiny(phases=[{"epochs": 3}]), tmp_path / "run", resume=True, quiet=True)
 
 
+def test_what_a_small_val_can_tell_is_said(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said = "the first of those equal on 10 images, of which one is 10.0 points: raise data.val_size, or set selection: last"
+    for selection, size in (("best", 10), ("last", 10), ("best", 200)):
+        data = {"source": "digits", "val_size": size, "train_limit": 128}
+        train(tiny(selection=selection, data=data, phases=[{"epochs": 1}]), tmp_path / f"{selection}{size}")
+        assert (said in capsys.readouterr().out) == ((selection, size) == ("best", 10))
+
+
 def test_a_longer_run_drops_the_summary_of_the_shorter_and_says_so(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
