@@ -91,6 +91,18 @@ def add_allow_rows(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-rows", type=int, metavar="N", help="accept N images where the rules expect another number")
 
 
+def split_config(config: Path | None, arguments: Sequence[str]) -> tuple[Path, list[str]]:
+    """The config, also where it stands among the arguments without its option, and the other arguments. Raises UserError."""
+    rest, place = list(arguments), 0
+    while place < len(rest) and rest[place].startswith("--"):
+        place += 1 if "=" in rest[place] or (rest[place + 1 :] and rest[place + 1].startswith("--")) else 2
+    if place < len(rest) and config is None:
+        config = Path(rest.pop(place))
+    if config is None:
+        raise UserError("no config; expected a YAML file such as configs/smoke.yaml, with --config or without")
+    return config, rest
+
+
 def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
     """Turn ["--optim.lr", "0.1", "--seed=3"] into [("optim.lr", "0.1"), ("seed", "3")]. Raises ConfigError."""
     pairs = []

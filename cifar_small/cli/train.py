@@ -8,17 +8,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_output, add_overwrite, reserve, split_overrides
+from cifar_small.cli.options import add_config, add_output, add_overwrite, reserve, split_config, split_overrides
 from cifar_small.errors import UserError
 
 if TYPE_CHECKING:
     from cifar_small.config.schema import Config
 
 
+ALSO_FIRST = "YAML file, which may also stand without --config; see configs/"
+
+
 def _load_config(options: argparse.Namespace) -> Config:
-    """The config that a command was given, with the overrides of its command line."""
+    """The config that a command was given, with or without --config, with the overrides of its command line."""
     from cifar_small.config.loading import load_config
 
+    options.config, options.overrides = split_config(options.config, options.overrides)
     return load_config(options.config, split_overrides(options.overrides))
 
 
@@ -35,7 +39,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, required=True)
+    add_config(parser, ALSO_FIRST)
     add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the run directory, if there is one")
     parser.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
@@ -67,7 +71,7 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, required=True)
+    add_config(parser, ALSO_FIRST)
     add_output(parser, "run directory on the shared file system (default: runs/<name>-seed<seed>)")
     parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
     parser.add_argument("--processes-per-node", type=int, default=1, help="ranks, and GPUs, of each machine (default: 1)")
@@ -104,7 +108,7 @@ def _slurm(options: argparse.Namespace) -> int:
 
 
 def _preview_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG")
+    add_config(parser, ALSO_FIRST)
     parser.add_argument(
         "--epoch", type=int, metavar="E", help="start at this epoch and draw only its phase (default: every phase)"
     )
@@ -130,7 +134,7 @@ def _preview(options: argparse.Namespace) -> int:
 
 
 def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("config", type=Path, metavar="CONFIG")
+    add_config(parser, ALSO_FIRST)
     parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed if the size of the data source is unknown")
     add_output(parser, "PNG to write (default: <name>-schedule.png)")
     add_overwrite(parser)

@@ -19,7 +19,9 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
         if item["type"] == "extra_forbidden":
             known = list(section.model_fields) if section else []
             near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.5)
-            hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
+            begun = near and near[0].startswith(path[-1])  # mixup for mixup_alpha
+            meant = "" if begun else _meant(root, path, prefix)
+            hint = f"did you mean {meant or repr(near[0])}?" if meant or near else f"known here: {', '.join(known)}"
             lines.append(f"{where}: unknown key; {hint}")
             continue
         message = item["msg"].removeprefix("Value error, ")
@@ -32,6 +34,33 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
         message = message[0].lower() + message[1:]
         lines.append(f"{where}: {message}{shown}" if where else message)
     return lines
+
+
+# What newcomers call the things that have another name here.
+MEANT = {
+    "epochs": "phases.0.epochs",
+    "learning_rate": "optim.lr",
+    "wd": "optim.weight_decay",
+    "optimizer": "optim.name",
+    "scheduler": "schedule.name",
+    "ema": "ema_decay",
+    "smoothing": "label_smoothing",
+    "trivialaugment": "augment.policy trivialaugment",
+    "randaugment": "augment.policy randaugment",
+    "autoaugment": "augment {engine: torchvision, policy: autoaugment_cifar10}",
+}
+
+
+def _meant(root: type[BaseModel], path: list[str], prefix: str) -> str:
+    """The setting that an unknown key means: of a section that has one of that name, or by another name; else nothing."""
+    *outer, key = path
+    if not outer:
+        for name, field in root.model_fields.items():
+            if any(key in section.model_fields for section in _sections(field.annotation)):
+                return f"{prefix}{name}.{key}"
+    meant = MEANT.get(key, "")
+    first = meant.replace(" ", ".").partition(".")[0]
+    return f"{prefix}{meant}" if first in root.model_fields and outer in ([], [first]) else ""
 
 
 def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], type[BaseModel] | None, list[type[BaseModel]]]:

@@ -114,7 +114,6 @@ def test_version() -> None:
     [
         ([], "required: COMMAND"),
         (["trian"], "invalid choice: 'trian'"),
-        (["train"], "required: --config"),
         (["results", "--recrods", "x"], "unrecognized arguments: --recrods x"),
         (["results", "--rec", "x"], "unrecognized arguments: --rec x"),
         (["predict", "run", "--split", "tset"], "invalid choice: 'tset'"),

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pickle
 from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 from cifar_small.cli.command import exit_code
+from cifar_small.cli.options import split_config
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 
 
@@ -50,3 +53,23 @@ def test_plural() -> None:
 def test_a_command_is_written_to_be_copied() -> None:
     assert command_line("predict", "runs/a b", split="val", views=None) == "cifar-small predict 'runs/a b' --split val"
     assert command_line("check", allow_rows=3, overwrite=True, strict=False) == "cifar-small check --allow-rows 3 --overwrite"
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "rest"),
+    [
+        (None, ["a.yaml", "--seed", "1"], ["--seed", "1"]),
+        (None, ["--seed", "1", "a.yaml"], ["--seed", "1"]),
+        (None, ["--seed=1", "a.yaml", "--optim.lr", "0.2"], ["--seed=1", "--optim.lr", "0.2"]),
+        (Path("a.yaml"), ["--seed", "1"], ["--seed", "1"]),
+        (Path("a.yaml"), ["b.yaml"], ["b.yaml"]),  # which is refused then
+    ],
+)
+def test_a_config_may_stand_without_its_option(config: Path | None, arguments: list[str], rest: list[str]) -> None:
+    assert split_config(config, arguments) == (Path("a.yaml"), rest)
+
+
+@pytest.mark.parametrize("command", ["train", "slurm", "preview", "schedule"])
+def test_without_a_config_it_is_said_what_is_expected(said: Callable[..., tuple[int, str, str]], command: str) -> None:
+    code, _, error = said(command, "--seed", 1)
+    assert (code, "no config; expected a YAML file" in error) == (2, True)

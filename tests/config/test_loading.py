@@ -141,6 +141,15 @@ def test_python_numbers_read_back(number: float, whole: int) -> None:
 UNKNOWN = [
     ({"sede": 3}, "sede: unknown key; did you mean 'seed'?"),
     ({"batchsize": 3}, "batchsize: unknown key; did you mean 'batch_size'?"),
+    ({"epochs": 3}, "epochs: unknown key; did you mean phases.0.epochs?"),
+    ({"lr": 0.3}, "lr: unknown key; did you mean optim.lr?"),
+    ({"device": "cpu"}, "device: unknown key; did you mean engine.device?"),
+    ({"augment": {"randaugment": True}}, "augment.randaugment: unknown key; did you mean augment.policy randaugment?"),
+    (
+        {"autoaugment": True},
+        "autoaugment: unknown key; did you mean augment {engine: torchvision, policy: autoaugment_cifar10}?",
+    ),
+    ({"phases": [{"epochs": 1}, {"epochs": 1, "lr": 1}]}, "phases.1.lr: unknown key; did you mean phases.1.optim.lr?"),
     ({"optim": {"learning": 1}}, "optim.learning: unknown key; known here: name, lr, momentum"),
     ({"optim": {"weight_decy": 1}}, "optim.weight_decy: unknown key; did you mean 'weight_decay'?"),
     ({"model": {**MODEL, "widenfactor": 2}}, "model.widenfactor: unknown key; did you mean 'widen_factor'?"),
