@@ -39,23 +39,26 @@ def _weights(options: argparse.Namespace) -> int:
 def _list(chosen: list[Published]) -> int:
     from cifar_small.models.pretrained import cached
 
-    for one in chosen:
+    for net in chosen:
         try:
-            where = cached(one) or "not cached"
+            where = cached(net) or "not cached"
         except UserError as error:
             where = str(error)
-        print(f"{one.family:<32}{one.source:<40}{one.size} px {one.interpolation:<9} {one.license:<13} {where}")
+        print(f"{net.family:<32}{net.source:<40}{net.size} px {net.interpolation:<9} {net.license:<13} {where}")
     return 0
 
 
 def _fetch(chosen: list[Published]) -> int:
     from cifar_small.models.pretrained import cached, fetch, verify
 
-    for one in chosen:
-        there = cached(one)
-        path = there or fetch(one)
+    for net in chosen:
+        there = cached(net)
+        path = there or fetch(net)
         state = "already cached" if there else "downloaded"
-        print(f"{one.family}: {state}, {path.stat().st_size:,} bytes, sha256 {verify(one, path)}\n  {path}", flush=True)
+        print(
+            f"{net.family}: {state}, {path.stat().st_size:,} bytes, sha256 {verify(net, path)}\n  {path}",
+            flush=True,
+        )
     return 0
 
 
@@ -63,18 +66,18 @@ def _verify(chosen: list[Published], named: bool) -> int:
     from cifar_small.models.pretrained import cached, read_state, verify
 
     seen = faults = 0
-    for one in chosen:
+    for net in chosen:
         try:
-            path = cached(one)
+            path = cached(net)
             if path is not None:
-                digest = verify(one, path)
-                print(f"{one.family}: intact, {len(read_state(path))} tensors, sha256 {digest}\n  {path}", flush=True)
+                digest = verify(net, path)
+                print(f"{net.family}: intact, {len(read_state(path))} tensors, sha256 {digest}\n  {path}", flush=True)
                 seen += 1
             elif named:
-                raise CheckpointError(f"not cached; run: cifar-small weights fetch {one.family}")
+                raise CheckpointError(f"not cached; run: cifar-small weights fetch {net.family}")
         except UserError as error:
             if named or isinstance(error, CheckpointError):  # otherwise only an optional package is missing
-                print(f"{one.family}: {error}")
+                print(f"{net.family}: {error}")
                 faults += 1
     if not (seen or faults):
         print("no weights are cached; see: cifar-small weights list")

@@ -165,13 +165,16 @@ def _ensemble_tests(entries: Sequence[Entry], split: str, refused: list[str]) ->
         if not entry.is_ensemble or split not in entry.predictions:
             continue
         offered = [*entry.parts, *entry.meta.left_out]
-        found = [[one for one in entries if _is_member(one, part, entry.predictions[split], split)] for part in offered]
+        found = [
+            [candidate for candidate in entries if _is_member(candidate, part, entry.predictions[split], split)]
+            for part in offered
+        ]
         if absent := [part.label() for part, members in zip(offered, found, strict=True) if not members]:
             refused.append(
                 f"{entry.name}: not tested against its best member, as {', '.join(absent)} is no entry with its {split}"
             )
         else:
-            best = max((members[0] for members in found), key=lambda one: int(one.predictions[split].correct.sum()))
+            best = max((members[0] for members in found), key=lambda candidate: int(candidate.predictions[split].correct.sum()))
             tests.append(_pair_test(best, entry, split))
     return _corrected(tests)
 
@@ -307,7 +310,7 @@ def epochs_text(epochs: Sequence[int]) -> str:
     """Epochs of each member: `10`, `3 x 10` or `10 + 20`; empty where unknown."""
     if len(epochs) > 1 and len(set(epochs)) == 1:
         return f"{len(epochs)} x {epochs[0]}"
-    return " + ".join(str(one) for one in epochs)
+    return " + ".join(str(epoch) for epoch in epochs)
 
 
 def _missing(entries: Sequence[Entry]) -> list[str]:

@@ -141,14 +141,14 @@ def val_chose(predictions: Predictions) -> str:
     fitted = meta.fitted_on
     if meta.split != "val":
         return ""
-    if fitted.images_sha256 == meta.images_sha256 if fitted else any(_fitted(one) for one in meta.members):
+    if fitted.images_sha256 == meta.images_sha256 if fitted else any(_fitted(member) for member in meta.members):
         return "the weights of its members"
-    return "" if all(one.taken for one in meta.soup) else "the members of its soup"
+    return "" if all(member.taken for member in meta.soup) else "the members of its soup"
 
 
 def _fitted(meta: NetFacts) -> bool:
     """Were weights of members fitted, in an ensemble or in one that is a member of it?"""
-    return meta.method in FITTED or any(_fitted(one) for one in meta.members)
+    return meta.method in FITTED or any(_fitted(member) for member in meta.members)
 
 
 def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[EntryRow]:
@@ -281,8 +281,8 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         test_readings=known[0].test_readings if single and known else None,
         val_chose=val_chose(entry.predictions["val"]) if "val" in entry.predictions else "",
         scores={
-            split: Score(int(one.correct.sum()), len(one.ids), one.meta.images_sha256)
-            for split, one in entry.predictions.items()
+            split: Score(int(predictions.correct.sum()), len(predictions.ids), predictions.meta.images_sha256)
+            for split, predictions in entry.predictions.items()
         },
         extended=_joined(training.extended for training in known),
     )

@@ -101,7 +101,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     counts = confusion_matrix(labels, predictions.predicted, len(predictions.classes))
     right, total = int(counts.trace()), int(counts.sum())
     classes = _class_scores(predictions, counts)
-    f1s = [one.f1 for one in classes if one.f1 is not None]
+    f1s = [score.f1 for score in classes if score.f1 is not None]
     which = ("name", "seed", "run", "split", "views", "parameters", "source", "file", "sha256", "weights_sha256", "selection")
     epoch = (meta.split, meta.selection, meta.checkpoint) == ("val", "best", "best")
     return Evaluation(
@@ -191,10 +191,16 @@ def plain_evaluation(evaluation: Evaluation) -> dict[str, object]:
     return plain
 
 
-def _plain_calibration(one: Calibration) -> dict[str, object]:
-    found: Reliability = one.reliability
+def _plain_calibration(calibration: Calibration) -> dict[str, object]:
+    found: Reliability = calibration.reliability
     bins = [
         {"images": int(count), "confidence": float(confidence), "accuracy": float(accuracy)} if count else {"images": 0}
         for count, confidence, accuracy in zip(found.counts, found.confidences, found.accuracies, strict=True)
     ]
-    return {"nll": one.nll, "brier": one.brier, "ece": found.ece, "ece_by_chance": found.ece_by_chance, "bins": bins}
+    return {
+        "nll": calibration.nll,
+        "brier": calibration.brier,
+        "ece": found.ece,
+        "ece_by_chance": found.ece_by_chance,
+        "bins": bins,
+    }

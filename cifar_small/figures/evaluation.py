@@ -21,11 +21,11 @@ def draw_confused(confused: Sequence[Confused], title: str) -> Figure:
     """The most confused pairs as bars of their share of the true class, with counts; most images on top."""
     figure = new_figure(8, 1.3 + 0.27 * max(len(confused), 1))
     axes = figure.subplots()
-    shares = [100 * one.share for one in confused]
+    shares = [100 * pair.share for pair in confused]
     axes.barh(range(len(confused)), shares, color=BLUE, height=0.7)
-    for row, one in enumerate(confused):
-        axes.text(shares[row], row, f" {one.images:,}", va="center", fontsize=8, color=GREY)
-    axes.set_yticks(range(len(confused)), [f"{one.true} → {one.predicted}" for one in confused], fontsize=9)
+    for row, pair in enumerate(confused):
+        axes.text(shares[row], row, f" {pair.images:,}", va="center", fontsize=8, color=GREY)
+    axes.set_yticks(range(len(confused)), [f"{pair.true} → {pair.predicted}" for pair in confused], fontsize=9)
     axes.set_ylim(len(confused) - 0.4, -0.6)
     axes.set_xlabel("% of the true class's images (number: images)")
     axes.grid(visible=False, axis="y")
@@ -36,22 +36,22 @@ def draw_confused(confused: Sequence[Confused], title: str) -> Figure:
 @in_style
 def draw_per_class(classes: Sequence[ClassScore], title: str) -> Figure:
     """Recall with its Wilson interval and precision of every class that has images, worst recall on top; 25 to a column."""
-    known = sorted((one for one in classes if one.recall is not None), key=lambda one: (one.recall, one.name))
+    known = sorted((score for score in classes if score.recall is not None), key=lambda score: (score.recall, score.name))
     columns = -(-len(known) // 25)
     rows = -(-len(known) // columns)
     figure = new_figure(max(7.5, 3.9 * columns), 1.4 + 0.27 * rows)
     panels = figure.subplots(1, columns, sharex=True, squeeze=False)[0]
     for place, axes in enumerate(panels):
         part = known[place * rows : (place + 1) * rows]
-        low, high = (100 * np.array([one.recall_interval[end] for one in part if one.recall_interval]) for end in (0, 1))
-        recall = np.array([100 * one.recall for one in part if one.recall is not None])
-        precise = [(100 * one.precision, row) for row, one in enumerate(part) if one.precision is not None]
+        low, high = (100 * np.array([score.recall_interval[end] for score in part if score.recall_interval]) for end in (0, 1))
+        recall = np.array([100 * score.recall for score in part if score.recall is not None])
+        precise = [(100 * score.precision, row) for row, score in enumerate(part) if score.precision is not None]
         axes.hlines(range(len(part)), low, high, color=BLUE, linewidth=3, alpha=0.3, label="95 % interval of recall")
         axes.plot(recall, range(len(part)), "o", color=BLUE, markersize=5, label="recall: found of the class's images")
         if precise:
             label = "precision: right of those called so"
             axes.plot(*zip(*precise, strict=True), "D", color=ORANGE, markersize=4.5, fillstyle="none", label=label)
-        axes.set_yticks(range(len(part)), [one.name for one in part], fontsize=8 if columns > 1 else 9)
+        axes.set_yticks(range(len(part)), [score.name for score in part], fontsize=8 if columns > 1 else 9)
         axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xlabel("%")
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)

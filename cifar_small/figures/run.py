@@ -163,20 +163,20 @@ def draw_timeline(
     axes[0].set_ylabel("learning rate")
     axes[0].set_ylim(bottom=0)
     axes[0].set_title(title)
-    for one, (name, bars) in zip(axes[1:], rows.items(), strict=True):
-        one.set_yticks([])
-        one.grid(visible=False)
-        one.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=9)
-        one.spines["left"].set_visible(False)
+    for panel, (name, bars) in zip(axes[1:], rows.items(), strict=True):
+        panel.set_yticks([])
+        panel.grid(visible=False)
+        panel.set_ylabel(name.replace("_", " "), rotation=0, ha="right", va="center", fontsize=9)
+        panel.spines["left"].set_visible(False)
         for (left, right, _, strength), text in zip(bars, words[name], strict=True):
             if strength:
-                one.axvspan(left, right, facecolor=ORANGE, alpha=strength, edgecolor="white", linewidth=3)
+                panel.axvspan(left, right, facecolor=ORANGE, alpha=strength, edgecolor="white", linewidth=3)
             under = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1.5}  # keeps boundaries out of the words
-            middle, of_axes = (left + right) / 2, one.get_xaxis_transform()
-            one.text(middle, 0.5, text, ha="center", va="center", fontsize=7, transform=of_axes, bbox=under)
-    for one in axes:
+            middle, of_axes = (left + right) / 2, panel.get_xaxis_transform()
+            panel.text(middle, 0.5, text, ha="center", va="center", fontsize=7, transform=of_axes, bbox=under)
+    for panel in axes:
         for boundary in bounds[1:-1]:
-            one.axvline(boundary, color=GREY, linestyle="--", linewidth=0.8)
+            panel.axvline(boundary, color=GREY, linestyle="--", linewidth=0.8)
     axes[-1].set_xlabel("epoch")
     axes[-1].set_xlim(0, bounds[-1])
     axes[-1].xaxis.get_major_locator().set_params(integer=True)

@@ -55,7 +55,7 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
         name=f"{TITLES[method]}: {parts}",
         method=method,
         members=[facts[index].updated(weight=float(weights[index])) for index in taken],
-        left_out=[one for index, one in enumerate(facts) if index not in taken],
+        left_out=[member for index, member in enumerate(facts) if index not in taken],
         fitted_on=fitted_on,
         lineage=sorted({line for index in taken for line in facts[index].lineage}),
         parameters=sum(facts[index].parameters for index in taken),
@@ -133,20 +133,20 @@ def _fit(
     logits, labels = _join(own), own[0].labels
     assert labels is not None
     weights = fit_weights(logits, labels) if method == "weighted" else select_greedily(logits, labels)
-    hashes = [one.meta.sha256 for one in own]
+    hashes = [predictions.meta.sha256 for predictions in own]
     return weights, FittedOn(split="val", images=len(labels), images_sha256=own[0].meta.images_sha256, predictions=hashes)
 
 
 def match_val(members: Sequence[Predictions], val: Sequence[Predictions]) -> list[Predictions]:
     """Each member's own predictions of val, in the members' order. Raises DataError where one is missing or not of val."""
     by_maker: dict[str, Predictions] = {}
-    for one in val:
-        if one.meta.split != "val" or one.labels is None:
+    for predictions in val:
+        if predictions.meta.split != "val" or predictions.labels is None:
             raise DataError(
-                f"{_file(one)} is of the split {one.meta.split}; weights are fitted on val alone, never on what is "
-                "scored: predict val"
+                f"{_file(predictions)} is of the split {predictions.meta.split}; weights are fitted on val alone, never on "
+                "what is scored: predict val"
             )
-        by_maker[one.meta.maker] = one
+        by_maker[predictions.meta.maker] = predictions
     missing = [member for member in members if member.meta.maker not in by_maker]
     if missing:
         raise DataError(
@@ -161,9 +161,11 @@ def find_val(paths: Sequence[Path], members: Sequence[Predictions]) -> list[Pred
     """The val predictions that lie beside the members' files and were made as these were; perhaps not of every member."""
     found = []
     for path, member in zip(paths, members, strict=True):
-        beside = (one for _, one in find_predictions(path.parent, "val*.npz"))
-        alike = (one for one in beside if one.meta.split == "val" and one.meta.maker == member.meta.maker)
-        found += [one for one in alike if one.labels is not None][:1]
+        beside = (candidate for _, candidate in find_predictions(path.parent, "val*.npz"))
+        alike = (
+            candidate for candidate in beside if candidate.meta.split == "val" and candidate.meta.maker == member.meta.maker
+        )
+        found += [candidate for candidate in alike if candidate.labels is not None][:1]
     return found
 
 
@@ -201,5 +203,5 @@ def judge(joined: Predictions, members: Sequence[Predictions]) -> Verdict:
     """An ensemble against its best member, on labelled images."""
     assert joined.labels is not None
     right = [logits.argmax(axis=-1) == joined.labels for logits in _join(members)]
-    best = int(np.argmax([one.sum() for one in right]))
+    best = int(np.argmax([hits.sum() for hits in right]))
     return Verdict.between("ensemble", joined.correct, _labels(members)[best], right[best])

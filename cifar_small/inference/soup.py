@@ -72,7 +72,7 @@ def make_soup(
     content = pot.average([nets[index] for index in taken]) | {"soup": plain_all(members)}
     # Of all runs together, those left out too: it took them to make it.
     summaries = [summary for run in runs if (summary := run.summary()) is not None]
-    epochs, seconds = sum(one.epochs for one in summaries), sum(one.seconds for one in summaries)
+    epochs, seconds = sum(summary.epochs for summary in summaries), sum(summary.seconds for summary in summaries)
     write_start(output, config, {**describe(pot.device, pot.precision), "processes": 1}, command, epochs)
     save_checkpoint(output.best, content)
     predictions = predict_images(replace(load_net(output), config=config), pot.val, config.views, progress=True)
@@ -125,7 +125,7 @@ class WeightAverager:
     def average(self, nets: Sequence[Net]) -> dict[str, Any]:
         """Average the weights of nets and refresh the statistics; returns what `best.pt` holds, accuracy on val included."""
         net, model = self.net, self.model
-        model.load_state_dict(average_weights([one.model.state_dict() for one in nets]))
+        model.load_state_dict(average_weights([net.model.state_dict() for net in nets]))
         pixels = (net.preprocess(batch) for batch in self.batches)
         with autocast(self.device, self.precision):
             refresh_statistics(model, (batch.contiguous(memory_format=torch.channels_last) for batch in pixels))
@@ -141,13 +141,13 @@ class WeightAverager:
             "std": list(net.std),
             **({"pixels": net.pixels.plain()} if net.pixels else {}),
             "parameters": net.parameters,
-            "epoch": max(one.facts.epoch for one in nets),
+            "epoch": max(net.facts.epoch for net in nets),
             "val_accuracy": (logits.argmax(1) == labels).float().mean().item(),
             "selection": net.config.selection,
             "data": net.facts.data.plain(),
-            "ancestors": plain_all(_distinct(ancestor for one in nets for ancestor in one.facts.ancestors)),
-            "lineage": _distinct(line for one in nets for line in one.facts.lineage),
-            "teachers": plain_all(_distinct(teacher for one in nets for teacher in one.facts.teachers)),
+            "ancestors": plain_all(_distinct(ancestor for net in nets for ancestor in net.facts.ancestors)),
+            "lineage": _distinct(line for net in nets for line in net.facts.lineage),
+            "teachers": plain_all(_distinct(teacher for net in nets for teacher in net.facts.teachers)),
         }
 
 
@@ -173,7 +173,7 @@ def _choose(pot: WeightAverager, nets: Sequence[Net], order: Sequence[int]) -> l
     """The members of a greedy soup, tried in this order."""
     taken, accuracy = [order[0]], nets[order[0]].facts.val_accuracy
     for index in order[1:]:
-        tried = pot.average([nets[one] for one in [*taken, index]])["val_accuracy"]
+        tried = pot.average([nets[position] for position in [*taken, index]])["val_accuracy"]
         if tried >= accuracy:
             taken, accuracy = [*taken, index], tried
     return taken
@@ -184,7 +184,7 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
         raise UserError(f"a soup needs at least two runs, got {len(nets)}")
     first, where = nets[0], runs[0].folder
     for number, (run, net) in enumerate(zip(runs, nets, strict=True)):
-        ours, theirs = (one.config.model.model_dump() for one in (net, first))
+        ours, theirs = (member.config.model.model_dump() for member in (net, first))
         if ours != theirs:
             keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
             differing = "; ".join(f"model.{key}: {theirs.get(key)} and {ours.get(key)}" for key in keys)

@@ -43,7 +43,9 @@ def describe(evaluation: Evaluation) -> str:
         lines.append(f"val also chose {evaluation.val_chose}, so its accuracy is optimistic; test is unbiased")
     blocks = ["\n".join(lines), _calibration_text(evaluation), _class_text(evaluation)]
     if evaluation.confused:
-        pairs = [f"  {one.true} -> {one.predicted}: {one.images:,} ({one.share:.1%})" for one in evaluation.confused[:PAIRS]]
+        pairs = [
+            f"  {pair.true} -> {pair.predicted}: {pair.images:,} ({pair.share:.1%})" for pair in evaluation.confused[:PAIRS]
+        ]
         blocks.append("\n".join(["most confused, with the share of the true class:", *pairs]))
     return "\n\n".join(blocks)
 
@@ -55,12 +57,12 @@ def _calibration_text(evaluation: Evaluation) -> str:
     rows = [
         (
             name,
-            f"{one.nll:.4f}",
-            f"{one.brier:.4f}",
-            f"{100 * one.reliability.ece:.2f}",
-            f"{100 * one.reliability.ece_by_chance:.2f}",
+            f"{calibration.nll:.4f}",
+            f"{calibration.brier:.4f}",
+            f"{100 * calibration.reliability.ece:.2f}",
+            f"{100 * calibration.reliability.ece_by_chance:.2f}",
         )
-        for name, one in found.items()
+        for name, calibration in found.items()
     ]
     header = ("logits", "NLL, nats", "Brier score", "ECE (15 bins), %", "ECE by chance alone, %")
     table = to_text([Table("", header, tuple(rows))])
@@ -68,27 +70,27 @@ def _calibration_text(evaluation: Evaluation) -> str:
         return table
     note = f"temperature fitted on {scaling.file}, {scaling.images:,} images of val"
     if scaling.of_halves:
-        halves = " and ".join(f"{one:.3f}" for one in scaling.of_halves)
+        halves = " and ".join(f"{temperature:.3f}" for temperature in scaling.of_halves)
         note += f";\nthese are the same images, so each half is scored with the temperature of the other: {halves}"
     return f"{table}\n({note})"
 
 
 def _class_text(evaluation: Evaluation) -> str:
-    classes = sorted(evaluation.classes, key=lambda one: (1.0 if one.f1 is None else one.f1, one.name))
+    classes = sorted(evaluation.classes, key=lambda score: (1.0 if score.f1 is None else score.f1, score.name))
     shown = classes if len(classes) <= LONGEST else classes[:WORST]
     header = ("class", "images", "predicted", "precision %", "recall %", "95 % interval", "F1 %")
-    table = to_text([Table("", header, tuple(_class_cells(one) for one in shown))])
+    table = to_text([Table("", header, tuple(_class_cells(score) for score in shown))])
     left_out = len(classes) - len(shown)
     return f"{table}\n({left_out} classes with a higher F1 are in evaluation.json)" if left_out else table
 
 
-def _class_cells(one: ClassScore) -> tuple[str, ...]:
+def _class_cells(score: ClassScore) -> tuple[str, ...]:
     def percent(share: float | None) -> str:
         return "-" if share is None else f"{100 * share:.1f}"
 
-    interval = "-" if one.recall_interval is None else " to ".join(percent(end) for end in one.recall_interval)
-    counts = (f"{one.images:,}", f"{one.predicted:,}")
-    return (one.name, *counts, percent(one.precision), percent(one.recall), interval, percent(one.f1))
+    interval = "-" if score.recall_interval is None else " to ".join(percent(end) for end in score.recall_interval)
+    counts = (f"{score.images:,}", f"{score.predicted:,}")
+    return (score.name, *counts, percent(score.precision), percent(score.recall), interval, percent(score.f1))
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None) -> list[Path]:
@@ -99,7 +101,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None
     title = title_of(evaluation)
     low, high = evaluation.interval
     accuracy = f"{title}\n{evaluation.accuracy:.2%} right, 95 % interval {low:.2%} to {high:.2%}"
-    names = [one.name for one in evaluation.classes]
+    names = [score.name for score in evaluation.classes]
     for name in FILES:
         (folder / name).unlink(missing_ok=True)  # an evaluation that this one replaces may have drawn more than this one
     write_json(folder / "evaluation.json", plain_evaluation(evaluation))
@@ -112,7 +114,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None
         save(draw_confused(evaluation.confused, f"{title}\nmost confused"), folder / "confused.png")
     if evaluation.mistakes and images is not None:
         place = {int(image): row for row, image in enumerate(images.ids)}
-        tiles = [(images.images[place[one.id]], one) for one in evaluation.mistakes]
+        tiles = [(images.images[place[mistake.id]], mistake) for mistake in evaluation.mistakes]
         wrong = evaluation.images - evaluation.right
         sheet = f"{title}\nthe {len(tiles)} most confident of {wrong:,} mistakes: what it is, what it was called"
         save(draw_mistakes(tiles, sheet), folder / "mistakes.png")
@@ -123,13 +125,18 @@ def describe_ablation(ablation: Ablation) -> str:
     """The table for the terminal, with what it does not say by itself."""
     plain = ablation.choices[0]
     rows = []
-    for one in ablation.choices:
-        low, high = one.interval
-        scores = (f"{100 * one.accuracy:.2f}", f"{100 * low:.2f} to {100 * high:.2f}")
+    for choice in ablation.choices:
+        low, high = choice.interval
+        scores = (f"{100 * choice.accuracy:.2f}", f"{100 * low:.2f} to {100 * high:.2f}")
         tested: tuple[str, ...] = ("", "", "", "")
-        if one is not plain:
-            tested = (f"{100 * (one.accuracy - plain.accuracy):+.2f}", str(one.gained), str(one.lost), p_text(one.p))
-        rows.append((one.views, str(one.passes), f"{one.seconds:.1f}", *scores, *tested, f"{one.nll:.4f}"))
+        if choice is not plain:
+            tested = (
+                f"{100 * (choice.accuracy - plain.accuracy):+.2f}",
+                str(choice.gained),
+                str(choice.lost),
+                p_text(choice.p),
+            )
+        rows.append((choice.views, str(choice.passes), f"{choice.seconds:.1f}", *scores, *tested, f"{choice.nll:.4f}"))
     header = ("views", "passes", "seconds", "accuracy %", "95 % interval", "points", "gained", "lost", "p", "NLL")
     tests = len(ablation.choices) - 1
     weights = ", ".join(f"{view} {weight:.3f}" for view, weight in ablation.weights)

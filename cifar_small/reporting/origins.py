@@ -53,13 +53,13 @@ def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Page
             subjects.append(PageEntry(row.name, (by_name[row.name],), (row,)))
         elif group.name not in done:
             done.add(group.name)
-            subjects.append(PageEntry(group.name, tuple(by_name[one.name] for one in group.rows), group.rows, group))
+            subjects.append(PageEntry(group.name, tuple(by_name[row.name] for row in group.rows), group.rows, group))
     return subjects
 
 
 def find_origins(subjects: Sequence[PageEntry]) -> list[Question]:
     """The questions a grader asks; seeds of a recipe that answer differently are told apart."""
-    by_weights = {str(entry.meta.weights_sha256): entry for one in subjects for entry in one.entries if entry.run}
+    by_weights = {str(entry.meta.weights_sha256): entry for subject in subjects for entry in subject.entries if entry.run}
     asked: list[tuple[str, Callable[[Entry, EntryRow], Answer]]] = [
         ("within its rules", lambda _, row: _legal(row)),
         ("started from", lambda _, row: _start(row)),
@@ -81,22 +81,22 @@ def find_origins(subjects: Sequence[PageEntry]) -> list[Question]:
     questions = []
     for question, answer in asked:
         answers = [
-            _joined([(row.seed, answer(entry, row)) for entry, row in zip(one.entries, one.rows, strict=True)])
-            for one in subjects
+            _joined([(row.seed, answer(entry, row)) for entry, row in zip(subject.entries, subject.rows, strict=True)])
+            for subject in subjects
         ]
-        if any(one.text for one in answers):  # nobody is taught where nobody has teachers
+        if any(answer.text for answer in answers):  # nobody is taught where nobody has teachers
             questions.append(Question(question, tuple(answers)))
     return questions
 
 
 def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
     """The answers of seeds as one: what all say, or what each says, in the status of the worst."""
-    status = max((one.status for _, one in answers), key=STATUSES.index)
-    if len({one.text for _, one in answers}) == 1:
+    status = max((answer.status for _, answer in answers), key=STATUSES.index)
+    if len({answer.text for _, answer in answers}) == 1:
         return Answer(answers[0][1].text, status)
-    if all(one.text == str(seed) for seed, one in answers):
-        return Answer(", ".join(one.text for _, one in answers), status)
-    return Answer("; ".join(f"seed {seed}: {one.text}" for seed, one in answers), status)
+    if all(answer.text == str(seed) for seed, answer in answers):
+        return Answer(", ".join(answer.text for _, answer in answers), status)
+    return Answer("; ".join(f"seed {seed}: {answer.text}" for seed, answer in answers), status)
 
 
 def _legal(row: EntryRow) -> Answer:
@@ -112,8 +112,8 @@ def _made_of(entry: Entry) -> Answer:
     meta = entry.meta
     if meta.method is None:
         return Answer("")
-    taken = [f"{one.label()} x {one.weight:.3f}" if meta.fitted_on else one.label() for one in entry.parts]
-    left_out = f"; left out: {', '.join(one.label() for one in meta.left_out)}" if meta.left_out else ""
+    taken = [f"{part.label()} x {part.weight:.3f}" if meta.fitted_on else part.label() for part in entry.parts]
+    left_out = f"; left out: {', '.join(member.label() for member in meta.left_out)}" if meta.left_out else ""
     return Answer(f"{TITLES[meta.method]}: {', '.join(taken)}{left_out}")
 
 
@@ -139,18 +139,18 @@ def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
     """How often a run read test; of an ensemble, how often its members did, where their runs are on the page."""
     if entry.is_ensemble:
         members = [by_weights.get(str(part.weights_sha256)) for part in entry.parts]
-        answers = [_readings(one, by_weights) for one in members if one is not None]
+        answers = [_readings(member, by_weights) for member in members if member is not None]
         if len(answers) < len(members):
             return Answer("not known")
-        status = max((one.status for one in answers), key=STATUSES.index)
-        return Answer("by its members: " + "; ".join(dict.fromkeys(one.text for one in answers)), status)
+        status = max((answer.status for answer in answers), key=STATUSES.index)
+        return Answer("by its members: " + "; ".join(dict.fromkeys(answer.text for answer in answers)), status)
     if entry.run is None:
         return Answer("not known")
     readings = entry.run.test_readings()
     if not readings:
         return Answer("never")
     times = "once" if len(readings) == 1 else f"{len(readings)} times"
-    dates = ", ".join(dict.fromkeys(one.time[:10] for one in readings))
+    dates = ", ".join(dict.fromkeys(reading.time[:10] for reading in readings))
     return Answer(f"{times} ({dates})", "good" if len(readings) == 1 else "warn")
 
 
@@ -163,8 +163,8 @@ def _sessions(entry: Entry) -> Answer:
 
 def _code(entry: Entry) -> Answer:
     made: Sequence[NetFacts | Session] = entry.parts if entry.run is None else entry.run.sessions()
-    commits = list(dict.fromkeys(one.commit[:12] for one in made if one.commit))
-    if any(one.dirty for one in made):
+    commits = list(dict.fromkeys(session.commit[:12] for session in made if session.commit))
+    if any(session.dirty for session in made):
         return Answer(", ".join(commits) + ", with changes that were not committed", "warn")
     return Answer(", ".join(commits) or "not known", "good" if commits else "warn")
 

@@ -95,11 +95,11 @@ def render_page(
     return template.render(
         title=title,
         subtitle=_subtitle(entries),
-        heroes=[_hero(one, any("test" in other.predictions for other in entries)) for one in subjects],
+        heroes=[_hero(subject, any("test" in other.predictions for other in entries)) for subject in subjects],
         tables=[*_tables(comparison), *speeds],
-        subjects=[one.name for one in subjects],
+        subjects=[subject.name for subject in subjects],
         origins=find_origins(subjects),
-        parts=[_part(one, images_of, pictures) for one in subjects],
+        parts=[_part(subject, images_of, pictures) for subject in subjects],
         pictures=pictures,
         folded=len(entries) > FEW,
         grid=_grid,
@@ -187,16 +187,16 @@ def _facts_of(entry: Entry) -> str:
     keys = ("name", "method", "fitted_on", "command", "config")
     plain = entry.meta.plain()
     facts = {key: plain[key] for key in keys if plain.get(key)}
-    members = [one.picked("name", "seed", "run", "file", "views", "weight") for one in entry.parts]
+    members = [part.picked("name", "seed", "run", "file", "views", "weight") for part in entry.parts]
     return str(yaml.safe_dump({**facts, **({"members": members} if entry.is_ensemble else {})}, sort_keys=False, width=120))
 
 
 def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]) -> list[ShownMistake]:
-    place = {int(one): row for row, one in enumerate(images.ids)}
+    place = {int(image_id): row for row, image_id in enumerate(images.ids)}
     shown = []
-    for one in mistakes:
-        number = pictures.setdefault(_data_uri(images.images[place[one.id]]), len(pictures))
-        shown.append(ShownMistake(one.id, number, one.predicted, f"{one.confidence:.0%}", one.true))
+    for mistake in mistakes:
+        number = pictures.setdefault(_data_uri(images.images[place[mistake.id]]), len(pictures))
+        shown.append(ShownMistake(mistake.id, number, mistake.predicted, f"{mistake.confidence:.0%}", mistake.true))
     return shown
 
 
@@ -229,12 +229,12 @@ def scores_table(evaluation: Evaluation) -> Table:
 def classes_table(evaluation: Evaluation) -> Table:
     """A row per class: images, recall with its interval, precision, F1."""
     rows = []
-    for one in evaluation.classes:
-        interval = one.recall_interval
-        recall = "" if one.recall is None else f"{100 * one.recall:.1f}"
+    for score in evaluation.classes:
+        interval = score.recall_interval
+        recall = "" if score.recall is None else f"{100 * score.recall:.1f}"
         span = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-        shares = ("" if value is None else f"{100 * value:.1f}" for value in (one.precision, one.f1))
-        rows.append((one.name, f"{one.images:,}", recall, span, *shares))
+        shares = ("" if value is None else f"{100 * value:.1f}" for value in (score.precision, score.f1))
+        rows.append((score.name, f"{score.images:,}", recall, span, *shares))
     header = ("class", "images", "recall %", "95 % interval", "precision %", "F1 %")
     return Table("By class", header, tuple(rows), (), "classes")
 

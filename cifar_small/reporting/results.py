@@ -93,7 +93,7 @@ def _short_table(header: Sequence[str], groups: Sequence[Sequence[_Recorded]]) -
 
 def _commands(group: Sequence[_Recorded]) -> str:
     """The commands of a recipe's first run, and the records of all."""
-    run, places = group[0].run, [one.place for one in group]
+    run, places = group[0].run, [record.place for record in group]
     commands = [session.command for session in run.sessions]
     links = [f"[record]({places[0]})", *(f"[{index}]({place})" for index, place in enumerate(places[1:], 2))]
     shown = dict.fromkeys(command for command in commands if "--resume" not in command or run.extended) or commands[:1]
@@ -101,22 +101,22 @@ def _commands(group: Sequence[_Recorded]) -> str:
 
 
 def _mean_val(group: Sequence[_Recorded]) -> float:
-    return statistics.mean(one.summary.val_accuracy for one in group)
+    return statistics.mean(record.summary.val_accuracy for record in group)
 
 
 def _row(group: Sequence[_Recorded]) -> list[str]:
     run, summary = group[0].run, group[0].summary
-    minutes = statistics.mean(one.summary.seconds for one in group) / 60
+    minutes = statistics.mean(record.summary.seconds for record in group) / 60
     chosen = ", *best*" if summary.selection == "best" else ""
     return [
         summary.name + (", extended on the way" if run.extended else ""),
         summary.data.text,
         f"{summary.parameters:,}",
         str(summary.epochs) + (f" of {summary.epochs_planned}, by patience" if summary.ended_early else ""),
-        f"{len(group)} ({', '.join(str(one.summary.seed) for one in group)})",
+        f"{len(group)} ({', '.join(str(record.summary.seed) for record in group)})",
         summary.views,
         f"{100 * _mean_val(group):.2f} ({summary.val_images:,}{chosen})",
-        _test([one.run for one in group]),
+        _test([record.run for record in group]),
         f"{minutes:.1f}",
         run.sessions[0].hardware,
     ]
@@ -127,7 +127,7 @@ def _test(runs: Sequence[RunRecord]) -> str:
     times = max(len(run.test_readings) for run in runs)
     read = "read once" if times == 1 else f"read {times} times"
     if not latest:
-        alike = all(readings_of([one], run.summary.weights_sha256) for run in runs for one in run.test_readings)
+        alike = all(readings_of([reading], run.summary.weights_sha256) for run in runs for reading in run.test_readings)
         return f"{read} with other {'views' if alike else 'weights or forms'}" if times else "not read"
     if len(latest) < len(runs):
         return f"{len(latest)} of {len(runs)} seeds read"

@@ -70,7 +70,7 @@ def describe_augment(augment: AnyAugment) -> str:
 
 
 def _describe_transform(entry: dict[str, Any]) -> str:
-    inner = f"({', '.join(_describe_transform(one) for one in entry['transforms'])})" if "transforms" in entry else ""
+    inner = f"({', '.join(_describe_transform(part) for part in entry['transforms'])})" if "transforms" in entry else ""
     return f"{entry['name']}{inner}" + (f" {entry['p']:g}" if "p" in entry else "")
 
 
@@ -111,23 +111,23 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
     settings = [phase.settings for phase in phases]
     rows: dict[str, list[str]] = {}
     for name in NUMBERS:
-        values = [getattr(one, name) for one in settings]
+        values = [getattr(phase, name) for phase in settings]
         if any(values):
             rows[name] = [f"{value:g}" if value else "-" for value in values]
-    if any(one.distill for one in settings):
-        rows["kd_weight"] = [f"{one.distill.kd_weight:g}" if one.distill else "-" for one in settings]
-    if any(one.resolution != 32 for one in settings):
-        rows["resolution"] = [str(one.resolution) for one in settings]
-    if any(one.swa for one in settings):
-        rows["swa_every"] = [str(one.swa.every) if one.swa else "-" for one in settings]
+    if any(phase.distill for phase in settings):
+        rows["kd_weight"] = [f"{phase.distill.kd_weight:g}" if phase.distill else "-" for phase in settings]
+    if any(phase.resolution != 32 for phase in settings):
+        rows["resolution"] = [str(phase.resolution) for phase in settings]
+    if any(phase.swa for phase in settings):
+        rows["swa_every"] = [str(phase.swa.every) if phase.swa else "-" for phase in settings]
     for kind in MIX_KINDS:
-        shares = [getattr(one.mix_probs, kind, 0) for one in settings]
+        shares = [getattr(phase.mix_probs, kind, 0) for phase in settings]
         if any(shares):
             rows[f"{kind}_prob"] = [f"{share:g}" if share else "-" for share in shares]
-    if any(one.mixes and one.mix_prob < 1 for one in settings):
-        rows["mix_prob"] = [f"{one.mix_prob:g}" if one.mixes else "-" for one in settings]
-    texts = [_texts(one) for one in settings]
-    return rows | {name: values for name in texts[0] if set(values := [one[name] for one in texts]) != {"-"}}
+    if any(phase.mixes and phase.mix_prob < 1 for phase in settings):
+        rows["mix_prob"] = [f"{phase.mix_prob:g}" if phase.mixes else "-" for phase in settings]
+    texts = [_texts(phase) for phase in settings]
+    return rows | {name: values for name in texts[0] if set(values := [text[name] for text in texts]) != {"-"}}
 
 
 def phase_bars(values: Sequence[str], bounds: Sequence[int]) -> list[Bar]:

@@ -22,9 +22,9 @@ def ancestor(name: str, data: DataFacts, weights_sha256: str, lineage: Sequence[
     return own.updated(taught=taught) if taught else own
 
 
-def in_words(one: Ancestor) -> str:
+def in_words(ancestor: Ancestor) -> str:
     """An ancestor in words: `name, trained on source`."""
-    return f"{one.name}, trained on {one.data.source}"
+    return f"{ancestor.name}, trained on {ancestor.data.source}"
 
 
 def through_teacher(line: str, teacher: str) -> str:
@@ -34,14 +34,14 @@ def through_teacher(line: str, teacher: str) -> str:
 
 def lineage_of(ancestors: Sequence[Ancestor], teachers: Sequence[TeacherFacts]) -> list[str]:
     """The lineage of a net that started from `ancestors` and learned from `teachers`."""
-    inherited = {through_teacher(line, one.label()) for one in teachers for line in one.lineage}
-    inherited.update(line for one in ancestors for line in one.taught)
-    return [*(in_words(one) for one in ancestors), *sorted(inherited)]
+    inherited = {through_teacher(line, teacher.label()) for teacher in teachers for line in teacher.lineage}
+    inherited.update(line for ancestor in ancestors for line in ancestor.taught)
+    return [*(in_words(ancestor) for ancestor in ancestors), *sorted(inherited)]
 
 
 def start_of(lineage: Sequence[str]) -> str:
     """Where a net comes from, in a word or two: scratch, pretrained, or pretrained teacher."""
-    if any(THROUGH_TEACHER not in one for one in lineage):
+    if any(THROUGH_TEACHER not in line for line in lineage):
         return "pretrained"
     return "pretrained teacher" if lineage else "scratch"
 
@@ -50,7 +50,7 @@ def fault_of(lineage: Sequence[str], rules: Rules) -> str | None:
     """What the rules forbid of a lineage, in a few words; None: nothing."""
     if rules.pretrained or not lineage:
         return None
-    if any(THROUGH_TEACHER not in one for one in lineage):
+    if any(THROUGH_TEACHER not in line for line in lineage):
         return "pretrained not allowed"
     return "pretrained teacher not allowed" if rules.pretrained_teacher == "forbidden" else None
 
@@ -59,7 +59,7 @@ def check_lineage(name: str, lineage: Sequence[str], rules: Rules) -> None:
     """Refuse what the rules forbid, by raising ConfigError that names the weights."""
     if fault_of(lineage, rules) is None:
         return
-    started = [one for one in lineage if THROUGH_TEACHER not in one]
+    started = [line for line in lineage if THROUGH_TEACHER not in line]
     if started:
         raise ConfigError(
             f"{name} started from other weights ({'; '.join(started)}); the rules say pretrained: false; "
@@ -73,15 +73,15 @@ def check_lineage(name: str, lineage: Sequence[str], rules: Rules) -> None:
 
 def check_unseen(ancestors: Sequence[Ancestor], data: DataFacts) -> None:
     """Refuse an ancestor that was trained on validation images of this run, by raising CheckpointError."""
-    for one in ancestors:
-        if _same_images(one.data, data) and one.data.val_sha256 != data.val_sha256:
+    for ancestor in ancestors:
+        if _same_images(ancestor.data, data) and ancestor.data.val_sha256 != data.val_sha256:
             raise CheckpointError(
-                f"{in_words(one)}, held out other val images than this run, so it was trained on some of this run's; "
+                f"{in_words(ancestor)}, held out other val images than this run, so it was trained on some of this run's; "
                 "train both with the same data.source, data.val_size and data.split_seed"
             )
 
 
-def _same_images(one: DataFacts, other: DataFacts) -> bool:
+def _same_images(data: DataFacts, other: DataFacts) -> bool:
     """Are these two the same training images? CIFAR-100 with its fine and its coarse labels is."""
     cifar100 = {"cifar100", "cifar100_coarse"}
-    return one.sha256 == other.sha256 or {one.source, other.source} == cifar100
+    return data.sha256 == other.sha256 or {data.source, other.source} == cifar100
