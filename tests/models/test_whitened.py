@@ -130,9 +130,9 @@ def test_a_stem_sees_all_classes_of_images_that_come_sorted(monkeypatch: pytest.
     monkeypatch.setattr(build, "fit_stem", lambda net, images, prepare: fitted.append(images))
 
     def in_order(config: Config) -> Any:
-        problem = load_datamodule(config)
-        order = problem.labels.argsort(stable=True)
-        return replace(problem, images=problem.images[order], labels=problem.labels[order])
+        datamodule = load_datamodule(config)
+        order = datamodule.labels.argsort(stable=True)
+        return replace(datamodule, images=datamodule.images[order], labels=datamodule.labels[order])
 
     trainers = []
     for load in (load_datamodule, in_order):

@@ -71,11 +71,11 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
     config = mixed_config()
     train(config, tmp_path / "run", quiet=True)
     assert len(fed) == 16
-    problem = load_datamodule(config)
-    images = choose_images(problem.labels, 40)
-    blocks = preview_blocks(resolve_config(config), problem, images, columns=3)
+    datamodule = load_datamodule(config)
+    images = choose_images(datamodule.labels, 40)
+    blocks = preview_blocks(resolve_config(config), datamodule, images, columns=3)
     assert [block.epochs for block in blocks] == [(0, 1), (2,), (3,)]
-    assert preview_blocks(resolve_config(config), problem, images[:2], epoch=1)[0].epochs == (1,)
+    assert preview_blocks(resolve_config(config), datamodule, images[:2], epoch=1)[0].epochs == (1,)
     left_out = mixed = 0
     for block in blocks:
         for index, row in zip(images, block.cells, strict=True):
@@ -88,7 +88,7 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
                 assert cell is not None
                 place = chosen_by_step[steps[0]].index(index)
                 pixels, target = fed[steps[0]][0][place], fed[steps[0]][1][place]
-                std, mean = (torch.tensor(values).view(3, 1, 1) for values in (problem.std, problem.mean))
+                std, mean = (torch.tensor(values).view(3, 1, 1) for values in (datamodule.std, datamodule.mean))
                 levels = (255 * (pixels * std + mean)).clamp(0, 255).permute(1, 2, 0)
                 assert np.abs(cell.pixels - levels.numpy()).max() < 0.51
                 for label, share in cell.shares.items():
@@ -113,8 +113,8 @@ def test_preview_draws_a_sheet(tmp_path: Path) -> None:
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     assert sheet.shape[0] > 3 * 100
     assert sheet.shape[1] > 5 * 100
-    problem = load_datamodule(config)
-    image = problem.images[choose_images(problem.labels, 1)[0]].permute(1, 2, 0).numpy().astype(int)
+    datamodule = load_datamodule(config)
+    image = datamodule.images[choose_images(datamodule.labels, 1)[0]].permute(1, 2, 0).numpy().astype(int)
     # The original stands on the sheet, enlarged about sixfold: one corner of the right place reproduces it.
     scale = 0.95 * 200 / 32
     errors = []

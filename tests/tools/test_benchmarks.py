@@ -229,8 +229,8 @@ def test_ceiling_does_the_work_of_a_step_without_learning(tiny: Tiny, tmp_path: 
 
 def test_plain_reference_learns_and_its_pixels_are_ours(tiny: Tiny) -> None:
     config = tiny(batch_size=16, data={"source": "digits", "val_size": 200, "train_limit": 64})
-    problem = load_datamodule(config)
-    plain = DataLoaderLoop(config, problem, workers=0)
+    datamodule = load_datamodule(config)
+    plain = DataLoaderLoop(config, datamodule, workers=0)
     assert plain.model.state_dict().keys() == build_model(config.model, 10).state_dict().keys()
     for _ in range(12):
         watch = Stopwatch(CPU, 3)
@@ -240,10 +240,12 @@ def test_plain_reference_learns_and_its_pixels_are_ours(tiny: Tiny) -> None:
     assert sum(plain.losses[-4:]) < 0.8 * sum(plain.losses[:4])
     source = plain.loader.dataset
     assert isinstance(source, loops.PlainImages)
-    fixed = loops.PlainImages(source.images, source.labels, loops.plain_transform(problem.mean, problem.std, augment=False))
+    fixed = loops.PlainImages(
+        source.images, source.labels, loops.plain_transform(datamodule.mean, datamodule.std, augment=False)
+    )
     pixels = torch.stack([fixed[index][0] for index in range(8)])
-    torch.testing.assert_close(pixels, normalize(problem.images[:8], problem.mean, problem.std), rtol=0, atol=1e-5)
-    assert [fixed[index][1] for index in range(8)] == problem.labels[:8].tolist()
+    torch.testing.assert_close(pixels, normalize(datamodule.images[:8], datamodule.mean, datamodule.std), rtol=0, atol=1e-5)
+    assert [fixed[index][1] for index in range(8)] == datamodule.labels[:8].tolist()
     torch.manual_seed(0)
     assert not torch.equal(torch.stack([source[index][0] for index in range(8)]), pixels)  # the real one is augmented
 
@@ -269,10 +271,10 @@ def test_torchvisions_loop_crops_and_covers_as_the_recipes_say() -> None:
 
 def test_random_images_take_the_place_of_the_data(tiny: Tiny, tmp_path: Path) -> None:
     config = tiny()
-    problem = load_datamodule(loops.synthetic(config, 130, tmp_path))
-    assert problem.images.shape == (130, 3, 32, 32)
-    assert len(problem.classes) == 10
-    assert problem.images.float().mean() == pytest.approx(127.5, abs=1)
+    datamodule = load_datamodule(loops.synthetic(config, 130, tmp_path))
+    assert datamodule.images.shape == (130, 3, 32, 32)
+    assert len(datamodule.classes) == 10
+    assert datamodule.images.float().mean() == pytest.approx(127.5, abs=1)
     again = loops.synthetic(config, 130, tmp_path)
     assert again.model_copy(update={"data": config.data}) == config  # nothing else has changed
 

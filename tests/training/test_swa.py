@@ -36,9 +36,9 @@ def settings(**changes: Any) -> Config:
 
 def clean_batches(config: Config, epoch: int) -> list[Tensor]:
     """The training images of a 0-based epoch, in its order and batches, normalised only."""
-    problem = load_datamodule(config)
-    order = epoch_order(len(problem.images), config.seed, epoch)
-    return [normalize(problem.images[rows], problem.mean, problem.std) for rows in order.split(config.batch_size)]
+    datamodule = load_datamodule(config)
+    order = epoch_order(len(datamodule.images), config.seed, epoch)
+    return [normalize(datamodule.images[rows], datamodule.mean, datamodule.std) for rows in order.split(config.batch_size)]
 
 
 @pytest.fixture(scope="module")
@@ -90,14 +90,14 @@ def test_batchnorm_has_the_statistics_of_clean_training_images_under_the_mean(
 
 def test_what_is_evaluated_is_what_is_stored(run: tuple[Path, list[dict[str, Tensor]], list[dict[str, Any]]]) -> None:
     folder, history, rows = run
-    problem = load_datamodule(settings())
-    labels = torch.from_numpy(problem.val.labels)
+    datamodule = load_datamodule(settings())
+    labels = torch.from_numpy(datamodule.val.labels)
     net = build_model(settings(model=MODEL).model, 10).eval()
     # before the average has taken an epoch in, the net itself counts
     for row, weights in zip(rows[:2] + rows[-1:], [*history[:2], load_checkpoint(folder / "best.pt")["weights"]], strict=True):
         net.load_state_dict(weights)
         with torch.no_grad():
-            logits = net(normalize(problem.val_images, problem.mean, problem.std))
+            logits = net(normalize(datamodule.val_images, datamodule.mean, datamodule.std))
         assert row["val_loss"] == pytest.approx(nn.functional.cross_entropy(logits, labels).item(), rel=1e-4)
         assert row["val_accuracy"] == pytest.approx((logits.argmax(1) == labels).float().mean().item())
     assert rows[2]["val_loss"] == rows[3]["val_loss"]  # every: 2, so the average of epoch 4 is that of epoch 3

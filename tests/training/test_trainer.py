@@ -441,11 +441,13 @@ def test_training_never_reads_the_test_split(tiny: Tiny, tmp_path: Path, monkeyp
 
 def test_val_is_the_plain_images(tiny: Tiny) -> None:
     config = tiny(augment={"crop": 4, "flip": "random", "cutout": 8})
-    problem = load_datamodule(config)
-    assert np.array_equal(problem.val_images.permute(0, 2, 3, 1).numpy(), problem.val.images)
+    datamodule = load_datamodule(config)
+    assert np.array_equal(datamodule.val_images.permute(0, 2, 3, 1).numpy(), datamodule.val.images)
     everything_read = cifar_small.data.load_train(config.data)
     by_id = {int(number): row for number, row in zip(everything_read.ids, everything_read.images, strict=True)}
-    assert all(np.array_equal(by_id[int(number)], row) for number, row in zip(problem.val.ids, problem.val.images, strict=True))
+    assert all(
+        np.array_equal(by_id[int(number)], row) for number, row in zip(datamodule.val.ids, datamodule.val.images, strict=True)
+    )
 
 
 def test_average_counts_and_is_not_the_model(undisturbed: Path) -> None:

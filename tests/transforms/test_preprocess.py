@@ -77,12 +77,12 @@ def test_int8_and_its_speed_are_of_enlarged_images(enlarged: Run, tmp_path: Path
 
 def test_a_teacher_enlarges_what_its_pupil_sees(enlarged: Run) -> None:
     config = parse_config(tiny_raw(distill={"teachers": [str(enlarged.folder)]}))
-    problem = load_datamodule(config)
-    teacher_targets, _ = load_teacher_targets(resolve_config(config), problem, 64)
+    datamodule = load_datamodule(config)
+    teacher_targets, _ = load_teacher_targets(resolve_config(config), datamodule, 64)
     net = load_net(enlarged)
-    pixels = Preprocess(problem.mean, problem.std).normalize(problem.images[:16])
+    pixels = Preprocess(datamodule.mean, datamodule.std).normalize(datamodule.images[:16])
     with torch.no_grad():
-        expected = net.model.eval()(net.preprocess(problem.images[:16]))
+        expected = net.model.eval()(net.preprocess(datamodule.images[:16]))
         got = teacher_targets[0].teachers[0](pixels)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
 
