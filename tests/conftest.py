@@ -65,7 +65,7 @@ def quick_runs() -> Iterator[None]:
     read = cache(load_train)
     with pytest.MonkeyPatch.context() as patch:
         for name in ("draw_curves", "draw_confusion"):
-            patch.setattr(summary, name, lambda *_: None)
+            patch.setattr(summary, name, lambda *_, **__: None)
         patch.setattr(summary, "save", lambda _, path: write_atomic(path, b"a picture"))
         patch.setattr(datamodule, "load_train", lambda data: read(data) if data.source == "digits" else load_train(data))
         yield

@@ -112,7 +112,7 @@ def _preview_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epoch", type=int, metavar="E", help="start at this epoch and draw only its phase (default: every phase)"
     )
-    parser.add_argument("--images", type=int, default=8, metavar="N", help="rows (default: 8)")
+    parser.add_argument("--images", type=int, metavar="N", help="rows (default: one a class, 8 to 20)")
     parser.add_argument("--columns", type=int, default=4, metavar="N", help="epochs of each phase (default: 4)")
     add_output(parser, "PNG to write (default: <name>-preview.png)")
     add_overwrite(parser)

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from cifar_small.evaluation.entries import EntryRow
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
-from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure
+from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure, percent_ticks
 from cifar_small.metrics.calibration import Reliability
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.coverage import CoverageCurve
@@ -54,6 +54,7 @@ def draw_per_class(classes: Sequence[ClassScore], title: str) -> Figure:
         axes.set_yticks(range(len(part)), [score.name for score in part], fontsize=8 if columns > 1 else 9)
         axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xlabel("%")
+    percent_ticks(panels[0].xaxis)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     figure.suptitle(title)
     return figure
@@ -76,7 +77,7 @@ def draw_reliability(evaluation: Evaluation, title: str = "") -> Figure:
         below.set_xlabel("confidence, %")
     grid[0, 0].set_ylabel("accuracy, %")
     grid[1, 0].set_ylabel("% of images")
-    grid[0, 0].legend(fontsize=8, loc="upper left")
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
     if title:
         figure.suptitle(title)
     return figure
@@ -96,7 +97,7 @@ def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
         confidence,
         accuracy,
         yerr=spread,
-        fmt="o-",
+        fmt="o",  # a line would dive into every bin of one image
         color=BLUE,
         markersize=4,
         linewidth=1.2,
@@ -149,6 +150,7 @@ def draw_coverage(
     low = min(float(curve.accuracies[settled].min()) for curve in curves.values())
     low = 100 * min(low, float(best.accuracies[-1]))
     axes.set_ylim(low - 0.08 * (100 - low) - 0.1, 100 + 0.04 * (100 - low) + 0.05)
+    percent_ticks(axes.yaxis)
     axes.set_xlim(0, 100)
     axes.set_xlabel("coverage: % of images kept, the surest first")
     axes.set_ylabel("accuracy on those kept, %")
@@ -189,8 +191,15 @@ def draw_accuracy_over_size(rows: Sequence[EntryRow], split: str, title: str) ->
             axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=color, mfc=face, ms=15, capsize=3, linewidth=1.2)
             text = WHITE if row.legal else color
             axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
+        if name == "parameters":
+            for budget in sorted({row.budget for _, row, _ in shown}):
+                axes.axvline(budget, color=GREY, linewidth=1, linestyle="--")
+                words = {"rotation": 90, "ha": "right", "va": "bottom", "color": GREY, "fontsize": 8}
+                axes.text(budget, 0.02, f"budget {budget:,}", transform=axes.get_xaxis_transform(), **words)
+            sizes = [*sizes, *(row.budget for _, row, _ in shown)]
         axes.set_xscale("log")
         axes.margins(x=0.12, y=0.08)
+        percent_ticks(axes.yaxis)
         axes.xaxis.get_major_locator().set_params(subs=(1, 1.5, *range(2, 10)) if 0 < _decades(sizes) <= 0.4 else (1, 2, 5))
         axes.xaxis.set_major_formatter(_short_number)
         axes.minorticks_off()

@@ -11,27 +11,41 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.figures.style import BLUE, GREY, INK, LINES, ORANGE, Figure, in_style, new_figure
+from cifar_small.figures.style import BLUE, GREY, INK, LINES, ORANGE, Figure, in_style, new_figure, percent_ticks
 
 
 @in_style
-def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title: str = "") -> Figure:
-    """Loss, accuracy and learning rate over epochs, phase boundaries dashed; rows as in `metrics.csv`."""
+def draw_curves(
+    rows: Sequence[dict[str, Any]],
+    boundaries: Sequence[int],
+    title: str = "",
+    *,
+    selected: int | None = None,
+    distilled: bool = False,
+) -> Figure:
+    """Loss, accuracy and learning rate over epochs, phase boundaries dashed; rows as in `metrics.csv`.
+
+    selected: the epoch whose weights count, None while that is open; distilled: is a teacher's loss part of that on train?
+    """
     figure = new_figure(12, 3.6)
     epochs = [row["epoch"] for row in rows]
-    mixed = any(row["train_targets"] == "mixed" for row in rows)
-    train = "train (mixed targets)" if mixed else "train (augmented)"
+    mixed = [int(row["epoch"]) for row in rows if row["train_targets"] == "mixed"]
+    where = "" if len(mixed) == len(rows) else f", epochs {_spans(mixed)}"
+    train = f"train (mixed targets{where})" if mixed else "train (augmented)"
+    losses = "loss, nats (train: with the teacher's)" if distilled else "cross-entropy, nats"
     loss, accuracy, rate = figure.subplots(1, 3)
     marker = "o" if len(rows) < 30 else None
-    for axes, key, scale, label in ((loss, "loss", 1, "cross-entropy, nats"), (accuracy, "accuracy", 100, "accuracy, %")):
+    for axes, key, scale, label in ((loss, "loss", 1, losses), (accuracy, "accuracy", 100, "accuracy, %")):
         for part, color, name in (("train", ORANGE, train), ("val", BLUE, "val")):
             values = [row[f"{part}_{key}"] * scale for row in rows]
             axes.plot(epochs, values, color=color, label=name, marker=marker, markersize=3, linewidth=1.6)
         axes.set_ylabel(label)
-        axes.legend()
-    best = max(rows, key=lambda row: row["val_accuracy"])
-    accuracy.axhline(100 * best["val_accuracy"], color=GREY, linewidth=0.8, linestyle=":")
-    accuracy.set_title(f"best val {100 * best['val_accuracy']:.2f} % at epoch {best['epoch']:.0f}", fontsize=10)
+    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)  # inside it would hide lines
+    percent_ticks(accuracy.yaxis)
+    shown = max((row for row in rows if selected in (None, row["epoch"])), key=lambda row: row["val_accuracy"])
+    accuracy.axhline(100 * shown["val_accuracy"], color=GREY, linewidth=0.8, linestyle=":")
+    said = "best val" if selected is None else "selected: val"
+    accuracy.set_title(f"{said} {100 * shown['val_accuracy']:.2f} % at epoch {shown['epoch']:.0f}", fontsize=10)
     rate.plot(epochs, [row["lr"] for row in rows], color=GREY, marker=marker, markersize=3, linewidth=1.6)
     rate.set_ylabel("learning rate (last step)")
     for axes in (loss, accuracy, rate):
@@ -44,6 +58,13 @@ def draw_curves(rows: Sequence[dict[str, Any]], boundaries: Sequence[int], title
     return figure
 
 
+def _spans(epochs: Sequence[int]) -> str:
+    """1, 2, 3, 5 as `1-3, 5`."""
+    starts = [one for one in epochs if one - 1 not in epochs]
+    ends = [one for one in epochs if one + 1 not in epochs]
+    return ", ".join(str(start) if start == end else f"{start}-{end}" for start, end in zip(starts, ends, strict=True))
+
+
 @in_style
 def draw_val_accuracy(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
     """Accuracy on val over epochs, a line a run; runs: (label, rows as in `metrics.csv`)."""
@@ -53,6 +74,8 @@ def draw_val_accuracy(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> F
         epochs, accuracies = [row["epoch"] for row in rows], [100 * row["val_accuracy"] for row in rows]
         axes.plot(epochs, accuracies, color=color, linewidth=1, label=label)
     axes.set(xlabel="epoch", ylabel="accuracy on val, %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    percent_ticks(axes.yaxis)
     axes.legend()
     return figure
 
@@ -201,6 +224,7 @@ def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, split: 
     axes.set_yticks(range(len(cells)), [name for name, _ in cells])
     axes.set_ylim(len(cells) - 0.5, -0.5)
     axes.set_xlabel(f"{split} accuracy, %")
+    percent_ticks(axes.xaxis)
     figure.legend(loc="outside lower right", ncols=2)
     figure.suptitle(title)
     return figure
@@ -262,6 +286,7 @@ def draw_marginals(panels: Sequence[Dots], title: str) -> Figure:
         axes.set_xlabel(panel.name)
         if place % columns == 0:
             axes.set_ylabel("val accuracy, %")
+    percent_ticks(grid[0, 0].yaxis)  # which all panels share
     figure.legend(loc="outside lower right", ncols=2)
     figure.suptitle(title)
     return figure

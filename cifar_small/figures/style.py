@@ -83,6 +83,12 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(scale * width, scale * height), layout="constrained")
 
 
+def percent_ticks(axis: Any) -> None:
+    """Leave out the ticks of an axis of shares in % that lie below 0 or above 100."""
+    low, high = sorted(axis.get_view_interval())
+    axis.set_ticks([tick for tick in axis.get_ticklocs() if max(low, 0) <= tick <= min(high, 100)])
+
+
 def render(figure: Figure, kind: str) -> bytes:
     """A figure as the content of a png, svg or pdf file, the same bytes for the same figure."""
     from matplotlib import rc_context

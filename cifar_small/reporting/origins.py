@@ -41,6 +41,12 @@ class Question:
     question: str
     answers: tuple[Answer, ...]
 
+    def together(self) -> list[tuple[Answer, list[int]]]:
+        """Each different answer with the places of the subjects that give it."""
+        return [
+            (one, [place for place, other in enumerate(self.answers) if other == one]) for one in dict.fromkeys(self.answers)
+        ]
+
 
 def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[PageEntry]:
     """What to show, in the order of the entries; each stands alone where there are few."""

@@ -12,7 +12,7 @@ import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -20,21 +20,23 @@ import yaml
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup, escape
 
+from cifar_small.config.phases import resolve_phases
 from cifar_small.data import Images
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
 from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
 from cifar_small.figures.confusion import draw_confusion
-from cifar_small.figures.evaluation import draw_reliability
-from cifar_small.figures.run import draw_curves
+from cifar_small.figures.evaluation import draw_accuracy_over_size, draw_reliability
+from cifar_small.figures.run import draw_curves, draw_val_accuracy
 from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import ensembles_table, groups_table, p_text, score_text
 from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
 from cifar_small.reporting.tables import Table
-from cifar_small.runs.directory import read_metrics
+from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.lineage import start_of
 from cifar_small.runs.predictions import Predictions
 
+WIDEST = 3  # models whose origins stand in columns side by side; of more, each answer names its models
 Picture = npt.NDArray[np.uint8]
 
 
@@ -97,8 +99,10 @@ def render_page(
         subtitle=_subtitle(entries),
         heroes=[_hero(subject, any("test" in other.predictions for other in entries)) for subject in subjects],
         tables=[*_tables(comparison), *speeds],
+        charts=_charts(entries, comparison),
         subjects=[subject.name for subject in subjects],
         origins=find_origins(subjects),
+        together=len(subjects) > WIDEST,
         parts=[_part(subject, images_of, pictures) for subject in subjects],
         pictures=pictures,
         folded=len(entries) > FEW,
@@ -151,6 +155,29 @@ def _tables(comparison: Comparison) -> list[Table]:
     return tables
 
 
+def _charts(entries: Sequence[Entry], comparison: Comparison) -> list[tuple[str, Markup]]:
+    """What several models have in common: accuracy against what it costs, and the curves of the runs in one picture."""
+    charts = []
+    if len(comparison.rows) > 1:
+        split = comparison.split
+        title = f"Accuracy on {split} against parameters and multiply-adds"
+        charts.append((title, Markup(to_html(draw_accuracy_over_size(comparison.rows, split, ""), title))))
+    runs = [(name, rows) for name, run in distinct_runs(entries) if (rows := read_metrics(run.metrics_file))]
+    if len(runs) > 1:
+        title = "Accuracy on val over epochs, all runs"
+        charts.append((title, Markup(to_html(draw_val_accuracy(runs), title))))
+    return charts
+
+
+def distinct_runs(entries: Sequence[Entry]) -> list[tuple[str, Run]]:
+    """The runs of the entries with the name of the first entry of each: int8 and other views of a run have its curves."""
+    runs: dict[Path, tuple[str, Run]] = {}
+    for entry in entries:
+        if entry.run is not None:
+            runs.setdefault(entry.run.folder.resolve(), (entry.name, entry.run))
+    return list(runs.values())
+
+
 def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
     """The first seed of a recipe speaks for the others. pictures: data URIs by number, to which its own are added."""
     entry, row = subject.entries[0], subject.rows[0]
@@ -162,7 +189,7 @@ def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None],
         name=entry.name,
         remark=_remark(subject),
         summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
-        curves=Markup("") if run is None else _curves(read_metrics(run.metrics_file)),
+        curves=Markup("") if run is None else _curves(run),
         scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
         scores=scores_table(evaluation),
         classes=classes_table(evaluation),
@@ -200,12 +227,15 @@ def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]
     return shown
 
 
-def _curves(rows: Sequence[dict[str, Any]]) -> Markup:
+def _curves(run: Run) -> Markup:
     """Loss, accuracy and learning rate over epochs."""
+    rows, summary = read_metrics(run.metrics_file), run.summary()
     if not rows:
         return Markup("")
     ends = [int(before["epoch"]) for before, after in itertools.pairwise(rows) if before["phase"] != after["phase"]]
-    return Markup(to_html(draw_curves(rows, ends), "Loss, accuracy and learning rate over epochs"))
+    distilled = any(phase.settings.distill for phase in resolve_phases(run.config()))
+    figure = draw_curves(rows, ends, selected=summary.selected_epoch if summary else None, distilled=distilled)
+    return Markup(to_html(figure, "Loss, accuracy and learning rate over epochs"))
 
 
 def scores_table(evaluation: Evaluation) -> Table:
@@ -257,7 +287,7 @@ def _comparison_table(comparison: Comparison) -> Table:
         against,
         *(f"not comparable: {line}" for line in comparison.unlike),
         *comparison.refused,
-        *comparison.missing,
+        *(line.split(" predictions: ")[0] + " predictions" for line in comparison.missing),  # the advice names paths
     )
     header = ("model", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
     return Table("Side by side", header, tuple(rows), notes, "comparison")

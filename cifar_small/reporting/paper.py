@@ -13,9 +13,9 @@ from cifar_small.figures.run import draw_val_accuracy
 from cifar_small.figures.style import paper_style, render
 from cifar_small.files import refuse_existing
 from cifar_small.reporting.comparison_tables import comparison_tables
-from cifar_small.reporting.page import best_known, classes_table
+from cifar_small.reporting.page import best_known, classes_table, distinct_runs
 from cifar_small.reporting.tables import to_latex
-from cifar_small.runs.directory import Run, read_metrics
+from cifar_small.runs.directory import read_metrics
 
 
 def paper_files(entries: Sequence[Entry], comparison: Comparison, folder: Path, *, overwrite: bool) -> dict[Path, bytes]:
@@ -29,14 +29,11 @@ def paper_files(entries: Sequence[Entry], comparison: Comparison, folder: Path, 
         "comparison.tex": (to_latex(comparison_tables(comparison)) + "\n").encode(),
         "classes.tex": (to_latex([classes_table(evaluation)]) + "\n").encode(),
     }
-    runs: dict[Path, tuple[str, Run]] = {}
-    for entry in entries:
-        if entry.run is not None:  # int8 and other views of a run have its curves
-            runs.setdefault(entry.run.folder.resolve(), (entry.name, entry.run))
+    runs = distinct_runs(entries)
     with paper_style():
         contents["confusion.pdf"] = render(draw_confusion(evaluation.counts, first.classes), "pdf")
         if runs:
-            curves = draw_val_accuracy([(name, read_metrics(run.metrics_file)) for name, run in runs.values()])
+            curves = draw_val_accuracy([(name, read_metrics(run.metrics_file)) for name, run in runs])
             contents["curves.pdf"] = render(curves, "pdf")
     for name in contents:
         refuse_existing(folder / name, overwrite)

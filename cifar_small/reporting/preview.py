@@ -107,10 +107,11 @@ def _shares(target: Tensor) -> dict[int, float]:
     return dict(sorted(((label, share) for label, share in values if share > 0.0005), key=lambda item: -item[1]))
 
 
-def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images: int = 8, columns: int = 4) -> str:
+def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images: int | None = None, columns: int = 4) -> str:
     """Write the contact sheet of a config as a PNG and say in a line what is on it.
 
-    epoch: 1-based as training counts them; None: the first epochs of every phase. Raises UserError for an epoch or a number
+    epoch: 1-based as training counts them; None: the first epochs of every phase. images: None: one of each class, but at
+    least 8 and at most 20. Raises UserError for an epoch or a number
     of images that the run does not have.
     """
     config = with_input_of_weights(config)
@@ -119,6 +120,8 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
     if epoch is not None and not 1 <= epoch <= phases[-1].end:
         raise UserError(f"epoch {epoch} is not in this run; expected 1 to {phases[-1].end}")
     data = load_datamodule(config)
+    if images is None:
+        images = min(max(8, len(data.classes)), 20, len(data.images))
     if not 1 <= images <= len(data.images) or columns < 1:
         raise UserError(
             f"{plural(images, 'image')} and {plural(columns, 'column')}; "

@@ -45,7 +45,9 @@ def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModul
     predictions = predictions.with_meta(split="val", run=run.folder.name, command="")
     val_sha256 = predictions.save(run.predictions / "val.npz")
     title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
-    save(draw_curves(rows, [phase.end for phase in phases[:-1]], title), run.folder / "curves.png")
+    distilled = any(phase.settings.distill for phase in phases)
+    bounds, epoch = [phase.end for phase in phases[:-1]], predictions.meta.epoch
+    save(draw_curves(rows, bounds, title, selected=epoch, distilled=distilled), run.folder / "curves.png")
     counts = confusion_matrix(val.labels, predictions.predicted, len(val.classes))
     confusion_title = f"{title}\nval, {predictions.accuracy:.2%} right, views {config.views}"
     save(draw_confusion(counts, val.classes, confusion_title), run.folder / "confusion.png")

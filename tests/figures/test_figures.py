@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,11 @@ import pytest
 from PIL import Image
 from synthetic import made
 
+from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import evaluate
 from cifar_small.figures.confusion import draw_confusion
-from cifar_small.figures.evaluation import draw_reliability
-from cifar_small.figures.run import draw_curves
+from cifar_small.figures.evaluation import draw_accuracy_over_size, draw_reliability
+from cifar_small.figures.run import draw_cells, draw_curves, draw_val_accuracy
 from cifar_small.figures.style import paper_style, render, save, to_html
 from cifar_small.runs.predictions import Predictions
 
@@ -28,7 +30,39 @@ def test_curves_have_every_epoch_and_the_phase_boundary() -> None:
     loss, accuracy, rate = draw_curves(ROWS, [2], "title").axes
     assert [list(line.get_xdata()) for line in loss.lines] == [[1, 2, 3], [1, 2, 3], [2.5, 2.5]]
     assert accuracy.get_title() == "best val 30.00 % at epoch 3"
+    assert draw_curves(ROWS, [], selected=2).axes[1].get_title() == "selected: val 20.00 % at epoch 2"
     assert list(rate.lines[0].get_ydata()) == [0.1] * 3
+
+
+def test_curves_say_what_the_targets_were_and_what_the_loss_is() -> None:
+    def train_label(*targets: str) -> str:
+        rows = [row | {"train_targets": one} for row, one in zip(ROWS, targets, strict=True)]
+        return str(draw_curves(rows, []).axes[0].lines[0].get_label())
+
+    assert train_label("mixed", "mixed", "mixed") == "train (mixed targets)"
+    assert train_label("mixed", "mixed", "hard") == "train (mixed targets, epochs 1-2)"
+    assert train_label("hard", "mixed", "hard") == "train (mixed targets, epochs 2)"
+    assert train_label("hard", "hard", "hard") == "train (augmented)"
+    assert draw_curves(ROWS, []).axes[0].get_ylabel() == "cross-entropy, nats"
+    assert draw_curves(ROWS, [], distilled=True).axes[0].get_ylabel() == "loss, nats (train: with the teacher's)"
+
+
+def test_no_tick_stands_above_a_hundred_per_cent() -> None:
+    rows = [row | {"val_accuracy": accuracy} for row, accuracy in zip(ROWS, (0.1, 0.9, 1.0), strict=True)]
+    figures = [draw_curves(rows, []).axes[1], draw_val_accuracy([("run", rows)]).axes[0]]
+    for ticks in [*(axes.get_yticks() for axes in figures), draw_cells([("cell", [99.9, 100.0])], "").axes[0].get_xticks()]:
+        assert len(ticks) > 2
+        assert max(ticks) <= 100
+
+
+def test_the_cost_picture_has_the_budgets_line() -> None:
+    row = EntryRow(**dict.fromkeys(EntryRow.__dataclass_fields__) | {"name": "a", "parameters": 20_000, "macs": 10**6})  # type: ignore[arg-type]
+    row = replace(row, budget=100_000, faults=(), lineage=(), scores={"val": Score(90, 100, "")})
+    left, right, _ = draw_accuracy_over_size([row, replace(row, name="b")], "val", "").axes
+    assert [list(line.get_xdata()) for line in left.lines if line.get_linestyle() == "--"] == [[100_000, 100_000]]
+    assert "budget 100,000" in {text.get_text() for text in left.texts}
+    assert left.get_xlim()[1] > 100_000
+    assert not [line for line in right.lines if line.get_linestyle() == "--"]
 
 
 def test_confusions_show_counts_and_shares() -> None:
@@ -55,6 +89,7 @@ def test_reliability_leaves_empty_bins_out() -> None:
     above, below = draw_reliability(evaluate(predictions)).axes
     (bins,) = above.containers
     assert bins.lines[0].get_xdata() == pytest.approx([60, 95])
+    assert bins.lines[0].get_linestyle() == "None"
     assert sum(patch.get_height() for patch in below.patches) == pytest.approx(100)
 
 

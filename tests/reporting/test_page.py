@@ -99,7 +99,8 @@ def test_figures_take_the_colors_of_the_page(folder: Path) -> None:
     charts = re.findall(r'<svg class="chart".*?</svg>', page_of(folder), flags=re.S)
     labels = [re.findall(r'aria-label="(.*?)"', chart)[0] for chart in charts]
     curves = "Loss, accuracy and learning rate over epochs"
-    assert labels == [curves, "Confusion matrix", "Accuracy against confidence"] * 2
+    together = ["Accuracy on val against parameters and multiply-adds", "Accuracy on val over epochs, all runs"]
+    assert labels == [*together, *[curves, "Confusion matrix", "Accuracy against confidence"] * 2]
     for chart in charts:
         assert {"var(--ink)", "var(--blue)"} <= set(re.findall(r"var\(.*?\)", chart))
         assert set(re.findall(r"#[0-9a-f]{6}\b", chart)) <= {"#b0b0b0"}  # the grid, at a quarter of its opacity
@@ -161,12 +162,11 @@ def test_seeds_of_many_models_stand_together(many: str, folder: Path) -> None:
 
 def test_ensembles_say_what_they_are_made_of_and_gain(many: str) -> None:
     card = many.split("Where these numbers come from")[1].split("</section>")[0]
-    made = re.search(
-        r'made of</th><td><span class="">(.*?)</span></td>.*?<td><span class="">(mean of logits: .*?)</span>', card
+    made = re.findall(
+        r'<span class="">(.*?)</span> <span class="soft">\((.*?)\)', card.split("made of</th>")[1].split("</tr>")[0]
     )
-    assert made is not None
-    assert made[1] == ""
-    assert made[2] == "mean of logits: tiny (seed 0), tiny (seed 1), tiny (seed 2)"
+    assert made[0] == ("mean of logits: tiny (seed 0), tiny (seed 1), tiny (seed 2)", "logits")
+    assert [names for _, names in made] == ["logits", "voted"]  # the others are made of nothing
     assert "by its members: once (2" in card
     assert "; never" in card  # the second and the third
     assert "seed 0: once (2" in card
@@ -194,6 +194,21 @@ def test_the_paper_is_refused_before_the_page_is_written(
     assert main(arguments) == 2
     assert f"{folder / 'paper'}" in capsys.readouterr().err
     assert not (tmp_path / "r.html").exists()
+
+
+def test_origins_of_many_models_name_the_models_of_each_answer(many: str, folder: Path) -> None:
+    assert '<table class="origins">' in page_of(folder)
+    origins = many.split('<table class="answers">')[1].split("</table>")[0]
+    rows = {row.split("</th>")[0].split(">")[-1]: row for row in origins.split("<tr>")[1:]}
+    answers = {question: re.findall(r'">(.*?)</span>', row) for question, row in rows.items()}
+    assert answers["within its rules"] == ["yes"]  # all answer alike
+    assert answers["seed"] == ["0, 1, 2", "(tiny)", "0", "(lone)"]
+
+
+def test_a_page_to_hand_in_names_no_path(folder: Path) -> None:
+    page = page_of(folder)
+    assert "second has no test predictions</p>" in page
+    assert str(folder) not in page.split("<h2>Where these")[0]
 
 
 def test_many_models_are_folded_and_few_are_not(many: str, folder: Path) -> None:

@@ -106,6 +106,10 @@ def test_chosen_images_take_turns_by_class() -> None:
     assert choose_images(labels, 4) == [2, 0, 3, 4]
 
 
+def test_the_sheet_shows_every_class(tmp_path: Path) -> None:
+    assert draw_preview(mixed_config(), tmp_path / "sheet.png", columns=1).startswith("10 images, ")
+
+
 def test_preview_draws_a_sheet(tmp_path: Path) -> None:
     config = mixed_config()
     said = draw_preview(config, tmp_path / "sheet.png", images=3)
