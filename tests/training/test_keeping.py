@@ -236,7 +236,7 @@ def test_weights_that_are_not_there_are_answered_with_those_that_are(run: Run, n
 def test_the_results_table_takes_readings_of_the_selected_weights_alone(run: Run, tmp_path: Path) -> None:
     predict(run, "test", checkpoint="epoch-0002")
     write_record(run, tmp_path / "records" / "one")
-    assert "| not read |" in render_results(tmp_path / "records")
+    assert "| read once with other weights or forms |" in render_results(tmp_path / "records")
     accuracy = predict(run, "test")[1].accuracy
     write_record(run, tmp_path / "records" / "one", overwrite=True)
     assert f"| {100 * accuracy:.2f} [" in render_results(tmp_path / "records")
