@@ -1,7 +1,8 @@
-"""What test_distributed.py runs, alone and in two ranks; each writes FOLDER/rank<r>.pt."""
+"""What test_distributed.py runs, alone and under torchrun: python two_ranks.py FOLDER TEACHER; writes FOLDER/rank<r>.pt."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +79,8 @@ def main(folder: Path, teacher: Path) -> None:
     batches.resize = recorded
     train_module.Trainer.fit = observed  # type: ignore[method-assign]
     train(parse_config(taught(teacher)), folder / "run", quiet=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -18,7 +18,7 @@ from conftest import tiny_raw
 
 from cifar_small.cli import param_count
 from cifar_small.cli.main import ALL, _parser, main
-from cifar_small.cli.options import split_overrides
+from cifar_small.cli.options import split_config, split_overrides
 from cifar_small.config.loading import load_config
 from cifar_small.config.strict_yaml import dump_yaml
 
@@ -69,8 +69,9 @@ def parsed(words: list[str]) -> None:
     """Parse the words after `cifar-small` with the real parser; settings of a config must be its own."""
     options, rest = _parser().parse_known_args(words)
     assert not rest or options.chosen.overrides, f"unknown options {rest}"
-    if rest and "config" in options and options.config:
-        load_config(ROOT / options.config, split_overrides(rest))
+    if rest and "config" in options:
+        config, rest = split_config(options.config, rest)
+        load_config(ROOT / config, split_overrides(rest))
     elif rest:
         split_overrides(rest)
 

@@ -15,12 +15,9 @@ from typing import Any
 
 import pytest
 import torch
-import two_ranks
 from conftest import train_until_save
-from forked import Ranks, in_ranks
 from two_ranks import CONFIG
 
-from cifar_small.cli.main import main
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.resolved import resolve_config
@@ -31,9 +28,9 @@ from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
 from cifar_small.training.train import train
 
-ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
 
 
 def launch(*command: str | Path, group: bool = False) -> subprocess.Popen[str]:
@@ -59,10 +56,9 @@ def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     alone, together = tmp_path_factory.mktemp("alone"), tmp_path_factory.mktemp("together")
     teacher = tmp_path_factory.mktemp("teacher") / "run"
     train(parse_config({**CONFIG, "seed": 1, "phases": [{"epochs": 1}]}), teacher, quiet=True)
-    two = Ranks(2, lambda: two_ranks.main(together, teacher), together / "log")
-    in_ranks(1, lambda: two_ranks.main(alone, teacher), alone / "log")
-    codes, text = two.finish()
-    assert codes == [0, 0], text
+    processes = [launch(sys.executable, SCRIPT, alone, teacher), launch(*TORCHRUN, SCRIPT, together, teacher)]
+    for process in processes:
+        finish(process)
     return {
         "alone": torch.load(alone / "rank0.pt", weights_only=True),
         "ranks": [torch.load(together / f"rank{rank}.pt", weights_only=True) for rank in (0, 1)],
@@ -179,8 +175,8 @@ def test_two_ranks_go_on_with_what_one_process_began(
     config.write_text(dump_config(parse_config(CONFIG)))
     folder = tmp_path / "run"
     train_until_save(parse_config(CONFIG), folder, 1, monkeypatch)
-    command = ["train", "--config", str(config), "--output", str(folder), "--resume"]
-    assert "resuming" in in_ranks(2, lambda: main(command), tmp_path / "log")
+    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder, "--resume"]
+    assert "resuming" in finish(launch(*TORCHRUN, *command))
     assert [session.processes for session in Run(folder).sessions()] == [1, 2]
     for mine, theirs in zip(rows(Run(folder)), rows(seen["runs"][0])[:3], strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
@@ -203,9 +199,11 @@ def test_ranks_with_their_own_statistics_are_micro_batches(tmp_path: Path) -> No
     agree to a hundredth of their norm; the classifier and the norms' biases take plain SGD steps of gradients that a wrong
     mean over slices or ranks would halve or double.
     """
-    config = parse_config(MICRO)
-    in_ranks(2, lambda: train(config, tmp_path / "together", quiet=True) and None, tmp_path / "log")
-    train(config, tmp_path / "alone", quiet=True)
+    config = tmp_path / "config.yaml"
+    config.write_text(dump_config(parse_config(MICRO)))
+    launched = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "together")
+    train(parse_config(MICRO), tmp_path / "alone", quiet=True)
+    finish(launched)
     one, two = Run(tmp_path / "alone"), Run(tmp_path / "together")
     assert [session.processes for session in two.sessions()] == [2]
     for mine, theirs in zip(rows(one), rows(two), strict=True):
@@ -232,11 +230,11 @@ def test_a_refusal_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
     (tmp_path / "run" / "mine.txt").write_text("kept")
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(parse_config(CONFIG)))
-    command = ["train", "--config", str(config), "--output", str(tmp_path / "run")]
-    codes, output = Ranks(2, lambda: main(command), tmp_path / "log").finish()
-    assert 0 not in codes
+    process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
     assert output.count("is not empty and is not a run directory (contains mine.txt, ...)") == 1
-    assert "Traceback" not in output
+    assert 'Traceback (most recent call last):\n  File "' + str(SCRIPT.parent.parent / "cifar_small") not in output
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (2, 4), (60, 2), (7, 1)])
@@ -276,9 +274,9 @@ def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(parse_config(CONFIG)))
     with locked(Run(tmp_path / "run")):
-        command = ["train", "--config", str(config), "--output", str(tmp_path / "run")]
-        codes, output = Ranks(2, lambda: main(command), tmp_path / "log").finish()
-    assert 0 not in codes
+        process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode != 0
     assert output.count("is in use by process") == 1
     assert output.count("rank 0 rejected this run") == 1
 
