@@ -147,5 +147,15 @@ def test_one_cycle_of_few_steps_is_finite_and_ends_below_the_base(steps: int) ->
     assert steps < 3 or found[-1] == pytest.approx(1 / 25e4)
 
 
+def test_one_cycle_takes_a_rise_of_a_single_step() -> None:
+    """torch's raises ZeroDivisionError for 10 steps of which a tenth rise; see docs/surprises.md."""
+    with pytest.raises(ZeroDivisionError):
+        torch_rates(lambda o: OneCycleLR(o, 0.3, total_steps=10, pct_start=0.1), 0.3, 10)
+    found = rates(OneCycle(name="one_cycle", rise=0.1), 0.3, 10, 1)
+    assert len(found) == 10
+    assert all(0 < rate <= 0.3 for rate in found)
+    assert found == sorted(found[:1]) + sorted(found[1:], reverse=True)
+
+
 def test_very_short_periods_take_no_time() -> None:
     assert len(rates(restarts(1e-9), 1.0, 1000, 100)) == 1000

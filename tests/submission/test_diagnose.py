@@ -269,6 +269,13 @@ def test_copies_in_cifar100() -> None:
 
 @pytest.mark.real_data
 @needs_cifar
+def test_test_images_of_cifar10_are_in_cifar100() -> None:
+    found = find_copies(load_test(Data()).images, load_train(Data(source="cifar100")).images)
+    assert (len(found), found.exact.sum(), found.mirrored.sum()) == (8, 1, 3)
+
+
+@pytest.mark.real_data
+@needs_cifar
 def test_copies_in_cifar() -> None:
     train, test = load_train(Data()), load_test(Data())
     assert train.labels is not None
