@@ -35,13 +35,6 @@ def _add_sample(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sample", type=Path, metavar="CSV", help=text)
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; expected a submission CSV") from None
-
-
 def _submit(options: argparse.Namespace) -> int:
     """Write the submission CSV and a record of how it was made.
 
@@ -49,18 +42,16 @@ def _submit(options: argparse.Namespace) -> int:
       cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
     """
     from cifar_small.config.loading import load_config
-    from cifar_small.runs.directory import Run
-    from cifar_small.runs.predictions import load_predictions
-    from cifar_small.submission.submission_file import check_rules, rules_of_sample, submit
+    from cifar_small.submission.submission_file import submit_file
 
-    predictions = load_predictions(options.predictions)
-    run = Run(options.predictions.resolve().parent.parent)
-    found = run if run.config_file.exists() and not predictions.meta.members else None
-    rules = load_config(options.config).rules if options.config else None
-    if options.sample is not None:
-        sample, given = _read(options.sample), check_rules(predictions, rules)
-        rules = rules_of_sample(sample, predictions.ids, predictions.classes, given, str(options.sample))
-    record = submit(predictions, options.output, run=found, rules=rules, overwrite=options.overwrite, command=options.command)
+    predictions, record = submit_file(
+        options.predictions,
+        options.output,
+        rules=load_config(options.config).rules if options.config else None,
+        sample=options.sample,
+        overwrite=options.overwrite,
+        command=options.command,
+    )
     record_file = options.output.with_suffix(".json")
     mapping = [text if text == name else f"{text} {name}" for name, text in record.labels.items()]
     print("labels are " + ", ".join([*mapping[:20], *(["..."] if len(mapping) > 20 else [])]))
@@ -95,7 +86,7 @@ def _check(options: argparse.Namespace) -> int:
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.models.counting import num_classes_of
     from cifar_small.submission.diff import read_submission, warnings_of
-    from cifar_small.submission.submission_file import find_faults, rules_of_sample
+    from cifar_small.submission.submission_file import find_faults, read_bytes, rules_of_sample
 
     config = load_config(options.config) if options.config else None
     rules = config.rules if config else Rules()
@@ -107,8 +98,8 @@ def _check(options: argparse.Namespace) -> int:
     rows = options.allow_rows if options.allow_rows is not None else rules.rows
     images, _ = load_unlabelled(options.file, rows=rows, layout=options.layout)
     if options.sample is not None:
-        rules = rules_of_sample(_read(options.sample), images.ids, classes, rules, str(options.sample))
-    content = _read(options.csv)
+        rules = rules_of_sample(read_bytes(options.sample), images.ids, classes, rules, str(options.sample))
+    content = read_bytes(options.csv)
     faults = find_faults(content, images.ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")

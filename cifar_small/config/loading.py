@@ -10,6 +10,7 @@ replaces the whole list. All problems of a config are reported at once, each wit
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +30,15 @@ def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> 
 
     Raises ConfigError that lists every problem, each with its dotted key.
     """
-    raw = _read_mapping(Path(path), ())
+    return parse_config(with_changes(_read_mapping(Path(path), ()), overrides), str(path))
+
+
+def with_changes(raw: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """A plain config with overrides such as ("optim.lr", "0.2") applied to it. Raises ConfigError for one that fits nowhere."""
+    changed = deepcopy(dict(raw))
     for key, value in overrides:
-        _override(raw, key, parse_yaml(value, f"override {key}"))
-    return parse_config(raw, str(path))
+        _override(changed, key, parse_yaml(value, f"override {key}"))
+    return changed
 
 
 def _read_mapping(path: Path, variants: tuple[Path, ...]) -> dict[str, Any]:

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.config.phases import resolve_phases
 from cifar_small.figures.style import BLUE, GREY, INK, LINES, ORANGE, Figure, in_style, new_figure, percent_ticks
+from cifar_small.runs.directory import Run, read_metrics
 
 
 @in_style
@@ -56,6 +58,14 @@ def draw_curves(
     if title:
         figure.suptitle(title)
     return figure
+
+
+def draw_run(run: Run) -> Figure:
+    """The curves of a run so far, with its phases and the epoch whose weights count once it has finished."""
+    rows, summary = read_metrics(run.metrics_file), run.summary()
+    ends = [int(before["epoch"]) for before, after in itertools.pairwise(rows) if before["phase"] != after["phase"]]
+    distilled = any(phase.settings.distill for phase in resolve_phases(run.config()))
+    return draw_curves(rows, ends, selected=summary.selected_epoch if summary else None, distilled=distilled)
 
 
 def _spans(epochs: Sequence[int]) -> str:

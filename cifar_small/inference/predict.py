@@ -187,6 +187,12 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
     return images
 
 
+def predictions_file(run: Run, split: str, checkpoint: str, views: str, usual_views: str, form: str = "") -> Path:
+    """Where predictions lie in a run: `val.npz`, and what is unlike the run's usual in the name: `val_epoch-0010_flip.npz`."""
+    parts = [split, checkpoint if checkpoint != "best" else "", views if views != usual_views else "", form]
+    return run.predictions / f"{'_'.join(part for part in parts if part)}.npz"
+
+
 def predict(
     run: Run,
     split: Literal["train", "val", "test", "submit"],
@@ -222,9 +228,8 @@ def predict(
             f"the given net is {net.facts.checkpoint}.pt in another form, not {checkpoint}.pt; name its own checkpoint"
         )
     chosen = views or net.config.views
-    name = [split, *([checkpoint] if checkpoint != "best" else []), *([chosen] if chosen != net.config.views else [])]
-    name += [f"onnx_{net.onnx.precision}"] if net.onnx else []
-    target = output or run.predictions / f"{'_'.join(name)}.npz"
+    form = f"onnx_{net.onnx.precision}" if net.onnx else ""
+    target = output or predictions_file(run, split, checkpoint, chosen, net.config.views, form)
     refuse_existing(target, overwrite)
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
     notes: list[str] = []

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import io
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,20 +17,19 @@ import numpy as np
 import numpy.typing as npt
 import yaml
 from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
-from cifar_small.config.phases import resolve_phases
 from cifar_small.data import Images
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
 from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_accuracy_over_size, draw_reliability
-from cifar_small.figures.run import draw_curves, draw_val_accuracy
+from cifar_small.figures.run import draw_run, draw_val_accuracy
 from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import ensembles_table, groups_table, p_text, score_text
 from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
-from cifar_small.reporting.tables import Table
+from cifar_small.reporting.tables import Table, html_grid
 from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.lineage import start_of
 from cifar_small.runs.predictions import Predictions
@@ -106,7 +104,7 @@ def render_page(
         parts=[_part(subject, images_of, pictures) for subject in subjects],
         pictures=pictures,
         folded=len(entries) > FEW,
-        grid=_grid,
+        grid=html_grid,
     )
 
 
@@ -229,13 +227,9 @@ def _shown(mistakes: Sequence[Mistake], images: Images, pictures: dict[str, int]
 
 def _curves(run: Run) -> Markup:
     """Loss, accuracy and learning rate over epochs."""
-    rows, summary = read_metrics(run.metrics_file), run.summary()
-    if not rows:
+    if not read_metrics(run.metrics_file):
         return Markup("")
-    ends = [int(before["epoch"]) for before, after in itertools.pairwise(rows) if before["phase"] != after["phase"]]
-    distilled = any(phase.settings.distill for phase in resolve_phases(run.config()))
-    figure = draw_curves(rows, ends, selected=summary.selected_epoch if summary else None, distilled=distilled)
-    return Markup(to_html(figure, "Loss, accuracy and learning rate over epochs"))
+    return Markup(to_html(draw_run(run), "Loss, accuracy and learning rate over epochs"))
 
 
 def scores_table(evaluation: Evaluation) -> Table:
@@ -291,27 +285,6 @@ def _comparison_table(comparison: Comparison) -> Table:
     )
     header = ("model", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
     return Table("Side by side", header, tuple(rows), notes, "comparison")
-
-
-def _grid(table: Table, sortable: bool = False) -> Markup:
-    """A table as HTML, numbers to the right; its notes below."""
-    aligned = [Markup(' class="number"') if right else Markup("") for right in table.numeric]
-
-    def head(text: str, how: Markup) -> Markup:
-        inner = Markup("<button>{}</button>").format(text) if sortable and text else escape(text)
-        return Markup("<th{}>{}</th>").format(how, inner)
-
-    heads = Markup("").join(head(text, how) for text, how in zip(table.header, aligned, strict=True))
-    body = Markup("\n").join(
-        Markup("<tr>{}</tr>").format(
-            Markup("").join(Markup("<td{}>{}</td>").format(how, cell) for cell, how in zip(row, aligned, strict=True))
-        )
-        for row in table.rows
-    )
-    notes = Markup("").join(Markup('<p class="soft">{}</p>').format(note) for note in table.notes)
-    kind = Markup(' class="sortable"') if sortable else Markup("")
-    whole = Markup('<div class="wide"><table{}><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>{}')
-    return whole.format(kind, heads, body, notes)
 
 
 def _data_uri(pixels: Picture) -> str:

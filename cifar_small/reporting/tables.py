@@ -1,4 +1,4 @@
-"""Tables for readers: aligned text for a terminal, Markdown, LaTeX with booktabs. Those for programs: files.to_csv."""
+"""Tables for readers: aligned text for a terminal, Markdown, HTML, LaTeX with booktabs. Those for programs: files.to_csv."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from markupsafe import Markup, escape
 
 PAGE_WIDTH = 505.0  # points: both columns of an AAAI page, 7 inches
 LETTER_WIDTH, COLUMN_SPACE = 4.2, 8.0  # points: a letter of 9-point Times in these tables, and the gap between columns
@@ -129,3 +131,30 @@ def _latex(table: Table) -> str:
             r"\end{table*}",
         ]
     )
+
+
+def to_html(tables: Sequence[Table]) -> str:
+    """For a notebook: each table with its title above."""
+    titled = (Markup("<p><b>{}</b></p>{}") if table.title else Markup("{}{}") for table in tables)
+    return "".join(form.format(table.title, html_grid(table)) for form, table in zip(titled, tables, strict=True))
+
+
+def html_grid(table: Table, sortable: bool = False) -> Markup:
+    """A table as HTML, numbers to the right; its notes below."""
+    aligned = [Markup(' class="number"') if right else Markup("") for right in table.numeric]
+
+    def head(text: str, how: Markup) -> Markup:
+        inner = Markup("<button>{}</button>").format(text) if sortable and text else escape(text)
+        return Markup("<th{}>{}</th>").format(how, inner)
+
+    heads = Markup("").join(head(text, how) for text, how in zip(table.header, aligned, strict=True))
+    body = Markup("\n").join(
+        Markup("<tr>{}</tr>").format(
+            Markup("").join(Markup("<td{}>{}</td>").format(how, cell) for cell, how in zip(row, aligned, strict=True))
+        )
+        for row in table.rows
+    )
+    notes = Markup("").join(Markup('<p class="soft">{}</p>').format(note) for note in table.notes)
+    kind = Markup(' class="sortable"') if sortable else Markup("")
+    whole = Markup('<div class="wide"><table{}><thead><tr>{}</tr></thead>\n<tbody>{}</tbody></table></div>{}')
+    return whole.format(kind, heads, body, notes)

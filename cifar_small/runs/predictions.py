@@ -6,15 +6,20 @@ import io
 import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_small.errors import DataError
 from cifar_small.files import sha256_bytes, write_atomic
+from cifar_small.metrics.classification import confusion_matrix, log_softmax, wilson_interval
 from cifar_small.runs.records import PredictionsMeta, parse
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,40 @@ class Predictions:
     def accuracy(self) -> float:
         """Share of right predictions. Only for labelled splits."""
         return float(self.correct.mean())
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy. Only for labelled splits."""
+        return wilson_interval(int(self.correct.sum()), len(self.ids))
+
+    @property
+    def confusion(self) -> pd.DataFrame:
+        """How many images of each true class (row) were predicted as each class (column). Only for labelled splits."""
+        import pandas as pd
+
+        assert self.labels is not None
+        counts = confusion_matrix(self.labels, self.predicted, len(self.classes))
+        return pd.DataFrame(counts, pd.Index(self.classes, name="true"), pd.Index(self.classes, name="predicted"))
+
+    def frame(self) -> pd.DataFrame:
+        """A row for each image: id, predicted class, its probability, and the true class where the split has labels."""
+        import pandas as pd
+
+        named = np.array(self.classes)
+        confidence = np.exp(log_softmax(self.logits).max(axis=1))
+        table = pd.DataFrame({"id": self.ids, "predicted": named[self.predicted], "confidence": confidence})
+        return table if self.labels is None else table.assign(true=named[self.labels])
+
+    def __str__(self) -> str:
+        text = f"{self.meta.name}, {self.meta.split}, views {self.meta.views}: {len(self.ids):,} images"
+        if self.labels is None:
+            return text
+        low, high = self.interval
+        return f"{text}, {self.accuracy:.2%} right (95 % interval {low:.2%} to {high:.2%})"
+
+    def _repr_html_(self) -> str:
+        shown = self.frame().head(5) if self.labels is None else self.confusion
+        return f"<p>{escape(str(self))}</p>{shown.to_html()}"
 
     def with_meta(self, **changes: object) -> Predictions:
         """The same with other values in `meta`."""

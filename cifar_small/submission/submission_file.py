@@ -25,7 +25,7 @@ from cifar_small.inference.predict import load_net
 from cifar_small.models.counting import check_count, trainable_parameters
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import check_lineage
-from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_pictures, run_record
 from cifar_small.runs.records import FORMAT, SubmissionRecord
 
@@ -273,6 +273,35 @@ def submit(
                 path.unlink(missing_ok=True)
         raise
     return record
+
+
+def submit_file(
+    path: Path,
+    output: Path,
+    *,
+    rules: Rules | None = None,
+    sample: Path | None = None,
+    overwrite: bool = False,
+    command: str = "",
+) -> tuple[Predictions, SubmissionRecord]:
+    """`submit` for a predictions file, with the run that it lies in, if any; returns the predictions and the record.
+
+    sample: the competition's sample submission, which header, form of the ids and kind of labels are taken from.
+    """
+    predictions, run = load_predictions(path), Run(path.resolve().parent.parent)
+    if sample is not None:
+        given = check_rules(predictions, rules)
+        rules = rules_of_sample(read_bytes(sample), predictions.ids, predictions.classes, given, str(sample))
+    found = run if run.config_file.exists() and not predictions.meta.members else None
+    return predictions, submit(predictions, output, run=found, rules=rules, overwrite=overwrite, command=command)
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a CSV. Raises DataError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror}; expected a submission CSV") from None
 
 
 def score(answers: dict[int, int], labels: dict[int, int]) -> tuple[int, int]:

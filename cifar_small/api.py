@@ -1,0 +1,326 @@
+"""The toolkit from Python, for notebooks and scripts: the functions behind the commands, under a dozen names.
+
+Each name is also one of the package: `import cifar_small as cs; run = cs.train("configs/smoke.yaml")`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import pandas as pd
+
+from cifar_small.config.loading import load_config as _read_config
+from cifar_small.config.loading import parse_config, with_changes
+from cifar_small.config.schema import Config
+from cifar_small.errors import UserError
+from cifar_small.evaluation.compare import Comparison
+from cifar_small.evaluation.compare import compare as _compare
+from cifar_small.evaluation.entries import load_entries
+from cifar_small.figures.run import draw_run
+from cifar_small.figures.style import render, save
+from cifar_small.files import sha256_file, write_atomic
+from cifar_small.inference.blend import Method
+from cifar_small.inference.predict import predict, predictions_file
+from cifar_small.models.counting import footprint, num_classes_of
+from cifar_small.reporting.comparison_tables import comparison_tables
+from cifar_small.reporting.tables import Table, to_html, to_text
+from cifar_small.runs.directory import Run
+from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.records import SubmissionRecord, Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from cifar_small.training.trainer import OnEpoch
+
+__all__ = [
+    "Predictions",
+    "TrainedRun",
+    "compare",
+    "ensemble",
+    "load_config",
+    "load_predictions",
+    "load_run",
+    "param_count",
+    "report",
+    "submit",
+    "train",
+]
+
+Split = Literal["train", "val", "test", "submit"]
+AnyConfig = str | Path | Mapping[str, Any] | Config
+
+
+class Shown:
+    """What a notebook shows as a table and `print` as text."""
+
+    tables: Sequence[Table]
+
+    def __str__(self) -> str:
+        return to_text(self.tables)
+
+    def _repr_html_(self) -> str:
+        return to_html(self.tables)
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure that a notebook shows, and that is saved as PNG, SVG or PDF by its ending."""
+
+    figure: Figure
+
+    def save(self, path: str | Path) -> None:
+        """Write the picture."""
+        save(self.figure, Path(path))
+
+    def _repr_png_(self) -> bytes:
+        return render(self.figure, "png")
+
+
+@dataclass(frozen=True)
+class ParameterCount(Shown):
+    """What a net costs, against the budget of its rules."""
+
+    name: str
+    trainable: int  # what the budget limits
+    total: int
+    macs: int  # multiply-adds for one image
+    budget: int
+
+    @property
+    def headroom(self) -> int:
+        """Parameters left in the budget; negative: over."""
+        return self.budget - self.trainable
+
+    @property
+    def tables(self) -> Sequence[Table]:  # type: ignore[override]
+        """One row."""
+        header = ("config", "trainable", "total", "MMACs", "budget", "headroom")
+        left = f"{self.headroom:,}" + (" OVER" if self.headroom < 0 else "")
+        row = (self.name, f"{self.trainable:,}", f"{self.total:,}", f"{self.macs / 1e6:,.1f}", f"{self.budget:,}", left)
+        return [Table("", header, (row,))]
+
+
+@dataclass(frozen=True)
+class Compared(Shown):
+    """The tables of a comparison; `comparison` has the numbers."""
+
+    comparison: Comparison
+
+    @property
+    def tables(self) -> Sequence[Table]:  # type: ignore[override]
+        """Entries, scores, paired tests and notes."""
+        return comparison_tables(self.comparison)
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run directory whose training has finished."""
+
+    folder: Path
+    summary: Summary = field(repr=False)
+
+    @cached_property
+    def config(self) -> Config:
+        """The resolved configuration."""
+        return Run(self.folder).config()
+
+    @property
+    def accuracy(self) -> float:
+        """On val, with the views of the config, as a share."""
+        return self.summary.val_accuracy
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, which the budget limits."""
+        return self.summary.parameters
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """A row for each epoch: rates, losses in nats, accuracies as shares."""
+        return pd.read_csv(Run(self.folder).metrics_file)
+
+    def curves(self) -> Plot:
+        """Losses, accuracies and learning rate by epoch."""
+        return Plot(draw_run(Run(self.folder)))
+
+    def predict(
+        self,
+        split: Split = "val",
+        *,
+        file: str | Path | None = None,
+        views: str | None = None,
+        checkpoint: str = "best",
+        allow_rows: int | None = None,
+    ) -> Predictions:
+        """Logits of a split, or of the unlabelled `file` (split submit), from the run's predictions file.
+
+        The file is written if it is not there yet; later calls read it, so that a notebook run twice reads test once.
+        Predictions of an unlabelled file are always made anew. Raises UserError, DataError and CheckpointError.
+        """
+        run = Run(self.folder)
+        target = predictions_file(run, split, checkpoint, views or self.config.views, self.config.views)
+        if split != "submit" and target.exists():
+            known = load_predictions(target)
+            if known.meta.weights_sha256 == sha256_file(run.checkpoint(checkpoint)):
+                return known
+        path, _, notes = predict(
+            run,
+            split,
+            file=None if file is None else Path(file),
+            views=views,
+            checkpoint=checkpoint,
+            allow_rows=allow_rows,
+            overwrite=True,
+            command="cifar_small.TrainedRun.predict",
+        )
+        for note in notes:
+            print(f"note: {note}")
+        return load_predictions(path)
+
+    def __str__(self) -> str:
+        return f"{self.folder}: {self.parameters:,} parameters, val {self.accuracy:.2%}, epoch {self.summary.selected_epoch}"
+
+
+def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) -> Config:
+    """A config from a YAML file or a mapping, with settings such as {"seed": 1, "optim.lr": 0.2} in place of its own.
+
+    Raises ConfigError that lists every problem, each with its dotted key.
+    """
+    changes = [(key, json.dumps(value)) for key, value in (settings or {}).items()]
+    if isinstance(config, Config):
+        if changes:
+            raise UserError("settings have no effect on a config that is loaded already; give them where it is loaded")
+        return config
+    if isinstance(config, Mapping):
+        return parse_config(with_changes(config, changes))
+    return _read_config(config, changes)
+
+
+def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *, classes: int = 10) -> ParameterCount:
+    """What the net of a config costs, before anything is read or trained.
+
+    classes: of data whose classes are unknown before they are read (npz, folder). Raises ConfigError for a net that cannot
+    be built.
+    """
+    loaded = load_config(config, settings)
+    size = footprint(loaded.model, num_classes_of(loaded) or classes, loaded.side)
+    return ParameterCount(loaded.name, size.trainable, size.total, size.macs, loaded.rules.max_params)
+
+
+def train(
+    config: AnyConfig,
+    folder: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    *,
+    on_epoch: OnEpoch | None = None,
+    quiet: bool = False,
+) -> TrainedRun:
+    """Train a config into a run directory (default: runs/<name>-seed<seed>), or continue or read the run that is there.
+
+    on_epoch is given each epoch's row of `metrics.csv`; quiet leaves out bar and lines. Interrupted, it goes on when called
+    again, to the same weights bit for bit. Raises ConfigError (over budget, or the run there has other settings), DataError,
+    CheckpointError and DivergedError.
+    """
+    from cifar_small.training.train import train as run_training
+
+    loaded = load_config(config, settings)
+    target = Path("runs") / f"{loaded.name}-seed{loaded.seed}" if folder is None else Path(folder)
+    run_training(loaded, target, resume=True, command="cifar_small.train", quiet=quiet, on_epoch=on_epoch)
+    return load_run(target)
+
+
+def load_run(folder: str | Path) -> TrainedRun:
+    """A finished run. Raises CheckpointError for another folder, or a run that has not finished."""
+    run = Run(folder)
+    return TrainedRun(run.folder, run.record().summary)
+
+
+Member = TrainedRun | str | Path
+
+
+def ensemble(
+    members: Sequence[Member],
+    output: str | Path,
+    *,
+    method: Method = "logits",
+    split: Split = "val",
+    file: str | Path | None = None,
+) -> Predictions:
+    """Combine runs, or predictions files, into the predictions file `output`, and return what it holds.
+
+    method: as in `cifar-small ensemble`; the fitted ones, weighted and greedy, use the members' predictions of val. split,
+    file: what runs are to predict. Raises UserError and DataError for members that cannot be combined.
+    """
+    from cifar_small.inference.ensemble import combine, find_val
+
+    runs = [member for member in members if isinstance(member, TrainedRun)]
+    for run in runs:
+        run.predict(split, file=file)
+        if method in ("weighted", "greedy"):
+            run.predict("val")
+    paths = [
+        predictions_file(Run(member.folder), split, "best", member.config.views, member.config.views)
+        if isinstance(member, TrainedRun)
+        else Path(member)
+        for member in members
+    ]
+    predictions = [load_predictions(path) for path in paths]
+    combine(predictions, method, find_val(paths, predictions)).save(Path(output))
+    return load_predictions(output)
+
+
+def compare(
+    *entries: Member, split: Literal["val", "test"] = "val", names: Sequence[str] = (), pairs: bool = False
+) -> Compared:
+    """Which is better, by how much, and is it more than chance? Runs, or predictions files, on the same images.
+
+    names: of the entries, in their order; pairs: test each against each instead of against the first. Uses predictions that
+    are there and reads no data. Raises UserError and CheckpointError.
+    """
+    return Compared(_compare(load_entries(_named(entries, names)), split, all_pairs=pairs))
+
+
+def submit(
+    predictions: str | Path, output: str | Path, *, sample: str | Path | None = None, overwrite: bool = False
+) -> SubmissionRecord:
+    """Write the submission CSV of a predictions file of an unlabelled file, and its record beside it; returns the record.
+
+    sample: the competition's sample submission, for header, ids and labels. Raises ConfigError for a model that breaks the
+    rules.
+    """
+    from cifar_small.submission.submission_file import submit_file
+
+    _, record = submit_file(
+        Path(predictions),
+        Path(output),
+        sample=None if sample is None else Path(sample),
+        overwrite=overwrite,
+        command="cifar_small.submit",
+    )
+    return record
+
+
+def report(
+    *entries: Member, output: str | Path = "report.html", title: str = "Small image classifiers", names: Sequence[str] = ()
+) -> Path:
+    """Write one web page about runs and predictions files, as `cifar-small report` does, and return its path."""
+    from cifar_small.reporting.page import common_split, render_page
+
+    found = load_entries(_named(entries, names))
+    page = render_page(title, found, _compare(found, common_split(found), all_recipes=True), lambda predictions: None)
+    write_atomic(Path(output), page.encode())
+    return Path(output)
+
+
+def _named(entries: Sequence[Member], names: Sequence[str]) -> list[str]:
+    """The entries as the command line names them."""
+    if names and len(names) != len(entries):
+        raise UserError(f"{len(names)} names for {len(entries)} entries; expected as many")
+    paths = [str(entry.folder if isinstance(entry, TrainedRun) else entry) for entry in entries]
+    return [f"{name}={path}" for name, path in zip(names, paths, strict=True)] if names else paths

@@ -1,0 +1,144 @@
+"""The toolkit from Python: a notebook's way from a budget to a CSV, on a tiny run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import cifar_small as cs
+from cifar_small.config.schema import Config
+from cifar_small.data import load_test, write_unlabelled
+from cifar_small.errors import CheckpointError, ConfigError, UserError
+from cifar_small.metrics.classification import confusion_matrix
+from cifar_small.runs.directory import Run
+from tests.conftest import tiny_raw
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[cs.TrainedRun]:
+    folder = tmp_path_factory.mktemp("api")
+    return [cs.train(tiny_raw(), folder / f"seed{seed}", {"seed": seed}, quiet=True) for seed in (0, 1)]
+
+
+def test_the_names_come_without_torch() -> None:
+    code = "import sys, cifar_small; assert set(cifar_small.__all__) <= set(dir(cifar_small)); print('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "False\n"
+
+
+def test_every_name_is_there_and_another_is_answered_with_them() -> None:
+    assert all(getattr(cs, name).__name__ == name for name in cs.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'fit'; it has Predictions, TrainedRun, compare"):
+        cs.fit  # noqa: B018
+
+
+def test_a_config_is_read_from_a_file_a_mapping_or_taken_as_it_is(tmp_path: Path) -> None:
+    raw = tiny_raw()
+    loaded = cs.load_config(raw, {"seed": 3, "optim.lr": 0.25, "phases.0.epochs": 5})
+    assert (loaded.seed, loaded.optim.lr, loaded.epochs) == (3, 0.25, 5)
+    assert raw == tiny_raw()  # the given mapping is left alone
+    (tmp_path / "small.yaml").write_text("extends: base.yaml\nname: small\n")
+    (tmp_path / "base.yaml").write_text(str(raw))
+    assert cs.load_config(tmp_path / "small.yaml").name == "small"
+    assert cs.load_config(loaded) is loaded
+    with pytest.raises(UserError, match="no effect on a config that is loaded already"):
+        cs.load_config(loaded, {"seed": 1})
+    with pytest.raises(ConfigError, match=r"optim\.learning_rate: unknown key; did you mean"):
+        cs.load_config(raw, {"optim.learning_rate": 1})
+
+
+def test_a_net_is_counted_and_shown_against_its_budget(tiny: Callable[..., Config]) -> None:
+    count = cs.param_count(tiny())
+    assert (count.budget, count.headroom) == (100_000, 100_000 - count.trainable)
+    over = cs.param_count({**tiny_raw(), "rules": {"max_params": 500}})
+    assert over.headroom == 500 - count.trainable
+    assert "OVER" in str(over)
+    assert "OVER" not in str(count)
+    assert f'<td class="number">{count.trainable:,}</td>' in count._repr_html_()
+
+
+def test_a_trained_run_is_read_and_not_trained_again(runs: list[cs.TrainedRun]) -> None:
+    rows: list[dict[str, Any]] = []
+    again = cs.train(tiny_raw(), runs[0].folder, {"seed": 0}, quiet=True, on_epoch=rows.append)
+    assert rows == []
+    assert again.summary == runs[0].summary
+    assert list(again.metrics.epoch) == [1, 2]
+    assert again.metrics.val_accuracy.max() == pytest.approx(again.accuracy)
+    with pytest.raises(ConfigError):
+        cs.train(tiny_raw(), runs[0].folder, {"seed": 0, "optim.lr": 0.3}, quiet=True)
+
+
+def test_epochs_are_told_as_they_end(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = []
+    cs.train(tiny_raw(phases=[{"epochs": 2}]), tmp_path / "run", quiet=True, on_epoch=rows.append)
+    assert [row["epoch"] for row in rows] == [1, 2]
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="does not exist"):
+        cs.load_run(tmp_path / "nothing")
+
+
+def test_predictions_know_their_accuracy_and_confusion(runs: list[cs.TrainedRun]) -> None:
+    val = runs[0].predict("val")
+    assert val.labels is not None
+    assert val.accuracy == pytest.approx(runs[0].accuracy)
+    assert val.confusion.to_numpy().tolist() == confusion_matrix(val.labels, val.predicted, 10).tolist()
+    assert val.confusion.loc["3", "3"] == ((val.labels == 3) & (val.predicted == 3)).sum()
+    frame = val.frame()
+    assert (frame.true == frame.predicted).mean() == pytest.approx(val.accuracy)
+    exact = np.exp(val.logits[0] - val.logits[0].max())
+    assert frame.confidence[0] == pytest.approx(exact.max() / exact.sum(), rel=1e-5)
+    assert f"{val.accuracy:.2%} right" in str(val)
+    assert val._repr_html_().count("<tr") == 12
+
+
+def test_the_test_split_is_read_once_however_often_it_is_asked_for(runs: list[cs.TrainedRun]) -> None:
+    first, second = runs[1].predict("test"), runs[1].predict("test")
+    assert first.meta.sha256 == second.meta.sha256
+    assert len(Run(runs[1].folder).test_readings()) == 1
+    flipped = runs[1].predict("test", views="flip")
+    assert flipped.meta.views == "flip"
+    assert len(Run(runs[1].folder).test_readings()) == 2
+
+
+def test_two_runs_are_combined_compared_and_shown(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
+    both = cs.ensemble(runs, tmp_path / "both_val.npz")
+    mean = (runs[0].predict("val").logits + runs[1].predict("val").logits) / 2
+    assert np.allclose(both.logits, mean, atol=1e-5)
+    shown = cs.compare(*runs, tmp_path / "both_val.npz", names=["first", "second", "both"])
+    assert [row.name for row in shown.comparison.rows] == ["first", "second", "both"]
+    assert "McNemar" in str(shown)
+    assert "<td>both</td>" in shown._repr_html_()
+    with pytest.raises(UserError, match="1 names for 2 entries"):
+        cs.compare(*runs, names=["first"])
+    page = cs.report(*runs, output=tmp_path / "page.html")
+    assert "2 models" in page.read_text(encoding="utf-8")
+    fitted = cs.ensemble(runs, tmp_path / "weighted_val.npz", method="weighted")
+    assert fitted.meta.fitted_on is not None
+
+
+def test_an_unlabelled_file_is_answered(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
+    images = load_test(runs[0].config.data)
+    write_unlabelled(tmp_path / "unlabelled.pkl", images.images, images.ids)
+    answers = runs[0].predict("submit", file=tmp_path / "unlabelled.pkl")
+    assert answers.labels is None
+    assert "confidence" in answers._repr_html_()
+    record = cs.submit(runs[0].folder / "predictions/submit.npz", tmp_path / "mine/submission.csv")
+    assert record.rows == 360
+    rows = (tmp_path / "mine/submission.csv").read_text().splitlines()
+    assert rows[0] == "ID,Labels"
+    assert [int(row.split(",")[1]) for row in rows[1:]] == answers.predicted.tolist()
+
+
+@pytest.mark.usefixtures("pictures")
+def test_curves_are_a_picture(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
+    plot = runs[0].curves()
+    assert plot._repr_png_().startswith(b"\x89PNG")
+    plot.save(tmp_path / "curves.svg")
+    assert "<svg" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
