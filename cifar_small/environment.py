@@ -9,12 +9,17 @@ import platform
 import signal
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map_only
 
 from cifar_small.config.schema import Engine
 from cifar_small.errors import UserError, plural
@@ -82,10 +87,31 @@ def _cpu_facts() -> tuple[str, frozenset[str]]:
     return name, flags
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
+def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
     """The autocast context of a resolved precision; one that does nothing for fp32."""
+    if precision == "fp32":
+        return nullcontext()
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
-    return torch.autocast(device.type, dtype=dtype, enabled=precision != "fp32")
+    return MetaAutocast(dtype) if device.type == "meta" else torch.autocast(device.type, dtype=dtype)
+
+
+class MetaAutocast(TorchFunctionMode):
+    """What autocast does on a GPU, as far as shapes and types tell, for the meta device, which torch has none for."""
+
+    LOWERED = frozenset({torch.conv2d, F.linear, torch.matmul, torch.bmm, torch.baddbmm})
+    RAISED = frozenset({F.layer_norm, F.softmax, F.cross_entropy})
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch with its arguments in the type that it computes in."""
+        kwargs = kwargs or {}
+        if func in self.LOWERED or func in self.RAISED:
+            dtype = self.dtype if func in self.LOWERED else torch.float32
+            args, kwargs = tree_map_only(Tensor, lambda x: x.to(dtype) if x.is_floating_point() else x, (args, kwargs))
+        return func(*args, **kwargs)
 
 
 def memory_format(engine: Engine) -> torch.memory_format:

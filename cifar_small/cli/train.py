@@ -42,7 +42,13 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, ALSO_FIRST)
     add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the run directory, if there is one")
-    parser.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
+    shown = parser.add_mutually_exclusive_group()
+    shown.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
+    shown.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print size, steps, work, memory on a GPU and each phase, and stop",
+    )
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -50,6 +56,8 @@ def _train(options: argparse.Namespace) -> int:
 
     Any setting of the config can be overridden by its dotted name:
       cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
+    Before hours of work, see what they would be:
+      cifar-small train --config configs/resnet_5m.yaml --dry-run
     A killed run continues with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) can share a run:
       .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
     """
@@ -58,6 +66,11 @@ def _train(options: argparse.Namespace) -> int:
     config = _load_config(options)
     if options.print_config:
         print(dump_config(config), end="")
+        return 0
+    if options.dry_run:
+        from cifar_small.reporting.dry_run import describe_run
+
+        print(describe_run(config))
         return 0
     from cifar_small.training.train import train
 

@@ -35,13 +35,14 @@ def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, o
 
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     """The optimizer over the parameters that train now, fused where torch has it; learning rates are set before every step."""
+    fused = not next(model.parameters()).is_meta  # torch has no fused step there, and nothing to gain
     if isinstance(settings, SGD):
         sgd = torch.optim.SGD(
             parameter_groups(model, settings),
             lr=settings.lr,
             momentum=settings.momentum,
             nesterov=settings.nesterov,
-            fused=True,
+            fused=fused,
         )
         _complete_momentum(sgd)
         return sgd
@@ -51,9 +52,9 @@ def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
             case "radam":
                 return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
             case "adamw":
-                return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+                return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
             case "adam":
-                return torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=True)
+                return torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
             case unknown:
                 assert_never(unknown)
     filters = {

@@ -30,7 +30,12 @@ UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move
 
 
 def steps_per_epoch(config: Config) -> int:
-    """Optimiser steps of an epoch. Raises UserError for a source whose size is not known without reading it, or too small."""
+    """Optimizer steps of an epoch. Raises UserError for a source whose size is not known without reading it, or too small."""
+    return steps_of(config, training_images(config))
+
+
+def training_images(config: Config) -> int:
+    """Images that a run trains on. Raises UserError for a source whose size is not known without reading it."""
     data = config.data
     size = SOURCES[data.source].train_images
     if size is None:
@@ -38,9 +43,15 @@ def steps_per_epoch(config: Config) -> int:
             f"the number of images of {data.source} is unknown before they are read; give the steps per epoch "
             "(training images / batch_size, rounded down)"
         )
-    images = size - data.val_size if data.train_limit is None else data.train_limit
+    return size - data.val_size if data.train_limit is None else data.train_limit
+
+
+def steps_of(config: Config, images: int) -> int:
+    """Optimizer steps of an epoch of so many images. Raises UserError for fewer than a batch."""
     if images < config.batch_size:
-        raise UserError(f"batch_size {config.batch_size} is above the {images:,} training images of {data.source}; lower it")
+        raise UserError(
+            f"batch_size {config.batch_size} is above the {images:,} training images of {config.data.source}; lower it"
+        )
     return images // config.batch_size
 
 
