@@ -9,7 +9,7 @@ import platform
 import signal
 import subprocess
 import sys
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -26,8 +26,9 @@ from cifar_small.errors import UserError, plural
 
 PACKAGE = Path(__file__).resolve().parent
 # What asks a run to end: Ctrl-C, a scheduler, a lost terminal, and the warnings before a time limit (USR2 is submitit's).
-ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
-PACKAGES = ("torch", "torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
+_ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+ENDING_SIGNALS = tuple(getattr(signal, name) for name in _ENDING if hasattr(signal, name))  # Windows has two of them
+PACKAGES = ("torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -177,8 +178,12 @@ def describe(device: torch.device, precision: str) -> dict[str, object]:
 
 
 def package_versions() -> dict[str, str]:
-    """The installed versions of what a result depends on."""
-    return {name: metadata.version(name) for name in PACKAGES}
+    """The installed versions of what a result depends on; torch's names the build too, such as 2.14.1+cu130."""
+    versions = {"torch": str(torch.__version__)}
+    for name in PACKAGES:
+        with suppress(metadata.PackageNotFoundError):  # albumentations, where no config uses it
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def package_version() -> str:
@@ -186,6 +191,11 @@ def package_version() -> str:
     from cifar_small import __version__
 
     return __version__
+
+
+def usable_cores() -> int:
+    """Processor cores that this process may use; where the system does not say which, all of the machine."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:

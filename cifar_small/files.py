@@ -44,7 +44,9 @@ def write_atomic(path: Path, content: bytes) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Bring renames and new names in a folder to the disk."""
+    """Bring renames and new names in a folder to the disk; Windows opens no folders and has no way to do it."""
+    if os.name == "nt":
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

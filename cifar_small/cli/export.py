@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -147,7 +146,9 @@ def _bench(options: argparse.Namespace) -> int:
     Needs the extra `export` (onnx, onnxscript, onnxruntime).
     Figures in a .json file can be shown on a page: cifar-small report RUN --bench speed.json
     """
-    given = tuple(dict.fromkeys(options.threads or (1, len(os.sched_getaffinity(0)))))
+    from cifar_small.environment import usable_cores
+
+    given = tuple(dict.fromkeys(options.threads or (1, usable_cores())))
     if min(given) < 1 or options.rounds < 1 or not 0 < options.seconds <= 3600:
         raise UserError("--threads and --rounds must be whole numbers from 1 up, --seconds a positive number")
     if options.output is not None:

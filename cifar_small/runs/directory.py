@@ -1,4 +1,4 @@
-"""A run directory: what is in it, who may write to it, and whether a config may resume it.
+"""A run directory: what is in it, and whether a config may resume it.
 
 config.yaml   the resolved configuration          last.pt      everything needed to go on, bit for bit
 env.json      machine, versions, commit            previous.pt  the one before, kept until last.pt is whole
@@ -11,14 +11,10 @@ fp32.onnx, int8.onnx  the selected weights for use elsewhere, where `cifar-small
 from __future__ import annotations
 
 import csv
-import fcntl
 import json
-import os
 import re
 import shutil
-import socket
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -27,8 +23,9 @@ from typing import Any
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
-from cifar_small.errors import CheckpointError, ConfigError, DiskError, InUseError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, DiskError, UserError
 from cifar_small.files import sha256_bytes, sha256_file, to_csv, write_atomic, write_json
+from cifar_small.runs.locks import briefly_alone
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
@@ -151,7 +148,7 @@ class Run:
         Each line names the hash of the line before it, so that none can be removed from the middle unnoticed. The file is
         replaced as a whole: a line cut off by a full disk would make evidence of all before it unreadable.
         """
-        with _alone(self.folder):
+        with briefly_alone(self.folder):
             lines = self.test_reading_lines()
             previous = sha256_bytes(lines[-1].encode()) if lines else None
             time = datetime.now(UTC).isoformat(timespec="seconds")
@@ -191,69 +188,6 @@ def _parse_json(text: str | bytes, path: Path) -> Any:
         raise CheckpointError(
             f"{path} is damaged ({error}); expected JSON as cifar-small writes it; restore or remove the file"
         ) from None
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait for others who are about to replace a small file of the folder; the run may be in training meanwhile."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # a file system without locks
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def locked(run: Run) -> Iterator[None]:
-    """Hold the run directory alone; the lock goes with the process, however it ends. Raises InUseError if it is held."""
-    try:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        file = open(run.folder / ".lock", "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
-    except OSError as error:
-        raise DiskError(f"cannot write to {run.folder}: {error.strerror}", remedy="output") from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InUseError(f"{run.folder} is in use by {holder}; wait for it", remedy="output") from None
-        except OSError as error:
-            raise DiskError(
-                f"{run.folder} lies on a file system without locks ({error.strerror}), where two processes could write one run "
-                "at once; put runs on a local disk, or mount it with locks (Lustre: flock)",
-                remedy="output",
-            ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
-        with _without_trace(run.folder):
-            yield
-
-
-def is_locked(run: Run) -> bool:
-    """Does another process hold the run directory, as far as locks reach?"""
-    try:
-        with open(run.folder / ".lock", "rb") as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
-        return False  # never trained, or a file system without locks
-    return False
-
-
-@contextmanager
-def _without_trace(folder: Path) -> Iterator[None]:
-    """Remove the folder again if nothing but our lock was put into it; it may have been renamed meanwhile."""
-    try:
-        yield
-    finally:
-        if folder.exists() and [path.name for path in folder.iterdir()] == [".lock"]:
-            (folder / ".lock").unlink()
-            folder.rmdir()
 
 
 def can_resume(run: Run, config: Config, resume: bool) -> bool:

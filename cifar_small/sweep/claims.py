@@ -9,7 +9,7 @@ taken against a file written into the same folder at that moment, so that both t
 whatever the machines' own clocks say. Where the holder's processes are numbered as ours are (same host name, boot and pid
 namespace: containers and restarted machines may share a name) a missing process tells at once. Releasing sets the time to 0.
 
-The locks of the run directories (`runs.locked`) stand behind this where flock holds: on one machine, and on many NFS mounts.
+The locks of the run directories (`runs.locks.locked`) stand behind this where flock holds: on one machine, on many NFS mounts.
 """
 
 from __future__ import annotations

@@ -21,7 +21,8 @@ from cifar_small.config.hashing import config_hash
 from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
-from cifar_small.runs.directory import Run, config_differences, locked, read_json
+from cifar_small.runs.directory import Run, config_differences, read_json
+from cifar_small.runs.locks import locked
 from cifar_small.sweep.cells import Cell, resolve
 from cifar_small.sweep.spec import Sweep
 from cifar_small.training.initial_weights import with_recorded_input
@@ -84,7 +85,7 @@ class SweepDirectory:
         aside = self.folder / "set_aside"
         aside.mkdir(exist_ok=True)
         target = next(path for n in itertools.count() if not (path := aside / f"{run.folder.name}.{n}").exists())
-        with locked(run):  # somebody may be training it by hand
+        with locked(run.folder):  # somebody may be training it by hand
             run.folder.rename(target)
 
     def record(self, cell: Cell, seed: int, name: str, facts: dict[str, Any]) -> None:

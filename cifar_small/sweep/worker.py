@@ -12,7 +12,8 @@ from cifar_small.config.loading import load_config
 from cifar_small.data import load_train
 from cifar_small.environment import resolve_device
 from cifar_small.errors import DiskError, InUseError, UserError
-from cifar_small.runs.directory import Run, is_locked
+from cifar_small.runs.directory import Run
+from cifar_small.runs.locks import is_locked
 from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
@@ -63,7 +64,7 @@ class Worker:
         """The claim on a job, or None while another worker has it; the job is then listed in `busy`."""
         names = [job, *(job_name(job, seed) for seed in self.sweep.seeds)]  # a tpe trial is claimed as a whole
         runs = [Run(self.directory.folder / name) for name in names]
-        claim = take(self.directory.claims, job, self.sweep.stale_minutes, lambda: any(is_locked(run) for run in runs))
+        claim = take(self.directory.claims, job, self.sweep.stale_minutes, lambda: any(is_locked(run.folder) for run in runs))
         if claim is None:
             self.busy.add(job)
         return claim

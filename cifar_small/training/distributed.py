@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from cifar_small.environment import usable_cores
 from cifar_small.errors import ConfigError, UserError
 
 
@@ -153,8 +154,7 @@ def joined(device_name: str) -> Iterator[World]:
         torch.cuda.set_device(world.local_rank)
     else:
         # torchrun gives each process one thread; share the cores that this job may use instead.
-        allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        torch.set_num_threads(max(1, allowed // world.local_size))
+        torch.set_num_threads(max(1, usable_cores() // world.local_size))
     dist.init_process_group("nccl" if on_gpu else "gloo")
     try:
         yield world

@@ -38,7 +38,8 @@ def collected_signals(received: list[int]) -> Iterator[None]:
             raise KeyboardInterrupt
 
     handlers = {number: signal.getsignal(number) for number in ENDING_SIGNALS}
-    deaf = [signal.SIGHUP] if handlers[signal.SIGHUP] == signal.SIG_IGN else []  # under nohup, which asked for that
+    hangup = getattr(signal, "SIGHUP", None)  # which Windows has not
+    deaf = [hangup] if handlers.get(hangup) == signal.SIG_IGN else []  # under nohup, which asked for that
     try:
         with _handled_by(handle, set(ENDING_SIGNALS).difference(deaf)):
             yield

@@ -15,7 +15,8 @@ from cifar_small.config.schema import Config
 from cifar_small.environment import describe
 from cifar_small.errors import plural
 from cifar_small.models.counting import check_budget, num_classes_of
-from cifar_small.runs.directory import Run, can_resume, locked, write_start
+from cifar_small.runs.directory import Run, can_resume, write_start
+from cifar_small.runs.locks import locked
 from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
@@ -56,7 +57,7 @@ def train(
     with joined(config.engine.device) as world, ExitStack() as held:
 
         def may_go_on() -> bool:
-            held.enter_context(locked(run))
+            held.enter_context(locked(run.folder))
             return can_resume(run, config, resume)
 
         quiet = quiet or not world.first

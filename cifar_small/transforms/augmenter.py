@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.config.schema import AnyAugment, Augment, BasicAugment, PerImageAugment
+from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, BasicAugment, PerImageAugment
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import ENDING_SIGNALS
 from cifar_small.errors import UserError
@@ -166,10 +166,15 @@ class Augmenter:
 def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPoolExecutor:
     """Processes that inherit nothing from this one: no lock of the run directory, no GPU, no signal handlers."""
     import multiprocessing
+
+    if "forkserver" not in multiprocessing.get_all_start_methods():  # on Windows
+        spawned = multiprocessing.get_context("spawn")
+        return ProcessPoolExecutor(workers, mp_context=spawned, initializer=start_worker, initargs=(settings, side))
     from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cifar_small.transforms.per_image", "albumentations"])
+    library = ["albumentations"] if isinstance(settings, AlbumentationsAugment) else []
+    context.set_forkserver_preload(["cifar_small.transforms.per_image", *library])
     # Ctrl-C and its like may reach the whole process group; the trainer answers them, and its workers must live to see it save.
     resource_tracker.ensure_running()  # which the fork server would do otherwise, unblocking what we block
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING_SIGNALS)

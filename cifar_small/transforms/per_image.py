@@ -147,8 +147,14 @@ def _most_choices(pipeline: Sequence[Mapping[str, Any]]) -> int:
 
 def _import_albumentations() -> Any:
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # otherwise the import asks a server for its newest version
-    import albumentations
-    import cv2
+    try:
+        import albumentations
+        import cv2
+    except ImportError as error:
+        raise ConfigError(
+            f"augment.engine albumentations needs the package albumentations, which cannot be imported ({error}): "
+            "pip install 'albumentations==2.0.8'; the engines tensor and torchvision need nothing more"
+        ) from None
 
     cv2.setNumThreads(0)  # threads slow it down on images this small
     return albumentations

@@ -27,7 +27,6 @@ from conftest import tiny_raw
 from synthetic import summary_of
 
 import cifar_small.figures.run as plots
-import cifar_small.runs.directory as directory_module
 import cifar_small.sweep.claims as claims_module
 import cifar_small.sweep.cluster as cluster
 import cifar_small.sweep.run as run_module
@@ -41,8 +40,10 @@ from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, DivergedError, Terminated, UserError
 from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.randomness import numpy_generator
+from cifar_small.runs import locks
 from cifar_small.runs.checkpoints import load_checkpoint
-from cifar_small.runs.directory import Run, locked
+from cifar_small.runs.directory import Run
+from cifar_small.runs.locks import locked
 from cifar_small.sweep.cells import SWEEP, _draw_one, cell_name, plan
 from cifar_small.sweep.claims import Claim, ClaimLost, holder, take
 from cifar_small.sweep.run import run_sweep
@@ -358,7 +359,7 @@ def test_a_silent_claim_on_a_locked_run_is_left_to_its_holder(
     training = fake(lambda config: 0.5)
     place.mkdir()
     other_host(place / "claims", "lr-0.1-seed0", minutes=60)
-    with locked(Run(place / "lr-0.1-seed0")):
+    with locked(place / "lr-0.1-seed0"):
         assert run_sweep(write(parameters={"optim.lr": [0.1]}), place, quiet=True) == 0
     assert training.trained == []
     assert [path.name for path in (place / "claims").glob("lr*")] == ["lr-0.1-seed0.0"]
@@ -635,17 +636,17 @@ def test_a_file_system_without_locks_is_one_line(tmp_path: Path, monkeypatch: py
     def none(*arguments: Any) -> None:
         raise OSError(errno.ENOSYS, "Function not implemented")
 
-    monkeypatch.setattr(directory_module.fcntl, "flock", none)
+    monkeypatch.setattr(locks.fcntl, "flock", none)
     with (
         pytest.raises(DiskError, match=r"without locks .Function not implemented.*put runs on a local disk"),
-        locked(Run(tmp_path)),
+        locked(tmp_path),
     ):
         pass
 
 
 def test_a_run_directory_in_use_is_no_failure(write: Write, tmp_path: Path) -> None:
     path, place = write(parameters={"optim.lr": [0.1]}), tmp_path / "out"
-    with locked(Run(place / "lr-0.1-seed0")):
+    with locked(place / "lr-0.1-seed0"):
         assert run_sweep(path, place, quiet=True) == 0
     assert list(place.rglob("failed.json")) == []
 
@@ -964,7 +965,7 @@ def test_a_mended_run_that_somebody_trains_by_hand_is_left_to_them(
     fake(diverges_above_1)
     assert run_sweep(write(cells=[{"label": "a", "optim.lr": 5.0}]), tmp_path / "out", quiet=True) == 5
     mended = write(cells=[{"label": "a", "optim.lr": 0.1}])
-    with locked(Run(tmp_path / "out" / "a-seed0")):
+    with locked(tmp_path / "out" / "a-seed0"):
         run_sweep(mended, tmp_path / "out", quiet=True)
     assert not list((tmp_path / "out").glob("set_aside/*"))
     assert run_sweep(mended, tmp_path / "out", quiet=True) == 0

@@ -23,7 +23,8 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.resolved import resolve_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.runs.checkpoints import load_checkpoint
-from cifar_small.runs.directory import Run, locked
+from cifar_small.runs.directory import Run
+from cifar_small.runs.locks import locked
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
 from cifar_small.training.train import train
@@ -273,7 +274,7 @@ def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
 def test_a_run_in_use_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
     config = tmp_path / "config.yaml"
     config.write_text(dump_config(parse_config(CONFIG)))
-    with locked(Run(tmp_path / "run")):
+    with locked(tmp_path / "run"):
         process = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", tmp_path / "run")
         output, _ = process.communicate(timeout=60)
     assert process.returncode != 0

@@ -38,7 +38,8 @@ from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.optim.schedulers import learning_rate
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
-from cifar_small.runs.directory import Run, locked
+from cifar_small.runs.directory import Run
+from cifar_small.runs.locks import locked
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import extension_of
 from cifar_small.training.averaging import ExponentialAverage
@@ -290,7 +291,7 @@ def test_before_a_rank_leaves_within_an_epoch_all_know_that_it_is_saved(
 
 def test_second_process_is_refused(tiny: Tiny, tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
-    with locked(run), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on"):
+    with locked(run.folder), pytest.raises(CheckpointError, match=f"in use by process {os.getpid()} on"):
         train(tiny(), run.folder, quiet=True)
     assert not run.folder.exists()  # a lock alone leaves nothing behind
 

@@ -19,16 +19,18 @@ import torch
 from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw
 
+from cifar_small import environment
 from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, Config, TorchvisionAugment
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.datamodule import DataModule, load_datamodule
+from cifar_small.environment import package_versions
 from cifar_small.errors import ConfigError
 from cifar_small.randomness import AUGMENT, torch_generator
 from cifar_small.runs.checkpoints import load_checkpoint
-from cifar_small.runs.directory import Run, locked
+from cifar_small.runs.locks import locked
 from cifar_small.training.train import train
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import crop_and_flip, draw, pad_images
@@ -453,5 +455,14 @@ def test_workers_of_a_run_that_was_stopped(tmp_path: Path, how: str) -> None:
         finally:
             if process.poll() is None:
                 process.kill()
-    with locked(Run(tmp_path / "run")):  # at once
+    with locked(tmp_path / "run"):  # at once
         assert load_checkpoint(tmp_path / "run" / "last.pt")["step"] >= 0
+
+
+def test_without_albumentations_only_a_config_that_uses_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "albumentations", None)
+    with pytest.raises(ConfigError, match=r"^augment.engine albumentations needs .* pip install 'albumentations==2.0.8'"):
+        build_transform(section(ALBUMENTATIONS))
+    build_transform(section({"engine": "torchvision", "policy": "randaugment"}))
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
+    assert package_versions() == {"torch": torch.__version__, "numpy": np.__version__}
