@@ -59,7 +59,7 @@ def summary_of(**changes: Any) -> dict[str, Any]:
         "parameters": 1000,
         "max_params": 5_000_000,
         "epochs": 30,
-        "epochs_planned": 30,
+        "epochs_planned": changes.get("epochs", 30),
         "selection": "last",
         "selected_epoch": 30,
         "val_accuracy": 0.5,

@@ -173,7 +173,13 @@ def _results(options: argparse.Namespace) -> int:
 def _audit_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csv", type=Path, metavar="CSV", help="a submission with the record that submit wrote beside it")
     parser.add_argument(
-        "--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help="run directories, one for each net"
+        "--run",
+        type=Path,
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="RUN",
+        help="run directories, one for each net, and those of runs that these started from",
     )
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="its predictions file (default: in the run of one net)"

@@ -282,6 +282,7 @@ def _unlike(rows: Sequence[EntryRow]) -> list[str]:
         if len(having) > 1:
             lines.append(f"{aspect}: {_who(having)}")
     lines += [f"{row.name} was {row.extended}, which bent its schedule" for row in rows if row.extended]
+    lines += [f"{row.name} {row.ended_early}" for row in rows if row.ended_early]
     for row in rows:
         if row.val_chose:
             lines.append(f"val chose {row.val_chose} for {row.name}, so its figures on val are optimistic; compare on test")

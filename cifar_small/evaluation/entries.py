@@ -18,7 +18,7 @@ from cifar_small.inference.blend import FITTED
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.lineage import fault_of
+from cifar_small.runs.lineage import fault_of, foreign_lineage, start_of
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import NetFacts, PredictionsMeta, Summary, extension_of, recipe_of
 
@@ -80,7 +80,8 @@ class EntryRow:
     macs: int | None  # multiply-adds of all members for one image and one view, at the size that each is evaluated at
     budget: int
     faults: tuple[str, ...]  # why the rules forbid it; empty: legal
-    lineage: tuple[str, ...]  # weights it started from; empty: from scratch
+    start: str  # scratch, pretrained or pretrained teacher
+    lineage: tuple[str, ...]  # weights it started from, those of runs on its own images among them
     data: str
     train_sha256: str  # of the indices it was trained on
     views: str
@@ -93,6 +94,7 @@ class EntryRow:
     val_chose: str  # what was fitted to or chosen on the images of its val score, beside the epoch; empty: nothing
     scores: Mapping[str, Score]  # by split
     extended: str = ""  # how a run of its members was made longer, which bends the schedule of its recipe
+    ended_early: str = ""  # why a run of its members ended before its last planned epoch
 
     @property
     def legal(self) -> bool:
@@ -110,6 +112,7 @@ class _Training:
     hardware: str
     test_readings: int
     extended: str
+    ended_early: str
 
 
 def load_entries(arguments: Sequence[str]) -> list[Entry]:
@@ -249,6 +252,7 @@ def _training(run: Run) -> _Training:
         hardware,
         len(record.test_readings),
         extension_of(record.sessions),
+        summary.ended_early,
     )
 
 
@@ -259,6 +263,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
     whole = len(known) == len(parts)
     views = _views(entry)
     lineage = tuple(sorted({line for part in (meta, *parts) for line in part.lineage}))
+    foreign = foreign_lineage(meta)
     recipe = known[0].recipe if known else _planned_recipe(meta)
     return EntryRow(
         name=entry.name,
@@ -268,7 +273,8 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         parameters=meta.parameters,
         macs=_macs(parts, next(iter(entry.predictions.values())).classes),
         budget=rules.max_params,
-        faults=_faults([part.parameters for part in parts], meta.parameters, lineage, rules),
+        faults=_faults([part.parameters for part in parts], meta.parameters, foreign, rules),
+        start=start_of(foreign),
         lineage=lineage,
         data=_joined(data.text for part in parts if (data := part.data)),
         train_sha256=_joined(data.train_sha256 or "" for part in parts if (data := part.data)),
@@ -285,6 +291,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
             for split, predictions in entry.predictions.items()
         },
         extended=_joined(training.extended for training in known),
+        ended_early=_joined(training.ended_early for training in known),
     )
 
 
@@ -315,12 +322,12 @@ def _views(entry: Entry) -> str:
     return entry.meta.views_and_form if entry.meta.views else _joined(part.views_and_form for part in entry.parts)
 
 
-def _faults(each: Sequence[int], parameters: int, lineage: Sequence[str], rules: Rules) -> tuple[str, ...]:
+def _faults(each: Sequence[int], parameters: int, foreign: Sequence[str], rules: Rules) -> tuple[str, ...]:
     faults = []
     if parameters > rules.max_params:
         over = f"{parameters - rules.max_params:,} over"
         faults.append(f"sum {over}, each within" if max(each) <= rules.max_params else over)
-    if (fault := fault_of(lineage, rules)) is not None:
+    if (fault := fault_of(foreign, rules)) is not None:
         faults.append(fault)
     return tuple(faults)
 

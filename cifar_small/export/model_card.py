@@ -15,7 +15,7 @@ from cifar_small.inference.predict import Net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.lineage import start_of
+from cifar_small.runs.lineage import foreign_lineage, start_of
 from cifar_small.runs.records import extension_of, readings_of
 
 TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
@@ -123,8 +123,9 @@ def _introduction(net: Net) -> str:
     config = net.config
     title = TITLES.get(config.data.source, f"images of a {config.data.source} source")
     known = ", ".join(map(str, net.facts.lineage))
-    words = {"scratch": "trained from scratch", "pretrained": f"started from {known}"}
-    origin = words.get(start_of(net.facts.lineage), f"trained from scratch, with what it learned of {known},")
+    own = f"trained from scratch{f' in steps (first {known})' if known else ''}"
+    words = {"scratch": own, "pretrained": f"started from {known}"}
+    origin = words.get(start_of(foreign_lineage(net.facts)), f"trained from scratch, with what it learned of {known},")
     return (
         f"A {config.model.family} for 32x32 RGB images of {len(net.classes)} classes, {origin} on {title}.\n\n"
         f"Classes, in the order of the logits: {', '.join(net.classes)}."

@@ -184,7 +184,7 @@ def draw_accuracy_over_size(rows: Sequence[EntryRow], split: str, title: str) ->
         for size, (number, row, score) in zip(sizes, shown, strict=True):
             if size is None:
                 continue
-            color = ORANGE if row.lineage else BLUE
+            color = BLUE if row.start == "scratch" else ORANGE
             low, high = score.interval
             errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
             face = color if row.legal else WHITE
@@ -209,7 +209,7 @@ def draw_accuracy_over_size(rows: Sequence[EntryRow], split: str, title: str) ->
     key.axis("off")
     for place, (number, row, score) in enumerate(shown):
         said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
-        color = ORANGE if row.lineage else BLUE
+        color = BLUE if row.start == "scratch" else ORANGE
         key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=color)
     said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
     key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)

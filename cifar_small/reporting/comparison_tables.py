@@ -8,7 +8,6 @@ from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTes
 from cifar_small.evaluation.entries import SPLITS, EntryRow, Score
 from cifar_small.files import to_csv
 from cifar_small.reporting.tables import Table
-from cifar_small.runs.lineage import start_of
 
 TESTED = ("difference", "right alone", "p", "Holm")
 
@@ -45,7 +44,7 @@ def _entry_cells(row: EntryRow, letters: dict[str, str]) -> tuple[str, ...]:
         "" if row.macs is None else f"{row.macs / 1e6:,.0f}M",
         f"{row.budget:,}",
         "yes" if row.legal else "no: " + ", ".join(row.faults),
-        start_of(row.lineage),
+        row.start,
         row.data,
         row.views,
         str(row.members),

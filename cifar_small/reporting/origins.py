@@ -9,7 +9,6 @@ from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison, Group, epochs_text
 from cifar_small.evaluation.entries import Entry, EntryRow
 from cifar_small.inference.ensemble import TITLES
-from cifar_small.runs.lineage import start_of
 from cifar_small.runs.records import NetFacts, Session
 
 FEW = 4  # a page of more models shows the seeds of a recipe together
@@ -110,8 +109,8 @@ def _legal(row: EntryRow) -> Answer:
 
 
 def _start(row: EntryRow) -> Answer:
-    start = start_of(row.lineage)
-    return Answer(f"{start}: {', '.join(row.lineage)}", "warn") if row.lineage else Answer(start, "good")
+    text = ": ".join([row.start, *([", ".join(row.lineage)] if row.lineage else [])])
+    return Answer(text, "good" if row.start == "scratch" else "warn")
 
 
 def _made_of(entry: Entry) -> Answer:

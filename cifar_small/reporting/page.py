@@ -31,7 +31,6 @@ from cifar_small.reporting.comparison_tables import ensembles_table, groups_tabl
 from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
 from cifar_small.reporting.tables import Table, html_grid
 from cifar_small.runs.directory import Run, read_metrics
-from cifar_small.runs.lineage import start_of
 from cifar_small.runs.predictions import Predictions
 
 WIDEST = 3  # models whose origins stand in columns side by side; of more, each answer names its models
@@ -273,9 +272,8 @@ def _comparison_table(comparison: Comparison) -> Table:
         tested = ("", "") if test is None else (f"{100 * test.difference:+.2f}", p_text(test.p_holm))
         minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
         scores = (score_text(row.scores.get(split)) for split in ("val", "test"))
-        start = start_of(row.lineage)
         legal = "yes" if row.legal else "no: " + ", ".join(row.faults)
-        rows.append((row.name, f"{row.parameters:,}", legal, start, row.views, minutes, *scores, *tested))
+        rows.append((row.name, f"{row.parameters:,}", legal, row.start, row.views, minutes, *scores, *tested))
     against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
     notes = (
         against,

@@ -194,7 +194,7 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
     """True if there is a run to resume; removes leftovers of killed writers, and changes nothing else.
 
     Raises UserError for an existing run without `resume`, CheckpointError for a folder of other files, ConfigError when the
-    config differs from the run's in anything but more epochs and `FREE_TO_CHANGE`.
+    config differs from the run's in anything but more epochs of its last phase, more patience, and `FREE_TO_CHANGE`.
     """
     foreign = [path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")]
     if foreign and not run.config_file.exists():
@@ -207,11 +207,17 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
         return False  # nothing to lose: no epoch was completed
     if not resume:
         raise UserError(f"{run.folder} already holds a run", remedy=("resume", "output"))
-    differences = config_differences(run.config(), config)
+    own = run.config()
+    differences = config_differences(own, config)
     if differences:
+        longer = any(line.startswith("phases.") and ".epochs:" in line for line in differences)
+        advice = (
+            f"; to train longer, raise phases.{len(own.phases) - 1}.epochs, the last phase's, or start a new run from its "
+            f"weights (weights: {run.folder})"
+        )
         raise ConfigError(
             f"cannot resume {run.folder}: the config differs from the run's: {'; '.join(differences)}; "
-            "use the run's own settings",
+            f"use the run's own settings{advice if longer else ''}",
             remedy="output",
         )
     return True
@@ -228,6 +234,8 @@ def config_differences(old: Config, new: Config) -> list[str]:
             continue
         if key == last_epochs and len(new.phases) == len(old.phases) and int(now or 0) > int(was or 0):
             continue
+        if key == "patience" and was is not None and (now is None or int(now) > int(was)):
+            continue  # the same epochs as with this patience from the start
         differences.append(f"{key}: {was} -> {now}")
     return differences
 

@@ -1,7 +1,8 @@
 """What a net owes to weights other than its own: carried from checkpoint to checkpoint, judged by the rules.
 
 `ancestors` are the nets whose weights it started from, the latest first. `lineage` says the same in words, a line for each, and
-adds what came through a teacher, marked so. Both are empty for a net trained from scratch.
+adds what came through a teacher, marked so. Both are empty for a net trained from scratch. An ancestor that was trained on the
+very images of the net itself makes it no less one from scratch: `foreign_lineage` is what the rules are about.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Sequence
 
 from cifar_small.config.schema import Rules
 from cifar_small.errors import CheckpointError, ConfigError
-from cifar_small.runs.records import Ancestor, DataFacts, TeacherFacts
+from cifar_small.runs.records import Ancestor, DataFacts, NetFacts, TeacherFacts, WeightsFacts
 
 THROUGH_TEACHER = " (through teacher "  # in a line of a lineage: known from a teacher's answers, not from weights
 
@@ -39,15 +40,36 @@ def lineage_of(ancestors: Sequence[Ancestor], teachers: Sequence[TeacherFacts]) 
     return [*(in_words(ancestor) for ancestor in ancestors), *sorted(inherited)]
 
 
+def is_own(ancestor: Ancestor, data: DataFacts | None) -> bool:
+    """Was an ancestor trained on exactly the images of a net trained on `data`, none less, none more?"""
+    keys = ("sha256", "val_sha256", "train_sha256")
+    return data is not None and ancestor.data.train_sha256 is not None and ancestor.data.picked(*keys) == data.picked(*keys)
+
+
+def without_own(lineage: Sequence[str], ancestors: Sequence[Ancestor], data: DataFacts | None) -> list[str]:
+    """A lineage without the lines of ancestors trained on exactly the images of the net, which was trained on `data`."""
+    own = {in_words(each) for each in ancestors if is_own(each, data)}
+    others = {in_words(each) for each in ancestors if not is_own(each, data)}  # perhaps of the same name
+    return [line for line in lineage if line not in own - others]
+
+
+def foreign_lineage(facts: NetFacts | WeightsFacts) -> list[str]:
+    """What the rules are about in a lineage: of an ensemble, all that is foreign to any of its nets."""
+    nets = list(facts.nets()) if isinstance(facts, NetFacts) else [facts]
+    foreign = [line for net in nets for line in without_own(net.lineage, net.ancestors, net.data)]
+    known = {line for net in nets for line in net.lineage}
+    return list(dict.fromkeys([*foreign, *(line for line in facts.lineage if line not in known)]))
+
+
 def start_of(lineage: Sequence[str]) -> str:
-    """Where a net comes from, in a word or two: scratch, pretrained, or pretrained teacher."""
+    """Where a net comes from by its foreign lineage, in a word or two: scratch, pretrained, or pretrained teacher."""
     if any(THROUGH_TEACHER not in line for line in lineage):
         return "pretrained"
     return "pretrained teacher" if lineage else "scratch"
 
 
 def fault_of(lineage: Sequence[str], rules: Rules) -> str | None:
-    """What the rules forbid of a lineage, in a few words; None: nothing."""
+    """What the rules forbid of a foreign lineage, in a few words; None: nothing."""
     if rules.pretrained or not lineage:
         return None
     if any(THROUGH_TEACHER not in line for line in lineage):
@@ -56,14 +78,14 @@ def fault_of(lineage: Sequence[str], rules: Rules) -> str | None:
 
 
 def check_lineage(name: str, lineage: Sequence[str], rules: Rules) -> None:
-    """Refuse what the rules forbid, by raising ConfigError that names the weights."""
+    """Refuse what the rules forbid of a foreign lineage, by raising ConfigError that names the weights."""
     if fault_of(lineage, rules) is None:
         return
     started = [line for line in lineage if THROUGH_TEACHER not in line]
     if started:
         raise ConfigError(
-            f"{name} started from other weights ({'; '.join(started)}); the rules say pretrained: false; "
-            "submit a run trained from scratch"
+            f"{name} started from other weights ({'; '.join(started)}); the rules say pretrained: false, which allows those of "
+            "a run from scratch on exactly the same training images alone: use such weights, or none"
         )
     raise ConfigError(
         f"{name} learned from a pretrained teacher ({'; '.join(lineage)}); the rules say pretrained_teacher: forbidden; "

@@ -24,7 +24,7 @@ from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write
 from cifar_small.inference.predict import load_net
 from cifar_small.models.counting import check_count, trainable_parameters
 from cifar_small.runs.directory import Run
-from cifar_small.runs.lineage import check_lineage
+from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_pictures, run_record
 from cifar_small.runs.records import FORMAT, SubmissionRecord
@@ -182,8 +182,7 @@ def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
     rules = rules or predictions.meta.rules_for(predictions.meta.file)
     meta = predictions.meta
     check_count(meta.name, meta.parameters, rules)
-    for made in (meta, *meta.members):
-        check_lineage(meta.name, made.lineage, rules)
+    check_lineage(meta.name, foreign_lineage(meta), rules)
     nets = list(meta.nets())
     for net in nets:
         if net.config is not None:  # predictions of older versions hold none
@@ -208,7 +207,7 @@ def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> N
             f"{meta.file} was predicted with other weights than {run.checkpoint(meta.checkpoint)} now holds; predict again"
         )
     check_count(net.config.name, net.parameters, rules or net.config.rules)
-    check_lineage(net.config.name, net.facts.lineage, rules or net.config.rules)
+    check_lineage(net.config.name, foreign_lineage(net.facts), rules or net.config.rules)
 
 
 def submit(

@@ -19,7 +19,7 @@ from cifar_small.models.counting import check_budget, check_tensors, footprint
 from cifar_small.optim.optimizers import build_optimizer
 from cifar_small.runs.directory import Run, require_space
 from cifar_small.runs.keeping import copies_kept
-from cifar_small.runs.lineage import check_unseen
+from cifar_small.runs.lineage import check_lineage, check_unseen, lineage_of, without_own
 from cifar_small.training.averaging import ExponentialAverage, average_warnings
 from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
@@ -67,6 +67,7 @@ def build_trainer(
     lines = []
     if init is not None:
         check_unseen(init.ancestors, data.facts)
+        check_lineage(config.name, without_own(lineage_of(init.ancestors, []), init.ancestors, data.facts), config.rules)
         lines.append(load_pretrained(model, init, data.classes))
     _check_phases(config, resolved.phases, model, len(data.classes))
     state = State(

@@ -23,7 +23,7 @@ from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
-from cifar_small.runs.lineage import check_unseen, fault_of, through_teacher
+from cifar_small.runs.lineage import check_unseen, fault_of, foreign_lineage, through_teacher
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, TeacherFacts
 from cifar_small.transforms.preprocess import Preprocess
@@ -122,7 +122,8 @@ def _load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, whe
     net = load_net(run)
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
-    _check(path, net.classes, net.facts.data, net.facts.lineage, rules, data, where)
+    lineage = foreign_lineage(net.facts)
+    _check(path, net.classes, net.facts.data, lineage, rules, data, where)
     check_unseen(net.facts.ancestors, data.facts)
     model = net.model.to(device=data.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
     model.eval().requires_grad_(False)
@@ -133,8 +134,8 @@ def _load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, whe
         parameters=net.parameters,
         val_accuracy=net.facts.val_accuracy,
         weights_sha256=[net.facts.weights_sha256],
-        pretrained=bool(net.facts.lineage),
-        lineage=net.facts.lineage,
+        pretrained=bool(lineage),
+        lineage=lineage,
     )
     return Teacher(model, net.preprocess, *_renormalization(net, data)), facts
 
@@ -152,7 +153,7 @@ def _load_file(path: str, rules: Rules, data: DataModule, where: str) -> tuple[P
     predictions = load_predictions(path)
     meta = predictions.meta
     for net in meta.nets():
-        _check(path, predictions.classes, net.data, net.lineage, rules, data, where)
+        _check(path, predictions.classes, net.data, foreign_lineage(net), rules, data, where)
         check_unseen(net.ancestors, data.facts)
     facts = TeacherFacts(
         name=meta.label(),
@@ -161,8 +162,8 @@ def _load_file(path: str, rules: Rules, data: DataModule, where: str) -> tuple[P
         parameters=meta.parameters,
         views=meta.views,
         weights_sha256=[net.weights_sha256 for net in meta.nets()],
-        pretrained=bool(meta.lineage),
-        lineage=meta.lineage,
+        pretrained=bool(foreign_lineage(meta)),
+        lineage=foreign_lineage(meta),
     )
     return predictions, facts
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.data.datamodule import DataModule
 from cifar_small.inference.forward import compute_logits
 from cifar_small.training.distributed import World
@@ -31,12 +32,17 @@ def select(state: State, val_accuracy: float, rule: str) -> bool:
     rule: best takes the first epoch of the highest accuracy on val, last takes every epoch.
     """
     better = val_accuracy > state.best_accuracy
-    state.stale = 0 if better else state.stale + 1
     if better:
         state.best_accuracy, state.best_epoch = val_accuracy, state.epoch
     return better or rule == "last"
 
 
-def out_of_patience(state: State, patience: int | None) -> bool:
-    """Have as many epochs as `patience` passed without a better accuracy on val? Never without patience."""
-    return patience is not None and state.stale >= patience
+def stale_epochs(state: State, resolved: ResolvedConfig) -> int:
+    """Epochs of the last phase without a better accuracy on val. A phase still to come is part of the recipe: none counts."""
+    return state.epoch - max(state.best_epoch, resolved.phases[-1].start)
+
+
+def out_of_patience(state: State, resolved: ResolvedConfig) -> bool:
+    """Has the last phase had as many epochs as `patience` without a better accuracy on val? Never without patience."""
+    patience = resolved.config.patience
+    return patience is not None and stale_epochs(state, resolved) >= patience

@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from cifar_small.runs.records import Ancestor, parse_all, plain_all
 
-COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "stale", "rows")
+COUNTERS = ("epoch", "step", "best_accuracy", "best_epoch", "rows")
 FIRST_SCALE = 2.0**16  # of the loss in fp16, as torch's GradScaler has it
 
 
@@ -37,7 +37,6 @@ class State:
     totals: Tensor = field(default_factory=lambda: torch.zeros(2))  # loss and hits summed over the epoch's images so far
     best_accuracy: float = -1.0
     best_epoch: int = 0
-    stale: int = 0  # epochs since the best one
     clock: float = field(default_factory=time.monotonic)  # when the run would have begun without pauses between sessions
     rows: list[dict[str, object]] = field(default_factory=list)  # rows of metrics.csv, one per epoch
 

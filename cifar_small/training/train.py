@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from cifar_small.config.resolved import resolve_config
+from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.environment import describe
-from cifar_small.errors import plural
+from cifar_small.errors import ConfigError, plural
 from cifar_small.models.counting import check_budget, num_classes_of
 from cifar_small.runs.directory import Run, can_resume, write_start
 from cifar_small.runs.locks import locked
@@ -21,6 +21,7 @@ from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
 from cifar_small.training.initial_weights import prepare_init
+from cifar_small.training.selection import stale_epochs
 from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.summary import closing_line, summarize
 from cifar_small.training.trainer import OnEpoch, Trainer
@@ -63,7 +64,7 @@ def train(
         quiet = quiet or not world.first
         world.require_same(f"{resolved.config_sha256} {run.folder}", "config or run directory", "start all with the same")
         going_on = world.first_then_all(may_go_on)
-        if world.first_then_all(lambda: going_on and _is_complete(run, resolved.epochs)):
+        if world.first_then_all(lambda: going_on and _is_complete(run, resolved)):
             summary = run.summary()  # which a rank on another machine may not see
             if summary is not None and not quiet:
                 early = f"; {summary.ended_early}" if summary.ended_early else ""
@@ -92,9 +93,17 @@ def train(
             return summary
 
 
-def _is_complete(run: Run, epochs: int) -> bool:
+def _is_complete(run: Run, resolved: ResolvedConfig) -> bool:
+    """Has the run ended as it is asked for now? Raises ConfigError for more epochs, where patience ended it before the last."""
     summary = run.finished()
-    return summary is not None and summary.epochs_planned == epochs
+    if summary is None or (summary.ended_early and run.config().patience != resolved.config.patience):
+        return False
+    if summary.ended_early and summary.epochs_planned < resolved.epochs:
+        raise ConfigError(
+            f"{run.folder} {summary.ended_early}, so {resolved.epochs} epochs would change nothing but the schedule of those "
+            "done; to train on, raise patience, or set patience: null"
+        )
+    return summary.epochs_planned == resolved.epochs
 
 
 def _finish(trainer: Trainer) -> Summary | None:
@@ -105,11 +114,9 @@ def _finish(trainer: Trainer) -> Summary | None:
     trainer.checkpoints.end_run(state)
     summary = summarize(run, resolved.config, resolved.phases, trainer.data, state)
     if summary.ended_early:
-        never = [f"phases.{phase.index}" for phase in resolved.phases if phase.start >= state.epoch]
         trainer.say(
-            f"warning: {summary.ended_early}: no better accuracy on val for {plural(state.stale, 'epoch')}"
-            + (f"; {' and '.join(never)} never began" if never else "")
-            + "; to train on, start a new run with more patience, or without"
+            f"warning: {summary.ended_early}: no better accuracy on val for {plural(stale_epochs(state, resolved), 'epoch')}; "
+            "to train on, resume it with more patience, or with patience: null"
         )
     trainer.say(closing_line(summary, run))
     return summary

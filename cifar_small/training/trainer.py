@@ -72,10 +72,10 @@ class Trainer:
 
     def fit(self, on_epoch: OnEpoch | None = None) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
-        state, epochs = self.state, self.resolved.epochs
+        state, resolved, epochs = self.state, self.resolved, self.resolved.epochs
         with closing(self.batches.augmenter), self._progress_bar() as bar:
-            while state.epoch < epochs and not out_of_patience(state, self.config.patience):
-                phase = self.resolved.phase_at(state.epoch)
+            while state.epoch < epochs and not out_of_patience(state, resolved):
+                phase = resolved.phase_at(state.epoch)
                 if state.epoch == phase.start and state.step == 0:
                     self._begin(phase)
                 bar.set_description(f"epoch {state.epoch + 1}/{epochs}")

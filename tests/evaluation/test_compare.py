@@ -294,6 +294,17 @@ def test_a_run_gives_its_facts(tmp_path: Path) -> None:
     assert line == "test was evaluated 2 times for net-seed3; if it guided any choice, this accuracy is optimistic"
 
 
+def test_what_became_of_a_plan_is_named(tmp_path: Path) -> None:
+    """Patience cut one run short, another was made longer on the way."""
+    short = make_run(tmp_path / "short")
+    summary = json.loads(short.summary_file.read_text())
+    short.summary_file.write_text(json.dumps({**summary, "epochs_planned": 9}))
+    longer = make_run(tmp_path / "longer", slice(0, 20), 1, planned=(1, 2))
+    found = compare(load_entries([str(short.folder), str(longer.folder)])).unlike
+    assert "short ended by patience after epoch 2 of 9" in found
+    assert "longer was extended on the way, planned for 1 then 2 epochs, which bent its schedule" in found
+
+
 def test_missing_predictions_are_named_with_their_command(tmp_path: Path) -> None:
     run = make_run(tmp_path / "a")
     found = compare(load_entries([str(run.folder)]), "test")

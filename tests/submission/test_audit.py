@@ -33,6 +33,7 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import PredictionsMeta, parse, plain_all
 from cifar_small.submission import submission_file as submission
 from cifar_small.submission.audit import Card, audit, chain, gather
+from cifar_small.submission.audit.card import Finding
 from cifar_small.submission.submission_file import submit
 from cifar_small.training.train import train
 
@@ -162,6 +163,58 @@ def test_a_net_that_was_given_its_normalisation_passes(place: Place) -> None:
     submit(load_predictions(run.predictions / "submit.npz"), csv, run=run)
     card = audit(gather(csv, runs=[run.folder], file=place.file, data_root=str(place.data)), repredict=True)
     assert failed(card) <= {"commit", "commit of CSV"}, str(card)  # which this tree is not
+
+
+def test_a_run_trained_on_from_its_own_weights_is_from_scratch_where_that_run_shows_it(place: Place) -> None:
+    data, rules = {"source": "npz", "root": str(place.data), "val_size": 100}, {"max_params": 100_000, "rows": 100}
+    first = place.run.folder
+    config = parse_config(tiny_raw(name="longer", data=data, rules=rules, weights=str(first), phases=[{"epochs": 1}]))
+    run, csv = Run(place.folder / "runs" / "longer"), place.folder / "longer" / "mine.csv"
+    train(config, run.folder, quiet=True, command="train")
+    predict.predict(run, "submit", file=place.file)
+    submit(load_predictions(run.predictions / "submit.npz"), csv, run=run)
+
+    def origin(*runs: Path) -> Finding:
+        card = audit(gather(csv, runs=[run.folder, *runs], file=place.file, data_root=str(place.data)))
+        assert failed(card) <= {"commit", "commit of CSV", "from scratch"}, str(card)  # this tree is not committed
+        return next(finding for finding in card.findings if finding.link == "from scratch")
+
+    assert origin().found == f"from scratch through tiny seed 0 in {first}, trained on the same images"  # where the config says
+    moved = first.rename(place.folder / "moved")
+    assert origin().verdict == "not checked"
+    assert "started from tiny seed 0, trained on npz, whose run directory is not at hand: give it too" in origin().found
+    assert origin(moved).verdict == "pass"
+    with pytest.raises(UserError, match="made by one net"):
+        origin(place.other.folder)
+
+    def other_images(state: dict[str, Any]) -> None:
+        state["data"]["train_sha256"] = "0" * 64
+
+    edit_best(Run(moved), other_images)  # as if it had been trained on more, and its descendant lied
+    lie = sha256_file(moved / "best.pt")
+    edit_best(run, lambda state: state["ancestors"][0].update(weights_sha256=lie))
+    edit_json(csv.with_suffix(".json"), lambda record: record["predictions"]["ancestors"][0].update(weights_sha256=lie))
+    found = next(
+        finding
+        for finding in audit(gather(csv, runs=[run.folder, moved], data_root=str(place.data))).findings
+        if finding.link == "from scratch"
+    )
+    assert found.verdict == "fail"
+    assert "data of tiny seed 0: train_sha256" in found.expected
+
+
+def test_the_card_says_what_became_of_the_plan(place: Place) -> None:
+    """Patience ended the run of 12 planned epochs, which had been planned for 8."""
+    epochs = place.run.summary().epochs
+
+    def longer(state: dict[str, Any]) -> None:
+        state["config"]["phases"][0]["epochs"] = 12
+
+    edit_best(place.run, longer)
+    edit_json(place.run.summary_file, lambda summary: summary.update(epochs_planned=12))
+    edit_json(place.run.env_file, lambda env: env["sessions"].insert(0, {**env["sessions"][0], "epochs_planned": 8}))
+    found = next(finding for finding in place.audit().findings if finding.link == "selection")
+    assert f"of {epochs}, ended by patience after epoch {epochs} of 12, extended on the way, planned for 8 then" in found.found
 
 
 def test_an_ensemble_that_is_whole_passes_every_link_of_every_member(place: Place) -> None:

@@ -88,7 +88,7 @@ def test_from_scratch_nothing_is_brought() -> None:
     ("changes", "message"),
     [
         ({"weights": "imagenet"}, "weights imagenet are refused by rules.pretrained: false; train from scratch"),
-        ({"weights": "runs/x"}, "weights runs/x are refused by rules.pretrained: false"),
+        ({"weights": "x.pth"}, "weights x.pth are refused by rules.pretrained: false"),
         (
             {"weights": "imagenet", "rules": RULES},
             "weights imagenet are published for the nets of torchvision and timm, not for r",

@@ -527,17 +527,39 @@ def test_selection_rule(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_patience_ends_a_run_and_says_so(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    scripted(monkeypatch, [0.3, 0.6, 0.5, 0.6, 0.9])
-    config = tiny(phases=[{"epochs": 4}, {"epochs": 1}], patience=2)
+    scripted(monkeypatch, [0.6, 0.3, 0.3, 0.3, 0.5, 0.9, 0.8])
+    config = tiny(phases=[{"epochs": 3}, {"epochs": 4}], patience=2)
     summary = train(config, tmp_path / "run")
-    assert (summary.epochs, summary.epochs_planned, summary.selected_epoch) == (4, 5, 2)
+    # Three epochs without a better one were in the first phase, which the second was to follow; it had patience of its own.
+    assert (summary.epochs, summary.epochs_planned, summary.selected_epoch) == (5, 7, 1)
     assert Run(tmp_path / "run").summary().ended == "patience"
     warning, closing = capsys.readouterr().out.splitlines()[-2:]
-    said = "ended by patience after epoch 4 of 5"
-    assert warning.startswith(f"warning: {said}: no better accuracy on val for 2 epochs; phases.1 never began; to train on,")
+    said = "ended by patience after epoch 5 of 7"
+    assert warning.startswith(f"warning: {said}: no better accuracy on val for 2 epochs; to train on, resume it with")
     assert f"; {said}; " in closing
     assert train(config, tmp_path / "run", resume=True) == summary
     assert said in capsys.readouterr().out
+
+    longer = tiny(phases=[{"epochs": 3}, {"epochs": 9}], patience=2)
+    with pytest.raises(ConfigError, match=f"run {said}, so 12 epochs would change nothing but"):
+        train(longer, tmp_path / "run", resume=True)
+    assert Run(tmp_path / "run").config() == config
+    more = train(tiny(phases=[{"epochs": 3}, {"epochs": 4}], patience=4), tmp_path / "run", resume=True)
+    assert (more.epochs, more.selected_epoch, more.ended_early) == (7, 6, "")
+
+
+def test_a_run_that_went_on_with_more_patience_is_the_one_that_had_it(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, patiences in (("whole", [None]), ("resumed", [1, 2, None])):
+        with monkeypatch.context() as patch:
+            scripted(patch, [0.6, 0.3, 0.3, 0.9])
+            for patience in patiences:
+                summary = train(
+                    tiny(phases=[{"epochs": 4}], patience=patience), tmp_path / folder, resume=folder == "resumed", quiet=True
+                )
+        assert summary.epochs == 4
+    assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "resumed")
 
 
 def test_a_run_that_is_not_cut_short_says_nothing_of_patience(

@@ -34,7 +34,7 @@ from cifar_small.optim.optimizers import build_optimizer, parameter_groups, set_
 from cifar_small.reporting.timeline import phase_rows
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.lineage import ancestor, check_lineage, check_unseen, in_words, start_of
+from cifar_small.runs.lineage import ancestor, check_lineage, check_unseen, foreign_lineage, in_words, start_of, without_own
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import DataFacts
 from cifar_small.submission.submission_file import check_rules, submit
@@ -46,6 +46,7 @@ from cifar_small.training.train import train
 Tiny = Callable[..., Config]
 RULES = {"max_params": 100_000, "rows": 360, "pretrained": True}
 SMALL = {"source": "digits", "val_size": 200, "train_limit": 128}
+FEWER = {**SMALL, "train_limit": 100}  # other training images: an ancestor on SMALL is foreign to a run on these
 FREEZING: list[dict[str, Any]] = [
     {"epochs": 2, "freeze": "backbone", "optim": {"name": "adamw", "lr": 0.01}},
     {"epochs": 2, "freeze": "none", "optim": {"lr": 0.002, "backbone_lr_factor": 0.25}},
@@ -412,7 +413,7 @@ def test_submit_judges_the_checkpoint_not_what_the_predictions_say(
     ancestor_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A predictions file whose lineage was emptied by hand, of a run whose config forbids what its checkpoint records."""
-    train(fine_tuning(ancestor_run, data=SMALL, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
+    train(fine_tuning(ancestor_run, data=FEWER, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
     run = Run(tmp_path / "run")
     net = load_net(run)
     strict = net.config.model_copy(update={"rules": Rules(max_params=100_000, rows=None), "weights": None})
@@ -432,6 +433,54 @@ def test_the_record_of_a_submission_names_the_ancestors(ancestor_run: Path, tmp_
     record = json.loads((tmp_path / "out" / "a.json").read_text())
     assert record["predictions"]["lineage"] == record["run"]["summary"]["lineage"] == lineage
     assert lineage == ["digits seed 0, trained on digits"]
+
+
+SCRATCH_ALONE = {**RULES, "pretrained": False}
+
+
+def test_a_run_on_the_very_same_images_is_no_weights_from_elsewhere(
+    ancestor_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fine_tuning(ancestor_run, name="longer", data=SMALL, rules=SCRATCH_ALONE, phases=[{"epochs": 1}])
+    train(config, tmp_path / "longer", quiet=True)
+    again = fine_tuning(tmp_path / "longer", name="again", data=SMALL, rules=SCRATCH_ALONE, phases=[{"epochs": 1}])
+    train(again, tmp_path / "again", quiet=True)
+    facts = load_net(Run(tmp_path / "again")).facts
+    assert facts.lineage == ["longer seed 0, trained on digits", "digits seed 0, trained on digits"]
+    assert foreign_lineage(facts) == []
+    assert main(["compare", str(tmp_path / "again"), "--format", "markdown"]) == 0
+    assert "| yes | scratch |" in capsys.readouterr().out
+
+    taught = {"distill": {"teachers": [str(tmp_path / "again")]}, "phases": [{"epochs": 1}]}  # a teacher from scratch
+    train(parse_config(tiny_raw(name="pupil", data=SMALL, rules=SCRATCH_ALONE, **taught)), tmp_path / "pupil", quiet=True)
+    assert load_net(Run(tmp_path / "pupil")).facts.lineage == []
+
+
+@pytest.mark.parametrize("elsewhere", ["fewer images", "an ancestor of its own"])
+def test_a_run_that_saw_other_images_is_refused_by_the_rules(
+    elsewhere: str, ancestor_run: Path, other_data: dict[str, Any], tmp_path: Path
+) -> None:
+    data, start = FEWER, ancestor_run
+    if elsewhere == "an ancestor of its own":  # itself on the same images, but begun from others
+        data, start = other_data, tmp_path / "tuned"
+        train(fine_tuning(ancestor_run, data=other_data, phases=[{"epochs": 1}]), start, quiet=True)
+    config = fine_tuning(start, name="next", data=data, rules=SCRATCH_ALONE, phases=[{"epochs": 1}])
+    with pytest.raises(ConfigError, match=r"next started from other weights \(digits seed 0, trained on digits\)"):
+        train(config, tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+def test_an_own_ancestor_does_not_whitewash_another_of_the_same_name() -> None:
+    own, other = (
+        DataFacts(source="digits", sha256="a", val_sha256="b", train_sha256="c"),
+        DataFacts(source="digits", sha256="x"),
+    )
+    lineage = ["net seed 0, trained on digits"]
+    assert without_own(lineage, [ancestor("net seed 0", own, "1")], own) == []
+    assert without_own(lineage, [ancestor("net seed 0", own, "1"), ancestor("net seed 0", other, "2")], own) == lineage
+    assert (
+        without_own(lineage, [ancestor("net seed 0", DataFacts(source="digits"), "1")], DataFacts(source="digits")) == lineage
+    )
 
 
 def test_a_trainer_without_weights_has_no_lineage(tiny: Tiny, tmp_path: Path) -> None:
@@ -483,7 +532,7 @@ def test_a_sweep_over_weights_is_gone_on_with(ancestor_run: Path, tmp_path: Path
 def test_the_rules_of_a_competition_judge_a_run_that_had_others(
     ancestor_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    train(fine_tuning(ancestor_run, data=SMALL, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
+    train(fine_tuning(ancestor_run, data=FEWER, phases=[{"epochs": 1}]), tmp_path / "run", quiet=True)
     images = load_test(Data(source="digits"))
     write_unlabelled(tmp_path / "file.pkl", images.images, np.arange(len(images)))
     run, strict = str(tmp_path / "run"), tmp_path / "strict.yaml"

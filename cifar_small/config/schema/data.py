@@ -19,7 +19,8 @@ class Rules(Section):
     """What the competition allows; checked before data is read and again on the checkpoint that makes a submission."""
 
     max_params: PositiveInt = 5_000_000  # trainable parameters of the submitted net
-    pretrained: bool = False  # may weights come from anywhere but this run?
+    # May weights come from elsewhere? Those of a run from scratch on the same training images always may.
+    pretrained: bool = False
     # May a teacher have started from other weights? No question where `pretrained` is true.
     pretrained_teacher: Literal["allowed", "forbidden"] = "forbidden"
     rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number

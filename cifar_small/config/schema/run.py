@@ -59,7 +59,7 @@ class Config(Recipe):
     ema_warmup: bool = False  # average fast at first, so that a short run does not keep its first weights; for ema_decay
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
-    patience: PositiveInt | None = None  # stop after this many epochs without a better val accuracy
+    patience: PositiveInt | None = None  # stop after this many epochs of the last phase without a better val accuracy
     views: Views = "none"  # test-time augmentation of predictions; see views.py
     engine: Engine = Engine()
 
@@ -125,10 +125,10 @@ class Config(Recipe):
     def _weights_are_allowed(self) -> Config:
         if self.weights is None:
             return self
-        if not self.rules.pretrained:
+        if not (self.rules.pretrained or self.starts_from_run):  # a run may be from scratch on the very images of this one
             raise ValueError(
-                f"weights {self.weights} are refused by rules.pretrained: false; train from scratch (weights: null), or set "
-                "rules.pretrained: true where the competition allows it"
+                f"weights {self.weights} are refused by rules.pretrained: false; train from scratch (weights: null), take a "
+                "run on the same training images, or set rules.pretrained: true where the competition allows it"
             )
         if self.weights != "imagenet":
             return self

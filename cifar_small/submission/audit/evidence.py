@@ -103,6 +103,7 @@ class Member:
     classes: tuple[str, ...]
     rules: Rules  # that it is judged by
     sources: Sources
+    ancestor_runs: tuple[Run, ...] = ()  # run directories of nets that nets of the submission started from
 
     @property
     def run(self) -> Run:
@@ -260,8 +261,8 @@ def gather(
 ) -> Submission:
     """Find the record beside a submission and match the given files with it.
 
-    config: whose rules hold instead of those in the record. Raises UserError for a path that does not exist or a run directory
-    that is none of the submission's, DataError without a record.
+    runs: of the nets, and of those that they started from. config: whose rules hold instead of those in the record. Raises
+    UserError for a path that does not exist or a run directory that is none of the submission's, DataError without a record.
     """
     for path in (predictions, file, None if data_root is None else Path(data_root).expanduser()):
         if path is not None and not path.exists():
@@ -270,7 +271,11 @@ def gather(
     meta = record.predictions
     csv_rules = _rules(meta.rules if record.rules is None else record.rules, csv)
     rules = load_config(config).rules if config is not None else csv_rules
-    folders = [Run(folder).require() for folder in runs]
+    started_from = {ancestor.weights_sha256 for net in meta.nets() for ancestor in net.ancestors}
+    given = [Run(folder).require() for folder in runs]
+    ancestral = tuple(run for run in given if _weights_of(run, "best") in started_from)
+    submitted = {net.weights_sha256 for net in meta.nets()}
+    folders = [run for run in given if run not in ancestral or _weights_of(run, "best") in submitted]
     sources = Sources(data_root, file, layout)
     written, classes = record.written, tuple(record.class_counts)
     if not meta.members:
@@ -278,7 +283,7 @@ def gather(
             raise UserError(f"got {len(folders)} run directories; {csv.name} was made by one net: give one")
         run = folders[0] if folders else None
         made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
-        one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources)
+        one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources, ancestral)
         return Submission(csv, content, record, rules, csv_rules, made, [one], sources)
     members, nets = [], list(meta.nets())
     assigned, left_out = _assign(nets, meta.left_out, folders)
@@ -287,7 +292,7 @@ def gather(
         own = PredictionsMeta.model_validate({**member.given(), **shared})
         label = f"member {number} ({own.name}, seed {own.seed})"
         made = PredictionsFile(own, _file_of(own, run), _missing(own, run))
-        members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources))
+        members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources, ancestral))
     joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: give their file")
     return Submission(csv, content, record, rules, csv_rules, joined, members, sources, left_out)
 

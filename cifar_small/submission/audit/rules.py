@@ -1,4 +1,4 @@
-"""The links that are rules: what was selected and how, parameters, scratch, test images and readings, seed, commit."""
+"""The links that are rules: what was selected and how, parameters, test images and readings, seed, commit."""
 
 from __future__ import annotations
 
@@ -8,24 +8,13 @@ from datetime import datetime
 from cifar_small.data import load_test
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import code_sha256
-from cifar_small.errors import CheckpointError, DataError
+from cifar_small.errors import DataError
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.directory import read_metrics
-from cifar_small.runs.lineage import check_unseen, fault_of, lineage_of
 from cifar_small.runs.predictions import find_predictions
-from cifar_small.runs.records import (
-    Ancestor,
-    DataFacts,
-    NetFacts,
-    Session,
-    SubmissionRecord,
-    TeacherFacts,
-    TestReading,
-    parse,
-    parse_all,
-)
+from cifar_small.runs.records import NetFacts, Session, SubmissionRecord, TestReading, extension_of
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
 from cifar_small.submission.audit.repeat import compare_again
@@ -92,8 +81,9 @@ def selection(member: Member, result: CheckResult) -> str:
     if not member.selected:
         return f"{member.recorded_meta.checkpoint} of {said.epochs} epochs, kept and named, not selected by the rule"
     rule = "best on val" if config.selection == "best" else "last"
-    early = f", {said.ended_early}" if said.ended_early else ""
-    return f"epoch {said.selected_epoch} of {said.epochs}{early}, the rule being: {rule}"
+    sessions = member.folder.sessions() if member.folder is not None else member.recorded.sessions if member.recorded else []
+    odd = "".join(f", {fact}" for fact in (said.ended_early, extension_of(sessions)) if fact)
+    return f"epoch {said.selected_epoch} of {said.epochs}{odd}, the rule being: {rule}"
 
 
 def kept_epoch(member: Member) -> int:
@@ -134,27 +124,6 @@ def budget(submission: Submission, result: CheckResult) -> str:
     result.require(sum(counts) <= most, f"at most {most:,}", f"{sum(counts):,}, {sum(counts) - most:,} over")
     each = " + ".join(f"{count:,}" for count in counts) + (" = " if len(counts) > 1 else "")
     return f"{each}{sum(counts):,} of at most {most:,}" if len(counts) > 1 else f"{sum(counts):,} of at most {most:,}"
-
-
-@link("from scratch", "no weights from elsewhere, unless the rules allow them")
-def from_scratch(member: Member, result: CheckResult) -> str:
-    """The lineage in the weights: as recorded, what its ancestors and teachers give, and allowed by the rules."""
-    state = member.checkpoint
-    lineage = state["lineage"]
-    ancestors = parse_all(Ancestor, state.get("ancestors", []), "the ancestors in the checkpoint")
-    teachers = parse_all(TeacherFacts, state.get("teachers", []), "the teachers in the checkpoint")
-    result.same("lineage in the record", lineage, member.recorded_meta.lineage)
-    if "soup" not in state:
-        result.same("lineage of its ancestors and teachers", lineage_of(ancestors, teachers), lineage)
-    try:
-        check_unseen(ancestors, parse(DataFacts, state["data"], "the data of the checkpoint"))
-    except CheckpointError as error:
-        result.require(False, "no ancestor that was trained on its val images", str(error))
-    weights = member.config.weights
-    result.require(weights is None or bool(ancestors), f"an ancestor, as the config starts from {weights}", "none")
-    rules = f"pretrained: false, pretrained_teacher: {member.rules.pretrained_teacher}"
-    result.require(fault_of(lineage, member.rules) is None, f"no other weights ({rules})", f"lineage {lineage}")
-    return f"from {', '.join(map(str, lineage))}, which the rules allow" if lineage else "the checkpoint names no other weights"
 
 
 @link("test images", "no image of the test split or of the unlabelled file was trained on or selected with")

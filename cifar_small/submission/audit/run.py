@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from cifar_small.submission.audit import chain, rules
+from cifar_small.submission.audit import chain, origin, rules
 from cifar_small.submission.audit.card import Card, Finding
 from cifar_small.submission.audit.evidence import Member, Submission
 from cifar_small.submission.audit.repeat import repeated
@@ -18,7 +18,7 @@ OF_A_NET: tuple[Callable[[Member], Finding], ...] = (
     rules.summary,
     rules.selection,
     rules.parameters,
-    rules.from_scratch,
+    origin.from_scratch,
     rules.test_images,
     rules.test_readings,
     rules.seed,
