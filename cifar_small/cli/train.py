@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_config, add_output, add_overwrite, reserve, split_config, split_overrides
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 
 if TYPE_CHECKING:
     from cifar_small.config.schema import Config
@@ -18,12 +20,26 @@ if TYPE_CHECKING:
 ALSO_FIRST = "YAML file, which may also stand without --config; see configs/"
 
 
+def _add_epochs(parser: argparse.ArgumentParser) -> None:
+    text = (
+        "train so many epochs: phases, warm-up, milestones, patience and the like in proportion (default: as the config says)"
+    )
+    parser.add_argument("--epochs", type=int, metavar="N", help=text)
+
+
 def _load_config(options: argparse.Namespace) -> Config:
-    """The config that a command was given, with or without --config, with the overrides of its command line."""
+    """The config that a command was given, with or without --config, with the overrides and epochs of its command line."""
     from cifar_small.config.loading import load_config
 
     options.config, options.overrides = split_config(options.config, options.overrides)
-    return load_config(options.config, split_overrides(options.overrides))
+    config = load_config(options.config, split_overrides(options.overrides))
+    if options.epochs is None:
+        return config
+    from cifar_small.config.shortening import with_epochs
+
+    scaled, changes = with_epochs(config, options.epochs)
+    print(f"{config.epochs} -> {scaled.epochs} epochs: {'; '.join(changes) or 'as they are'}", file=sys.stderr)
+    return scaled
 
 
 def _demo_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,12 +58,16 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, ALSO_FIRST)
     add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
     parser.add_argument("--resume", action="store_true", help="continue the run in the run directory, if there is one")
+    _add_epochs(parser)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
     shown.add_argument(
         "--dry-run",
         action="store_true",
         help="print size, steps, work, memory on a GPU and each phase, and stop",
+    )
+    shown.add_argument(
+        "--smoke", action="store_true", help="try every phase on two small batches, in seconds; keeps nothing without --output"
     )
 
 
@@ -58,6 +78,8 @@ def _train(options: argparse.Namespace) -> int:
       cifar-small train --config configs/resnet_hour.yaml --seed 1 --optim.lr 0.2 --phases.0.epochs 5
     Before hours of work, see what they would be:
       cifar-small train --config configs/resnet_5m.yaml --dry-run
+      cifar-small train --config configs/resnet_5m.yaml --smoke         does all of it work?
+      cifar-small train --config configs/resnet_5m.yaml --epochs 30     the same recipe at a tenth of its length
     A killed run continues with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) can share a run:
       .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
     """
@@ -72,6 +94,8 @@ def _train(options: argparse.Namespace) -> int:
 
         print(describe_run(config))
         return 0
+    if options.smoke:
+        return _smoke(config, options)
     from cifar_small.training.train import train
 
     train(
@@ -83,9 +107,27 @@ def _train(options: argparse.Namespace) -> int:
     return 0
 
 
+def _smoke(config: Config, options: argparse.Namespace) -> int:
+    from cifar_small.config.shortening import smoke_config
+    from cifar_small.training.train import train
+
+    if options.resume:
+        raise UserError("--resume has no effect with --smoke, which starts anew; drop it")
+    if options.output is None and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("--smoke of several processes needs a run directory that all of them see; name one with --output")
+    short = smoke_config(config)
+    with TemporaryDirectory(prefix="cifar-small-") as scratch:
+        train(short, options.output or Path(scratch) / short.name, command=options.command)
+    print(
+        f"{config.name}: everything ran, {plural(len(config.phases), 'phase')} of two small batches; the figures mean nothing"
+    )
+    return 0
+
+
 def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, ALSO_FIRST)
     add_output(parser, "run directory on the shared file system (default: runs/<name>-seed<seed>)")
+    _add_epochs(parser)
     parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
     parser.add_argument("--processes-per-node", type=int, default=1, help="ranks, and GPUs, of each machine (default: 1)")
     parser.add_argument("--cpus", type=int, default=4, help="processor cores for each rank (default: 4)")
@@ -107,6 +149,7 @@ def _slurm(options: argparse.Namespace) -> int:
     share_batch(config.batch_size, config.engine.micro_batch_size, ranks)  # refused now rather than after a night in the queue
     refuse_one_gpu(config.engine.device, ranks)
     arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
+    arguments += ["--epochs", str(options.epochs)] if options.epochs is not None else []
     text = batch_file(
         config.name,
         [*arguments, *options.overrides],
@@ -122,6 +165,7 @@ def _slurm(options: argparse.Namespace) -> int:
 
 def _preview_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, ALSO_FIRST)
+    _add_epochs(parser)
     parser.add_argument(
         "--epoch", type=int, metavar="E", help="start at this epoch and draw only its phase (default: every phase)"
     )
@@ -148,6 +192,7 @@ def _preview(options: argparse.Namespace) -> int:
 
 def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, ALSO_FIRST)
+    _add_epochs(parser)
     parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed if the size of the data source is unknown")
     add_output(parser, "PNG to write (default: <name>-schedule.png)")
     add_overwrite(parser)

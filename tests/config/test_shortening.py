@@ -1,0 +1,122 @@
+"""Configs at another length: everything counted in epochs follows, and every published config can be tried in seconds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import tiny_raw
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cifar_small.cli.main import main
+from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.phases import resolve_phases
+from cifar_small.config.schema import Config
+from cifar_small.config.shortening import smoke_config, with_epochs
+from cifar_small.errors import ConfigError
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+RUNNABLE = [path for path in sorted(CONFIGS.rglob("*.yaml")) if "\nseeds:" not in path.read_text(encoding="utf-8")]
+Tiny = Callable[..., Config]
+
+
+def test_all_that_is_counted_in_epochs_follows(tiny: Tiny) -> None:
+    config = tiny(
+        phases=[
+            {"epochs": 60, "schedule": {"name": "multistep", "milestones": [30, 50], "warmup_epochs": 5}},
+            {"epochs": 40, "schedule": {"name": "cosine_restarts", "period": 10}, "swa": {"every": 4}},
+        ],
+        patience=20,
+        engine={"keep_every": 10},
+    )
+    scaled, changes = with_epochs(config, 20)
+    assert changes == [
+        "phases.0.epochs 60 -> 12",
+        "phases.0.schedule.warmup_epochs 5 -> 1",
+        "phases.0.schedule.milestones [30, 50] -> [6, 10]",
+        "phases.1.epochs 40 -> 8",
+        "phases.1.swa.every 4 -> 1",
+        "phases.1.schedule.period 10 -> 2",
+        "patience 20 -> 4",
+        "engine.keep_every 10 -> 2",
+    ]
+    first, second = resolve_phases(scaled)
+    assert (first.end, second.end, scaled.patience, scaled.engine.keep_every) == (12, 20, 4, 2)
+    assert with_epochs(config, 100)[1] == []
+
+
+def test_a_schedule_over_several_phases_follows_their_sum(tiny: Tiny) -> None:
+    config = tiny(
+        phases=[{"epochs": 3}, {"epochs": 5, "schedule": {"name": "cosine", "warmup_epochs": 4}}, {"epochs": 5}],
+        schedule={"name": "constant", "warmup_epochs": 1.5},
+    )
+    phases = resolve_phases(with_epochs(config, 4)[0])
+    assert [phase.settings.epochs for phase in phases] == [1, 2, 1]
+    assert [phase.settings.schedule.warmup_epochs for phase in phases] == [0.5, 1.2, 1.2]  # of 1 and of 3 epochs
+
+
+def test_what_has_no_room_is_dropped_and_said(tiny: Tiny) -> None:
+    schedule = {"name": "multistep", "milestones": [80, 90, 95], "warmup_epochs": 1}
+    config = tiny(phases=[{"epochs": 100, "schedule": schedule, "swa": {"every": 10}}])
+    _, changes = with_epochs(config, 4)
+    assert "phases.0.schedule.milestones [80, 90, 95] -> [3]" in changes
+    scaled, changes = with_epochs(config, 1)
+    assert changes[1:] == [
+        "phases.0.swa.every 10 -> none",
+        "phases.0.schedule.name multistep -> constant",
+        "phases.0.schedule.warmup_epochs 1 -> 0.01",
+        "phases.0.schedule.milestones [80, 90, 95] -> none",
+    ]
+    assert resolve_phases(scaled)[0].settings.swa is None
+    with pytest.raises(ConfigError, match="1 epoch for 2 phases: each needs one"):
+        with_epochs(tiny(phases=[{"epochs": 5}, {"epochs": 5}]), 1)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=5), st.integers(5, 500))
+def test_phases_keep_their_proportions(lengths: list[int], epochs: int) -> None:
+    config = parse_config(tiny_raw(phases=[{"epochs": length} for length in lengths]))
+    found = [phase.settings.epochs for phase in resolve_phases(with_epochs(config, epochs)[0])]
+    assert sum(found) == epochs
+    assert min(found) >= 1
+    if min(lengths) * epochs >= sum(lengths):  # room for all
+        ideal = [length * epochs / sum(lengths) for length in lengths]
+        assert max(abs(one - other) for one, other in zip(found, ideal, strict=True)) < 1
+
+
+@pytest.mark.parametrize("path", RUNNABLE, ids=lambda path: path.stem)
+def test_every_config_can_be_had_short_long_and_as_a_smoke_test(path: Path) -> None:
+    config = load_config(path)
+    for epochs in (len(config.phases), 3 * config.epochs):
+        assert with_epochs(config, epochs)[0].epochs == epochs
+    smoke = smoke_config(config)
+    assert smoke.epochs == len(config.phases)
+    assert smoke.model == config.model
+
+
+def run_main(*arguments: Any) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_a_smoke_test_trains_every_phase_and_leaves_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert run_main("train", CONFIGS / "smoke.yaml", "--smoke") == 0
+    said = capsys.readouterr().out
+    assert "epoch   2/2" in said
+    assert said.splitlines()[-1] == "smoke: everything ran, 2 phases of two small batches; the figures mean nothing"
+    assert not (tmp_path / "runs").exists()
+    assert run_main("train", CONFIGS / "smoke.yaml", "--smoke", "--resume") == 2
+
+
+def test_epochs_on_the_command_line_say_what_they_change(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_main("train", CONFIGS / "smoke.yaml", "--epochs", 12, "--print-config") == 0
+    out, err = capsys.readouterr()
+    assert err == ("6 -> 12 epochs: phases.0.epochs 4 -> 8; phases.0.schedule.warmup_epochs 1 -> 2; phases.1.epochs 2 -> 4\n")
+    assert "warmup_epochs: 2" in out
+    assert run_main("slurm", CONFIGS / "smoke.yaml", "--epochs", 12, "--cpu-only") == 0
+    assert "--epochs 12" in capsys.readouterr().out
