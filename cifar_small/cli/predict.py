@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import get_args
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import (
@@ -22,8 +21,15 @@ from cifar_small.cli.options import (
     reserve,
 )
 from cifar_small.config.renamed import VIEWS
-from cifar_small.config.schema import Views
+from cifar_small.config.schema import VIEW_SETS, views_name
 from cifar_small.errors import UserError
+
+
+def _views(name: str) -> str:
+    try:
+        return views_name(VIEWS.get(name, name))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,9 +39,10 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument(
         "--views",
-        type=lambda name: VIEWS.get(name, name),
-        choices=get_args(Views),
-        help="test-time augmentation (default: as the config says)",
+        type=_views,
+        metavar="SET",
+        help=f"test-time augmentation: {', '.join(VIEW_SETS)}; flip_shift@0.25: the whole set for the least certain quarter "
+        "of the images alone (default: as the config says)",
     )
     add_output(parser, "predictions file (default: RUN/predictions/<split>.npz)")
     add_allow_rows(parser)

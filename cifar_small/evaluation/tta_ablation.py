@@ -17,34 +17,37 @@ from tqdm.auto import tqdm
 from cifar_small.data import Images
 from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
+from cifar_small.inference.forward import least_certain
 from cifar_small.inference.predict import Net, predict_images
 from cifar_small.metrics.classification import cross_entropy, log_softmax, mcnemar, wilson_interval
-from cifar_small.transforms.views import VIEWS, View, Weighted
+from cifar_small.transforms.views import IMAGE, VIEWS, View, Weighted
 
 SMALLEST = 1e-3  # a learned weight below this is 0: its view would cost a pass and say nothing
 LEARNED = "learned"
+SHARES = (0.1, 0.25)  # of the images, the least certain, that a set is tried for alone
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class ViewsResult:
-    """One choice of views on the images of val, beside a single look at each image as it is."""
+    """One choice of views on the images of val, beside another: a single look at each, or of a share, its whole set."""
 
     views: str
-    passes: int  # forward passes per image
+    against: str
+    passes: float  # forward passes per image
     seconds: float  # for all images: the sum of its views' own times, each measured once
     accuracy: float
     interval: tuple[float, float]  # Wilson, 95 %
     nll: float  # nats
-    gained: int  # images right with these views and wrong without
+    gained: int  # images right with these views and wrong with those of `against`
     lost: int  # the reverse
     p: float  # exact McNemar test, two-sided
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """All choices of `VIEWS`, and the views with learned weights.
+    """All choices of `VIEWS`, each for the least certain images alone too, and the views with learned weights.
 
     choices: the last is `learned`, cross-fitted: each half of val is answered with the weights of the other half. weights:
     those fitted on all of val, largest first, without zeros. on_own_fit: their accuracy and NLL on the images of the fit.
@@ -67,24 +70,35 @@ def ablate(net: Net, images: Images, *, progress: bool = False) -> Ablation:
     views = list(dict.fromkeys(view for weighted in VIEWS.values() for view, _ in weighted))
     logits, seconds, meta = view_logits(net, images, views, progress=progress)
     cost = dict(zip(views, seconds, strict=True))
-    plain = logits[views.index(View())].argmax(axis=1) == labels
+    plain = logits[views.index(IMAGE)]
 
-    def choice(name: str, used: Sequence[View], answer: Floats) -> ViewsResult:
+    def choice(
+        name: str, passes: float, time_used: float, answer: Floats, against: str = "none", other: Floats = plain
+    ) -> ViewsResult:
         correct = answer.argmax(axis=1) == labels
-        gained, lost, p = mcnemar(correct, plain)
+        gained, lost, p = mcnemar(correct, other.argmax(axis=1) == labels)
         interval = wilson_interval(int(correct.sum()), len(labels))
-        time_used = sum(cost[view] for view in used)
         nll = cross_entropy(answer, labels)
-        return ViewsResult(name, len(used), time_used, float(correct.mean()), interval, nll, gained, lost, p)
+        return ViewsResult(name, against, passes, time_used, float(correct.mean()), interval, nll, gained, lost, p)
 
-    choices = [choice(name, [view for view, _ in one], _mean(logits, views, one)) for name, one in VIEWS.items()]
+    choices = []
+    for name, weighted in VIEWS.items():
+        whole = _mean(logits, views, weighted)
+        choices.append(choice(name, len(weighted), sum(cost[view] for view, _ in weighted), whole))
+        others = [view for view, _ in weighted if view != IMAGE]
+        for share in SHARES if others else ():
+            selected = least_certain(torch.from_numpy(plain.astype(np.float32)), share).numpy()
+            answer, part = plain.copy(), len(selected) / len(labels)
+            answer[selected] = whole[selected]
+            time_used = cost[IMAGE] + part * sum(cost[view] for view in others)
+            choices.append(choice(f"{name}@{share:g}", 1 + part * len(others), time_used, answer, name, whole))
     weights = fit_view_weights(logits, labels)
     crossed = np.empty(logits.shape[1:])
     first, second = halves(labels)
     for fitted, answered in ((first, second), (second, first)):
         crossed[answered] = np.tensordot(fit_view_weights(logits[:, fitted], labels[fitted]), logits[:, answered], 1)
     used = [view for view, weight in zip(views, weights, strict=True) if weight]
-    choices.append(choice(LEARNED, used, crossed))
+    choices.append(choice(LEARNED, len(used), sum(cost[view] for view in used), crossed))
     own = np.tensordot(weights, logits, 1)
     on_own_fit = (float((own.argmax(axis=1) == labels).mean()), cross_entropy(own, labels))
     largest = [(str(views[place]), float(weights[place])) for place in np.argsort(-weights, kind="stable") if weights[place]]

@@ -124,6 +124,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None
 def describe_ablation(ablation: Ablation) -> str:
     """The table for the terminal, with what it does not say by itself."""
     plain = ablation.choices[0]
+    accuracies = {choice.views: choice.accuracy for choice in ablation.choices}
     rows = []
     for choice in ablation.choices:
         low, high = choice.interval
@@ -131,13 +132,14 @@ def describe_ablation(ablation: Ablation) -> str:
         tested: tuple[str, ...] = ("", "", "", "")
         if choice is not plain:
             tested = (
-                f"{100 * (choice.accuracy - plain.accuracy):+.2f}",
+                f"{100 * (choice.accuracy - accuracies[choice.against]):+.2f}",
                 str(choice.gained),
                 str(choice.lost),
                 p_text(choice.p),
             )
-        rows.append((choice.views, str(choice.passes), f"{choice.seconds:.1f}", *scores, *tested, f"{choice.nll:.4f}"))
-    header = ("views", "passes", "seconds", "accuracy %", "95 % interval", "points", "gained", "lost", "p", "NLL")
+        cost = (f"{choice.passes:g}", f"{choice.seconds:.1f}")
+        rows.append((choice.views, *cost, *scores, choice.against, *tested, f"{choice.nll:.4f}"))
+    header = ("views", "passes", "seconds", "accuracy %", "95 % interval", "against", "points", "gained", "lost", "p", "NLL")
     tests = len(ablation.choices) - 1
     weights = ", ".join(f"{view} {weight:.3f}" for view, weight in ablation.weights)
     accuracy, nll = ablation.on_own_fit
@@ -146,8 +148,9 @@ def describe_ablation(ablation: Ablation) -> str:
         f"passes: forward passes per image; each of {ablation.views_forwarded} distinct views was forwarded once, and a choice "
         "costs the sum of its views",
         f"seconds: for the {ablation.images:,} images of val, measured once, {where}",
-        "gained, lost: images right only with these views, only without them",
-        f"p: exact McNemar test against none, each by itself; of {tests}, only one below {0.05 / tests:.3f} stands alone",
+        "flip@0.1 and the like: one pass over all images, and the rest of the set for that share of them, the least certain",
+        "gained, lost: images right only with these views, only with those that they stand against",
+        f"p: exact McNemar test, each by itself; of {tests}, only one below {0.05 / tests:.3f} stands alone",
         f"{LEARNED}: weights fitted on val, each half of it answered with the weights of the other; on the images of the fit "
         f"itself they reach {accuracy:.2%} and NLL {nll:.4f}, which says nothing of other images",
         f"weights fitted on all of val: {weights}",

@@ -117,7 +117,8 @@ def test_version() -> None:
         (["results", "--recrods", "x"], "unrecognized arguments: --recrods x"),
         (["results", "--rec", "x"], "unrecognized arguments: --rec x"),
         (["predict", "run", "--split", "tset"], "invalid choice: 'tset'"),
-        (["predict", "run", "--split", "val", "--views", "all"], "invalid choice: 'all'"),
+        (["predict", "run", "--split", "val", "--views", "all"], "expected one of none, flip, shift"),
+        (["predict", "run", "--split", "val", "--views", "flip@2"], "share must be a number above 0 and below 1"),
         (["predict", "run", "--split", "submit", "--allow-rows", "many"], "invalid int value: 'many'"),
     ],
 )

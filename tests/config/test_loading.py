@@ -212,6 +212,10 @@ OUT_OF_RANGE = [
     ("name", "../a", "name: ", "../a"),
     ("name", "a\n", "name: ", "a"),
     ("views", "flop", "views: ", "flip_shift"),
+    ("views", "flip@1.5", "views: ", "above 0 and below 1, such as flip@0.25, got '1.5'"),
+    ("views", "none@0.5", "views: ", "no effect"),
+    ("views", {"set": "flip"}, "views: ", "expected {set: flip_shift, share: 0.25}"),
+    ("views", 3, "views: ", "expected one of none"),
     ("augment", {"crop": 17}, "augment.crop: ", "got 17"),
     ("augment", {"flip": "rand"}, "augment.flip: ", "alternating"),
     ("augment", {"erasing": 0.5, "erasing_scale": [0.3, 0.2]}, "augment: ", "0 < low <= high"),
@@ -749,3 +753,10 @@ def test_former_names_are_read_and_hashed_as_ever() -> None:
     assert "r3" not in dump_config(former)
     expected = config_dict(former) | {"name": "r3_resnet_4443", "views": "r3"}
     assert config_hash(former) == hashlib.sha256(json.dumps(expected, sort_keys=True).encode()).hexdigest()
+
+
+def test_selective_views_are_read_in_both_forms_and_written_in_one() -> None:
+    config = parse_config(raw(views={"set": "flip_shift", "share": 0.250}))
+    assert config == parse_config(raw(views="flip_shift@0.25"))
+    assert config_dict(config)["views"] == config.views == "flip_shift@0.25"
+    assert config_hash(config) != config_hash(parse_config(raw(views="flip_shift")))

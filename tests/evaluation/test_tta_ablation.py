@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import split_views
 from cifar_small.data import Images
 from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
@@ -25,6 +26,12 @@ from cifar_small.reporting.evaluation_files import describe_ablation
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train
 from cifar_small.transforms.views import VIEWS, View
+
+CHOICES = [
+    "none", "flip", "flip@0.1", "flip@0.25", "shift", "shift@0.1", "shift@0.25", "flip_shift", "flip_shift@0.1",
+    "flip_shift@0.25", "flips_shift_blur", "flips_shift_blur@0.1", "flips_shift_blur@0.25", "random_crops", "random_crops@0.1",
+    "random_crops@0.25", "learned",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +57,7 @@ def ablation(net: Net, val: Images) -> Ablation:
 
 
 def test_choices_are_those_of_the_inference_path(ablation: Ablation, net: Net, val: Images) -> None:
-    assert [one.views for one in ablation.choices] == [*VIEWS, "learned"]
+    assert [one.views for one in ablation.choices] == CHOICES
     assert val.labels is not None
     plain = predict_images(net, val, "none").correct
     for one in ablation.choices[:-1]:
@@ -58,8 +65,12 @@ def test_choices_are_those_of_the_inference_path(ablation: Ablation, net: Net, v
         assert one.accuracy == predictions.accuracy
         assert one.interval == wilson_interval(int(predictions.correct.sum()), 200)
         assert one.nll == pytest.approx(cross_entropy(predictions.logits, val.labels), abs=1e-5)
-        assert (one.gained, one.lost, one.p) == mcnemar(predictions.correct, plain)
-        assert one.passes == len(VIEWS[one.views])
+        name, share = split_views(one.views)
+        against = plain if share == 1 else predict_images(net, val, name).correct
+        assert one.against == ("none" if share == 1 else name)
+        assert (one.gained, one.lost, one.p) == mcnemar(predictions.correct, against)
+        others = len([view for view, _ in VIEWS[name] if view != View()])
+        assert one.passes == pytest.approx(len(VIEWS[name]) if share == 1 else 1 + share * others)
     assert (ablation.choices[0].gained, ablation.choices[0].lost, ablation.choices[0].p) == (0, 0, 1.0)
     assert len({one.accuracy for one in ablation.choices}) > 2  # the choices do differ
 
@@ -79,7 +90,9 @@ def test_seconds_are_the_sum_of_a_choices_views(net: Net, val: Images, monkeypat
         "cifar_small.evaluation.tta_ablation.time.perf_counter", lambda: float(next(ticks))
     )  # every view takes one second
     found = ablate(net, val)
-    assert [one.seconds for one in found.choices[:-1]] == [1, 2, 5, 6, 5, 10]
+    assert [one.seconds for one in found.choices[:-1] if "@" not in one.views] == [1, 2, 5, 6, 5, 10]
+    by_name = {one.views: one.seconds for one in found.choices}
+    assert (by_name["flip_shift@0.1"], by_name["flip_shift@0.25"], by_name["random_crops@0.1"]) == (1.5, 2.25, 2.0)
     assert found.choices[-1].seconds == found.choices[-1].passes == len(found.weights)
 
 
@@ -161,12 +174,12 @@ def test_command(trained: Run, tmp_path: Path, said: Callable[..., tuple[int, st
     run = Run(shutil.copytree(trained.folder, tmp_path / "run"))
     code, out, err = said("tta", run.folder)
     assert (code, err) == (0, "")
-    rows = [line.split()[0] for line in out.splitlines()[1:8]]
-    assert rows == [*VIEWS, "learned"]
+    rows = [line.split()[0] for line in out.splitlines()[1 : len(CHOICES) + 1]]
+    assert rows == CHOICES
     assert "none" in out
     plain = json.loads((run.folder / "tta.json").read_text())
     assert (plain["run"], plain["images"], plain["views_forwarded"]) == ("run", 200, 23)
-    assert [one["views"] for one in plain["choices"]] == [*VIEWS, "learned"]
+    assert [one["views"] for one in plain["choices"]] == CHOICES
     assert plain["meta"]["weights_sha256"] == load_net(run).facts.weights_sha256
     assert not run.test_readings_file.exists()
     assert said("tta", run.folder)[0] == 2

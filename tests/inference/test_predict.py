@@ -9,7 +9,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,11 +18,11 @@ from conftest import tiny_raw
 from scipy.ndimage import gaussian_filter
 
 from cifar_small.config.loading import parse_config
-from cifar_small.config.schema import Data, Views
+from cifar_small.config.schema import VIEW_SETS, Data
 from cifar_small.data import load_test, load_train, write_unlabelled
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.errors import CheckpointError, DataError, UserError
-from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.forward import compute_logits, least_certain
 from cifar_small.inference.predict import images_of, load_net, load_own_splits, predict
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
@@ -69,7 +69,7 @@ def views_of(name: str) -> list[torch.Tensor]:
 
 
 def test_every_choice_of_views_has_weights_that_sum_to_one() -> None:
-    assert set(VIEWS) == set(get_args(Views))
+    assert tuple(VIEWS) == VIEW_SETS
     for name, views in VIEWS.items():
         assert sum(weight for _, weight in views) == pytest.approx(1, abs=1e-12), name
         assert all(weight > 0 for _, weight in views)
@@ -177,6 +177,36 @@ def test_logits_are_the_weighted_mean_over_views(views: str, trained: Run) -> No
     assert got.dtype == torch.float32
     assert np.allclose(got.numpy(), by_hand, atol=1e-4)
     assert by_hand.std() > 0.05  # the net answers something
+
+
+@pytest.mark.parametrize(("views", "share", "count"), [("flip_shift", 0.25, 15), ("random_crops", 0.1, 6), ("flip", 0.001, 1)])
+def test_selective_views_give_the_whole_set_to_the_least_certain_images(
+    views: str, share: float, count: int, trained: Run
+) -> None:
+    net = load_net(trained)
+    pixels = to_tensor(load_test(CONFIG.data).take(np.arange(60)), torch.device("cpu"))
+
+    def logits(choice: str) -> torch.Tensor:
+        return compute_logits(net.model, pixels, net.preprocess, choice, "fp32", 7)
+
+    seen: list[int] = []
+    with net.model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0]))):
+        got = logits(f"{views}@{share}")
+    others = [view for view, _ in VIEWS[views] if view != View()]
+    assert sum(seen) == 60 + count * len(others)  # the plain look is not repeated
+    plain, whole = logits("none"), logits(views)
+    certainty = plain.softmax(1).amax(1)
+    chosen = torch.zeros(60, dtype=torch.bool)
+    chosen[sorted(range(60), key=lambda image: float(certainty[image]))[:count]] = True
+    assert torch.equal(got[~chosen], plain[~chosen])
+    assert torch.allclose(got[chosen], whole[chosen], atol=1e-5)
+    assert not torch.allclose(got[chosen], plain[chosen], atol=1e-3)
+
+
+def test_of_equally_certain_images_the_first_are_chosen() -> None:
+    logits = torch.tensor([[0.0, 3.0], [1.0, 0.0], [0.0, 1.0], [5.0, 5.0]])
+    assert least_certain(logits, 0.5).tolist() == [3, 1]
+    assert least_certain(logits, 0.75).tolist() == [3, 1, 2]
 
 
 def test_batch_size_does_not_change_logits_and_the_net_stays_as_it_was(trained: Run) -> None:

@@ -21,11 +21,12 @@ from cifar_small.cli.main import main
 from cifar_small.config.hashing import config_hash, dump_config, recipe_hash
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.schema import Data
-from cifar_small.data import load_test, load_train, write_unlabelled
+from cifar_small.data import load_test, load_train, load_unlabelled, write_unlabelled
 from cifar_small.errors import UserError
 from cifar_small.files import sha256_file
 from cifar_small.inference import predict
 from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
@@ -33,7 +34,8 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import PredictionsMeta, parse, plain_all
 from cifar_small.submission import submission_file as submission
 from cifar_small.submission.audit import Card, audit, chain, gather
-from cifar_small.submission.audit.card import Finding
+from cifar_small.submission.audit.card import CheckResult, Finding
+from cifar_small.submission.audit.repeat import compare_again
 from cifar_small.submission.submission_file import submit
 from cifar_small.training.train import train
 
@@ -576,6 +578,28 @@ def test_only_a_new_prediction_finds_a_forger_who_rewrites_every_hash(place: Pla
     assert failed(card) == {"repeated"}
     (finding,) = card.of("fail")
     assert "logits" in finding.expected
+
+
+def test_repeated_selective_views_may_choose_another_image_at_the_border_but_have_no_other_logits(place: Place) -> None:
+    """By rounding, the last image that is given all views may be another one on another machine."""
+    net = load_net(place.run)
+    images, _ = load_unlabelled(place.file, classes=net.classes, layout="auto", rows=100)
+    made, plain, whole = (predict.predict_images(net, images, views) for views in ("flip@0.1", "none", "flip"))
+    chosen = np.flatnonzero(np.abs(made.logits - plain.logits).max(axis=1) > 0)
+    assert len(chosen) == 10
+    logits = made.logits.copy()
+    other = next(image for image in range(100) if image not in chosen)
+    logits[chosen[0]], logits[other] = plain.logits[chosen[0]], whole.logits[other]
+
+    def verdict(logits: Any) -> str:
+        result = CheckResult()
+        compare_again(Predictions(made.ids, logits, None, made.classes, made.meta), net, images, result)
+        return result.settle("repeated", "", "").verdict
+
+    assert not np.allclose(logits, made.logits, atol=0.05)
+    assert verdict(made.logits) == verdict(logits) == "pass"
+    logits[other] += np.eye(10, dtype=np.float32)[3]
+    assert verdict(logits) == "fail"
 
 
 @settings(deadline=None, max_examples=40)

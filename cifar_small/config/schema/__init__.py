@@ -16,7 +16,7 @@ from cifar_small.config.schema.augment import (
     TorchvisionAugment,
 )
 from cifar_small.config.schema.base import PositiveInt, Section, Seed
-from cifar_small.config.schema.data import SOURCES, Data, Rules, Views
+from cifar_small.config.schema.data import SOURCES, VIEW_SETS, Data, Rules, Views, split_views, views_name
 from cifar_small.config.schema.model import (
     LibraryModel,
     Model,
@@ -44,6 +44,7 @@ __all__ = [
     "SAM",
     "SGD",
     "SOURCES",
+    "VIEW_SETS",
     "Adam",
     "AlbumentationsAugment",
     "AnyAugment",
@@ -72,4 +73,6 @@ __all__ = [
     "WhitenedResNetModel",
     "WhitenedStage",
     "WideResNetModel",
+    "split_views",
+    "views_name",
 ]

@@ -3,13 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from cifar_small.config.schema.base import Channels, PositiveInt, Section, Seed, Side
 
-Views = Literal["none", "flip", "shift", "flip_shift", "flips_shift_blur", "random_crops"]
+VIEW_SETS = ("none", "flip", "shift", "flip_shift", "flips_shift_blur", "random_crops")
+
+
+def split_views(views: str) -> tuple[str, float]:
+    """A choice of views as its set and the share of the images that are given the whole set: `flip_shift@0.25`, or `flip`.
+
+    Raises ValueError for anything else.
+    """
+    name, at, share = views.partition("@")
+    if name not in VIEW_SETS:
+        raise ValueError(f"expected one of {', '.join(VIEW_SETS)}, got {name!r}")
+    if not at:
+        return name, 1.0
+    try:
+        number = float(share)
+    except ValueError:
+        number = 0.0
+    if not 0 < number < 1:
+        raise ValueError(f"share must be a number above 0 and below 1, such as {name}@0.25, got {share!r}")
+    if name == "none":
+        raise ValueError("share has no effect with the set none: drop it, or choose another set")
+    return name, number
+
+
+def views_name(value: Any) -> str:
+    """A choice of views as records have it, `flip_shift@0.25`; from that or from `{set: flip_shift, share: 0.25}`.
+
+    Raises ValueError for anything else.
+    """
+    if isinstance(value, Mapping):
+        if value.keys() != {"set", "share"}:
+            raise ValueError(f"expected {{set: flip_shift, share: 0.25}}, or one of {', '.join(VIEW_SETS)}")
+        value = f"{value['set']}@{value['share']}"
+    if not isinstance(value, str):
+        raise ValueError(f"expected one of {', '.join(VIEW_SETS)}, or {{set: flip_shift, share: 0.25}}")
+    name, share = split_views(value)
+    return name if share == 1 else f"{name}@{share:g}"
+
+
+Views = Annotated[str, BeforeValidator(views_name)]
 
 
 _LABELS: Mapping[str, str] = {"ID,Labels": "numbers", "id,label": "names"}

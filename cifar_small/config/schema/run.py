@@ -60,7 +60,7 @@ class Config(Recipe):
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
     patience: PositiveInt | None = None  # stop after this many epochs of the last phase without a better val accuracy
-    views: Views = "none"  # test-time augmentation of predictions; see views.py
+    views: Views = "none"  # test-time augmentation of predictions, see views.py; or {set: flip_shift, share: 0.25}
     engine: Engine = Engine()
 
     OMIT_DEFAULT = Recipe.OMIT_DEFAULT | {"weights", "input", "ema_warmup"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from cifar_small.config.schema import split_views
 from cifar_small.data import Images
 from cifar_small.inference.predict import Net, predict_images
 from cifar_small.runs.predictions import Predictions
@@ -35,7 +36,14 @@ def compare_again(before: Predictions, net: Net, images: Images, result: CheckRe
     if not np.array_equal(again.ids, before.ids) or again.logits.shape != before.logits.shape:
         raise Unavailable("the images at hand have other ids or classes than the predictions")
     largest = float(np.abs(before.logits).max())
-    difference = float(np.abs(again.logits - before.logits).max())
+    differences = np.abs(again.logits - before.logits).max(axis=1)
+    name, share = split_views(views)
+    if share < 1 and differences.max() > tolerance * largest:
+        # By rounding, another image may have been the last that was given all views: each is as it was with or without them.
+        for other in ("none", name):
+            logits = predict_images(net, images, other, precision=precision, progress=True).logits
+            differences = np.minimum(differences, np.abs(logits - before.logits).max(axis=1))
+    difference = float(differences.max())
     most = tolerance * largest
     changed = int((again.predicted != before.predicted).sum())
     labels = f"{changed:,} of {len(again.ids):,} labels differ"
