@@ -280,6 +280,7 @@ OPTIONS_IN = {
     "environment.py",
     "errors.py",
     "figures/style.py",
+    "models/packages.py",  # pip's
     "reporting/results.py",  # looks for --resume in recorded commands
     "sweep/levels.py",
     "sweep/slurm.py",

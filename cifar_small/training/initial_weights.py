@@ -8,22 +8,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config, with_input
-from cifar_small.config.published import PUBLISHED
+from cifar_small.config.published import PUBLISHED, Package, Published
 from cifar_small.config.schema import Config
 from cifar_small.config.schema.data import Input
 from cifar_small.errors import CheckpointError
 from cifar_small.files import sha256_file
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.models import LibraryNet, in_backbone
+from cifar_small.models.efficientnet_lite import reference_picture
+from cifar_small.models.library import TIMM_NAMES
 from cifar_small.models.pretrained import locate, read_wrapped
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import ancestor
 from cifar_small.runs.records import Ancestor, DataFacts
+
+ANSWER_TOLERANCE = 0.05  # of logits: TF32 of a GPU is off by 0.01, a net with other padding by more than 0.4
 
 
 @dataclass(frozen=True)
@@ -31,13 +36,14 @@ class PretrainedInit:
     """Weights that another training ended with.
 
     classes: those of the head among them; empty for those of a file, which have the names of the net's library and
-    whose head is always replaced.
+    whose head is always replaced. published: what the file is known to be.
     """
 
     name: str  # for messages
     state: Mapping[str, Tensor]
     classes: tuple[str, ...]
     ancestors: list[Ancestor]
+    published: Published | None = None
 
 
 def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | None]:
@@ -55,15 +61,15 @@ def prepare_init(config: Config, run: Run) -> tuple[Config, PretrainedInit | Non
         own = ancestor(name, net.facts.data, net.facts.weights_sha256, net.facts.lineage)
         init = PretrainedInit(config.weights, net.model.state_dict(), net.classes, [own, *net.facts.ancestors])
         return _with_input_of(config, net), init
-    if config.weights == "imagenet":
-        published = PUBLISHED[config.model.family]
+    published = PUBLISHED[config.model.family] if config.weights == "imagenet" else None
+    if published is not None:
         path, name, source = locate(published), f"{published.family} imagenet ({published.source})", "imagenet"
     else:
         path, name, source = Path(config.weights), Path(config.weights).name, "unknown data"
         config = _with_input_beside(config, path)
     state, where = read_wrapped(path)
     begun = ancestor(name, DataFacts(source=source), sha256_file(path))
-    return config, PretrainedInit(f"{name} ({where})" if where else name, state, (), [begun])
+    return config, PretrainedInit(f"{name} ({where})" if where else name, state, (), [begun], published)
 
 
 def with_recorded_input(config: Config, run: Run) -> Config:
@@ -93,6 +99,7 @@ def _with_input_beside(config: Config, weights: Path) -> Config:
         content = json.loads(path.read_bytes())
     except (OSError, ValueError):  # none, or not timm's
         return config
+    _require_architecture(config, path, content)
     told = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
     if not isinstance(told, dict) or "input_size" not in told:
         return config
@@ -106,6 +113,17 @@ def _with_input_beside(config: Config, weights: Path) -> Config:
             f"{path} names an input that cannot be given ({'.'.join(map(str, first['loc']))}: {first['msg']}); set input "
             "in the config and remove that file"
         ) from None
+
+
+def _require_architecture(config: Config, path: Path, content: Any) -> None:
+    """Raise CheckpointError for a file of timm's for a net of another name, which it may fit: some differ in padding alone."""
+    library, _, net = config.model.family.partition("/")
+    told, expected = content.get("architecture") if isinstance(content, dict) else None, TIMM_NAMES.get(net, net)
+    if library == "timm" and isinstance(told, str) and told != expected:
+        raise CheckpointError(
+            f"{path} says that the weights beside it are those of {told}, while model.family is timm's {expected}; use weights "
+            "of the same net, or change model"
+        )
 
 
 def _completed(config: Config, brought: Mapping[str, Any]) -> Config:
@@ -126,9 +144,30 @@ def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ..
     takes_head = init.classes == classes and all(name in state and state[name].shape == own[name].shape for name in head)
     taken = {name: state[name] for name in own if name in state and (takes_head or name in backbone)}
     net.load_state_dict({**own, **taken})
+    if init.published is not None and init.published.package is not None:
+        _require_answer(net, init, init.published.size, init.published.package)
     count = sum(taken[name].numel() for name, _ in net.named_parameters() if name in taken)
     head_state = "loaded" if takes_head else "re-initialized"
     return f"initialized from {init.name}: {count:,} parameters loaded, classifier {head_state}"
+
+
+@torch.no_grad()
+def _require_answer(net: nn.Module, init: PretrainedInit, side: int, package: Package) -> None:
+    """Raise CheckpointError unless a net with a package's weights answers a fixed picture as the original implementation does.
+
+    Names and shapes do not tell: EfficientNet-Lite's weights fit a net with other padding, whose logits are off by up to 2.
+    """
+    assert isinstance(net, LibraryNet)
+    was_training, picture = net.training, reference_picture(side).to(next(net.parameters()).device)
+    found = net.eval().answer(picture, init.state)[0, : len(package.answer)].cpu()
+    net.train(was_training)
+    off = (found - torch.tensor(package.answer)).abs().max().item()
+    if not off < ANSWER_TOLERANCE:
+        raise CheckpointError(
+            f"weights {init.name} fit this net in names and shapes, but its logits for a reference picture are off by "
+            f"{off:.2f}: it is padded or normalized otherwise than the net they were trained in; expected {net.name} as timm "
+            "1.0.20 and later have it"
+        )
 
 
 def _require_fit(name: str, wanted: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> None:

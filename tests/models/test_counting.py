@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from cifar_small.config.loading import parse_config
-from cifar_small.config.schema import ResNetModel, Rules, WideResNetModel
+from cifar_small.config.schema import LibraryModel, ResNetModel, Rules, WideResNetModel
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model
 from cifar_small.models.counting import (
@@ -101,6 +101,61 @@ def test_macs_agree_with_torchs_flop_counter(model):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(torch.zeros(1, 3, 32, 32))
     assert footprint(model, 7).macs * 2 == counter.get_total_flops()
+
+
+LITE0 = [  # blocks, kernel, stride, expansion, channels of each stage, as the paper's table and its Lite variant have them
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
+]
+
+
+def lite0_macs(side, classes=10):
+    """The closed form: each convolution's weights times the places of its output, which is side / stride, rounded up."""
+    side, channels = -(-side // 2), 32
+    macs = 9 * 3 * 32 * side**2
+    for blocks, kernel, stride, expansion, width in LITE0:
+        for block in range(blocks):
+            hidden = channels * expansion
+            macs += channels * hidden * side**2 * (expansion > 1)
+            side = -(-side // (stride if block == 0 else 1))
+            macs += (kernel**2 * hidden + hidden * width) * side**2
+            channels = width
+    return macs + 1280 * channels * side**2 + 1280 * classes
+
+
+@pytest.mark.parametrize("side", [32, 64, 75, 96, 224])
+def test_macs_of_a_net_that_pads_by_the_size_it_sees(side):
+    model = LibraryModel(family="timm/tf_efficientnet_lite0")
+    assert footprint(model, 10, side).macs == lite0_macs(side)
+
+
+def test_macs_of_attention_are_counted(monkeypatch):
+    """Of both forms: 4 projections of L x d, and 2 products of L x L x d; L = 64 places, d = 24 channels."""
+    places, width = 64, 24
+
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patches = nn.Conv2d(3, width, 4, 4)
+            self.attention = nn.MultiheadAttention(width, 2, batch_first=True)
+
+        def forward(self, images):
+            x = self.patches(images).flatten(2).transpose(1, 2)
+            x = self.attention(x, x, x, need_weights=False)[0]
+            return nn.functional.scaled_dot_product_attention(x, x, x).mean(1)
+
+    monkeypatch.setattr("cifar_small.models.counting.build_model", lambda model, classes: Attention())
+    monkeypatch.setattr("cifar_small.models.counting.LibraryNet", Attention)
+    product = 2 * places**2 * width
+    expected = 48 * width * places + 4 * places * width**2 + product + product
+    assert footprint(LibraryModel(family="timm/resnet18", head="se"), 3, 32).macs == expected
+    assert torch.backends.mha.get_fastpath_enabled()
+    footprint.cache_clear()
 
 
 @pytest.mark.parametrize(

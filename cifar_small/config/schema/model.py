@@ -96,6 +96,7 @@ class LibraryModel(Section):
         "torchvision/convnext_tiny", "torchvision/mobilenet_v3_small",
         "timm/resnet18", "timm/resnet50", "timm/efficientnet_b0", "timm/efficientnet_b2",
         "timm/convnext_tiny", "timm/mobilenet_v3_small",
+        "timm/tf_efficientnet_lite0", "timm/tf_efficientnet_lite1", "timm/tf_efficientnet_lite2",
     ]  # fmt: skip
     # A linear layer; dropout before it; or besides squeeze-and-excitation of the feature map, before it is pooled.
     head: Literal["plain", "dropout", "se"] = "plain"
