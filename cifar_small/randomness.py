@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 # Streams of random numbers; a new one gets a new number, so that no change of one shifts another.
-ORDER, AUGMENT, MIX, DROPOUT, PARITY, SAMPLE = range(6)
+ORDER, AUGMENT, MIX, DROPOUT, PARITY, SAMPLE, SHIFT = range(7)
 
 
 def stream_seed(*words: int) -> int:

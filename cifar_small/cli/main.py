@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from cifar_small import __version__
-from cifar_small.cli import compare, ensemble, evaluate, export, levels, predict, report, submit, train, weights
+from cifar_small.cli import compare, ensemble, evaluate, export, levels, predict, report, shift, submit, train, weights
 from cifar_small.cli.command import exit_code
 
 DESCRIPTION = """\
@@ -29,6 +29,7 @@ ALL = (
     *weights.COMMANDS,
     *predict.COMMANDS,
     *evaluate.COMMANDS,
+    *shift.COMMANDS,
     *ensemble.COMMANDS,
     *compare.COMMANDS,
     *submit.COMMANDS,

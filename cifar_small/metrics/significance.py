@@ -90,6 +90,17 @@ def seed_difference(first: Sequence[float], second: Sequence[float], *, paired: 
     return SeedDifference(float(other.mean() - one.mean()), float(low), float(high), float(found.pvalue))
 
 
+def mean_difference(differences: npt.NDArray[np.float64]) -> SeedDifference | None:
+    """The mean of paired differences (N,), one an image, with Student's interval and p; None where they do not vary."""
+    from scipy.stats import ttest_1samp
+
+    if len(differences) < 2 or differences.var() < 1e-24:
+        return None
+    found = ttest_1samp(differences, 0.0)
+    low, high = found.confidence_interval()
+    return SeedDifference(float(differences.mean()), float(low), float(high), float(found.pvalue))
+
+
 def runs_test(labels: npt.NDArray[Any]) -> Runs | None:
     """Do equal labels stand together more than by chance? For labels of any number of classes, (N,); None where there is one.
 

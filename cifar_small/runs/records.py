@@ -201,6 +201,23 @@ class FittedOn(_Facts):
     predictions: list[str | None]  # SHA-256 of each file
 
 
+class ShiftFacts(_Facts):
+    """Which labelled stand-in for another source some images are."""
+
+    kind: str  # of `transforms.shifts.KINDS`, `clean`, or the name of a set of another source
+    severity: int  # 0 where there is only one
+    family: str
+    base: str  # what they were made from: val, test, or files
+    base_sha256: str  # of those images, or of the files' images and labels
+    seed: int = 0
+    version: int = 1
+
+    @property
+    def name(self) -> str:
+        """Kind and severity, as in names of files."""
+        return f"{self.kind}-{self.severity}"
+
+
 class PredictionsMeta(NetFacts):
     """What a predictions file says of itself; `file` and `sha256` are known once it is read."""
 
@@ -218,6 +235,7 @@ class PredictionsMeta(NetFacts):
     soup: list[SoupMember] = []
     left_out: list[NetFacts] = []
     fitted_on: FittedOn | None = None
+    shift: ShiftFacts | None = None  # of the images, in place of a split of a run's data
 
     def rules_for(self, name: object) -> Rules:
         """The rules they were made under; `name` is theirs in messages. Raises DataError."""

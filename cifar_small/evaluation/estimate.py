@@ -1,0 +1,223 @@
+"""What runs will score on a file without labels: all estimators, the calibrated one with its interval, and when to trust none.
+
+Nothing is trained on the file and its labels are never used, not even where its predictions carry some.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from cifar_small.errors import DataError, UserError, plural
+from cifar_small.evaluation.entries import val_chose
+from cifar_small.metrics.classification import Z
+from cifar_small.metrics.estimators import ESTIMATORS, Scores, Validation, agreement_line, class_shares
+from cifar_small.runs.predictions import Predictions
+
+FAR = 0.20  # an estimated drop beyond which the calibration has not been asked to hold
+LABEL_SHIFT = 0.10  # distance of class shares from val's (half the sum of differences) that is reported
+LOOSE_LINE = 0.9  # R squared of agreements below which there is no line
+RELATIVE = 0.1  # how fast the error of an estimate grows with the drop that it estimates
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What labelled shifts say of an estimator: its estimates of a drop times `slope`, within `width` times `scale`.
+
+    images: of each set that the width comes from.
+    """
+
+    method: str
+    slope: float
+    width: float
+    images: int
+    study: str
+
+    def apply(self, raw: float, val_accuracy: float, images: int) -> tuple[float, float, float]:
+        """The estimate with its interval from an estimator's own; all shares. A smaller file adds its sampling error."""
+        drop = self.slope * (val_accuracy - raw)
+        accuracy = min(max(val_accuracy - drop, 0.0), 1.0)
+        extra = max(1 / images - 1 / self.images, 0) * accuracy * (1 - accuracy) * Z**2
+        half = math.hypot(self.width * scale(drop), math.sqrt(extra))
+        return accuracy, max(0.0, accuracy - half), min(1.0, accuracy + half)
+
+
+def scale(drop: float) -> float:
+    """How wrong an estimated drop may be beside others: a point, and a tenth of the drop."""
+    return 0.01 + RELATIVE * abs(drop)
+
+
+DEFAULT = Calibration("atc", 1.0, 2.0, 2000, "submissions/studies/estimate")
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What one run, or an ensemble, is expected to score. Shares; raw: by each estimator that could be asked."""
+
+    name: str
+    val: Predictions
+    file: Predictions
+    raw: Mapping[str, float]
+    accuracy: float
+    low: float
+    high: float
+
+    @property
+    def disagreement(self) -> float:
+        """From the lowest to the highest of the estimators."""
+        return max(self.raw.values()) - min(self.raw.values())
+
+
+@dataclass(frozen=True)
+class Estimation:
+    """The estimates of all runs on one file; notes: estimators that could not be asked; warnings: reasons for doubt."""
+
+    runs: tuple[RunEstimate, ...]
+    calibration: Calibration
+    notes: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def estimate(
+    files: Sequence[Predictions],
+    vals: Sequence[Predictions],
+    calibration: Calibration = DEFAULT,
+    suspicions: Sequence[str] = (),
+) -> Estimation:
+    """Estimate the accuracy of each run whose predictions of one file are given, by its predictions of val.
+
+    files, vals: matched by what made them. suspicions: what a look at the images found, for the warnings. Raises DataError for
+    predictions that do not belong together, UserError where the calibrated estimator cannot be asked.
+    """
+    pairs = [(file, _val_of(file, vals)) for file in same_images(files)]
+    validations = [as_validation(val) for _, val in pairs]
+    scores = [validation.score(file.logits) for validation, (file, _) in zip(validations, pairs, strict=True)]
+    raws, notes = all_estimates(validations, scores, comparable=_same_val([val for _, val in pairs]))
+    runs = []
+    for (file, val), raw, validation in zip(pairs, raws, validations, strict=True):
+        if calibration.method not in raw:
+            raise UserError(f"{calibration.method}, which was calibrated, gives no estimate here: {'; '.join(notes)}")
+        found = calibration.apply(raw[calibration.method], validation.accuracy, len(file.ids))
+        runs.append(RunEstimate(file.meta.label(), val, file, raw, *found))
+    names = [run.name for run in runs]
+    runs = [replace(run, name=f"{run.name} {run.file.meta.views}") if names.count(run.name) > 1 else run for run in runs]
+    return Estimation(tuple(runs), calibration, tuple(notes), tuple(_warnings(runs, validations, scores, suspicions)))
+
+
+def same_images(files: Sequence[Predictions]) -> list[Predictions]:
+    """The predictions in the order of the first one's ids, without labels. Raises DataError where they are of other images."""
+    first = files[0]
+    found: list[Predictions] = []
+    for file in files:
+        if file.classes != first.classes:
+            raise DataError(_other_classes(file, first))
+        if file.meta.images_sha256 != first.meta.images_sha256 or set(file.ids.tolist()) != set(first.ids.tolist()):
+            raise DataError(f"{file.meta.file} and {first.meta.file} are predictions of different images; expected one file's")
+        if file.meta.maker in [one.meta.maker for one in found]:
+            raise UserError(f"{file.meta.file}: the same weights with the same views stand twice; name each once")
+        order = np.argsort(file.ids)[np.argsort(np.argsort(first.ids))]
+        found.append(replace(file, ids=file.ids[order], logits=file.logits[order], labels=None))
+    return found
+
+
+def _val_of(file: Predictions, vals: Sequence[Predictions]) -> Predictions:
+    found = [val for val in vals if val.meta.maker == file.meta.maker]
+    if not found:
+        raise DataError(
+            f"{file.meta.file} was made by {file.meta.label()}, views {file.meta.views}; none of the "
+            f"{plural(len(vals), 'val file')} was; predict val with the same weights and views"
+        )
+    val = found[0]
+    if val.labels is None or val.meta.split != "val":
+        raise DataError(f"{val.meta.file} is of split {val.meta.split}; expected val, with labels")
+    if val.classes != file.classes:
+        raise DataError(_other_classes(val, file))
+    return val
+
+
+def _other_classes(one: Predictions, other: Predictions) -> str:
+    order = "the same classes in another order" if sorted(one.classes) == sorted(other.classes) else "other classes"
+    return (
+        f"{one.meta.file} and {other.meta.file} have {order} ({one.classes[:3]}..., {other.classes[:3]}...); expected the same"
+    )
+
+
+def as_validation(val: Predictions) -> Validation:
+    """The labelled logits for the estimators. Raises DataError where val lacks a class."""
+    assert val.labels is not None
+    missing = [name for place, name in enumerate(val.classes) if not (val.labels == place).any()]
+    if missing:
+        raise DataError(f"{val.meta.file} has no image of {', '.join(missing[:5])}; expected some of every class")
+    return Validation(val.logits, val.labels)
+
+
+def _same_val(vals: Sequence[Predictions]) -> bool:
+    return all(val.meta.images_sha256 == vals[0].meta.images_sha256 and np.array_equal(val.ids, vals[0].ids) for val in vals)
+
+
+def all_estimates(
+    vals: Sequence[Validation], files: Sequence[Scores], *, comparable: bool = True
+) -> tuple[list[dict[str, float]], list[str]]:
+    """Each estimator's accuracy for each run, and why some give none; comparable: the runs have the same val images."""
+    raws: list[dict[str, float]] = [{} for _ in vals]
+    notes = []
+    for name, estimator in ESTIMATORS.items():
+        if len(vals) < estimator.runs:
+            notes.append(
+                f"{name} needs at least {estimator.runs} runs, and here {'is' if len(vals) == 1 else 'are'} {len(vals)}"
+            )
+            continue
+        if estimator.runs > 1 and not comparable:
+            notes.append(f"{name} needs the same val images of all runs, and these differ")
+            continue
+        values = estimator.estimate(vals, files)
+        for raw, value in zip(raws, values.tolist(), strict=True):
+            if math.isfinite(value):
+                raw[name] = value
+        if not np.isfinite(values).all():
+            notes.append(f"{name} is not determined: a class is never predicted on val")
+    return raws, notes
+
+
+def _warnings(
+    runs: Sequence[RunEstimate], vals: Sequence[Validation], files: Sequence[Scores], suspicions: Sequence[str]
+) -> list[str]:
+    found = list(suspicions)
+    for run in runs:
+        drop = run.val.accuracy - run.accuracy
+        if drop > FAR:
+            found.append(
+                f"{run.name}: an estimated drop of {100 * drop:.0f} points is beyond {100 * FAR:.0f}; trust no estimate"
+            )
+        if run.disagreement > run.high - run.low:
+            found.append(
+                f"{run.name}: the estimators lie {100 * run.disagreement:.1f} points apart, more than the interval of "
+                f"{100 * (run.high - run.low):.1f}: some assumption fails"
+            )
+        if reason := val_chose(run.val):
+            found.append(f"{run.name}: val chose {reason}, so its accuracy is optimistic, and so are the estimates")
+    found += _shifted_classes(runs[0], vals[0], files[0])
+    if len(vals) >= 3 and _same_val([run.val for run in runs]):
+        line = agreement_line(vals, files)
+        if not line.fit > LOOSE_LINE:
+            found.append(f"agreements do not lie on a line (R squared {line.fit:.2f}): leave agreement out")
+    return found
+
+
+def _shifted_classes(run: RunEstimate, val: Validation, file: Scores) -> list[str]:
+    shares = class_shares(val, file)
+    if shares is None:
+        return []
+    usual = np.bincount(val.labels, minlength=len(shares)) / len(val.labels)
+    distance = float(np.abs(shares - usual).sum() / 2)
+    if distance <= LABEL_SHIFT:
+        return []
+    order = np.argsort(shares - usual)
+    more, fewer = run.file.classes[order[-1]], run.file.classes[order[0]]
+    return [
+        f"class shares seem to differ from val's by {100 * distance:.0f} % (more {more}, fewer {fewer}): label shift, or "
+        "images so changed that classes merge; all but bbse assume neither"
+    ]

@@ -1,0 +1,44 @@
+"""Pictures of other sources: accuracy by kind and severity of shift."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from cifar_small.evaluation.shift import CLEAN, ShiftMatrix, recipe_runs
+from cifar_small.figures.style import INK, WHITE, Figure, in_style, new_figure
+
+
+@in_style
+def draw_matrix(matrix: ShiftMatrix) -> Figure:
+    """A panel for each recipe, mean over its seeds: accuracy in % of each kind (row) and severity (column)."""
+    recipes, kinds = recipe_runs(matrix), matrix.kinds()
+    clean, rows = kinds.get(CLEAN), {kind: shifts for kind, shifts in kinds.items() if kind != CLEAN}
+    columns = sorted({one.severity for shifts in rows.values() for one in shifts})
+    figure = new_figure(2.0 + 0.62 * len(columns) * len(recipes) + 0.5 * len(recipes), 1.4 + 0.24 * len(rows))
+    panels = figure.subplots(1, len(recipes), sharey=True, squeeze=False)[0]
+    grids = {recipe: np.full((len(rows), len(columns)), np.nan) for recipe in recipes}
+    for recipe, runs in recipes.items():
+        for row, shifts in enumerate(rows.values()):
+            for one in shifts:
+                mean = np.mean([matrix.accuracy(run, one) for run in runs.values()])
+                grids[recipe][row, columns.index(one.severity)] = 100 * mean
+    low = float(np.nanmin([np.nanmin(grid) for grid in grids.values()]))
+    for axes, (recipe, grid) in zip(panels, grids.items(), strict=True):
+        axes.imshow(grid, cmap="cividis", vmin=low, vmax=100, aspect="auto")
+        for row, column in zip(*np.nonzero(np.isfinite(grid)), strict=True):
+            value = grid[row, column]
+            dark = value < (low + 100) / 2
+            axes.text(column, row, f"{value:.0f}", ha="center", va="center", fontsize=8, color=WHITE if dark else INK)
+        axes.set_xticks(range(len(columns)), [str(one) if one else "all" for one in columns])
+        axes.set_yticks(range(len(rows)), list(rows), fontsize=8.5)
+        axes.grid(visible=False)
+        axes.tick_params(length=0)
+        runs = recipes[recipe]
+        untouched = (
+            "" if clean is None else f"\nclean {100 * np.mean([matrix.accuracy(run, clean[0]) for run in runs.values()]):.1f} %"
+        )
+        seeds = f", {len(runs)} seeds" if len(runs) > 1 else ""
+        axes.set_title(f"{recipe}{seeds}{untouched}", fontsize=9)
+        axes.set_xlabel("severity")
+    figure.suptitle("Accuracy under shifts, %")
+    return figure

@@ -1,0 +1,172 @@
+"""Labelled stand-ins for other sources: what pictures go through elsewhere, done to images whose labels are known.
+
+A kind of shift has severities 1, 2, ...; `shifted` depends on the images, the kind, the severity and the seed alone.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from cifar_small.errors import UserError
+from cifar_small.randomness import SHIFT, numpy_generator
+from cifar_small.transforms.corruptions import COMMON, EXTRA, SIDE, Corruption, Floats, to_float, to_uint8
+
+Pixels = npt.NDArray[np.uint8]
+CHUNK = 1000  # images that are worked on at once, each chunk with random numbers of its own
+VERSION = 1  # of what the kinds do to pixels; a change makes cached sets another's
+
+
+@dataclass(frozen=True)
+class ShiftKind:
+    """One way in which a source may differ. apply: uint8 (N, 32, 32, 3), severity from 1, generator -> the same shape."""
+
+    family: str
+    severities: int
+    apply: Callable[[Pixels, int, np.random.Generator], Pixels]
+
+
+def shifted(kind: str, severity: int, images: Pixels, seed: int) -> Pixels:
+    """Images (N, 32, 32, 3) after a shift, the same for the same arguments. Raises UserError for what is unknown."""
+    known = find_kind(kind)
+    if not 1 <= severity <= known.severities:
+        raise UserError(f"{kind} has no severity {severity}; expected 1 to {known.severities}")
+    stream = zlib.crc32(kind.encode())
+    chunks = [images[start : start + CHUNK] for start in range(0, len(images), CHUNK)]
+    parts = [
+        known.apply(part, severity, numpy_generator(seed, SHIFT, stream, severity, number))
+        for number, part in enumerate(chunks)
+    ]
+    return np.ascontiguousarray(np.concatenate(parts), np.uint8)
+
+
+def find_kind(name: str) -> ShiftKind:
+    """A kind by its name. Raises UserError naming the nearest."""
+    from difflib import get_close_matches
+
+    if name not in KINDS:
+        near = get_close_matches(name, KINDS, 1)
+        hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(KINDS)}"
+        raise UserError(f"there is no kind of shift {name!r}; {hint}")
+    return KINDS[name]
+
+
+def _corruption(apply: Corruption) -> Callable[[Pixels, int, np.random.Generator], Pixels]:
+    return lambda images, severity, rng: to_uint8(apply(to_float(images), severity, rng))
+
+
+def _jpeg(qualities: Sequence[int], chroma: str) -> ShiftKind:
+    """Saved as JPEG and read again; chroma: `4:2:0` halves the resolution of color in both directions, `4:4:4` keeps it."""
+    from PIL import Image
+
+    def once(image: Pixels, quality: int) -> Pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "JPEG", quality=quality, subsampling=chroma)
+        return np.asarray(Image.open(buffer), np.uint8)
+
+    return ShiftKind(
+        "jpeg", len(qualities), lambda images, severity, _: np.stack([once(one, qualities[severity - 1]) for one in images])
+    )
+
+
+SIZES = (64, 40, 28)  # pixels a side, of the severities of resampling: more than the image has, a little more, fewer
+
+
+def _resample(resize: Callable[[Pixels, int], Pixels]) -> ShiftKind:
+    """To another size and back; resize: images (N, H, H, 3) and a side -> (N, side, side, 3)."""
+    return ShiftKind("resample", len(SIZES), lambda images, severity, _: resize(resize(images, SIZES[severity - 1]), SIDE))
+
+
+def _by_pil(kernel: str) -> Callable[[Pixels, int], Pixels]:
+    """PIL's kernels widen where the image shrinks."""
+    from PIL import Image
+
+    how = Image.Resampling[kernel.upper()]
+    return lambda images, side: np.stack([np.asarray(Image.fromarray(one).resize((side, side), how)) for one in images])
+
+
+def _by_opencv(kernel: str) -> Callable[[Pixels, int], Pixels]:
+    """OpenCV's kernels do not widen, so that fine detail aliases."""
+
+    def resize(images: Pixels, side: int) -> Pixels:
+        import cv2
+
+        how = getattr(cv2, f"INTER_{kernel.upper()}")
+        return np.stack([np.asarray(cv2.resize(one, (side, side), interpolation=how), np.uint8) for one in images])
+
+    return resize
+
+
+def _by_torch(images: Pixels, side: int) -> Pixels:
+    """torch's bilinear without antialiasing, rounded to whole values."""
+    import torch
+    from torch.nn.functional import interpolate
+
+    pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+    found = interpolate(pixels, size=(side, side), mode="bilinear", align_corners=False)
+    return np.asarray(found.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(), np.uint8)
+
+
+def _cast(gains: Sequence[float]) -> ShiftKind:
+    """Red, green and blue each times a gain, which the severity raises: the light of another lamp."""
+    toward = np.array(gains, np.float32) - 1
+
+    def apply(x: Floats, severity: int, _: np.random.Generator) -> Floats:
+        return np.asarray(x * (1 + severity / 5 * toward), np.float32)
+
+    return ShiftKind("color", 5, _corruption(apply))
+
+
+def _gamma(x: Floats, severity: int, _: np.random.Generator) -> Floats:
+    """Middle tones brighter (severities 1 and 3) or darker (2, 4 and 5)."""
+    return np.asarray(x ** np.float32((0.8, 1.25, 0.6, 1.7, 2.2)[severity - 1]), np.float32)
+
+
+def _zoomed(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+    """A smaller square anywhere in the image, enlarged: objects are larger, and off-centre."""
+    from PIL import Image
+
+    side = (30, 28, 26, 24, 22)[severity - 1]
+    corners = rng.integers(0, SIDE - side + 1, (len(images), 2))
+    cut = (one[top : top + side, left : left + side] for one, (top, left) in zip(images, corners, strict=True))
+    return np.stack([np.asarray(Image.fromarray(one).resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for one in cut])
+
+
+def _moved(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+    """The image to one side, by as many pixels in both directions; what is uncovered mirrors the border."""
+    by = (2, 4, 6, 8, 10)[severity - 1]
+    wide = np.pad(images, ((0, 0), (by, by), (by, by), (0, 0)), mode="reflect")
+    corners = 2 * by * rng.integers(0, 2, (len(images), 2))
+    return np.stack([one[top : top + SIDE, left : left + SIDE] for one, (top, left) in zip(wide, corners, strict=True)])
+
+
+_FAMILIES = {
+    **dict.fromkeys(("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"), "noise"),
+    **dict.fromkeys(("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"), "blur"),
+    **dict.fromkeys(("snow", "frost", "fog", "brightness", "spatter"), "weather"),
+}
+QUALITIES = (90, 70, 50, 30, 15)
+KINDS: Mapping[str, ShiftKind] = {
+    **{name: ShiftKind(_FAMILIES.get(name, "digital"), 5, _corruption(one)) for name, one in COMMON.items()},
+    "jpeg_compression": _jpeg((80, 65, 58, 50, 40), "4:2:0"),
+    **{name: ShiftKind(_FAMILIES.get(name, "digital"), 5, _corruption(one)) for name, one in EXTRA.items()},
+    "jpeg_420": _jpeg(QUALITIES, "4:2:0"),
+    "jpeg_422": _jpeg(QUALITIES, "4:2:2"),
+    "jpeg_444": _jpeg(QUALITIES, "4:4:4"),
+    **{f"pil_{kernel}": _resample(_by_pil(kernel)) for kernel in ("bilinear", "bicubic", "lanczos")},
+    **{f"opencv_{kernel}": _resample(_by_opencv(kernel)) for kernel in ("linear", "cubic")},
+    "torch_bilinear": _resample(_by_torch),
+    "warm": _cast((1.25, 1.0, 0.6)),
+    "cool": _cast((0.6, 1.0, 1.25)),
+    "green": _cast((0.75, 1.15, 0.75)),
+    "gamma": ShiftKind("color", 5, _corruption(_gamma)),
+    "zoomed": ShiftKind("crop", 5, _zoomed),
+    "moved": ShiftKind("crop", 5, _moved),
+}
+# The 15 of the mean corruption error.
+MCE_KINDS = (*COMMON, "jpeg_compression")
