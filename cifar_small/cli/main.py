@@ -8,7 +8,20 @@ import sys
 from collections.abc import Sequence
 
 from cifar_small import __version__
-from cifar_small.cli import compare, ensemble, evaluate, export, levels, predict, report, shift, submit, train, weights
+from cifar_small.cli import (
+    compare,
+    ensemble,
+    estimate,
+    evaluate,
+    export,
+    levels,
+    predict,
+    report,
+    shift,
+    submit,
+    train,
+    weights,
+)
 from cifar_small.cli.command import exit_code
 
 DESCRIPTION = """\
@@ -30,6 +43,7 @@ ALL = (
     *predict.COMMANDS,
     *evaluate.COMMANDS,
     *shift.COMMANDS,
+    *estimate.COMMANDS,
     *ensemble.COMMANDS,
     *compare.COMMANDS,
     *submit.COMMANDS,

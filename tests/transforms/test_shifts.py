@@ -155,7 +155,9 @@ def test_a_cast_multiplies_channels_and_a_crop_moves_by_whole_pixels() -> None:
     moved = shifted("moved", 1, images, 3)
     for one, original in zip(moved, images, strict=True):
         places = [(down, right) for down in (-2, 2) for right in (-2, 2)]
-        same = [np.array_equal(one[4:28, 4:28], original[4 + down : 28 + down, 4 + right : 28 + right]) for down, right in places]
+        same = [
+            np.array_equal(one[4:28, 4:28], original[4 + down : 28 + down, 4 + right : 28 + right]) for down, right in places
+        ]
         assert sum(same) == 1
 
 

@@ -1,0 +1,112 @@
+"""Commands about accuracy without labels: estimate, and calibrate, which says how far to trust it."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from cifar_small.cli.command import Command
+from cifar_small.cli.options import add_config, add_data_root, add_output, add_overwrite, reserve
+from cifar_small.errors import UserError
+
+
+def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", type=Path, nargs="+", metavar="PREDICTIONS", help="predictions of one unlabelled file")
+    parser.add_argument(
+        "--val",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PREDICTIONS",
+        help="predictions of val by the same runs with the same views, in any order",
+    )
+    parser.add_argument("--calibration", type=Path, metavar="JSON", help="calibration.json of calibrate (default: the study's)")
+    parser.add_argument(
+        "--images", type=Path, metavar="FILE", help="the unlabelled file itself, to warn by what diagnose finds in it"
+    )
+    add_config(parser, "config whose rules and data FILE is checked against (default: CIFAR-10)")
+    add_data_root(parser, ", for --images")
+    add_output(parser, "JSON to write: the record that the file was looked at (default: estimate.json)", Path("estimate.json"))
+    add_overwrite(parser)
+
+
+def _estimate(options: argparse.Namespace) -> int:
+    """Estimate what runs and ensembles will score on a file without labels, with an interval, and say when not to trust it.
+
+    Five published estimators from the predictions of val and of the file; the one that was nearest on labelled shifts gives the
+    estimate. Labels of the file are never used and nothing is trained on it. Three runs or more add agreement on the line.
+      cifar-small estimate runs/a-seed0/predictions/submit.npz --val runs/a-seed0/predictions/val.npz
+      cifar-small estimate runs/*/predictions/submit.npz --val runs/*/predictions/val.npz --images cifar_test_nolabel.pkl
+    """
+    reserve(options.overwrite, options.output)
+    if options.images is None and (options.config or options.data_root):
+        raise UserError("--config and --data-root say what --images is compared with; add it, or drop them")
+    from cifar_small.evaluation.estimate import DEFAULT, estimate
+    from cifar_small.files import write_json
+    from cifar_small.reporting.estimate_files import describe_estimation, estimation_record, load_calibration
+    from cifar_small.runs.predictions import load_predictions
+
+    files, vals = ([load_predictions(path) for path in paths] for paths in (options.files, options.val))
+    calibration = load_calibration(options.calibration) if options.calibration else DEFAULT
+    estimation = estimate(files, vals, calibration, _suspicions(options))
+    print(describe_estimation(estimation))
+    write_json(options.output, estimation_record(estimation, options.command))
+    print(f"-> {options.output}, the record that this file was looked at")
+    return 0
+
+
+def _suspicions(options: argparse.Namespace) -> list[str]:
+    """The faults and warnings that a diagnosis of the file finds."""
+    if options.images is None:
+        return []
+    from cifar_small.config.loading import load_config
+    from cifar_small.config.schema import Data, Rules
+    from cifar_small.submission.diagnose import diagnose
+
+    config = load_config(options.config) if options.config else None
+    data = config.data if config else Data()
+    data = data.model_copy(update={"root": options.data_root}) if options.data_root else data
+    rules = config.rules if config else Rules(rows=None)
+    found = diagnose(options.images, rules, data).findings
+    return [f"{one.subject}: {one.text}" for one in found if one.level in ("warn", "fault")]
+
+
+def _calibrate_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("folder", type=Path, metavar="SHIFTS", help="folder that shift wrote predictions to")
+    parser.add_argument(
+        "--val",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="PREDICTIONS",
+        help="predictions of val by the same runs and views",
+    )
+    parser.add_argument(
+        "--untouched", nargs="+", default=[], metavar="KIND", help="kinds or families judged once, after all is chosen"
+    )
+    add_output(parser, "folder to write (default: SHIFTS)")
+    add_overwrite(parser, "an existing calibration")
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    """Say how wrong the estimators are on labelled shifts, and choose the one that estimate uses.
+
+    Each family of shifts is judged by what was fitted on the others. Writes a table, every estimate beside its truth, a scatter
+    picture, and calibration.json for estimate --calibration.
+      cifar-small shift runs/a-seed? --views none
+      cifar-small calibrate runs/shift --val runs/a-seed?/predictions/val_none.npz --untouched crop
+    """
+    from cifar_small.evaluation.calibrate import calibrate
+    from cifar_small.reporting.estimate_files import FILES, describe_study, write_study
+    from cifar_small.runs.predictions import load_predictions
+
+    folder = options.output or options.folder
+    reserve(options.overwrite, *(folder / name for name in FILES))
+    study = calibrate(options.folder, [load_predictions(path) for path in options.val], options.untouched)
+    print(describe_study(study))
+    for path in write_study(study, folder, options.command):
+        print(f"-> {path}")
+    return 0
+
+
+COMMANDS = (Command("estimate", _estimate_arguments, _estimate), Command("calibrate", _calibrate_arguments, _calibrate))

@@ -1,0 +1,238 @@
+"""Estimates without labels: what belongs together, the calibrated interval, warnings, the study, and bad input."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import NAMES, made
+
+from cifar_small.errors import DataError, UserError
+from cifar_small.evaluation.calibrate import Trial, calibrate, fit, judge
+from cifar_small.evaluation.estimate import DEFAULT, Calibration, estimate, scale
+from cifar_small.reporting.estimate_files import load_calibration, load_estimates
+from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.records import ShiftFacts
+
+DOC = Calibration("doc", 1.0, 2.0, 2000, "a test")
+
+
+def net(number: int, sharpness: float, count: int = 1500, *, images: int = 0, **meta: Any) -> Predictions:
+    """Predictions whose softmax is the truth, by a net of this number; images: which set, so that nets see the same labels."""
+    rng, noise = np.random.default_rng([images, count]), np.random.default_rng([images, number])
+    labels = rng.integers(0, 10, count)
+    logits = noise.normal(0, 1, (count, 10))
+    logits[np.arange(count), labels] += sharpness + noise.normal(0, 2, count)
+    facts = {"split": "val", "images_sha256": str(images) * 8, "weights_sha256": f"w{number}", "views": "none"}
+    one = made(labels, labels=labels, **facts | meta)
+    return replace(one, logits=logits.astype(np.float32)).with_meta(file=f"{one.meta.split}{number}.npz")
+
+
+def file_of(number: int, sharpness: float = 2.5, **meta: Any) -> Predictions:
+    return net(number, sharpness, 1000, images=1, split="submit", **meta)
+
+
+def test_runs_are_matched_by_what_made_them_and_labels_of_the_file_play_no_part() -> None:
+    vals, files = [net(number, 4) for number in range(3)], [file_of(number) for number in range(3)]
+    found = estimate(files, vals[::-1], DOC)
+    assert [run.val.meta.file for run in found.runs] == ["val0.npz", "val1.npz", "val2.npz"]
+    assert set(found.runs[0].raw) == {"confidence", "atc", "doc", "agreement", "bbse"}
+    unlabelled = estimate([replace(one, labels=None) for one in files], vals, DOC)
+    wrong = estimate([replace(one, labels=(one.labels + 1) % 10) for one in files if one.labels is not None], vals, DOC)
+    assert [run.raw for run in found.runs] == [run.raw for run in unlabelled.runs] == [run.raw for run in wrong.runs]
+    truth = files[0].accuracy
+    assert vals[0].accuracy - truth > 0.1
+    assert abs(found.runs[0].accuracy - truth) < (vals[0].accuracy - truth) / 2
+
+
+def test_predictions_in_another_order_are_joined_by_id() -> None:
+    vals, files = [net(number, 4) for number in range(3)], [file_of(number) for number in range(3)]
+    order = np.random.default_rng(0).permutation(1000)
+    moved = replace(files[1], ids=files[1].ids[order], logits=files[1].logits[order], labels=None)
+    assert estimate([files[0], moved, files[2]], vals, DOC).runs[1].raw == estimate(files, vals, DOC).runs[1].raw
+
+
+def test_slope_and_interval_by_hand() -> None:
+    calibration = Calibration("doc", 1.5, 2.0, 2000, "")
+    accuracy, low, high = calibration.apply(raw=0.80, val_accuracy=0.90, images=2000)
+    assert (accuracy, low, high) == pytest.approx((0.75, 0.75 - 2 * 0.025, 0.75 + 2 * 0.025))
+    assert scale(0.15) == scale(-0.15) == pytest.approx(0.025)
+    small = calibration.apply(0.80, 0.90, 100)
+    extra = 1.959964**2 * 0.75 * 0.25 * (1 / 100 - 1 / 2000)
+    assert small[2] - small[0] == pytest.approx((0.05**2 + extra) ** 0.5)
+    assert calibration.apply(0.0, 0.90, 2000)[:2] == (0, 0)
+    assert calibration.apply(1.0, 0.99, 2000)[2] == 1
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        (lambda files, vals: (files, vals[1:]), "submit0.npz was made by net .*, views none; none of the 2 val files was"),
+        (lambda files, vals: ([files[0], file_of(1, images_sha256="x")], vals), "are predictions of different images"),
+        (lambda files, vals: ([replace(files[0], classes=NAMES[::-1]), *files[1:]], vals), "the same classes in another order"),
+        (lambda files, vals: (files, [replace(vals[0], classes=(*NAMES[:9], "lorry")), *vals[1:]]), "have other classes"),
+        (lambda files, vals: ([*files, files[0]], vals), "the same weights with the same views stand twice"),
+        (lambda files, vals: (files, [vals[0].with_meta(split="test"), *vals[1:]]), "val0.npz is of split test; expected val"),
+        (
+            lambda files, vals: (files, [replace(vals[0], labels=np.minimum(vals[0].labels, 8)), *vals[1:]]),
+            "val0.npz has no image of truck; expected some of every class",
+        ),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(change: Callable[..., Any], line: str) -> None:
+    vals, files = [net(number, 4) for number in range(3)], [file_of(number) for number in range(3)]
+    with pytest.raises(UserError, match=line) as caught:
+        estimate(*change(files, vals), DOC)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_run_has_no_agreement_and_says_so() -> None:
+    found = estimate([file_of(0)], [net(0, 4)], DOC)
+    assert "agreement" not in found.runs[0].raw
+    assert found.notes == ("agreement needs at least 3 runs, and here is 1",)
+    with pytest.raises(UserError, match="agreement, which was calibrated, gives no estimate here: agreement needs"):
+        estimate([file_of(0)], [net(0, 4)], Calibration("agreement", 1.0, 2.0, 2000, ""))
+
+
+def test_runs_with_different_val_images_have_no_agreement() -> None:
+    vals = [net(0, 4), net(1, 4), net(2, 4, images=3)]
+    assert estimate([file_of(number) for number in range(3)], vals, DOC).notes == (
+        "agreement needs the same val images of all runs, and these differ",
+    )
+
+
+def test_a_far_file_and_a_file_of_few_classes_are_warned_of() -> None:
+    val = net(0, 5)
+    assert estimate([file_of(0, 4.6)], [val], DOC).warnings == ()
+    far = estimate([file_of(0, 1)], [val], DOC).warnings
+    assert any("trust no estimate" in line for line in far)
+    file = file_of(0, 4.6)
+    few = (file.labels < 3) if file.labels is not None else np.zeros(0, bool)
+    part = replace(file, ids=file.ids[few], logits=file.logits[few], labels=None)
+    assert any(
+        "class shares seem to differ" in line and "label shift" in line for line in estimate([part], [val], DOC).warnings
+    )
+    assert estimate([file], [val], DOC, ["copies of train: 7"]).warnings[0] == "copies of train: 7"
+
+
+def trials(bias: float, spread: float, seed: int = 0) -> list[Trial]:
+    """Estimators that say a share of the true drop, with noise: `doc` two thirds, `atc` all of it but noisier."""
+    rng, found = np.random.default_rng(seed), []
+    for family in ("noise", "blur", "jpeg"):
+        for severity in range(1, 41):
+            drop = rng.uniform(0, 0.25)
+            facts = ShiftFacts(kind=family, severity=severity, family=family, base="val", base_sha256="x")
+            raw = {"doc": 0.9 - drop / 1.5 + bias + rng.normal(0, spread), "atc": 0.9 - drop + rng.normal(0, 4 * spread)}
+            found.append(Trial("run", facts, 2000, 0.9, 0.9 - drop, raw))
+    return found
+
+
+def test_the_slope_is_found_and_the_width_holds_the_asked_share() -> None:
+    found = fit("doc", trials(0.0, 0.004))
+    assert found.slope == pytest.approx(1.5, abs=0.03)
+    known = trials(0.0, 0.004, seed=1)
+    inside = [low <= one.truth <= high for one in known for _, low, high in [found.apply(one.raw["doc"], one.val, 2000)]]
+    assert 0.88 <= np.mean(inside) <= 1
+    judged = {name: judge(name, known, ["noise", "blur", "jpeg"]) for name in ("doc", "atc")}
+    assert judged["doc"].scaled < judged["atc"].scaled < judged["doc"].plain
+    assert judged["doc"].trials == sum(one.drop < 0.2 for one in known)
+
+
+def test_a_family_is_judged_by_what_the_others_say() -> None:
+    """One family obeys another slope: it is judged badly, which fitting on it would hide."""
+    known = trials(0.0, 0.0)
+    odd = [
+        replace(one, raw={**one.raw, "doc": one.val - one.drop / 3}) if one.shift.family == "noise" else one for one in known
+    ]
+    near = [one for one in odd if one.shift.family == "noise" and one.drop < 0.2]
+    error = float(np.mean([abs(1.5 * one.drop / 3 - one.drop) for one in near]))
+    assert judge("doc", odd, ["noise"]).scaled == pytest.approx(error, abs=0.003)
+
+
+@pytest.fixture
+def shifts(tmp_path: Path) -> Path:
+    """Predictions of three nets on nine sets, as shift writes them, and of val."""
+    folder = tmp_path / "shift"
+    for family, harder in (("noise", 1.0), ("blur", 0.6), ("crop", 0.8)):
+        for severity in range(1, 4):
+            facts = ShiftFacts(kind=family, severity=severity, family=family, base="val", base_sha256="x")
+            for number in range(3):
+                meta = {"split": "shift", "shift": facts}
+                one = net(number, 4 - harder * severity / 2, 500, images=2, **meta)
+                one.save(folder / f"net{number}" / f"{facts.name}.npz")
+    for number in range(3):
+        net(number, 4).save(tmp_path / f"val{number}.npz")
+    return folder
+
+
+def test_the_study_chooses_by_its_table_and_keeps_the_untouched_out(shifts: Path) -> None:
+    vals = [net(number, 4) for number in range(3)]
+    study = calibrate(shifts, vals, ["crop"])
+    assert len(study.trials) == 27
+    assert study.chosen.method == study.judged[0].method
+    assert [one.scaled for one in study.judged] == sorted(one.scaled for one in study.judged)
+    assert study.untouched_kinds == ("crop",)
+    assert {one.trials for one in study.untouched} == {sum(one.drop < 0.2 for one in study.trials if one.shift.kind == "crop")}
+    alone = [one for one in study.trials if one.shift.kind != "crop"]
+    assert fit(study.chosen.method, alone) == study.chosen
+    with pytest.raises(UserError, match="no predictions of the shift 'fog'"):
+        calibrate(shifts, vals, ["fog"])
+    with pytest.raises(DataError, match="net2 has no predictions of val with the same weights and views"):
+        calibrate(shifts, vals[:2])
+    with pytest.raises(UserError, match="shifts of 1 families; expected at least 2"):
+        calibrate(shifts, vals, ["crop", "blur"])
+
+
+def test_commands_write_the_calibration_the_record_and_one_line_for_what_is_wrong(
+    shifts: Path, tmp_path: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    vals = [tmp_path / f"val{number}.npz" for number in range(3)]
+    code, out, _ = said("calibrate", shifts, "--untouched", "crop", "--val", *vals)
+    assert code == 0
+    assert "chosen: " in out
+    assert {path.name for path in shifts.glob("calibration.*")} == {
+        f"calibration.{kind}" for kind in ("json", "csv", "md", "png")
+    }
+    rows = (shifts / "calibration.csv").read_text().splitlines()
+    assert len(rows) == 28
+    for number in range(3):
+        file_of(number).save(tmp_path / f"file{number}.npz")
+    files = [tmp_path / f"file{number}.npz" for number in range(3)]
+    record = tmp_path / "estimate.json"
+    words = ["estimate", *files, "--val", *vals, "--calibration", shifts / "calibration.json", "--output", record]
+    code, out, _ = said(*words)
+    assert code == 0
+    plain = json.loads(record.read_text())
+    assert plain["looked_at"] == {"source": "file.pkl", "images": 1000, "images_sha256": "1" * 8}
+    assert plain["labels_of_the_file"] == "not used"
+    assert plain["calibration"]["study"] == str(shifts / "calibration.json")
+    assert load_estimates(record).keys() == {file_of(number).meta.maker for number in range(3)}
+    assert load_calibration(shifts / "calibration.json").method in out
+    code, _, err = said(*words)
+    assert (code, err.count("\n")) == (2, 1)
+    assert "add --overwrite" in err
+    code, _, err = said("estimate", files[0], "--val", *vals, "--calibration", rows_file(tmp_path), "--output", tmp_path / "x")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "is not a calibration" in err
+    broken = replace(file_of(0), logits=np.zeros((1000, 10), np.float32))
+    np.savez(tmp_path / "nan.npz", **{**dict(np.load(files[0])), "logits": np.full_like(broken.logits, np.nan)})
+    code, _, err = said("estimate", tmp_path / "nan.npz", "--val", *vals, "--output", tmp_path / "x")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "1,000 of 1,000 images have NaN" in err
+    assert not (tmp_path / "x").exists()
+
+
+def rows_file(folder: Path) -> Path:
+    path = folder / "other.json"
+    path.write_text('{"chosen": {"method": "luck", "slope": 1, "width": 1, "images": 5, "study": ""}}')
+    return path
+
+
+def test_the_default_is_an_estimator_that_one_run_suffices_for() -> None:
+    found = estimate([file_of(0)], [net(0, 4)], DEFAULT)
+    assert found.runs[0].low < found.runs[0].accuracy < found.runs[0].high
