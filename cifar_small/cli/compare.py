@@ -7,7 +7,16 @@ import sys
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_allow_rows, add_config, add_data_root, add_layout, add_output, add_overwrite, reserve
+from cifar_small.cli.options import (
+    add_allow_rows,
+    add_config,
+    add_data_root,
+    add_estimate,
+    add_layout,
+    add_output,
+    add_overwrite,
+    reserve,
+)
 from cifar_small.errors import UserError, plural
 from cifar_small.files import write_atomic
 
@@ -22,6 +31,7 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pairs", action="store_true", help="test every pair (default: each entry against the first)")
     add_config(parser, "config whose rules all are checked against (default: each its own)")
     parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
+    add_estimate(parser, "also show what estimate expects of the entries on a file without labels")
     add_output(parser, "file to write (default: print)")
     parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
     parser.add_argument("--plot-seeds", type=Path, metavar="PNG", help="also draw each recipe's mean, sd and seeds")
@@ -48,9 +58,12 @@ def _compare(options: argparse.Namespace) -> int:
     from cifar_small.evaluation.entries import load_entries
     from cifar_small.reporting.comparison_tables import comparison_csv, comparison_tables
     from cifar_small.reporting.tables import to_latex, to_markdown, to_text
+    from cifar_small.runs.estimation import load_estimation
 
     rules = load_config(options.config).rules if options.config else None
-    comparison = compare(load_entries(options.entries), options.split, all_pairs=options.pairs, rules=rules)
+    estimates = load_estimation(options.estimate).by_maker() if options.estimate else None
+    entries = load_entries(options.entries)
+    comparison = compare(entries, options.split, all_pairs=options.pairs, rules=rules, estimates=estimates)
     drawn = options.plot is not None or options.plot_seeds is not None
     if drawn and not any(options.split in row.scores for row in comparison.rows):
         raise UserError(

@@ -50,7 +50,7 @@ def _estimate(options: argparse.Namespace) -> int:
     calibration = load_calibration(options.calibration) if options.calibration else DEFAULT
     estimation = estimate(files, vals, calibration, _suspicions(options))
     print(describe_estimation(estimation))
-    write_json(options.output, estimation_record(estimation, options.command))
+    write_json(options.output, estimation_record(estimation, options.command).plain())
     print(f"-> {options.output}, the record that this file was looked at")
     return 0
 

@@ -80,6 +80,11 @@ def add_file(parser: argparse.ArgumentParser, text: str = "the unlabelled file t
     parser.add_argument("--file", type=Path, help=text, **more)
 
 
+def add_estimate(parser: argparse.ArgumentParser, text: str) -> None:
+    """--estimate: what `estimate` wrote."""
+    parser.add_argument("--estimate", type=Path, metavar="JSON", help=text)
+
+
 def add_layout(parser: argparse.ArgumentParser) -> None:
     """--layout: how the rows of an unlabelled file are read."""
     text = "pixel order of flat rows (default: by content)"

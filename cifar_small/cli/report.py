@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.evaluate import images_or_note
-from cifar_small.cli.options import add_data_root, add_output, add_overwrite, reserve
+from cifar_small.cli.options import add_data_root, add_estimate, add_output, add_overwrite, reserve
 from cifar_small.errors import plural
 from cifar_small.files import write_atomic
 
@@ -29,6 +29,7 @@ def _report_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="JSON",
         help="latency figures to show, from cifar-small bench",
     )
+    add_estimate(parser, "also show what estimate expects of the models on a file without labels")
     parser.add_argument("--paper", type=Path, metavar="FOLDER", help="also write LaTeX tables and PDF figures there")
     add_data_root(parser)
     add_overwrite(parser, "existing files")
@@ -49,13 +50,15 @@ def _report(options: argparse.Namespace) -> int:
     from cifar_small.export.latency import read_figures
     from cifar_small.reporting.page import common_split, render_page
     from cifar_small.reporting.paper import paper_files
+    from cifar_small.runs.estimation import load_estimation
     from cifar_small.runs.predictions import Predictions
 
     reserve(options.overwrite, options.output)
     entries = load_entries(options.entries)
     names = {str(entry.meta.weights_sha256): entry.name for entry in reversed(entries) if entry.meta.weights_sha256}
     speeds = [read_figures(path, names) for path in dict.fromkeys(options.bench)]
-    comparison = compare(entries, common_split(entries), all_recipes=True)
+    estimates = load_estimation(options.estimate).by_maker() if options.estimate else None
+    comparison = compare(entries, common_split(entries), all_recipes=True, estimates=estimates)
     paper = {} if options.paper is None else paper_files(entries, comparison, options.paper, overwrite=options.overwrite)
     known: dict[str, Images | None] = {}
 

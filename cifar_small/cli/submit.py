@@ -12,6 +12,7 @@ from cifar_small.cli.options import (
     add_allow_rows,
     add_config,
     add_data_root,
+    add_estimate,
     add_file,
     add_layout,
     add_output,
@@ -27,6 +28,7 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "CSV to write", required=True)
     add_config(parser, "config whose rules apply (default: the runs' own configs)")
     _add_sample(parser)
+    add_estimate(parser, "what estimate wrote of this file, where the choice was made by it: the record then says so")
     add_overwrite(parser)
 
 
@@ -49,6 +51,7 @@ def _submit(options: argparse.Namespace) -> int:
         options.output,
         rules=load_config(options.config).rules if options.config else None,
         sample=options.sample,
+        estimate=options.estimate,
         overwrite=options.overwrite,
         command=options.command,
     )

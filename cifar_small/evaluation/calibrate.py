@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.estimate import FAR, Calibration, all_estimates, as_validation, scale
+from cifar_small.evaluation.estimate import FAR, DropCalibration, all_estimates, as_validation, scale
 from cifar_small.evaluation.shift import CLEAN, load_matrix
 from cifar_small.metrics.estimators import ESTIMATORS, Validation
 from cifar_small.runs.predictions import Predictions
@@ -64,7 +64,7 @@ class Study:
 
     trials: tuple[Trial, ...]
     judged: tuple[Judged, ...]  # best first
-    chosen: Calibration
+    chosen: DropCalibration
     untouched: tuple[Judged, ...]  # the same estimators on untouched kinds, fitted on all others
     untouched_kinds: tuple[str, ...]
 
@@ -117,11 +117,12 @@ def collect_trials(matrix: Iterable[tuple[str, Predictions]], vals: Sequence[Pre
             yield Trial(run, predictions.meta.shift, len(predictions.ids), val.accuracy, predictions.accuracy, raw | mean)
 
 
-def fit(method: str, trials: Sequence[Trial]) -> Calibration:
+def fit(method: str, trials: Sequence[Trial]) -> DropCalibration:
     """Slope and width of an estimator on the trials whose true drop is below `FAR`.
 
-    The slope makes the absolute errors, relative to `scale`, least on the whole; the width holds `COVERAGE` of them, with the
-    small excess that makes this hold for a new one (split conformal; Lei et al. 2018, arXiv 1604.04173).
+    The slope makes the mean absolute error least. The width holds `COVERAGE` of the errors, relative to `scale`, in each
+    family, with the small excess that makes this hold for a new shift of it (split conformal; Lei et al. 2018, arXiv
+    1604.04173): a file may be of the family that is the hardest to judge.
     """
     near = [trial for trial in trials if trial.drop < FAR]
     slopes = np.arange(0.5, 3.0001, 0.01)
@@ -129,10 +130,12 @@ def fit(method: str, trials: Sequence[Trial]) -> Calibration:
     truths = np.array([trial.drop for trial in near])
     estimated = slopes[:, None] * drops
     slope = float(slopes[np.abs(estimated - truths).mean(1).argmin()])
-    relative = [abs(slope * drop - truth) / scale(slope * drop) for drop, truth in zip(drops, truths, strict=True)]
-    rank = min(int(np.ceil(COVERAGE * (len(relative) + 1))), len(relative))
-    width = float(np.sort(relative)[rank - 1])
-    return Calibration(method, round(slope, 2), round(width, 3), min(trial.images for trial in near), "")
+    relative: dict[str, list[float]] = {}
+    for trial, drop, truth in zip(near, drops, truths, strict=True):
+        relative.setdefault(trial.shift.family, []).append(abs(slope * drop - truth) / scale(slope * drop))
+    ranks = {family: min(int(np.ceil(COVERAGE * (len(errors) + 1))), len(errors)) for family, errors in relative.items()}
+    width = max(sorted(errors)[ranks[family] - 1] for family, errors in relative.items())
+    return DropCalibration(method, round(slope, 2), round(float(width), 3), min(trial.images for trial in near), "")
 
 
 def judge(method: str, trials: Sequence[Trial], families: Sequence[str]) -> Judged:
@@ -144,7 +147,7 @@ def judge(method: str, trials: Sequence[Trial], families: Sequence[str]) -> Judg
     return judge_with(method, tried)
 
 
-def judge_with(method: str, tried: Sequence[tuple[Calibration, Trial]]) -> Judged:
+def judge_with(method: str, tried: Sequence[tuple[DropCalibration, Trial]]) -> Judged:
     """The figures of an estimator over trials, each with the calibration that has not seen it."""
     truths = np.array([trial.truth for _, trial in tried])
     plain = np.array([trial.raw[method] for _, trial in tried])

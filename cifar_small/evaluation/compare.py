@@ -92,16 +92,20 @@ def compare(
     all_pairs: bool = False,
     all_recipes: bool = False,
     rules: Rules | None = None,
+    estimates: Mapping[str, tuple[float, float, float]] | None = None,
 ) -> Comparison:
     """Compare entries; each is tested against the first on the images of `split`, or with `all_pairs` each against each.
 
     all_recipes: of recipes with several seeds, test each against each. rules: those that all entries are judged by; None: each
-    by its own. Reads nothing: what an entry has no predictions for is named in `missing`. Raises UserError for a repeated name.
+    by its own. estimates: of accuracy on a file without labels, with low and high, by maker. Reads nothing: what an entry has
+    no predictions for is named in `missing`. Raises UserError for a repeated name.
     """
     names = [entry.name for entry in entries]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two entries are called {twice[0]}; give one another name with NAME=PATH")
     rows = collect_rows(entries, rules)
+    if estimates:
+        rows = [replace(row, estimate=estimates.get(entry.meta.maker)) for row, entry in zip(rows, entries, strict=True)]
     refused: list[str] = []
     pairs = []
     for one, other in combinations(range(len(entries)), 2):

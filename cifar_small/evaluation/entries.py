@@ -94,6 +94,7 @@ class EntryRow:
     val_chose: str  # what was fitted to or chosen on the images of its val score, beside the epoch; empty: nothing
     scores: Mapping[str, Score]  # by split
     extended: str = ""  # how a run of its members was made longer, which bends the schedule of its recipe
+    estimate: tuple[float, float, float] | None = None  # of its accuracy on a file without labels, low and high
     ended_early: str = ""  # why a run of its members ended before its last planned epoch
 
     @property

@@ -24,7 +24,7 @@ RELATIVE = 0.1  # how fast the error of an estimate grows with the drop that it 
 
 
 @dataclass(frozen=True)
-class Calibration:
+class DropCalibration:
     """What labelled shifts say of an estimator: its estimates of a drop times `slope`, within `width` times `scale`.
 
     images: of each set that the width comes from.
@@ -50,7 +50,7 @@ def scale(drop: float) -> float:
     return 0.01 + RELATIVE * abs(drop)
 
 
-DEFAULT = Calibration("atc", 1.0, 2.0, 2000, "submissions/studies/estimate")
+DEFAULT = DropCalibration("doc", 1.35, 2.366, 2000, "submissions/studies/estimate")
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Estimation:
     """The estimates of all runs on one file; notes: estimators that could not be asked; warnings: reasons for doubt."""
 
     runs: tuple[RunEstimate, ...]
-    calibration: Calibration
+    calibration: DropCalibration
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -84,7 +84,7 @@ class Estimation:
 def estimate(
     files: Sequence[Predictions],
     vals: Sequence[Predictions],
-    calibration: Calibration = DEFAULT,
+    calibration: DropCalibration = DEFAULT,
     suspicions: Sequence[str] = (),
 ) -> Estimation:
     """Estimate the accuracy of each run whose predictions of one file are given, by its predictions of val.

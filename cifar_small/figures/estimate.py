@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cifar_small.evaluation.calibrate import Study, Trial
-from cifar_small.figures.style import GREY, LINES, Figure, in_style, new_figure
+from cifar_small.figures.style import GREY, INK, LINES, Figure, in_style, new_figure
 
 FAMILY_COLORS = dict(zip(("noise", "blur", "weather", "digital", "jpeg", "resample", "color"), LINES, strict=True))
 
@@ -28,10 +28,12 @@ def draw_study(study: Study) -> Figure:
     low = 100 * min(trial.truth for trial in study.trials) - 3
     for axes, (title, values) in zip(grid.flat, panels, strict=False):
         axes.plot([low, 100], [low, 100], color=GREY, linewidth=1, linestyle="--")
-        for family in sorted({trial.shift.family for trial in study.trials}):
+        for family, color in FAMILY_COLORS.items():
             places = [place for place, trial in enumerate(study.trials) if trial.shift.family == family]
-            color = FAMILY_COLORS.get(family, "black")
             axes.plot(*_points(study.trials, values, places), "o", color=color, markersize=3, alpha=0.6, mew=0, label=family)
+        places = [place for place, trial in enumerate(study.trials) if trial.shift.kind in study.untouched_kinds]
+        if places:
+            axes.plot(*_points(study.trials, values, places), "x", color=INK, markersize=4, mew=0.8, label="untouched")
         axes.set_title(title)
         axes.set_xlim(low, 100)
         axes.set_ylim(low, 100)

@@ -14,7 +14,7 @@ def draw_matrix(matrix: ShiftMatrix) -> Figure:
     recipes, kinds = recipe_runs(matrix), matrix.kinds()
     clean, rows = kinds.get(CLEAN), {kind: shifts for kind, shifts in kinds.items() if kind != CLEAN}
     columns = sorted({one.severity for shifts in rows.values() for one in shifts})
-    figure = new_figure(2.0 + 0.62 * len(columns) * len(recipes) + 0.5 * len(recipes), 1.4 + 0.24 * len(rows))
+    figure = new_figure(2.0 + max(0.62 * len(columns), 2.6) * len(recipes), 1.4 + 0.24 * len(rows))
     panels = figure.subplots(1, len(recipes), sharey=True, squeeze=False)[0]
     grids = {recipe: np.full((len(rows), len(columns)), np.nan) for recipe in recipes}
     for recipe, runs in recipes.items():

@@ -17,6 +17,8 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     tables = [entries_table(comparison), scores_table(comparison)]
     if len(comparison.pairs) > len(comparison.rows) - 1:
         tables.append(_pairs_table(comparison))
+    if any(row.estimate for row in comparison.rows):
+        tables.append(estimates_table(comparison))
     if comparison.groups:
         tables.append(groups_table(comparison))
     if any(test.first != comparison.rows[0].name for test in comparison.ensembles):  # else they stand in the table above
@@ -118,6 +120,22 @@ def ensembles_table(comparison: Comparison) -> Table:
     return Table("Ensembles against their best members", header, tuple(cells), notes, "ensembles")
 
 
+def estimates_table(comparison: Comparison) -> Table:
+    """A row per entry: val and test beside what it is expected to score on a file without labels."""
+    splits = [split for split in SPLITS if any(split in row.scores for row in comparison.rows)]
+    cells = []
+    for row in comparison.rows:
+        estimate, low, high = (f"{100 * value:.1f}" for value in row.estimate or (0.0, 0.0, 0.0))
+        found = f"{estimate} [{low}, {high}]" if row.estimate else ""
+        cells.append((row.name, *(score_text(row.scores.get(split)) for split in splits), found))
+    notes = (
+        "estimate: expected accuracy on the file without labels, with an interval for that of any such file, not for chance; "
+        "whoever chooses by it has looked at the file",
+    )
+    header = ("entry", *(f"{split} %" for split in splits), "estimate %")
+    return Table("Expected on the file without labels", header, tuple(cells), notes, "estimates")
+
+
 def groups_table(comparison: Comparison) -> Table:
     """A row per recipe: its seeds, mean and sd, and the tests of recipes."""
     splits = [split for split in SPLITS if any(split in group.spreads for group in comparison.groups)]
@@ -181,7 +199,7 @@ COLUMNS = (
     "kind", "name", "against", "split", "parameters", "macs", "budget", "legal", "start", "data", "views", "members", "seeds",
     "epochs", "minutes", "hardware", "test_readings", "val", "val_low", "val_high", "val_sd", "val_images", "test",
     "test_low", "test_high", "test_sd", "test_images", "difference", "difference_low", "difference_high", "only_name",
-    "only_against", "test_kind", "p", "p_holm",
+    "only_against", "test_kind", "p", "p_holm", "estimate", "estimate_low", "estimate_high",
 )  # fmt: skip
 
 
@@ -215,6 +233,8 @@ def _entry_record(row: EntryRow) -> dict[str, object]:
         "hardware": row.hardware,
         "test_readings": row.test_readings,
     }
+    if row.estimate:
+        record |= dict(zip(("estimate", "estimate_low", "estimate_high"), row.estimate, strict=True))
     for split, score in row.scores.items():
         low, high = score.interval
         record |= {split: score.accuracy, f"{split}_low": low, f"{split}_high": high, f"{split}_images": score.total}

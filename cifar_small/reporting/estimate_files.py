@@ -7,16 +7,17 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from cifar_small.errors import DataError
 from cifar_small.evaluation.calibrate import COVERAGE, MEAN, Judged, Study
-from cifar_small.evaluation.estimate import FAR, Calibration, Estimation
+from cifar_small.evaluation.estimate import FAR, DropCalibration, Estimation
 from cifar_small.figures.estimate import draw_study
 from cifar_small.figures.style import save
 from cifar_small.files import to_csv, write_atomic, write_json
 from cifar_small.metrics.estimators import ESTIMATORS
 from cifar_small.reporting.tables import Table, to_markdown, to_text
+from cifar_small.runs.estimation import EstimatedRun, EstimationRecord, LookedAt
+from cifar_small.runs.records import FORMAT
 
 FILES = ("calibration.json", "calibration.csv", "calibration.md", "calibration.png")
 
@@ -42,50 +43,40 @@ def describe_estimation(estimation: Estimation) -> str:
     return "\n".join([to_text([table]), *(f"warning: {warning}" for warning in estimation.warnings)])
 
 
-def estimation_record(estimation: Estimation, command: str) -> dict[str, Any]:
-    """What is kept of an estimation, as plain JSON values: which file was looked at, by which predictions, what came out."""
+def estimation_record(estimation: Estimation, command: str) -> EstimationRecord:
+    """What is kept of an estimation."""
     first = estimation.runs[0].file.meta
-    return {
-        "estimated": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": command,
-        "looked_at": {"source": first.source, "images": len(estimation.runs[0].file.ids), "images_sha256": first.images_sha256},
-        "labels_of_the_file": "not used",
-        "calibration": asdict(estimation.calibration),
-        "runs": [
-            {
-                "name": run.name,
-                "maker": run.file.meta.maker,
-                "predictions_sha256": run.file.meta.sha256,
-                "val_predictions_sha256": run.val.meta.sha256,
-                "val_accuracy": run.val.accuracy,
-                "estimate": run.accuracy,
-                "low": run.low,
-                "high": run.high,
-                "estimators": dict(run.raw),
-            }
+    return EstimationRecord(
+        format=FORMAT,
+        estimated=datetime.now(UTC).isoformat(timespec="seconds"),
+        command=command,
+        looked_at=LookedAt(source=first.source, images=len(estimation.runs[0].file.ids), images_sha256=first.images_sha256),
+        labels_of_the_file="not used",
+        calibration=asdict(estimation.calibration),
+        runs=[
+            EstimatedRun(
+                name=run.name,
+                maker=run.file.meta.maker,
+                predictions_sha256=run.file.meta.sha256,
+                val_predictions_sha256=run.val.meta.sha256,
+                val_accuracy=run.val.accuracy,
+                estimate=run.accuracy,
+                low=run.low,
+                high=run.high,
+                estimators=dict(run.raw),
+            )
             for run in estimation.runs
         ],
-        "notes": list(estimation.notes),
-        "warnings": list(estimation.warnings),
-    }
+        notes=list(estimation.notes),
+        warnings=list(estimation.warnings),
+    )
 
 
-def load_estimates(path: Path) -> dict[str, tuple[float, float, float]]:
-    """The estimate with its interval of each maker in the file of `estimation_record`. Raises DataError."""
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return {run["maker"]: (float(run["estimate"]), float(run["low"]), float(run["high"])) for run in plain["runs"]}
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; expected the JSON that estimate wrote") from None
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{path} holds no estimates; expected the JSON that estimate wrote") from None
-
-
-def load_calibration(path: Path) -> Calibration:
+def load_calibration(path: Path) -> DropCalibration:
     """The chosen estimator of a `calibration.json`. Raises DataError."""
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))["chosen"]
-        found = Calibration(**{**plain, "study": str(path)})
+        found = DropCalibration(**{**plain, "study": str(path)})
         if found.method not in ESTIMATORS or not all(float(value) > 0 for value in (found.slope, found.width, found.images)):
             raise ValueError
     except OSError as error:

@@ -438,6 +438,7 @@ class SubmissionRecord(_Facts):
     rules: dict[str, Any] | None = None  # given instead of those of the predictions
     predictions: PredictionsMeta
     run: RunRecord | None = None
+    estimate: dict[str, Any] | None = None  # of accuracy on this very file, that the choice was made by
 
 
 def extension_of(sessions: Sequence[Session]) -> str:

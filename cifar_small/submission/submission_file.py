@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,10 +21,11 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.environment import commit, package_version
 from cifar_small.errors import CheckpointError, DataError, UserError, plural
-from cifar_small.files import refuse_existing, sha256_bytes, write_atomic, write_json
+from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.inference.predict import load_net
 from cifar_small.models.counting import check_count, trainable_parameters
 from cifar_small.runs.directory import Run
+from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_pictures, run_record
@@ -216,14 +218,15 @@ def submit(
     *,
     run: Run | None = None,
     rules: Rules | None = None,
+    estimate: Path | None = None,
     overwrite: bool = False,
     command: str = "",
 ) -> SubmissionRecord:
     """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
 
     run: the run directory, whose summary, environment, metrics and readings of the test split join the record. rules: those of
-    the competition; None: of the run's own config. Nothing is left behind when a check fails. Raises ConfigError (rules),
-    DataError (predictions, or a CSV that reads back wrong).
+    the competition; None: of the run's own config. estimate: the record of the estimate that it was chosen by. Nothing is left
+    behind when a check fails. Raises ConfigError (rules), DataError (predictions, or a CSV that reads back wrong).
     """
     if output.suffix != ".csv":
         raise DataError(f"the submission is named {output.name}; expected a name ending in .csv", remedy="output")
@@ -237,7 +240,9 @@ def submit(
     given, rules = rules, check_rules(predictions, rules)
     if run is not None:
         _check_weights(predictions, run, given)
-    evidence = {"run": run_record(run)} if run is not None else {}
+    evidence: dict[str, Any] = {"run": run_record(run)} if run is not None else {}
+    if estimate is not None:
+        evidence["estimate"] = load_estimation(estimate).used_for(predictions, estimate, sha256_file(estimate))
     content = render_csv(predictions, rules)
     answers, faults = read_csv(content, predictions.ids, predictions.classes, rules)
     if faults or list(answers.values()) != predictions.predicted.tolist():
@@ -280,6 +285,7 @@ def submit_file(
     *,
     rules: Rules | None = None,
     sample: Path | None = None,
+    estimate: Path | None = None,
     overwrite: bool = False,
     command: str = "",
 ) -> tuple[Predictions, SubmissionRecord]:
@@ -292,7 +298,9 @@ def submit_file(
         given = check_rules(predictions, rules)
         rules = rules_of_sample(read_bytes(sample), predictions.ids, predictions.classes, given, str(sample))
     found = run if run.config_file.exists() and not predictions.meta.members else None
-    return predictions, submit(predictions, output, run=found, rules=rules, overwrite=overwrite, command=command)
+    return predictions, submit(
+        predictions, output, run=found, rules=rules, estimate=estimate, overwrite=overwrite, command=command
+    )
 
 
 def read_bytes(path: Path) -> bytes:

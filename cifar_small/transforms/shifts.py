@@ -145,6 +145,27 @@ def _moved(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
     return np.stack([one[top : top + SIDE, left : left + SIDE] for one, (top, left) in zip(wide, corners, strict=True)])
 
 
+def _rotated(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+    """Turned by an angle, to the left or right at random; what is uncovered mirrors the border."""
+    import cv2
+
+    degrees = (4, 8, 12, 18, 25)[severity - 1] * rng.choice((-1, 1), len(images))
+    center = ((SIDE - 1) / 2, (SIDE - 1) / 2)
+    turned = [
+        cv2.warpAffine(one, cv2.getRotationMatrix2D(center, float(by), 1.0), (SIDE, SIDE), borderMode=cv2.BORDER_REFLECT_101)
+        for one, by in zip(images, degrees, strict=True)
+    ]
+    return np.asarray(np.stack(turned), np.uint8)
+
+
+def _sharpened(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
+    """The sharpening of a camera or an editor: an unsharp mask."""
+    from PIL import Image, ImageFilter
+
+    mask = ImageFilter.UnsharpMask(radius=1, percent=(50, 100, 150, 225, 300)[severity - 1], threshold=0)
+    return np.stack([np.asarray(Image.fromarray(one).filter(mask), np.uint8) for one in images])
+
+
 _FAMILIES = {
     **dict.fromkeys(("gaussian_noise", "shot_noise", "impulse_noise", "speckle_noise"), "noise"),
     **dict.fromkeys(("defocus_blur", "glass_blur", "motion_blur", "zoom_blur", "gaussian_blur"), "blur"),
@@ -167,6 +188,8 @@ KINDS: Mapping[str, ShiftKind] = {
     "gamma": ShiftKind("color", 5, _corruption(_gamma)),
     "zoomed": ShiftKind("crop", 5, _zoomed),
     "moved": ShiftKind("crop", 5, _moved),
+    "rotated": ShiftKind("camera", 5, _rotated),
+    "sharpened": ShiftKind("camera", 5, _sharpened),
 }
 # The 15 of the mean corruption error.
 MCE_KINDS = (*COMMON, "jpeg_compression")

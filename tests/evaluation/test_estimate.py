@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,12 +15,15 @@ from synthetic import NAMES, made
 
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.calibrate import Trial, calibrate, fit, judge
-from cifar_small.evaluation.estimate import DEFAULT, Calibration, estimate, scale
-from cifar_small.reporting.estimate_files import load_calibration, load_estimates
+from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, scale
+from cifar_small.files import sha256_file
+from cifar_small.metrics.estimators import ESTIMATORS
+from cifar_small.reporting.estimate_files import estimation_record, load_calibration
+from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.records import ShiftFacts
 
-DOC = Calibration("doc", 1.0, 2.0, 2000, "a test")
+DOC = DropCalibration("doc", 1.0, 2.0, 2000, "a test")
 
 
 def net(number: int, sharpness: float, count: int = 1500, *, images: int = 0, **meta: Any) -> Predictions:
@@ -58,7 +62,7 @@ def test_predictions_in_another_order_are_joined_by_id() -> None:
 
 
 def test_slope_and_interval_by_hand() -> None:
-    calibration = Calibration("doc", 1.5, 2.0, 2000, "")
+    calibration = DropCalibration("doc", 1.5, 2.0, 2000, "")
     accuracy, low, high = calibration.apply(raw=0.80, val_accuracy=0.90, images=2000)
     assert (accuracy, low, high) == pytest.approx((0.75, 0.75 - 2 * 0.025, 0.75 + 2 * 0.025))
     assert scale(0.15) == scale(-0.15) == pytest.approx(0.025)
@@ -96,7 +100,7 @@ def test_one_run_has_no_agreement_and_says_so() -> None:
     assert "agreement" not in found.runs[0].raw
     assert found.notes == ("agreement needs at least 3 runs, and here is 1",)
     with pytest.raises(UserError, match="agreement, which was calibrated, gives no estimate here: agreement needs"):
-        estimate([file_of(0)], [net(0, 4)], Calibration("agreement", 1.0, 2.0, 2000, ""))
+        estimate([file_of(0)], [net(0, 4)], DropCalibration("agreement", 1.0, 2.0, 2000, ""))
 
 
 def test_runs_with_different_val_images_have_no_agreement() -> None:
@@ -211,7 +215,7 @@ def test_commands_write_the_calibration_the_record_and_one_line_for_what_is_wron
     assert plain["looked_at"] == {"source": "file.pkl", "images": 1000, "images_sha256": "1" * 8}
     assert plain["labels_of_the_file"] == "not used"
     assert plain["calibration"]["study"] == str(shifts / "calibration.json")
-    assert load_estimates(record).keys() == {file_of(number).meta.maker for number in range(3)}
+    assert load_estimation(record).by_maker().keys() == {file_of(number).meta.maker for number in range(3)}
     assert load_calibration(shifts / "calibration.json").method in out
     code, _, err = said(*words)
     assert (code, err.count("\n")) == (2, 1)
@@ -233,6 +237,68 @@ def rows_file(folder: Path) -> Path:
     return path
 
 
-def test_the_default_is_an_estimator_that_one_run_suffices_for() -> None:
-    found = estimate([file_of(0)], [net(0, 4)], DEFAULT)
-    assert found.runs[0].low < found.runs[0].accuracy < found.runs[0].high
+def test_the_default_is_what_the_study_chose_and_its_table_gives_it_again() -> None:
+    folder = Path(__file__).resolve().parents[2] / "submissions" / "studies" / "estimate"
+    plain = json.loads((folder / "calibration.json").read_text())
+    assert replace(DEFAULT, study="") == DropCalibration(**plain["chosen"])
+    used = []
+    for row in csv.DictReader((folder / "calibration.csv").read_text().splitlines()):
+        if row["kind"] not in plain["untouched_kinds"]:
+            names = {"kind": row["kind"], "severity": int(row["severity"]), "family": row["family"]}
+            facts = ShiftFacts(**names, base="test", base_sha256="x")
+            raw = {name: float(row[name]) for name in ("doc", "atc")}
+            used.append(Trial(row["run"], facts, int(row["images"]), float(row["val"]), float(row["truth"]), raw))
+    again = fit(DEFAULT.method, used)
+    assert again.slope == pytest.approx(DEFAULT.slope, abs=0.011)
+    assert again.width == pytest.approx(DEFAULT.width, abs=0.05)
+    best = next(one for one in plain["judged"] if one["method"] == DEFAULT.method)
+    families = sorted({one.shift.family for one in used} - {"clean"})
+    judged = judge(DEFAULT.method, used, families)
+    assert (judged.trials, judged.scaled) == (best["trials"], pytest.approx(best["scaled"], abs=0.0003))
+    assert ESTIMATORS[DEFAULT.method].runs == 1
+
+
+def record_of(folder: Path, vals: list[Predictions], files: list[Predictions]) -> Path:
+    path = folder / "estimate.json"
+    path.write_text(json.dumps(estimation_record(estimate(files, vals, DOC), "a command").plain()))
+    return path
+
+
+def test_a_comparison_shows_the_estimate_beside_val(tmp_path: Path, said: Callable[..., tuple[int, str, str]]) -> None:
+    vals, files = [net(number, 4) for number in range(2)], [file_of(number) for number in range(2)]
+    for number, val in enumerate(vals):
+        val.save(tmp_path / f"net{number}.npz")
+    record = record_of(tmp_path, vals, files[:1])
+    words = ["compare", tmp_path / "net0.npz", tmp_path / "net1.npz", "--estimate", record]
+    code, out, _ = said(*words)
+    assert code == 0
+    found = estimate(files[:1], vals, DOC).runs[0]
+    assert f"{100 * found.accuracy:.1f} [{100 * found.low:.1f}, {100 * found.high:.1f}]" in out
+    assert "Expected on the file without labels" not in said(*words[:-2])[1]
+    said(*words, "--output", tmp_path / "all.csv")
+    first, second = csv.DictReader((tmp_path / "all.csv").read_text().splitlines()[:3])
+    assert float(first["estimate"]) == pytest.approx(found.accuracy)
+    assert second["estimate"] == ""
+    code, _, err = said(*words[:-1], tmp_path / "all.csv")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "all.csv is not JSON; expected what estimate wrote" in err
+
+
+def test_a_submission_chosen_by_its_estimate_says_so(tmp_path: Path, said: Callable[..., tuple[int, str, str]]) -> None:
+    vals = [net(number, 4) for number in range(2)]
+    files = [replace(file_of(number), labels=None) for number in range(2)]
+    files[0].save(tmp_path / "submit.npz")
+    record = record_of(tmp_path, vals, files)
+    words = ["submit", tmp_path / "submit.npz", "--output", tmp_path / "mine" / "mine.csv"]
+    assert said(*words, "--estimate", record)[0] == 0
+    found = estimate(files, vals, DOC).runs
+    kept = json.loads((tmp_path / "mine" / "mine.json").read_text())["estimate"]
+    assert kept["estimate"] == pytest.approx(found[0].accuracy)
+    assert (kept["runs"], kept["highest"]) == (2, found[0].accuracy >= found[1].accuracy)
+    assert kept["sha256"] == sha256_file(record)
+    assert said(*words, "--overwrite")[0] == 0
+    assert "estimate" not in json.loads((tmp_path / "mine" / "mine.json").read_text())
+    alone = record_of(tmp_path, vals, files[1:])
+    code, _, err = said(*words, "--overwrite", "--estimate", alone)
+    assert (code, err.count("\n")) == (3, 1)
+    assert "has no estimate of net" in err

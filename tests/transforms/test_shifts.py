@@ -33,7 +33,7 @@ def test_every_kind_changes_images_alike_for_a_seed(kind: str) -> None:
     assert all((one != images).any() for one in found)
     assert len({one.tobytes() for one in found}) == len(found)
     assert np.array_equal(shifted(kind, 1, images, 0), found[0])
-    assert KINDS[kind].family in {"noise", "blur", "weather", "digital", "jpeg", "resample", "color", "crop"}
+    assert KINDS[kind].family in {"noise", "blur", "weather", "digital", "jpeg", "resample", "color", "crop", "camera"}
 
 
 def test_there_are_fifteen_and_four_corruptions() -> None:
@@ -159,6 +159,15 @@ def test_a_cast_multiplies_channels_and_a_crop_moves_by_whole_pixels() -> None:
             np.array_equal(one[4:28, 4:28], original[4 + down : 28 + down, 4 + right : 28 + right]) for down, right in places
         ]
         assert sum(same) == 1
+
+
+def test_a_turn_moves_a_point_along_a_circle() -> None:
+    point = np.zeros((20, 32, 32, 3), np.uint8)
+    point[:, 15:17, 25:27] = 255
+    found = shifted("rotated", 5, point, 0).astype(float).mean(3)
+    rows = (found * np.arange(32)[:, None]).sum((1, 2)) / found.sum((1, 2)) - 15.5
+    assert np.abs(np.abs(rows) - 10 * np.sin(np.deg2rad(25))).max() < 0.3
+    assert {-1.0, 1.0} == set(np.sign(rows))
 
 
 def test_whole_values_survive_the_way_to_floats_and_back() -> None:
