@@ -1,20 +1,22 @@
 # Each target sets itself up: `make demo` and `make test` need Python 3.11+ and nothing else.
 PYTHON ?= python3
 BIN := .venv/bin
+# Or constraints-lowest.txt: the lowest versions that are supported.
+CONSTRAINTS ?= constraints.txt
 
-.PHONY: help setup demo test test-slow lint types check results constraints clean
+.PHONY: help setup demo test test-slow lint types check results constraints wheel test-wheel clean
 .DEFAULT_GOAL := help
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup: .venv/ready  ## create .venv from pyproject.toml and constraints.txt
+setup: .venv/ready  ## create .venv from pyproject.toml and $$(CONSTRAINTS)
 
-.venv/ready: pyproject.toml constraints.txt
+.venv/ready: pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, got {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch torchvision
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch torchvision
+	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'
 	@touch $@
 
 demo: setup      ## the whole way from a parameter table to a scored submission, half a minute
@@ -25,6 +27,13 @@ test: setup      ## the fast test suite, on two cores
 
 test-slow: setup ## the slow tests and those on real CIFAR under $$CIFAR_SMALL_DATA
 	$(BIN)/python -m pytest -m 'slow or real_data'
+
+test-wheel: setup ## build the wheel, install it in a fresh environment, make a whole entry there; about a minute
+	$(BIN)/python -m pytest -m slow tests/test_wheel.py
+
+wheel: setup     ## build dist/*.whl
+	rm -rf build
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir dist .
 
 lint: setup      ## ruff: lint and format
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cifar_small.cli.param_count import main as param_count
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.schema import Config
@@ -21,6 +21,7 @@ from cifar_small.files import write_atomic
 from cifar_small.inference.ensemble import mean_logits
 from cifar_small.inference.predict import predict
 from cifar_small.reporting.comparison_tables import scores_table
+from cifar_small.reporting.param_table import print_param_table
 from cifar_small.reporting.tables import to_text
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
@@ -69,8 +70,8 @@ def run_demo(folder: Path, command: str) -> None:
     withheld = images.labels[shuffled]
     print(f"{len(images)} handwritten digits, 32x32 RGB, labels withheld -> {file}")
 
-    _step(2, "Which nets are legal? (tools/param_count CONFIG..., before training)")
-    param_count([str(path) for path in configs])
+    _step(2, "Which nets are legal? (cifar-small param_count CONFIG..., before training)")
+    print_param_table(configs)
     for path in configs:
         if "too_wide" in path.stem:
             _show_refusal(path)
@@ -153,6 +154,7 @@ def _step(number: int, title: str) -> None:
 
 
 def _goodbye(folder: Path, runs: list[Run], seconds: float) -> None:
+    program = "cifar-small" if shutil.which("cifar-small") else Path(sys.executable).with_name("cifar-small")
     print(f"""
 Done in {seconds:.0f} s. Where everything is:
   {folder}/configs/                 the configs, resolved
@@ -160,7 +162,7 @@ Done in {seconds:.0f} s. Where everything is:
   {folder}/submission/              the CSV and the record of what made it
 
 Next, on CIFAR-10 (170 MB, downloaded when first needed; or set CIFAR_SMALL_DATA to the folder that has it):
-  tools/param_count
-  .venv/bin/cifar-small train --config configs/resnet_hour.yaml
-  .venv/bin/cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
-  .venv/bin/cifar-small submit runs/resnet_hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv""")
+  {program} param_count
+  {program} train --config resnet_hour
+  {program} predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
+  {program} submit runs/resnet_hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv""")

@@ -139,7 +139,7 @@ def _bench_arguments(parser: argparse.ArgumentParser) -> None:
 def _bench(options: argparse.Namespace) -> int:
     """Time trained nets on the CPU: torch fp32 and bf16, ONNX fp32 and int8; size and accuracy beside it.
 
-    Measures inference of trained nets. (How fast a config trains is measured by tools/bench.)
+    Measures inference of trained nets. (How fast a config trains is measured by tools/bench of the project.)
       cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
     Latency at batch 1, throughput at 64 and 512, with one thread and with all, backends taking turns. Accuracies are on val
     with one view, with the paired difference to torch fp32. Int8 nets are made as by cifar-small quantize, or given by --int8.
@@ -181,7 +181,7 @@ def _export(options: argparse.Namespace) -> int:
     """Write a run's weights as safetensors, with config, model card and a program for plain torch.
 
     The card gives the figures that the run recorded, and says what was not measured. Load the folder in Python with
-    cifar_small.export.weights_folder.load_exported. Needs the extra: pip install -e '.[pretrained]'
+    cifar_small.export.weights_folder.load_exported. Needs the extra: pip install 'cifar_small[pretrained]'
     """
     from cifar_small.export.weights_folder import CARD, FILES, export
     from cifar_small.runs.directory import Run
@@ -205,7 +205,7 @@ def _push_arguments(parser: argparse.ArgumentParser) -> None:
 def _push(options: argparse.Namespace) -> int:
     """Upload an exported folder to the Hugging Face hub.
 
-    The token is read from the environment variable HF_TOKEN alone. Needs the extra: pip install -e '.[pretrained]'
+    The token is read from the environment variable HF_TOKEN alone. Needs the extra: pip install 'cifar_small[pretrained]'
     """
     from cifar_small.export.hub import push
 

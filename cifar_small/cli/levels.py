@@ -22,7 +22,7 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", type=int, nargs="+", metavar="N", help="only these (default: all, in order)")
     parser.add_argument("--weights-dir", type=Path, metavar="D", help="folder with the files of the ImageNet weights")
     add_output(parser, "folder of everything (default: runs/levels)", Path("runs/levels"))
-    parser.add_argument("--configs", type=Path, help="folder of the levels' configs (default: configs/levels)")
+    parser.add_argument("--configs", type=Path, help="folder of the levels' configs (default: the shipped configs/levels)")
     parser.add_argument("--test", action="store_true", help="also evaluate each run on test, once; this is recorded")
     parser.add_argument("--smoke", action="store_true", help="smoke test on digits at 64 px, from random weights")
 

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cifar_small import __version__
 from cifar_small.cli import (
     compare,
+    configs,
     ensemble,
     estimate,
     evaluate,
@@ -28,8 +29,8 @@ DESCRIPTION = """\
 Train, predict and submit small image classifiers under a parameter budget.
 
 The usual way, each step a file the next one reads:
-  tools/param_count configs/resnet_hour.yaml            is it legal? (before training)
-  cifar-small train --config configs/resnet_hour.yaml   -> runs/resnet_hour-seed0/
+  cifar-small param_count resnet_hour         is it legal? (before training; cifar-small configs lists what comes with it)
+  cifar-small train --config resnet_hour      -> runs/resnet_hour-seed0/
   cifar-small predict runs/resnet_hour-seed0 --split submit --file cifar_test_nolabel.pkl
   cifar-small submit runs/resnet_hour-seed0/predictions/submit.npz --output submissions/mine/submission.csv
   cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
@@ -38,6 +39,7 @@ EXIT_CODES = """\
 exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
 5 training diverged; 143 stopped by a signal and saved"""
 ALL = (
+    *configs.COMMANDS,
     *train.COMMANDS,
     *weights.COMMANDS,
     *predict.COMMANDS,

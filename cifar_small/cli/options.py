@@ -54,7 +54,12 @@ def add_overwrite(parser: argparse.ArgumentParser, what: str = "an existing file
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
 
 
-def add_config(parser: argparse.ArgumentParser, text: str = "YAML file; see configs/", *, required: bool = False) -> None:
+def add_config(
+    parser: argparse.ArgumentParser,
+    text: str = "YAML file, or a name that cifar-small configs lists",
+    *,
+    required: bool = False,
+) -> None:
     """--config: a config file."""
     parser.add_argument("--config", type=Path, required=required, help=text)
 
@@ -104,7 +109,9 @@ def split_config(config: Path | None, arguments: Sequence[str]) -> tuple[Path, l
     if place < len(rest) and config is None:
         config = Path(rest.pop(place))
     if config is None:
-        raise UserError("no config; expected a YAML file such as configs/smoke.yaml, with --config or without")
+        raise UserError(
+            "no config; expected a YAML file or a name such as smoke (cifar-small configs lists them), with --config or without"
+        )
     return config, rest
 
 

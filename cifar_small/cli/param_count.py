@@ -1,176 +1,24 @@
-"""The table behind `tools/param_count`: what each config's net costs, before anything is trained."""
+"""The program tools/param_count: the command `param_count` by itself, which people run before training."""
 
 from __future__ import annotations
 
 import argparse
-import re
-import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import inspect
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from cifar_small.config.loading import load_config
-from cifar_small.config.schema import Config
-from cifar_small.config.strict_yaml import dump_yaml, read_yaml
-from cifar_small.errors import ConfigError
-from cifar_small.models.counting import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
-from cifar_small.reporting.tables import Table, aligned
-
-ASSUMED_CLASSES = 10  # where only the data would tell
-SWEEP_KEY = re.compile(rb"\bconfig['\"]?\s*:")  # of the base config that a sweep names
-HEADER = ("config", "trainable", "total", "MMACs", "fp32 MiB", "budget", "headroom")
-EPILOG = """\
-examples:
-  tools/param_count                                    every configs/**/*.yaml but sweeps
-  tools/param_count configs/published                      every config in a folder
-  tools/param_count my.yaml --budget 1_000_000         against another budget than the config's rules.max_params
-  tools/param_count my.yaml --fit                      the widest net of that shape within the budget, ready to paste
-  tools/param_count my.yaml --layers                   every layer with its output shape and parameters
-
-columns:
-  trainable   what the budget limits: every parameter that can require a gradient, BatchNorm's weights and biases included
-  total       all parameters
-  MMACs       million multiply-adds of convolutions and linear layers for one image of input.size (32 by default)
-  fp32 MiB    parameters at 4 bytes each, in units of 2**20 bytes
-  headroom    budget - trainable; negative and marked OVER when the net is too large
-
-exit status: 0 all within budget, 1 one or more over, 2 a config that cannot be read"""
-
-
-@dataclass(frozen=True)
-class SizedConfig:
-    """One readable config and the size of its net."""
-
-    path: str
-    config: Config
-    classes: int
-    size: Footprint
-
-    @property
-    def headroom(self) -> int:
-        """Parameters left in the budget; negative: over."""
-        return self.config.rules.max_params - self.size.trainable
+from cifar_small.cli.configs import add_param_count_arguments, count_parameters
 
 
 def main(argv: Sequence[str] | None = None, root: Path | None = None) -> int:
-    """Print the table and return the exit status; `root` holds the configs/ that are read when no argument is given."""
-    arguments = _parser().parse_args(argv)
-    rows, problems = [], []
-    for path in _paths(arguments.configs or [(root or Path.cwd()) / "configs"]):
-        try:
-            rows.append(_row(path, arguments.budget))
-        except ConfigError as error:
-            problems.append(str(error))
-    if rows:
-        print(_table(rows))
-    for row in rows:
-        if num_classes_of(row.config) is None:
-            print(
-                f"{row.path}: the classes of {row.config.data.source} data are unknown before it is read; {row.classes} assumed"
-            )
-    for row in rows:
-        if arguments.fit:
-            print(f"\n{_fit(row)}")
-        if arguments.layers:
-            print(f"\n{row.path}\n{_layers(row)}")
-    for row in rows:
-        if row.headroom < 0:
-            try:
-                check_budget(row.config, row.classes)
-            except ConfigError as error:
-                print(error, file=sys.stderr)
-    for problem in problems:
-        print(problem, file=sys.stderr)
-    if problems:
-        return 2
-    return 1 if any(row.headroom < 0 for row in rows) else 0
-
-
-def _parser() -> argparse.ArgumentParser:
+    """Print the table and return the exit code; `root` holds the configs/ that are read when no argument is given."""
     parser = argparse.ArgumentParser(
-        prog="param_count",
-        description="Count the parameters of each config's net and compare them with its budget, before training.",
-        epilog=EPILOG,
+        prog="tools/param_count",
+        description=inspect.getdoc(count_parameters),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("configs", nargs="*", type=Path, metavar="CONFIG", help="YAML files or folders; none: all of configs/")
-    parser.add_argument("--budget", type=_budget, metavar="N", help="use N instead of each config's rules.max_params")
-    parser.add_argument("--layers", action="store_true", help="also print each net layer by layer (torchinfo)")
-    parser.add_argument("--fit", action="store_true", help="also print the widest net of each shape that fits, as YAML")
-    return parser
-
-
-def _budget(text: str) -> int:
-    digits = text.replace("_", "").replace(",", "")
-    if not (digits.isascii() and digits.isdecimal() and int(digits)):
-        raise argparse.ArgumentTypeError(f"expected a positive whole number such as 5_000_000, got {text!r}")
-    return int(digits)
-
-
-def _paths(arguments: Sequence[Path]) -> Iterator[Path]:
-    for argument in arguments:
-        if argument.is_dir():
-            found = [path for path in sorted(argument.glob("**/*.yaml")) if not _is_sweep(path)]
-            yield from found or [argument]  # an empty folder is then reported as unreadable
-        else:
-            yield argument
-
-
-def _is_sweep(path: Path) -> bool:
-    """Is this a sweep file, whose cells `cifar-small sweep --list` counts? Told by its keys; an unreadable file is none."""
-    try:
-        if not SWEEP_KEY.search(path.read_bytes()):  # most files: spares reading them as YAML once more
-            return False
-        raw = read_yaml(path)
-    except (OSError, ConfigError):  # reported when it is read as a config
-        return False
-    return isinstance(raw, dict) and "config" in raw and ("parameters" in raw or "cells" in raw)
-
-
-def _row(path: Path, budget: int | None) -> SizedConfig:
-    shown = path.resolve()
-    shown = shown.relative_to(Path.cwd()) if shown.is_relative_to(Path.cwd()) else path
-    if path.is_dir():
-        raise ConfigError(f"{shown} holds no .yaml file; give a config or a folder with configs")
-    if _is_sweep(path):
-        raise ConfigError(f"{shown} is a sweep, not a config; count its cells with: cifar-small sweep {shown} --list")
-    config = load_config(path)
-    if budget is not None:
-        config = config.model_copy(update={"rules": config.rules.model_copy(update={"max_params": budget})})
-    classes = num_classes_of(config) or ASSUMED_CLASSES
-    try:
-        return SizedConfig(str(shown), config, classes, footprint(config.model, classes, config.side))
-    except ConfigError as error:
-        raise ConfigError(f"{shown}: {error}") from None
-
-
-def _table(rows: Sequence[SizedConfig]) -> str:
-    lines = []
-    for row in rows:
-        size = row.size
-        headroom = f"{row.headroom:,}" + (" OVER" if row.headroom < 0 else "")
-        numbers = (f"{size.trainable:,}", f"{size.total:,}", f"{size.macs / 1e6:,.1f}", f"{size.mebibytes:,.2f}")
-        lines.append((row.path, *numbers, f"{row.config.rules.max_params:,}", headroom))
-    return aligned(Table("", HEADER, tuple(lines)))
-
-
-def _fit(row: SizedConfig) -> str:
-    budget = row.config.rules.max_params
-    found = widest(row.config.model, row.classes, budget)
-    if found is None:
-        return f"# {row.path}: no width of this shape fits the budget of {budget:,}"
-    model, count = found
-    section = {"model": model.model_dump(mode="json", exclude_defaults=True)}
-    note = f"# {row.path}: {count:,} trainable parameters, {budget - count:,} below the budget of {budget:,}"
-    return f"{note}\n{dump_yaml(section)}".rstrip()
-
-
-def _layers(row: SizedConfig) -> str:
-    import torchinfo  # half a second that only this option needs
-
-    net = skeleton(row.config.model, row.classes).eval()
-    with torch.random.fork_rng(devices=[]):  # torchinfo draws a random input
-        summary = torchinfo.summary(net, input_size=(1, 3, row.config.side, row.config.side), device="meta", depth=5, verbose=0)
-    return str(summary).replace("(Units.MEGABYTES)", "(M)").replace("(Units.GIGABYTES)", "(G)")  # torchinfo 1.8 on 3.11+
+    add_param_count_arguments(parser)
+    options = parser.parse_args(argv)
+    if root is not None and not options.configs:
+        options.configs = [root / "configs"]
+    return count_parameters(options)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from cifar_small.config.schema import Config
 
 
-ALSO_FIRST = "YAML file, which may also stand without --config; see configs/"
+ALSO_FIRST = "YAML file, or a name that cifar-small configs lists; may also stand without --config"
 
 
 def _add_epochs(parser: argparse.ArgumentParser) -> None:
@@ -81,7 +81,7 @@ def _train(options: argparse.Namespace) -> int:
       cifar-small train --config configs/resnet_5m.yaml --smoke         does all of it work?
       cifar-small train --config configs/resnet_5m.yaml --epochs 30     the same recipe at a tenth of its length
     A killed run continues with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) can share a run:
-      .venv/bin/torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
+      torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
     """
     from cifar_small.config.hashing import dump_config
 
@@ -216,7 +216,7 @@ def _schedule(options: argparse.Namespace) -> int:
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="SWEEP", help="YAML file; see configs/sweeps/")
+    parser.add_argument("file", type=Path, metavar="SWEEP", help="YAML file, or a name such as sweeps/ablation_augment")
     add_output(parser, "folder of the sweep (default: runs/<name>)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")

@@ -21,6 +21,7 @@ from cifar_small.config.phases import merge, phases_and_problems
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, LibraryModel
+from cifar_small.config.shipped import find_config
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
 from cifar_small.errors import ConfigError
 
@@ -28,9 +29,10 @@ from cifar_small.errors import ConfigError
 def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
     """Read a YAML config and apply overrides such as ("optim.lr", "0.2") or ("phases.0.epochs", "3").
 
+    path: a file, or the name of a shipped config, such as `resnet_hour`; see config/shipped.py.
     Raises ConfigError that lists every problem, each with its dotted key.
     """
-    return parse_config(with_changes(_read_mapping(Path(path), ()), overrides), str(path))
+    return parse_config(with_changes(_read_mapping(find_config(path), ()), overrides), str(path))
 
 
 def with_changes(raw: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def _read_mapping(path: Path, variants: tuple[Path, ...]) -> dict[str, Any]:
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         got = "is empty" if raw is None else f"holds a {type(raw).__name__}"
-        raise ConfigError(f"{path} {got}; expected keys such as name, model and phases (see configs/)")
+        raise ConfigError(f"{path} {got}; expected keys such as name, model and phases (cifar-small configs lists examples)")
     if "extends" not in raw:
         return raw
     named = raw.pop("extends")

@@ -99,7 +99,10 @@ def read_yaml(path: str | Path) -> Any:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"cannot read the config {path}: {error.strerror}; expected the path of a YAML file") from None
+        raise ConfigError(
+            f"cannot read the config {path}: {error.strerror}; expected the path of a YAML file, or a name that "
+            "cifar-small configs lists"
+        ) from None
     if len(raw) > MAX_BYTES:
         raise ConfigError(f"{path} has {len(raw):,} bytes; a config has at most {MAX_BYTES:,}: is this the right file?")
     try:

@@ -55,7 +55,9 @@ def _import_hub() -> Any:
         import huggingface_hub
         import huggingface_hub.errors
     except ImportError as error:
-        raise UserError(f"huggingface_hub is needed and is not installed ({error}); pip install -e '.[pretrained]'") from None
+        raise UserError(
+            f"huggingface_hub is needed and is not installed ({error}); pip install 'cifar_small[pretrained]'"
+        ) from None
     return huggingface_hub
 
 

@@ -38,8 +38,7 @@ def require_extra() -> None:
     missing = [name for name in ("onnx", "onnxruntime", "onnxscript") if find_spec(name) is None]
     if missing:
         raise UserError(
-            f"ONNX files need {', '.join(missing)}, which this environment does not have: pip install -e '.[export]' in this "
-            "project's folder"
+            f"ONNX files need {', '.join(missing)}, which this environment does not have: pip install 'cifar_small[export]'"
         )
 
 

@@ -114,7 +114,9 @@ def _import_safetensors() -> Any:
     try:
         import safetensors.torch
     except ImportError as error:
-        raise UserError(f"safetensors is needed and is not installed ({error}); pip install -e '.[pretrained]'") from None
+        raise UserError(
+            f"safetensors is needed and is not installed ({error}); pip install 'cifar_small[pretrained]'"
+        ) from None
     return safetensors.torch
 
 

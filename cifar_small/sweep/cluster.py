@@ -106,7 +106,7 @@ def _executor(directory: SweepDirectory, cluster: str, jobs: int) -> Any:
         import submitit
     except ModuleNotFoundError as error:
         raise UserError(
-            f"sending jobs needs submitit ({error}): pip install -e '.[sweep]' in this project's folder, "
+            f"sending jobs needs submitit ({error}): pip install 'cifar_small[sweep]', "
             "or start cifar-small sweep on each machine"
         ) from None
     if cluster == "slurm" and not (shutil.which("sbatch") and shutil.which("srun")):

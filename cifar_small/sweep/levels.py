@@ -14,6 +14,7 @@ from pathlib import Path
 from cifar_small.config.loading import load_config
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema import Config
+from cifar_small.config.shipped import find_config
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import epochs_text
 from cifar_small.evaluation.entries import SPLITS, EntryRow, collect_rows, load_entries
@@ -26,7 +27,7 @@ from cifar_small.reporting.tables import Table, to_markdown
 from cifar_small.runs.directory import Run
 
 CALL = Callable[[Sequence[str]], int]  # runs a command line and returns its exit code
-CONFIGS = Path("configs/levels")
+CONFIGS = Path("configs/levels")  # in any folder: these are shipped
 CLASSES = 10
 SMOKE = {  # a few hundred images that come with scikit-learn, at 64 px, from random weights
     "weights": "null",
@@ -181,10 +182,8 @@ def run_levels(plan: Plan, call: CALL) -> int:
 def _training(plan: Plan, number: int) -> list[list[str]]:
     """The command lines that train a level's runs. Raises ConfigError for what cannot be trained."""
     path, names, lines = plan.config(number), plan.names(number), []
-    if not path.is_file():
-        raise ConfigError(
-            f"{path} does not exist; run this in the project's folder, or name the folder of the configs", remedy="configs"
-        )
+    if not find_config(path).is_file():
+        raise ConfigError(f"{path} does not exist; expected a folder with the configs of the levels", remedy="configs")
     for name, run in ROWS[plan.report][number].runs.items():
         settings = [part.format_map(names) for part in run.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))

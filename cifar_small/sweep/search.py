@@ -59,9 +59,7 @@ def _import_optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError as error:
-        raise UserError(
-            f"method tpe needs Optuna ({error}): pip install -e '.[sweep]' in this project's folder, or use method random"
-        ) from None
+        raise UserError(f"method tpe needs Optuna ({error}): pip install 'cifar_small[sweep]', or use method random") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # its lines on every trial repeat ours
     return optuna
 

@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.schema import PositiveInt, Section, Seed
+from cifar_small.config.shipped import find_config
 from cifar_small.config.strict_yaml import read_yaml
 from cifar_small.errors import ConfigError
 
@@ -153,15 +154,17 @@ def load_sweep(path: str | Path) -> Sweep:
 
     Raises ConfigError that lists every problem, each with its key.
     """
-    path = Path(path)
+    path = find_config(path)
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else f"a {type(raw).__name__}"
-        raise ConfigError(f"{path} holds {got}; expected keys such as name, config and parameters (see configs/sweeps/)")
+        raise ConfigError(
+            f"{path} holds {got}; expected keys such as name, config and parameters (examples: cifar-small configs sweeps)"
+        )
     if "model" in raw and "config" not in raw:
         raise ConfigError(
             f"{path} is the config of a run, not a sweep; train it with cifar-small train, or name it under config in a sweep "
-            "file (see configs/sweeps/)"
+            "file (examples: cifar-small configs sweeps)"
         )
     try:
         sweep = Sweep.model_validate(raw)

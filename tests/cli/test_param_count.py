@@ -72,11 +72,11 @@ def test_nets_of_the_same_shape_are_counted_once(three, tmp_path, monkeypatch):
 def test_all_configs_of_the_repository(tmp_path):
     done = tool(cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert cells(done.stdout, str(ROOT / "configs/published/resnet_4443_two_runs.yaml")) == [
+    assert cells(done.stdout, "published/resnet_4443_two_runs") == [
         *("4,754,218", "4,754,218", "271.4", "18.14", "5,000,000", "245,782"),
     ]
-    assert cells(done.stdout, str(ROOT / "configs/published/resnet44_width_190.yaml"))[0] == "4,985,390"
-    assert cells(done.stdout, str(ROOT / "configs/published/wrn_28_10_one_cycle_cifar100.yaml"))[0] == "36,536,884"
+    assert cells(done.stdout, "published/resnet44_width_190")[0] == "4,985,390"
+    assert cells(done.stdout, "published/wrn_28_10_one_cycle_cifar100")[0] == "36,536,884"
     assert len(done.stdout.splitlines()) >= 5
 
 

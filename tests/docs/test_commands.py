@@ -16,7 +16,6 @@ import pytest
 from benchmarks import cli as bench
 from conftest import tiny_raw
 
-from cifar_small.cli import param_count
 from cifar_small.cli.main import ALL, _parser, main
 from cifar_small.cli.options import split_config, split_overrides
 from cifar_small.config.loading import load_config
@@ -28,7 +27,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 # What is not run here, by the start of the command, and why not.
 NOT_RUN = {
     "make ": "CI and tests/cli/test_demo.py run what these call",
-    "tools/param_count": "all configs, in tests/cli/test_param_count.py",
+    "cifar-small train --config resnet_hour": "tests/test_wheel.py, with a smaller config",
     "tools/bench ": "takes minutes; tests/tools/test_benchmarks.py runs each with few steps",
     "tools/kill_resume": "takes minutes; tests/tools/test_kill.py",
     "torchrun ": "starts processes; tests/training/test_distributed.py",
@@ -71,7 +70,7 @@ def parsed(words: list[str]) -> None:
     assert not rest or options.chosen.overrides, f"unknown options {rest}"
     if rest and "config" in options:
         config, rest = split_config(options.config, rest)
-        load_config(ROOT / config, split_overrides(rest))
+        load_config(config, split_overrides(rest))
     elif rest:
         split_overrides(rest)
 
@@ -91,8 +90,6 @@ def test_a_command_parses_and_names_what_is_there(command: str, capsys: pytest.C
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         elif program == "tools/bench":
             bench._parser().parse_args(words)
-        elif program == "tools/param_count":
-            param_count._parser().parse_args(words)
         else:
             assert program == "tools/kill_resume", f"{program} is no program of this project"
     except SystemExit:

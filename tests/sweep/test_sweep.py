@@ -1173,7 +1173,7 @@ def test_submit_without_submitit_names_the_extra(
     monkeypatch.setitem(sys.modules, "submitit", None)
     path = write(parameters=LR_WIDTHS)
     line = one_line(capsys, 2, path, "--output", tmp_path / "out", "--submit", "local", "--jobs", 1)
-    assert "pip install -e '.[sweep]' in this project's folder" in line
+    assert "pip install 'cifar_small[sweep]'" in line
 
 
 def test_slurm_off_cluster_is_one_line(
