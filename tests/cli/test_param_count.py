@@ -45,7 +45,7 @@ def tool(*arguments, cwd=ROOT):
     if Path(sys.prefix).resolve() != (ROOT / ".venv").resolve():
         run = "from cifar_small.cli.param_count import main; sys.exit(main(root=Path(sys.argv.pop(1))))"
         command = [sys.executable, "-c", f"import sys; from pathlib import Path; {run}", str(ROOT)]
-    return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=cwd, timeout=60)
+    return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=cwd, timeout=600)
 
 
 def test_a_config_is_answered_without_heavy_imports(tmp_path):
