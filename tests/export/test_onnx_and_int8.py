@@ -295,7 +295,7 @@ def test_without_the_extra_the_message_names_it(
     package: str, run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(UserError, match=rf"need {package}, which .* pip install -e '\.\[export\]'"):
+    with pytest.raises(UserError, match=rf"need {package}, which .* pip install 'cifar_small\[export\]'"):
         require_extra()
     for command in (["onnx"], ["quantize"], ["predict", "--split", "val", "--onnx", "x"], ["bench"]):
         tail = ["--overwrite"] if command != ["bench"] else []

@@ -751,7 +751,7 @@ def study_of(place: Path) -> Any:
 
 def test_tpe_without_optuna_names_the_extra(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(UserError, match=r"pip install -e '\.\[sweep\]'"):
+    with pytest.raises(UserError, match=r"pip install 'cifar_small\[sweep\]'"):
         run_sweep(write(**TPE), tmp_path / "out", quiet=True)
 
 
