@@ -42,7 +42,7 @@ def classes_of(config: Config) -> int:
 
 
 def test_all_kinds_of_configs_are_found() -> None:
-    assert {path.parent.name for path in CONFIGS} == {"configs", "levels", "published", "speed", "sweeps", "transfer"}
+    assert {path.parent.name for path in CONFIGS} == {"configs", "levels", "published", "robust", "speed", "sweeps", "transfer"}
     assert len(PUBLISHED) >= 12
     assert {path.stem for path in CONFIGS if path.parent.name == "configs"} >= {
         "resnet_hour", "resnet_5m", "resnet_5m_cifar100", "wrn_5m", "wrn_28_10_cifar100", "smoke",

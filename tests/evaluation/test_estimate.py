@@ -15,10 +15,14 @@ from synthetic import NAMES, made
 
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.calibrate import Trial, calibrate, fit, judge
+from cifar_small.evaluation.compare import compare
+from cifar_small.evaluation.entries import load_entries
 from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, scale
 from cifar_small.files import sha256_file
+from cifar_small.inference.ensemble import mean_logits
 from cifar_small.metrics.estimators import ESTIMATORS
 from cifar_small.reporting.estimate_files import estimation_record, load_calibration
+from cifar_small.reporting.page import _tables as page_tables
 from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.records import ShiftFacts
@@ -302,3 +306,21 @@ def test_a_submission_chosen_by_its_estimate_says_so(tmp_path: Path, said: Calla
     code, _, err = said(*words, "--overwrite", "--estimate", alone)
     assert (code, err.count("\n")) == (3, 1)
     assert "has no estimate of net" in err
+
+
+def test_an_ensemble_is_estimated_like_a_run() -> None:
+    vals, files = [net(number, 4) for number in range(2)], [file_of(number) for number in range(2)]
+    both = [mean_logits(members) for members in (vals, files)]
+    found = estimate([files[0], both[1]], [both[0], *vals], DOC)
+    assert found.runs[1].val.accuracy == both[0].accuracy > vals[0].accuracy
+    assert found.runs[1].accuracy > found.runs[0].accuracy
+
+
+def test_the_page_has_the_table_of_estimates(tmp_path: Path) -> None:
+    vals, files = [net(number, 4) for number in range(2)], [file_of(number) for number in range(2)]
+    for number, val in enumerate(vals):
+        val.save(tmp_path / f"net{number}.npz")
+    entries = load_entries([str(tmp_path / f"net{number}.npz") for number in range(2)])
+    known = load_estimation(record_of(tmp_path, vals, files)).by_maker()
+    titles = [[table.title for table in page_tables(compare(entries, estimates=given))] for given in (None, known)]
+    assert titles == [["Side by side"], ["Side by side", "Expected on the file without labels"]]
