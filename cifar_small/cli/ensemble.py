@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve
+from cifar_small.errors import plural
 from cifar_small.files import probe_writable
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _ensemble(options: argparse.Namespace) -> int:
     The last two need every member's predictions of val, by the same weights and views; they are fitted on val alone.
     A member whose weight is 0 is left out, and its parameters are not counted.
     """
-    from cifar_small.inference.ensemble import combine, find_val, judge, match_val
+    from cifar_small.inference.ensemble import combine, find_val, judge, match_val, on_shared_images
     from cifar_small.runs.predictions import load_predictions
 
     reserve(options.overwrite, options.output)
@@ -65,6 +66,9 @@ def _ensemble(options: argparse.Namespace) -> int:
         print(f"left out, with weight 0: {one.label()}")
     print(_parameters(joined.meta))
     fitted = joined.meta.fitted_on
+    if len({predictions.meta.images_sha256 for predictions in val}) > 1 and len(val) == len(members):
+        shared = len(on_shared_images(val)[0].ids)
+        print(f"the members held out different images; used of val: the {plural(shared, 'image')} that all of them held out")
     if joined.labels is not None:
         same = fitted is not None and fitted.images_sha256 == joined.meta.images_sha256
         print(f"{judge(joined, members)}{'; the weights were fitted on these images' if same else ''}")
@@ -86,7 +90,7 @@ def _parameters(meta: PredictionsMeta) -> str:
 
 
 def _soup_arguments(parser: argparse.ArgumentParser) -> None:
-    add_runs(parser, "run directories of one architecture")
+    add_runs(parser, "run directories of one architecture, or kept checkpoints such as RUN/epoch-0010.pt")
     add_output(parser, "run directory to write", required=True, metavar="RUN_FOLDER")
     parser.add_argument(
         "--method",
@@ -99,8 +103,10 @@ def _soup_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _soup(options: argparse.Namespace) -> int:
-    """Average the weights of several runs of one architecture into a run directory.
+    """Average the weights of several runs of one architecture, or of several epochs of one, into a run directory.
 
+      cifar-small soup runs/a-seed0 runs/b-seed0 --output runs/soup
+      cifar-small soup runs/a-seed0/epoch-*.pt --output runs/soup     of a run trained with engine.keep_last or keep_every
     BatchNorm statistics are recomputed on training images. The result has the parameters of one net, and predicts like any
     run. Averaging works for runs that share their initial weights, and mostly not for nets of different seeds: the line on
     val says which.
@@ -109,10 +115,12 @@ def _soup(options: argparse.Namespace) -> int:
     from cifar_small.runs.directory import Run
 
     probe_writable(options.output / "best.pt")
+    files = [path.is_file() and path.suffix == ".pt" for path in options.directories]
     summary, verdict = make_soup(
-        [Run(directory) for directory in options.directories],
+        [Run(path.parent if file else path) for path, file in zip(options.directories, files, strict=True)],
         Run(options.output),
         options.method,
+        checkpoints=[path.stem if file else "best" for path, file in zip(options.directories, files, strict=True)],
         device=options.device,
         data_root=options.data_root,
         command=options.command,

@@ -8,7 +8,7 @@ the same ones.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 
@@ -17,6 +17,7 @@ import numpy as np
 from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.entries import SPLITS, Entry, EntryRow, collect_rows, predict_command
+from cifar_small.evaluation.settings import differing_settings
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import holm, paired_difference, seed_difference
 from cifar_small.runs.predictions import Predictions
@@ -81,6 +82,7 @@ class Comparison:
     group_tests: tuple[GroupTest, ...]
     ensembles: tuple[PairTest, ...]  # each ensemble, as the second, and the best of its members, where all of them are there
     unlike: tuple[str, ...]  # aspects in which the entries differ, so that they are not comparable
+    settings: tuple[tuple[str, str, str], ...]  # of their configs, where these differ: each setting, a value and who has it
     refused: tuple[str, ...]  # tests that were not made, and why
     missing: tuple[str, ...]  # predictions that are not there, and what makes them
 
@@ -124,6 +126,11 @@ def compare(
         tuple(_group_tests(groups, split, all_pairs or all_recipes, refused)),
         tuple(_ensemble_tests(entries, split, refused)),
         tuple(_unlike(rows)),
+        tuple(
+            (key, value, names)
+            for key, by_name in differing_settings(entries).items()
+            for value, names in _who(_having(by_name.items()))
+        ),
         tuple(refused),
         tuple(_missing(entries)),
     )
@@ -279,12 +286,9 @@ def _unlike(rows: Sequence[EntryRow]) -> list[str]:
     ]
     lines = []
     for aspect, value_of in aspects:
-        having: dict[str, list[str]] = {}
-        for row in rows:
-            if value := value_of(row):
-                having.setdefault(value, []).append(row.name)
+        having = _having((row.name, value) for row in rows if (value := value_of(row)))
         if len(having) > 1:
-            lines.append(f"{aspect}: {_who(having)}")
+            lines.append(f"{aspect}: {'; '.join(f'{value} ({names})' for value, names in _who(having))}")
     lines += [f"{row.name} was {row.extended}, which bent its schedule" for row in rows if row.extended]
     lines += [f"{row.name} {row.ended_early}" for row in rows if row.ended_early]
     for row in rows:
@@ -298,12 +302,19 @@ def _unlike(rows: Sequence[EntryRow]) -> list[str]:
     return lines
 
 
-def _who(having: Mapping[str, Sequence[str]]) -> str:
+def _having(values: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """The names of the entries by their value."""
+    having: dict[str, list[str]] = {}
+    for name, value in values:
+        having.setdefault(value, []).append(name)
+    return having
+
+
+def _who(having: Mapping[str, Sequence[str]]) -> list[tuple[str, str]]:
     """Each value with the entries that have it; where most have one, they are the others."""
     most = max(having, key=lambda value: len(having[value]))
     usual = most if len(having[most]) > 3 else None
-    parts = (f"{value} ({'the others' if value == usual else ', '.join(names)})" for value, names in having.items())
-    return "; ".join(parts)
+    return [(value, "the others" if value == usual else ", ".join(names)) for value, names in having.items()]
 
 
 def _images(row: EntryRow, split: str) -> str:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_small.errors import DataError
+from cifar_small.files import sha256_bytes
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.runs.predictions import Predictions, find_predictions
@@ -28,12 +30,14 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     """One answer of several members for the images of the first, joined by id.
 
     val: predictions of val by the same weights with the same views, in any order; needed where `method` fits weights, which a
-    member may leave with 0. Raises DataError when a member has other ids, class names or labels, was made under other rules or
-    from other images, or shares weights with another; and for val predictions that are missing or of another split.
+    member may leave with 0. Of nets that held out other images, those are taken that all held out. Raises DataError when a
+    member has other ids, class names or labels, was made under other rules or from other images, or shares weights with
+    another; and for val predictions that are missing or of another split.
 
     `meta` has `method`, `members` (each with its `weight`), `left_out`, `fitted_on` (the val predictions' hashes), `parameters`
     (the sum): `blending.blend(method, logits, weights)` of the members' files gives the same logits again.
     """
+    members = on_shared_images(members)
     logits = _join(members)
     weights: npt.NDArray[np.float64] = np.full(len(members), 1 / len(members))
     fitted_on: FittedOn | None = None
@@ -63,6 +67,36 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     if first.meta.allowed_rows is not None:
         meta = meta.updated(allowed_rows=first.meta.allowed_rows)
     return Predictions(first.ids, blend(method, logits[taken], weights[taken]), first.labels, first.classes, meta)
+
+
+def on_shared_images(val: Sequence[Predictions]) -> list[Predictions]:
+    """Predictions of val by nets that held out other images, on those that all of them held out; the same where they agree.
+
+    Raises DataError where they share none.
+    """
+    trained_on = {net.data.sha256 if net.data else None for member in val for net in member.meta.nets()}
+    hashes = [member.meta.images_sha256 for member in val]
+    whole = len(set(hashes)) < 2 or any(member.meta.split != "val" for member in val)
+    if whole or len(trained_on) > 1 or None in trained_on:
+        return list(val)
+    shared = reduce(np.intersect1d, [member.ids for member in val])
+    if not len(shared):
+        raise DataError(
+            f"{' and '.join(map(_file, val))} share no image of val, so there is none that none of them was trained on; train "
+            "with the same data.val_size and data.split_seed"
+        )
+    digest = sha256_bytes(" ".join([*sorted(set(hashes)), *map(str, shared)]).encode())
+    places = [_find(shared, member.ids) for member in val]
+    return [
+        replace(
+            member,
+            ids=shared,
+            logits=member.logits[place],
+            labels=None if member.labels is None else member.labels[place],
+            meta=member.meta.updated(images_sha256=digest),
+        )
+        for member, place in zip(val, places, strict=True)
+    ]
 
 
 def mean_logits(members: Sequence[Predictions]) -> Predictions:
@@ -105,10 +139,12 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
 
 def places_of(ids: npt.NDArray[np.int64], member: Predictions) -> npt.NDArray[np.int64] | None:
     """Where these ids stand in a member, (N,); None where it has others."""
-    order = np.argsort(member.ids)
-    if not np.array_equal(member.ids[order], np.sort(ids)):
-        return None
-    return np.asarray(order[np.searchsorted(member.ids, ids, sorter=order)], np.int64)
+    return _find(ids, member.ids) if np.array_equal(np.sort(member.ids), np.sort(ids)) else None
+
+
+def _find(ids: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    order = np.argsort(among)
+    return np.asarray(order[np.searchsorted(among, ids, sorter=order)], np.int64)
 
 
 def _file(member: Predictions) -> str:
@@ -129,7 +165,7 @@ def _fit(
     members: Sequence[Predictions], val: Sequence[Predictions], method: Method
 ) -> tuple[npt.NDArray[np.float64], FittedOn]:
     """The members' weights and what they were fitted on."""
-    own = match_val(members, val)
+    own = on_shared_images(match_val(members, val))
     logits, labels = _join(own), own[0].labels
     assert labels is not None
     weights = fit_weights(logits, labels) if method == "weighted" else select_greedily(logits, labels)
@@ -181,6 +217,7 @@ class Verdict:
     only_ours: int  # images that only the ensemble has right
     only_best: int
     p: float  # of the exact McNemar test, two-sided
+    apart: str = ""  # of a soup: why its members' weights may not fit together
 
     @classmethod
     def between(cls, what: str, right: npt.NDArray[np.bool_], best: str, best_right: npt.NDArray[np.bool_]) -> Verdict:
@@ -192,6 +229,11 @@ class Verdict:
         against = f"{self.accuracy:.2%} of {self.images:,} images against {self.best_accuracy:.2%} of {self.best}"
         counts = f"only the {self.what} has {self.only_ours:,} right, only that member {self.only_best:,}"
         test = f"paired exact McNemar p = {self.p:.3g}"
+        if self.apart and self.only_ours < self.only_best and self.p < 0.05:
+            return (
+                f"the average is broken, for {self.apart}, so the same weight does another thing in each: {against} ({counts}; "
+                f"{test}); use that member, or an ensemble of their predictions"
+            )
         if self.only_ours <= self.only_best:
             return f"no better than its best member: {against} ({counts}; {test}); prefer that member"
         gain = 100 * (self.only_ours - self.only_best) / self.images
@@ -202,6 +244,7 @@ class Verdict:
 def judge(joined: Predictions, members: Sequence[Predictions]) -> Verdict:
     """An ensemble against its best member, on labelled images."""
     assert joined.labels is not None
+    members = on_shared_images(members)
     right = [logits.argmax(axis=-1) == joined.labels for logits in _join(members)]
     best = int(np.argmax([hits.sum() for hits in right]))
     return Verdict.between("ensemble", joined.correct, _labels(members)[best], right[best])

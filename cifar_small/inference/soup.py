@@ -1,7 +1,7 @@
-"""Soups: the weights of several runs averaged into one net, in a run directory of its own (Wortsman et al. 2022).
+"""Soups: the weights of several runs, or of epochs kept of one, averaged into one net, in a run directory of its own.
 
-arXiv 2203.05482. A soup has the parameters and the cost of one net. What is chosen is chosen on val, and the record names every
-run that went in or was tried.
+Wortsman et al. 2022, arXiv 2203.05482. A soup has the parameters and the cost of one net. What is chosen is chosen on val, and
+the record names every net that went in or was tried.
 """
 
 from __future__ import annotations
@@ -43,39 +43,41 @@ def make_soup(
     output: Run,
     method: Method = "uniform",
     *,
+    checkpoints: Sequence[str] = (),
     device: str | None = None,
     data_root: str | None = None,
     command: str = "",
 ) -> tuple[Summary, Verdict]:
-    """Average the selected weights of runs into a run directory; returns its summary and the comparison with the best of them.
+    """Average weights of runs into a run directory; returns its summary and the comparison with the best of them.
 
+    checkpoints: of each run, such as `epoch-0010`, so that a run may be there more than once; empty: the selected ones.
     uniform takes all runs; greedy the best on val, and then each other, in the order of val accuracy, with which the soup's
-    accuracy on val (without views) is not lower. Raises UserError for fewer than two runs, an `output` in use, or a greedy soup
+    accuracy on val (without views) is not lower. Raises UserError for fewer than two nets, an `output` in use, or a greedy soup
     of one; CheckpointError for runs that differ in architecture, classes, normalisation, rules or data, or share weights.
     """
     started = time.monotonic()
     if output.folder.exists() and any(output.folder.iterdir()):
         raise UserError(f"{output.folder} is not empty; choose a new or an empty folder for the soup")
-    nets = [load_net(run) for run in runs]
+    nets = [load_net(run, name) for run, name in zip(runs, checkpoints or ["best"] * len(runs), strict=True)]
     _check(runs, nets)
     config = elsewhere(nets[0].config, device, data_root)
     config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
-    pot = WeightAverager(replace(nets[0], config=config), _never_trained(nets))
+    averager = WeightAverager(replace(nets[0], config=config), _never_trained(nets))
     order = sorted(range(len(nets)), key=lambda index: -nets[index].facts.val_accuracy)
-    taken = order if method == "uniform" else _choose(pot, nets, order)
+    taken = order if method == "uniform" else _choose(averager, nets, order)
     if len(taken) == 1:
         raise UserError(
-            f"{runs[taken[0]].folder} alone is better on val than averaged with any of the others: use it as it is; nothing "
-            "was written"
+            f"{_place(runs[taken[0]], nets[taken[0]])} alone is better on val than averaged with any of the others: use it as "
+            "it is; nothing was written"
         )
     members = [_facts(run, net, index in taken) for index, (run, net) in enumerate(zip(runs, nets, strict=True))]
-    content = pot.average([nets[index] for index in taken]) | {"soup": plain_all(members)}
+    content = averager.average([nets[index] for index in taken]) | {"soup": plain_all(members)}
     # Of all runs together, those left out too: it took them to make it.
-    summaries = [summary for run in runs if (summary := run.summary()) is not None]
+    summaries = [summary for run in {run.folder.resolve(): run for run in runs}.values() if (summary := run.summary())]
     epochs, seconds = sum(summary.epochs for summary in summaries), sum(summary.seconds for summary in summaries)
-    write_start(output, config, {**describe(pot.device, pot.precision), "processes": 1}, command, epochs)
+    write_start(output, config, {**describe(averager.device, averager.precision), "processes": 1}, command, epochs)
     save_checkpoint(output.best, content)
-    predictions = predict_images(replace(load_net(output), config=config), pot.val, config.views, progress=True)
+    predictions = predict_images(replace(load_net(output), config=config), averager.val, config.views, progress=True)
     predictions = predictions.with_meta(split="val", run=output.folder.name, command=command)
     val_sha256 = predictions.save(output.predictions / "val.npz")
     correct, images = int(predictions.correct.sum()), len(predictions.ids)
@@ -91,8 +93,28 @@ def make_soup(
         val_predictions_sha256=val_sha256,
     )
     write_json(output.summary_file, summary.plain())  # last: a soup without it is not whole
-    best = predict_images(replace(nets[order[0]], config=config), pot.val, config.views, progress=True)
-    return summary, Verdict.between("soup", predictions.correct, members[order[0]].label(folder=True), best.correct)
+    best = predict_images(replace(nets[order[0]], config=config), averager.val, config.views, progress=True)
+    verdict = Verdict.between("soup", predictions.correct, members[order[0]].label(folder=True), best.correct)
+    apart = "" if share_start([nets[index] for index in taken]) else "its members share no start"
+    return summary, replace(verdict, apart=apart)
+
+
+def share_start(nets: Sequence[Net]) -> bool:
+    """Did all nets begin with the same weights: those of one ancestor, which may be one of them, or of one seed's draw?
+
+    Only then do their weights mean the same, so that an average of them is a net.
+    """
+
+    def starts(net: Net) -> set[str]:
+        hashes = {net.facts.weights_sha256, *(ancestor.weights_sha256 for ancestor in net.facts.ancestors)}
+        return hashes if net.facts.ancestors else {*hashes, f"seed {net.config.seed}"}
+
+    return all(starts(nets[0]) & starts(net) for net in nets[1:])
+
+
+def _place(run: Run, net: Net) -> str:
+    """Where a member lies: its run directory, or the file of a checkpoint that is not the selected one."""
+    return str(run.folder if net.facts.checkpoint == "best" else run.checkpoint(net.facts.checkpoint))
 
 
 class WeightAverager:
@@ -169,11 +191,11 @@ def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
     return {key: mean(key, value) if value.is_floating_point() else value.clone() for key, value in states[0].items()}
 
 
-def _choose(pot: WeightAverager, nets: Sequence[Net], order: Sequence[int]) -> list[int]:
+def _choose(averager: WeightAverager, nets: Sequence[Net], order: Sequence[int]) -> list[int]:
     """The members of a greedy soup, tried in this order."""
     taken, accuracy = [order[0]], nets[order[0]].facts.val_accuracy
     for index in order[1:]:
-        tried = pot.average([nets[position] for position in [*taken, index]])["val_accuracy"]
+        tried = averager.average([nets[position] for position in [*taken, index]])["val_accuracy"]
         if tried >= accuracy:
             taken, accuracy = [*taken, index], tried
     return taken
@@ -181,16 +203,15 @@ def _choose(pot: WeightAverager, nets: Sequence[Net], order: Sequence[int]) -> l
 
 def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
     if len(nets) < 2:
-        raise UserError(f"a soup needs at least two runs, got {len(nets)}")
-    first, where = nets[0], runs[0].folder
-    for number, (run, net) in enumerate(zip(runs, nets, strict=True)):
+        raise UserError(f"a soup needs at least two runs, or two kept checkpoints of one, got {len(nets)}")
+    first, where = nets[0], _place(runs[0], nets[0])
+    places = [_place(run, net) for run, net in zip(runs, nets, strict=True)]
+    for number, (place, net) in enumerate(zip(places, nets, strict=True)):
         ours, theirs = (member.config.model.model_dump() for member in (net, first))
         if ours != theirs:
             keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
             differing = "; ".join(f"model.{key}: {theirs.get(key)} and {ours.get(key)}" for key in keys)
-            raise CheckpointError(
-                f"{where} and {run.folder} are of different nets ({differing}); only one shape can be averaged"
-            )
+            raise CheckpointError(f"{where} and {place} are of different nets ({differing}); only one shape can be averaged")
         for what, own, other in (
             ("classes", net.classes, first.classes),
             ("normalisation", (net.mean, net.std), (first.mean, first.std)),
@@ -200,11 +221,11 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
         ):
             if own != other:
                 raise CheckpointError(
-                    f"{where} and {run.folder} differ in {what}: {other} and {own}; runs of the same data and rules are needed"
+                    f"{where} and {place} differ in {what}: {other} and {own}; runs of the same data and rules are needed"
                 )
-        for earlier, other_net in zip(runs[:number], nets, strict=False):
+        for earlier, other_net in zip(places[:number], nets, strict=False):
             if other_net.facts.weights_sha256 == net.facts.weights_sha256:
-                raise CheckpointError(f"{earlier.folder} and {run.folder} hold the same weights; leave one out")
+                raise CheckpointError(f"{earlier} and {place} hold the same weights; leave one out")
 
 
 def _never_trained(nets: Sequence[Net]) -> tuple[str, ...]:
@@ -225,4 +246,5 @@ def _facts(run: Run, net: Net, taken: bool) -> SoupMember:
         config_sha256=net.facts.config_sha256,
         lineage=net.facts.lineage,
         taken=taken,
+        **({} if net.facts.checkpoint == "best" else {"checkpoint": net.facts.checkpoint}),
     )

@@ -15,6 +15,8 @@ TESTED = ("difference", "right alone", "p", "Holm")
 def comparison_tables(comparison: Comparison) -> list[Table]:
     """What the entries are, how good they are, and their pairs and recipes where there are any."""
     tables = [entries_table(comparison), scores_table(comparison)]
+    if comparison.settings:
+        tables.append(settings_table(comparison))
     if len(comparison.pairs) > len(comparison.rows) - 1:
         tables.append(_pairs_table(comparison))
     if any(row.estimate for row in comparison.rows):
@@ -36,6 +38,12 @@ def entries_table(comparison: Comparison) -> Table:
     notes += [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
     notes += [f"not comparable: {line}" for line in comparison.unlike]
     return Table("What is compared", header, tuple(rows), tuple(notes), "entries")
+
+
+def settings_table(comparison: Comparison) -> Table:
+    """A row for each value of a setting in which the entries differ, with those that have it."""
+    notes = ("settings in force, phase by phase where they change; settings that only one kind of section has are left out",)
+    return Table("Settings that differ", ("setting", "value", "entries"), comparison.settings, notes, "settings")
 
 
 def _entry_cells(row: EntryRow, letters: dict[str, str]) -> tuple[str, ...]:

@@ -27,7 +27,14 @@ from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_accuracy_over_size, draw_reliability
 from cifar_small.figures.run import draw_run, draw_val_accuracy
 from cifar_small.figures.style import to_html
-from cifar_small.reporting.comparison_tables import ensembles_table, estimates_table, groups_table, p_text, score_text
+from cifar_small.reporting.comparison_tables import (
+    ensembles_table,
+    estimates_table,
+    groups_table,
+    p_text,
+    score_text,
+    settings_table,
+)
 from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
 from cifar_small.reporting.tables import Table, html_grid
 from cifar_small.runs.directory import Run, read_metrics
@@ -147,6 +154,8 @@ def _tables(comparison: Comparison) -> list[Table]:
         tables.append(_comparison_table(comparison))
     if any(row.estimate for row in comparison.rows):
         tables.append(estimates_table(comparison))
+    if comparison.settings:
+        tables.append(settings_table(comparison))
     if len(comparison.groups) > 1:
         tables.append(groups_table(comparison))
     if comparison.ensembles:

@@ -104,6 +104,11 @@ class SoupMember(_Named):
     config_sha256: str
     lineage: list[str]
     taken: bool
+    checkpoint: str = "best"
+
+    def label(self, folder: bool = False) -> str:
+        """The name in a sentence, with the checkpoint where it is not the selected one."""
+        return super().label(folder) + ("" if self.checkpoint == "best" else f", {self.checkpoint}")
 
 
 class WeightsFacts(_Facts):

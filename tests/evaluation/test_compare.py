@@ -294,6 +294,37 @@ def test_a_run_gives_its_facts(tmp_path: Path) -> None:
     assert line == "test was evaluated 2 times for net-seed3; if it guided any choice, this accuracy is optimistic"
 
 
+def test_settings_in_force_that_differ_are_named(tmp_path: Path) -> None:
+    """Where a config says them is no difference; what only one kind of optimizer has is none either."""
+    make_run(tmp_path / "a", phases=[{"epochs": 1, "mixup_alpha": 0.2}, {"epochs": 1}], label_smoothing=0.1)
+    make_run(
+        tmp_path / "b",
+        slice(0, 20),
+        1,
+        mixup_alpha=0.2,
+        phases=[{"epochs": 1, "label_smoothing": 0.1}, {"epochs": 1, "optim": {"name": "adamw", "lr": 0.01}}],
+    )
+    make_run(tmp_path / "c", slice(0, 20), 1, label_smoothing=0.1, phases=[{"epochs": 2}], freeze="fc")
+    found = compare(load_entries([str(tmp_path / name) for name in "abc"]))
+    assert sorted(found.settings) == [
+        ("epochs", "1 then 1", "a, b"),
+        ("epochs", "2", "c"),
+        ("freeze", '["fc"]', "c"),
+        ("freeze", "not set", "a, b"),
+        ("mixup_alpha", "0", "c"),
+        ("mixup_alpha", "0.2", "a, b"),
+        ("optim.lr", "0.1", "a, c"),
+        ("optim.lr", "0.1 then 0.01", "b"),
+        ("optim.name", "sgd", "a, c"),
+        ("optim.name", "sgd then adamw", "b"),
+        ("optim.weight_decay", "0.0005", "a, c"),
+        ("optim.weight_decay", "0.0005 then 0", "b"),
+    ]
+    table = comparison_tables(found)[2]
+    assert (table.title, table.rows) == ("Settings that differ", found.settings)
+    assert compare(load_entries([str(tmp_path / "a")])).settings == ()
+
+
 def test_what_became_of_a_plan_is_named(tmp_path: Path) -> None:
     """Patience cut one run short, another was made longer on the way."""
     short = make_run(tmp_path / "short")

@@ -14,8 +14,9 @@ from synthetic import NAMES, made
 
 from cifar_small.cli.main import main
 from cifar_small.errors import DataError
+from cifar_small.evaluation.entries import val_chose
 from cifar_small.inference.blend import blend
-from cifar_small.inference.ensemble import Verdict, combine, find_val, judge, match_val, mean_logits
+from cifar_small.inference.ensemble import Verdict, combine, find_val, judge, match_val, mean_logits, on_shared_images
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import PredictionsMeta, parse
 
@@ -188,6 +189,44 @@ def test_weights_come_from_val_and_a_useless_member_is_left_out(method: Any) -> 
         "images_sha256": "v" * 64,
         "predictions": ["val1", "val2", "val3"],
     }
+
+
+def held_out(seed: int, ids: list[int], predicted: list[int], **meta: Any) -> Predictions:
+    data = {"source": "digits", "sha256": "d", "val_sha256": str(len(ids))}
+    facts = {"split": "val", "images_sha256": f"val of {len(ids)}", "data": data, **meta}
+    return made(predicted, ids, labels=[image % 10 for image in ids], seed=seed, **facts)
+
+
+def test_weights_are_fitted_on_the_images_that_all_members_held_out() -> None:
+    """The second is wrong on the two shared images alone, the first on the one that it alone held out."""
+    members = [made(seed=seed) for seed in (1, 2)]
+    val = [held_out(1, [5, 3, 7], [0, 3, 7]), held_out(2, [7, 3, 8, 9], [8, 4, 8, 9])]
+    joined = combine(members, "greedy", val)
+    assert [member.weight for member in joined.meta.members] == [1.0]
+    assert joined.meta.members[0].weights_sha256 == "1"
+    assert joined.meta.fitted_on is not None
+    assert joined.meta.fitted_on.images == 2
+    on_val = combine(val, "greedy", val)
+    assert on_val.ids.tolist() == [3, 7]
+    assert on_val.meta.images_sha256 == joined.meta.fitted_on.images_sha256
+    assert val_chose(on_val) == "the weights of its members"
+    verdict = judge(mean_logits(val), val)
+    assert (verdict.images, verdict.best_accuracy) == (2, 1.0)
+    same = [held_out(seed, [5, 3], [5, 3]) for seed in (1, 2)]
+    assert all(one is other for one, other in zip(on_shared_images(same), same, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("second", "message"),
+    [
+        (held_out(2, [1, 2], [1, 2]), "share no image of val, so there is none that none of them was trained on"),
+        (held_out(2, [3, 7], [3, 7], data={"source": "digits", "sha256": "other"}), "differ in images_sha256"),
+        (held_out(2, [3, 7], [3, 7], data=None), "differ in images_sha256"),
+    ],
+)
+def test_val_of_other_data_or_without_a_shared_image_is_refused(second: Predictions, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        mean_logits([held_out(1, [5, 3, 7], [5, 3, 7]), second])
 
 
 def test_what_is_not_fitted_says_so() -> None:

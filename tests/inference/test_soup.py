@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.data.datamodule import load_splits
 from cifar_small.errors import CheckpointError, UserError
-from cifar_small.inference.predict import load_net
-from cifar_small.inference.soup import average_weights, make_soup
+from cifar_small.inference.predict import Net, load_net
+from cifar_small.inference.soup import average_weights, make_soup, share_start
 from cifar_small.models import build_model, refresh_statistics
 from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.records import Ancestor
 from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import normalize
 
@@ -175,10 +177,52 @@ def test_greedy_leaves_out_what_does_not_average(runs: tuple[Run, Run, Run], tmp
     """The uniform soup is poor with the third, and says so; the greedy one of a good net and the third keeps to the one."""
     _, uniform = make_soup(list(runs), Run(tmp_path / "uniform"))
     assert uniform.accuracy < uniform.best_accuracy
-    assert str(uniform).startswith("no better than its best member")
+    assert str(uniform).startswith("no better than its best member")  # all of one seed: another cause
+    assert str(replace(uniform, apart="its members share no start")).startswith(
+        "the average is broken, for its members share no"
+    )
     with pytest.raises(UserError, match=r"alone is better on val than averaged with any .* nothing was written"):
         make_soup([runs[1], runs[2]], Run(tmp_path / "none"), "greedy")
     assert not (tmp_path / "none").exists()
+
+
+def test_what_shares_a_start(runs: tuple[Run, Run, Run]) -> None:
+    """One seed's draw, or one ancestor, which may be a member itself; not the same architecture alone."""
+    net = load_net(runs[0])
+
+    def other(name: str, seed: int, *ancestors: str) -> Net:
+        data = net.facts.data
+        known = [Ancestor(name=ancestor, data=data, weights_sha256=ancestor) for ancestor in ancestors]
+        facts = net.facts.updated(weights_sha256=name, ancestors=known)
+        return replace(net, config=net.config.model_copy(update={"seed": seed}), facts=facts)
+
+    assert share_start([other("a", 0), other("b", 0), other("c", 0)])
+    assert not share_start([other("a", 0), other("b", 1)])
+    assert not share_start([other("a", 0), other("b", 0), other("c", 1)])
+    assert share_start([other("a", 0, "root"), other("b", 1, "root")])
+    assert share_start([other("a", 0), other("b", 1, "a")])
+    assert not share_start([other("a", 0, "root"), other("b", 0, "another")])
+
+
+def test_epochs_kept_of_one_run_are_averaged(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    raw = tiny_raw(data={"source": "digits", "val_size": 200, "train_limit": 400}, phases=[{"epochs": 3}])
+    train(parse_config({**raw, "engine": {**raw["engine"], "keep_last": 2}}), tmp_path / "run", quiet=True)
+    kept = [tmp_path / "run" / f"epoch-000{epoch}.pt" for epoch in (2, 3)]
+    soup = Run(tmp_path / "soup")
+    assert main(["soup", *map(str, kept), "--output", str(soup.folder)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(", val ")[0] for line in lines[:2]] == [
+        "tiny (seed 0, run), epoch-0002",
+        "tiny (seed 0, run), epoch-0003",
+    ]
+    weights = [load_checkpoint(path)["weights"]["conv1.weight"].double() for path in kept]
+    assert torch.allclose(load_checkpoint(soup.best)["weights"]["conv1.weight"].double(), sum(weights) / 2, atol=1e-7)
+    summary = soup.summary()
+    assert summary is not None
+    assert summary.epochs == 3  # of one run
+    assert [(one.checkpoint, one.epoch) for one in summary.soup] == [("epoch-0002", 2), ("epoch-0003", 3)]
+    assert main(["soup", str(kept[0]), str(kept[0]), "--output", str(tmp_path / "twice")]) == 4
+    assert f"{kept[0]} and {kept[0]} hold the same weights" in capsys.readouterr().err
 
 
 def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +237,7 @@ def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: P
     monkeypatch.setattr(soup_module.WeightAverager, "average", scripted)
     summary, _ = make_soup(list(runs), Run(tmp_path / "soup"), "greedy")
     order = sorted(range(3), key=lambda index: -load_net(runs[index]).facts.val_accuracy)
-    assert tried == [2, 2, 2]  # the second lowers accuracy and is left out; the third is tried with the first, and cooked
+    assert tried == [2, 2, 2]  # the second lowers accuracy and is left out; the third is tried with the first, and averaged
     assert [one.taken for one in summary.soup] == [index != order[1] for index in range(3)]
 
 
@@ -223,7 +267,7 @@ def test_other_architectures_one_run_and_used_folders_are_refused(
     changed(runs[0], tmp_path / "narrow", **facts)
     with pytest.raises(CheckpointError, match=r"of different nets \(model.widths: \(8, 16, 32\) and \(8, 16, 24\)\)"):
         make_soup([runs[0], Run(tmp_path / "narrow")], Run(tmp_path / "soup"))
-    with pytest.raises(UserError, match="at least two runs, got 1"):
+    with pytest.raises(UserError, match="at least two runs, or two kept checkpoints of one, got 1"):
         make_soup([runs[0]], Run(tmp_path / "soup"))
     with pytest.raises(UserError, match="is not empty; choose a new or an empty folder"):
         make_soup(list(runs[:2]), runs[2])

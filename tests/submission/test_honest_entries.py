@@ -43,7 +43,7 @@ class Place:
     def __init__(self, folder: Path) -> None:
         self.folder, self.data, self.file = folder, folder / "data.npz", folder / "nolabel.pkl"
         self.runs = [Run(folder / "runs" / f"tiny-seed{seed}") for seed in range(2)]
-        self.soup = Run(folder / "runs" / "soup")
+        self.soup, self.soup_of_epochs = Run(folder / "runs" / "soup"), Run(folder / "runs" / "soup_of_epochs")
         self.csv = folder / "entry" / "mine.csv"
 
     def predict(self, run: Run, **changes: Any) -> Predictions:
@@ -84,6 +84,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, clean: None) -> Place:
     int8 = static_int8(net, fp32, calibration_images(net, load_own_splits(net)[0], 100))[0]
     (run.folder / "int8.onnx").write_bytes(int8)
     souping.make_soup(place.runs, place.soup)
+    souping.make_soup([run, run], place.soup_of_epochs, checkpoints=["epoch-0001", "epoch-0002"])
     return place
 
 
@@ -104,6 +105,7 @@ FORMS: dict[str, Callable[[Place], Predictions]] = {
     "fp32 ONNX": lambda place: by_onnx(place, "fp32.onnx"),
     "int8 ONNX": lambda place: by_onnx(place, "int8.onnx"),
     "soup": lambda place: place.predict(place.soup),
+    "soup of kept epochs": lambda place: place.predict(place.soup_of_epochs),
     "another device and place": lambda place: place.predict(place.runs[0], device="cpu", data_root=str(place.file)),
     "other views": lambda place: place.predict(place.runs[0], views="none"),
 }
@@ -116,7 +118,7 @@ def not_passed(card: Card) -> list[str]:
 @pytest.mark.parametrize("rules", [None, Rules(max_params=90_000, rows=100, submission="id,label")], ids=["own", "other rules"])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_net_of_every_form(form: str, rules: Rules | None, place: Place) -> None:
-    run = place.soup if form == "soup" else place.runs[0]
+    run = {"soup": place.soup, "soup of kept epochs": place.soup_of_epochs}.get(form, place.runs[0])
     submit(FORMS[form](place), place.csv, run=run, rules=rules)
     assert not_passed(place.audit([run])) == []
 
@@ -139,6 +141,23 @@ def test_an_ensemble_by_every_method(method: Method, form: str, place: Place) ->
     assert found.endswith("fitted again on 100 images of val") == (method in FITTED)
     alone = place.audit([], predictions=joined)  # without the runs: nothing is wrong, much is not known
     assert alone.of("fail") == ()
+
+
+def test_an_ensemble_of_nets_that_held_out_different_images(place: Place) -> None:
+    other = Run(place.folder / "runs" / "other")
+    data = {"source": "npz", "root": str(place.data), "val_size": 60}
+    train(parse_config(tiny_raw(seed=2, data=data, rules=OWN, phases=[{"epochs": 1}], views="flip")), other.folder, quiet=True)
+    runs = [place.runs[0], other]
+    val = [load_predictions(run.predictions / "val.npz") for run in runs]
+    joined = place.folder / "entry" / "both.npz"
+    combine([place.predict(run) for run in runs], "weighted", val).save(joined)
+    submit(load_predictions(joined), place.csv)
+    card = place.audit(runs, predictions=joined)
+    assert not_passed(card) == []
+    (found,) = (one.found for one in card.findings if one.link == "ensemble")
+    shared = len(np.intersect1d(val[0].ids, val[1].ids))
+    assert shared in range(1, 61)
+    assert found.endswith(f"fitted again on {shared} images of val")
 
 
 def test_an_ensemble_of_an_ensemble(place: Place) -> None:

@@ -16,7 +16,7 @@ from cifar_small.data import index_hash
 from cifar_small.data.datamodule import channel_statistics
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.blend import Method, blend, fit_weights, select_greedily
-from cifar_small.inference.ensemble import TITLES, places_of
+from cifar_small.inference.ensemble import TITLES, on_shared_images, places_of
 from cifar_small.inference.predict import predict_images
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import config_differences
@@ -155,6 +155,7 @@ def _compare_fit(submission: Submission, result: CheckResult) -> str:
     if len(val) < len(fitted.predictions):
         result.gap("not all predictions of val that its weights were fitted on are at hand: give the runs it left out, too")
         return ""
+    val = on_shared_images(val)
     places = [places_of(val[0].ids, one) for one in val]
     logits = np.stack([one.logits[place] for one, place in zip(val, places, strict=True)])
     labels = val[0].labels

@@ -61,7 +61,7 @@ def selection(member: Member, result: CheckResult) -> str:
         taken = [one for one in said.soup if one.taken]
         result.same("epoch of the last member", max(one.epoch for one in taken), said.selected_epoch)
         how = "all of them" if len(taken) == len(said.soup) else "chosen on val"
-        return f"an average of {len(taken)} of {len(said.soup)} runs, {how}"
+        return f"an average of {len(taken)} of {len(said.soup)} nets, {how}"
     if not paths:
         raise Unavailable("no metrics.csv, in a run directory or beside the CSV")
     for path in paths:
