@@ -16,6 +16,7 @@ import pandas as pd
 
 from cifar_small.config.loading import load_config as _read_config
 from cifar_small.config.loading import parse_config, with_changes
+from cifar_small.config.own_code import with_hashes
 from cifar_small.config.schema import Config
 from cifar_small.errors import UserError
 from cifar_small.evaluation.compare import Comparison
@@ -198,7 +199,7 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
             raise UserError("settings have no effect on a config that is loaded already; give them where it is loaded")
         return config
     if isinstance(config, Mapping):
-        return parse_config(with_changes(config, changes))
+        return parse_config(with_hashes(with_changes(config, changes), trusted=True))
     return _read_config(config, changes)
 
 

@@ -42,7 +42,7 @@ LAYER_OF = {module: depth for depth, line in enumerate(LAYERS.split("\n")) for m
 
 # What may be used of pickle: writing the competition's file, and the error that torch.load raises on a refused one.
 PICKLING = {"data/unlabelled.py": {"dump", "dumps"}, "runs/checkpoints.py": {"UnpicklingError"}}
-IMPORTS_BY_NAME = {"_torchvision.py", "__init__.py"}
+IMPORTS_BY_NAME = {"_torchvision.py", "__init__.py", "config/own_code.py"}
 LAZILY = ("__init__.py", "cifar_small.api")  # the names of the package, for type checkers; imported when they are used
 MAY_READ_TEST = {
     "inference/predict.py",

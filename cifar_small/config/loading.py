@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cifar_small.config.messages import describe_problems
+from cifar_small.config.own_code import with_hashes
 from cifar_small.config.phases import merge, phases_and_problems
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.renamed import with_current_names
@@ -26,13 +27,15 @@ from cifar_small.config.strict_yaml import parse_yaml, read_yaml
 from cifar_small.errors import ConfigError
 
 
-def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = ()) -> Config:
+def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = (), *, trusted: bool = True) -> Config:
     """Read a YAML config and apply overrides such as ("optim.lr", "0.2") or ("phases.0.epochs", "3").
 
-    path: a file, or the name of a shipped config, such as `resnet_hour`; see config/shipped.py.
+    path: a file, or the name of a shipped config, such as `resnet_hour`; see config/shipped.py. trusted: may files of the
+    user's own that it names run from now on? Not those that a run directory names.
     Raises ConfigError that lists every problem, each with its dotted key.
     """
-    return parse_config(with_changes(_read_mapping(find_config(path), ()), overrides), str(path))
+    raw = with_changes(_read_mapping(find_config(path), ()), overrides)
+    return parse_config(with_hashes(raw, trusted), str(path))
 
 
 def with_changes(raw: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -94,7 +97,9 @@ def with_published_input(config: Config) -> Config:
     model = config.model
     if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None or config.starts_from_run:
         return config
-    published = PUBLISHED[model.family]
+    published = PUBLISHED.get(model.family)
+    if published is None:
+        return config
     expected = {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
     return with_input(config, expected)
 

@@ -9,6 +9,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
+from cifar_small.config.schema.base import Section
+
 
 def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str) -> list[str]:
     """Each pydantic error as `dotted.key: what was expected, got what`."""
@@ -89,6 +91,8 @@ def _sections(annotation: Any) -> list[type[BaseModel]]:
 
 
 def _tags(section: type[BaseModel]) -> list[str]:
+    if issubclass(section, Section) and section.TAG:
+        return [section.TAG]
     for key in ("family", "name", "engine"):
         field = section.model_fields.get(key)
         if field and get_args(field.annotation):

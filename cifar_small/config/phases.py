@@ -19,6 +19,8 @@ from cifar_small.config.schema import (
     BasicAugment,
     Config,
     LibraryModel,
+    OwnAugment,
+    OwnModel,
     PhaseSettings,
     Recipe,
 )
@@ -79,10 +81,8 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     if problems:
         return (), problems
     problems += _swa_problems(config, resolved)
-    if config.engine.workers and all(isinstance(phase.augment, Augment) for phase in resolved):
-        problems.append(
-            f"engine.workers {config.engine.workers} has no effect while every phase augments by the tensor engine: drop it"
-        )
+    if config.engine.workers and all(isinstance(phase.augment, Augment | OwnAugment) for phase in resolved):
+        problems.append(f"engine.workers {config.engine.workers} has no effect while no phase augments image by image: drop it")
     if config.engine.keep_every is not None and config.engine.keep_every > epoch:
         problems.append(f"engine.keep_every {config.engine.keep_every} never comes within {epoch} epochs: lower it or drop it")
     phases: list[Phase] = []
@@ -153,6 +153,8 @@ def _model_problems(config: Config, phase: PhaseSettings, where: str) -> list[st
     problems = []
     if phase.dropout and isinstance(config.model, LibraryModel) and config.model.head == "plain":
         problems.append(f"{where}.dropout {phase.dropout:g} has no effect with model.head plain; use head: dropout or se")
+    if phase.dropout and isinstance(config.model, OwnModel):
+        problems.append(f"{where}.dropout {phase.dropout:g} has no effect on {config.model.family}; give it in model.arguments")
     if phase.resolution > config.side and not _size_is_open(config):
         problems.append(
             f"{where}.resolution {phase.resolution} is above the {config.side} pixels of evaluation; lower it, or raise "

@@ -101,7 +101,7 @@ def load_exported(folder: str | Path) -> Net:
     """
     folder = Path(folder)
     safetensors, facts = _import_safetensors(), require_exported(folder)
-    config = load_config(folder / CONFIG)
+    config = load_config(folder / CONFIG, trusted=False)
     weights: dict[str, Tensor] = safetensors.load((folder / WEIGHTS).read_bytes())
     known = parse(WeightsFacts, facts["facts"], folder / FACTS, CheckpointError)
     model = with_weights(config, len(facts["classes"]), weights, known.parameters, folder / WEIGHTS)

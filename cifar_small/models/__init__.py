@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from cifar_small.config.schema import LibraryModel, ResNetModel, WhitenedResNetModel, WideResNetModel
+from cifar_small.config.schema import LibraryModel, OwnModel, ResNetModel, WhitenedResNetModel, WideResNetModel
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import Dropout
 from cifar_small.models.library import LibraryNet
+from cifar_small.models.own import build_own
 from cifar_small.models.resnet import ResNet
 from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_norms
 from cifar_small.models.wideresnet import WideResNet
@@ -34,7 +35,7 @@ __all__ = [
     "statistics_kept",
 ]
 
-ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel
+ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel | OwnModel
 HEAD = ("attention.", "fc.")  # what is not the backbone, in every net
 
 FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {
@@ -49,7 +50,13 @@ def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
 
     It maps float images (N, 3, H, W) to logits (N, K). Raises ConfigError for a shape that cannot be built.
     """
-    return LibraryNet(model, num_classes) if isinstance(model, LibraryModel) else FAMILIES[model.family](model, num_classes)
+    match model:
+        case LibraryModel():
+            return LibraryNet(model, num_classes)
+        case OwnModel():
+            return build_own(model, num_classes)
+        case _:
+            return FAMILIES[model.family](model, num_classes)
 
 
 def set_dropout(model: nn.Module, p: float) -> None:

@@ -19,6 +19,7 @@ from cifar_small.config.schema import (
     SOURCES,
     Config,
     LibraryModel,
+    OwnModel,
     ResNetModel,
     Rules,
     WhitenedResNetModel,
@@ -27,6 +28,9 @@ from cifar_small.config.schema import (
 )
 from cifar_small.errors import ConfigError
 from cifar_small.models import LibraryNet, ModelConfig, build_model
+from cifar_small.models.resnet import ResNet
+from cifar_small.models.whitened import WhitenedResNet
+from cifar_small.models.wideresnet import WideResNet
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,17 @@ def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint
     net = skeleton(model, num_classes).eval()
     total = sum(p.numel() for p in net.parameters())
     buffers = sum(buffer.numel() for buffer in net.buffers() if buffer.is_floating_point())
-    return Footprint(count_parameters(net), total, buffers, fp32_bytes=4 * total, macs=_macs(net, side))
+    trainable = count_parameters(net)
+    try:
+        macs = _macs(net, side)
+    except Exception as error:
+        if not isinstance(model, OwnModel):
+            raise
+        raise ConfigError(
+            f"{model.family} has {trainable:,} parameters but cannot be tried on an image of 3x{side}x{side} on torch's meta "
+            f"device, where no value can be looked at): {type(error).__name__}: {error}"
+        ) from error
+    return Footprint(trainable, total, buffers, fp32_bytes=4 * total, macs=macs)
 
 
 def _macs(net: nn.Module, side: int) -> int:
@@ -83,10 +97,10 @@ def _macs(net: nn.Module, side: int) -> int:
 
     Ours are counted by hand: the first operation on the meta device imports torch's compiler, which takes a second.
     """
-    return _macs_of_library(net, side) if isinstance(net, LibraryNet) else _macs_by_hand(net, side)
+    return _macs_by_hand(net, side) if isinstance(net, ResNet | WideResNet | WhitenedResNet) else _macs_of_any(net, side)
 
 
-def _macs_of_library(net: nn.Module, side: int) -> int:
+def _macs_of_any(net: nn.Module, side: int) -> int:
     """Multiply-adds of any net on the meta device, its convolutions of all kinds, products of matrices and attention.
 
     On the CPU torch's counter counts no attention, and nowhere that of `nn.MultiheadAttention`'s fast path in evaluation.
@@ -148,12 +162,12 @@ def num_classes_of(config: Config) -> int | None:
 def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConfig, int] | None:
     """The widest net of the same shape with at most `budget` trainable parameters, and its count; None if none fits.
 
-    wideresnet: the largest integer widen_factor. A net of a library: itself. resnet: all widths and an explicit stem_width
-    scaled by one common factor and rounded; every candidate is counted exactly. (An explicit stem of nearly widths[0] can
-    round to it and so lose its projection; the count then steps down once, and the result fits but may not be the last that
-    would.)
+    wideresnet: the largest integer widen_factor. A net of a library, or the user's own: itself. resnet: all widths and an
+    explicit stem_width scaled by one common factor and rounded; every candidate is counted exactly. (An explicit stem of nearly
+    widths[0] can round to it and so lose its projection; the count then steps down once, and the result fits but may not be the
+    last that would.)
     """
-    if isinstance(model, LibraryModel):
+    if isinstance(model, LibraryModel | OwnModel):
         count = trainable_parameters(model, num_classes)
         return (model, count) if count <= budget else None
     scaled, unscaled = _scaling(model)
@@ -208,7 +222,7 @@ def _widths(model: ResNetModel | WhitenedResNetModel) -> list[int]:
 
 def width_text(model: ModelConfig) -> str:
     """The width of a net as its config says it: `widen_factor 3` or `widths 32/64/128/256`."""
-    if isinstance(model, LibraryModel):
+    if isinstance(model, LibraryModel | OwnModel):
         return model.family
     if isinstance(model, WideResNetModel):
         return f"widen_factor {model.widen_factor}"
@@ -230,7 +244,7 @@ def check_budget(config: Config, num_classes: int) -> int:
     budget = config.rules.max_params
     count = trainable_parameters(config.model, num_classes)
     if count > budget:
-        if isinstance(config.model, LibraryModel):
+        if isinstance(config.model, LibraryModel | OwnModel):
             advice = "it has one width: choose a smaller net, or rules.max_params as the competition has it"
         else:
             found = widest(config.model, num_classes, budget)
@@ -246,7 +260,7 @@ def _over(name: str, count: int, budget: int) -> str:
 def check_tensors(model: nn.Module) -> None:
     """Refuse a net that keeps numbers where the count does not see them, by raising ConfigError that names the first few.
 
-    Allowed are plain real floating-point parameters and BatchNorm's running statistics.
+    Allowed are plain real floating-point parameters, BatchNorm's running statistics, and in a library's net index tables.
     """
     problems = list(_hidden(model))
     if problems:
@@ -272,6 +286,8 @@ def _hidden(model: nn.Module) -> Iterator[str]:
             seen.add(start + key)
             if is_lazy(buffer):
                 yield f"{start}{key} is not initialized yet (lazy)"
+            elif isinstance(model, LibraryNet) and not buffer.is_floating_point():
+                continue  # an index table, such as those of attention with relative positions
             elif not (isinstance(module, _BatchNorm) and key in ("running_mean", "running_var", "num_batches_tracked")):
                 yield f"{start}{key} is a buffer"
         for key, value in vars(module).items():

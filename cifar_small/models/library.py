@@ -6,6 +6,7 @@ default (dropout, stochastic depth) is off: dropout is the head's, and a phase m
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -55,14 +56,22 @@ class LibraryNet(nn.Module):
         super().__init__()
         library, _, name = model.family.partition("/")
         self.name = name
-        self.classifier = CLASSIFIERS[library][name]  # its name in the library's state dicts
+        known = CLASSIFIERS[library].get(name)
+        if known is None and model.head == "se":
+            raise ConfigError(f"model.head se is there for {', '.join(CLASSIFIERS[library])} of {library}, not for {name}")
+        self.classifier: str  # its name in the library's state dicts
         self.backbone: Any
         self.feature_map: Callable[[Any, Tensor], Tensor]
         self.pool: Callable[[Any, Tensor], Tensor]
         if library == "timm":
             self.backbone, self.feature_map, self.pool = _timm_net(name), _timm_map, _timm_pool
+            self.classifier = known or str(self.backbone.pretrained_cfg["classifier"])
             channels, features = self.backbone.num_features, self.backbone.head_hidden_size
+        elif known is None:
+            self.backbone, self.classifier, features = _any_torchvision_net(name)
+            channels, self.feature_map, self.pool = features, _whole, _unchanged
         else:
+            self.classifier = known
             self.backbone, channels, features = _torchvision_net(name, self.classifier, model.stem)
             residual = name.startswith("resnet")
             self.feature_map = _resnet_map if residual else _features_map
@@ -109,6 +118,36 @@ def _torchvision_net(name: str, classifier: str, stem: str) -> tuple[Any, int, i
     return net, channels, features
 
 
+def _any_torchvision_net(name: str) -> tuple[Any, str, int]:
+    """A net that is not among those tried, without its last linear layer; that layer's name, and the features it had."""
+    models = import_torchvision("models")
+    known = models.list_models(module=models)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 3)
+        raise ConfigError(f"torchvision has no classifier {name}" + (f"; near: {', '.join(near)}" if near else ""))
+    auxiliary = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
+    net = models.get_model(name, weights=None, **auxiliary)
+    for module in net.modules():
+        if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
+            module.p = 0.0
+    linear = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if not linear:
+        raise ConfigError(
+            f"torchvision/{name} ends in a convolution; expected a net with a linear classifier, which is replaced"
+        )
+    classifier, last = linear[-1]
+    net.set_submodule(classifier, nn.Identity())
+    return net, classifier, last.in_features
+
+
+def _whole(net: Any, images: Tensor) -> Tensor:
+    return net(images)  # type: ignore[no-any-return]
+
+
+def _unchanged(_: Any, x: Tensor) -> Tensor:
+    return x
+
+
 def _resnet_map(net: Any, images: Tensor) -> Tensor:
     x = net.maxpool(net.relu(net.bn1(net.conv1(images))))
     return net.layer4(net.layer3(net.layer2(net.layer1(x))))  # type: ignore[no-any-return]
@@ -138,7 +177,11 @@ def _timm_net(name: str) -> Any:
         raise ConfigError(
             f"timm/{name} needs timm, which is not installed: pip install 'cifar_small[pretrained]', or use torchvision/{name}"
         ) from error
-    return timm.create_model(TIMM_NAMES.get(name, name), pretrained=False, num_classes=0)
+    name = TIMM_NAMES.get(name, name)
+    if not timm.is_model(name):
+        near = difflib.get_close_matches(name, timm.list_models(), 3)
+        raise ConfigError(f"timm {timm.__version__} has no net {name}" + (f"; near: {', '.join(near)}" if near else ""))
+    return timm.create_model(name, pretrained=False, num_classes=0)
 
 
 def _timm_map(net: Any, images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from cifar_small.config.schema import (
     AnyAugment,
     Config,
     Optim,
+    OwnAugment,
     PhaseSettings,
     Section,
 )
@@ -69,6 +70,8 @@ def describe_augment(augment: AnyAugment) -> str:
     """An augment section in a line: what is on, by the names of its settings."""
     if isinstance(augment, AlbumentationsAugment):
         return "albumentations: " + ", ".join(_describe_transform(entry) for entry in augment.pipeline)
+    if isinstance(augment, OwnAugment):
+        return augment.engine + "".join(f", {key} {value}" for key, value in augment.arguments.items())
     values = dict(augment)
     idle = augment.ineffective(values)
     parts: list[str] = [] if augment.engine == "tensor" else [augment.engine]

@@ -22,6 +22,7 @@ from typing import Any
 
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config
+from cifar_small.config.own_code import files_of, source_of
 from cifar_small.config.schema import Config
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, UserError
 from cifar_small.files import sha256_bytes, sha256_file, to_csv, write_atomic, write_json
@@ -103,7 +104,7 @@ class Run:
 
     def config(self) -> Config:
         """The resolved configuration the run was started with."""
-        return load_config(self.require().config_file)
+        return load_config(self.require().config_file, trusted=False)
 
     def summary(self) -> Summary | None:
         """What the run ended with, or None while it has not ended."""
@@ -261,6 +262,9 @@ def require_space(run: Run, needed: int) -> None:
 def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str, epochs: int) -> None:
     """Write `config.yaml`, and append this session to `env.json`: one entry for each time the run was started or resumed."""
     write_atomic(run.config_file, dump_config(config).encode())
+    for name, sha256 in files_of(config_dict(config)).items():
+        if (content := source_of(sha256)) is not None:
+            write_atomic(run.folder / name, content)
     for ended in (run.summary_file, run.final):
         ended.unlink(missing_ok=True)  # of the shorter run that this one makes longer
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cifar_small.config.hashing import config_dict
+from cifar_small.config.own_code import files_of
 from cifar_small.errors import CheckpointError
 from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_json
 from cifar_small.runs.directory import Run
@@ -22,7 +24,8 @@ def run_record(run: Run) -> RunRecord:
 
 def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
     """Put the small files of a run beside its record; returns the new ones. Replaces none without `overwrite`."""
-    names = [name for name in COPIED if (run.folder / name).exists()]
+    own = files_of(config_dict(run.config()))
+    names = [name for name in (*COPIED, *own) if (run.folder / name).exists()]
     for name in names:
         refuse_existing(folder / name, overwrite)
     for name in names:

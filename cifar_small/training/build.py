@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from cifar_small.config.phases import Phase
 from cifar_small.config.resolved import ResolvedConfig
-from cifar_small.config.schema import Config
+from cifar_small.config.schema import Config, OwnModel
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.environment import memory_format, prepare_process
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, fit_stem, set_frozen
 from cifar_small.models.counting import check_budget, check_tensors, footprint
+from cifar_small.models.own import check_own
 from cifar_small.optim.optimizers import build_optimizer
 from cifar_small.runs.directory import Run, require_space
 from cifar_small.runs.keeping import copies_kept
@@ -69,6 +70,8 @@ def build_trainer(
         check_unseen(init.ancestors, data.facts)
         check_lineage(config.name, without_own(lineage_of(init.ancestors, []), init.ancestors, data.facts), config.rules)
         lines.append(load_pretrained(model, init, data.classes))
+    if isinstance(config.model, OwnModel):
+        check_own(config.model, len(data.classes), config.side)
     _check_phases(config, resolved.phases, model, len(data.classes))
     state = State(
         model,

@@ -1,7 +1,8 @@
 """The augmented pixels of training: one interface over all values of `augment.engine`.
 
 The pixels of an image in an epoch depend on (seed, epoch, its place in the epoch's order, its index in the dataset) and on
-nothing else: not on the batch it stands in, the number of workers, or where a run was interrupted.
+nothing else: not on the batch it stands in, the number of workers, or where a run was interrupted. (But for a function of the
+user's own, which is given whole batches, and so sees other ones on several processes.)
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, BasicAugment, PerImageAugment
+from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, BasicAugment, OwnAugment, PerImageAugment
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import ENDING_SIGNALS
 from cifar_small.errors import UserError
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
 from cifar_small.transforms.batched import Draws, cover, crop_and_flip, distort, draw, enlarge, pad_images, scaled
+from cifar_small.transforms.own import augment_by_own
 from cifar_small.transforms.per_image import Pixels, Seeds, Transform, build_transform, start_worker, work
 from cifar_small.transforms.preprocess import normalize
 
@@ -57,10 +59,13 @@ class Augmenter:
         run ahead of the caller; side: pixels that images are enlarged to before they are augmented. Raises ConfigError for a
         pipeline that cannot run.
         """
-        if isinstance(settings, Augment):
-            yield from self._batched(scaled(settings, side), order, epoch, parts, side)
-        else:
-            yield from self._image_by_image(settings, order, epoch, parts, side)
+        match settings:
+            case Augment():
+                yield from self._batched(scaled(settings, side), order, epoch, parts, side)
+            case OwnAugment():
+                yield from self._by_own(settings, order, epoch, parts, side)
+            case _:
+                yield from self._image_by_image(settings, order, epoch, parts, side)
 
     def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
         data = self.data
@@ -71,6 +76,14 @@ class Augmenter:
             chosen = draws[rows]
             pixels = distort(self._windows(settings, data.images, order[rows], chosen, side), settings, chosen, self.fill)
             yield cover(normalize(pixels, data.mean, data.std), settings, chosen)
+
+    def _by_own(self, settings: OwnAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
+        data = self.data
+        for rows in parts:
+            first = int(rows.start if isinstance(rows, slice) else rows[0])
+            images = enlarge(data.images[order[rows].to(data.device)], side, self.interpolation)
+            generator = torch_generator(self.seed, AUGMENT, epoch, first)
+            yield normalize(augment_by_own(settings, images, generator), data.mean, data.std)
 
     def _image_by_image(
         self, settings: PerImageAugment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int

@@ -21,8 +21,9 @@ import torch
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.resolved import ResolvedConfig
-from cifar_small.config.schema import AlbumentationsAugment, Augment, PerImageAugment
+from cifar_small.config.schema import AlbumentationsAugment, Augment, OwnAugment, PerImageAugment
 from cifar_small.errors import ConfigError
+from cifar_small.transforms.own import check_own_augment
 
 Pixels = npt.NDArray[np.uint8]
 Seeds = npt.NDArray[np.int64]
@@ -32,8 +33,14 @@ Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B
 def check_pipelines(resolved: ResolvedConfig) -> None:
     """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError."""
     for phase in resolved.phases:
-        if not isinstance(phase.settings.augment, Augment):
-            build_transform(phase.settings.augment, resolved.config.augmented_at(phase.settings.resolution))
+        augment, side = phase.settings.augment, resolved.config.augmented_at(phase.settings.resolution)
+        match augment:
+            case Augment():
+                continue
+            case OwnAugment():
+                check_own_augment(augment, side)
+            case _:
+                build_transform(augment, side)
 
 
 def build_transform(settings: PerImageAugment, side: int = 32) -> Transform:

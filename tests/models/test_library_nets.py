@@ -230,7 +230,7 @@ def test_the_cifar_stem_is_the_usual_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"family": "torchvision/resnet34"}, r"model\.family: expected one of .*torchvision/resnet18.*timm/resnet18.*resnet34"),
+        ({"family": "keras/resnet34"}, r"model\.family: expected one of .*torchvision/NAME, timm/NAME.*got 'keras/resnet34'"),
         ({"family": "timm/resnet18", "stem": "cifar"}, "stem cifar is there for torchvision/resnet18"),
         ({"family": "torchvision/convnext_tiny", "stem": "cifar"}, "stem cifar is there for torchvision/resnet18"),
         ({"family": "torchvision/resnet18", "dropout": 0.3}, r"dropout 0\.3 has no effect with head plain"),
@@ -241,6 +241,48 @@ def test_the_cifar_stem_is_the_usual_one() -> None:
 def test_what_no_net_has_is_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_config({"name": "x", "model": settings, "phases": [{"epochs": 1}]})
+
+
+@pytest.mark.parametrize(
+    ("family", "side"),
+    [
+        ("torchvision/resnet34", 32),
+        ("torchvision/vgg11_bn", 32),
+        ("torchvision/densenet121", 32),
+        ("torchvision/googlenet", 64),
+        ("torchvision/vit_b_32", 224),
+        ("timm/resnet10t", 32),
+        ("timm/mobilenetv2_050", 32),
+        ("timm/vit_tiny_patch16_224", 224),
+        ("timm/ghostnet_100", 64),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:The default weight initialization of GoogleNet:FutureWarning")  # of the original
+def test_any_net_of_the_libraries_is_counted_as_the_library_builds_it(family: str, side: int) -> None:
+    """Its parameters but for the classifier, and ours: of as many features."""
+    whole = original(family, 7)
+    body = [value for key, value in whole.named_parameters() if not key.startswith(("aux1", "aux2"))]
+    assert footprint(library(family), 7, side).trainable == sum(value.numel() for value in body)
+
+
+def test_a_library_without_the_net_says_what_is_near() -> None:
+    with pytest.raises(ConfigError, match=r"torchvision has no classifier resnet33; near: .*resnet34"):
+        check_budget(parse_config({"name": "x", "model": {"family": "torchvision/resnet33"}, "phases": [{"epochs": 1}]}), 10)
+    with pytest.raises(ConfigError, match=r"torchvision/squeezenet1_1 ends in a convolution"):
+        footprint(library("torchvision/squeezenet1_1"), 10)
+    with pytest.raises(ConfigError, match=r"timm .* has no net resnet33; near: "):
+        check_budget(parse_config({"name": "x", "model": {"family": "timm/resnet33"}, "phases": [{"epochs": 1}]}), 10)
+    with pytest.raises(ConfigError, match=r"model\.head se is there for resnet18, .* of timm, not for vit_tiny"):
+        footprint(library("timm/vit_tiny_patch16_224", head="se"), 10)
+
+
+def test_published_weights_are_asked_of_the_nets_that_have_them() -> None:
+    raw = {"name": "x", "model": {"family": "torchvision/resnet34"}, "phases": [{"epochs": 1}], "rules": {"pretrained": True}}
+    with pytest.raises(
+        ConfigError, match=r"weights imagenet are known here for torchvision/resnet18, .* not for torchvision/resnet34"
+    ):
+        parse_config({**raw, "weights": "imagenet"})
+    assert parse_config({**raw, "weights": "resnet34.pth"}).side == 32
 
 
 def test_a_phase_may_not_drop_out_what_a_plain_head_does_not_have() -> None:

@@ -12,6 +12,7 @@ from cifar_small.config.schema.augment import (
     AnyAugment,
     Augment,
     BasicAugment,
+    OwnAugment,
     PerImageAugment,
     TorchvisionAugment,
 )
@@ -20,6 +21,7 @@ from cifar_small.config.schema.data import SOURCES, VIEW_SETS, Data, Rules, View
 from cifar_small.config.schema.model import (
     LibraryModel,
     Model,
+    OwnModel,
     ResNetModel,
     WhitenedResNetModel,
     WhitenedStage,
@@ -60,6 +62,8 @@ __all__ = [
     "Model",
     "MuonSettings",
     "Optim",
+    "OwnAugment",
+    "OwnModel",
     "PerImageAugment",
     "PhaseSettings",
     "PositiveInt",

@@ -6,8 +6,9 @@ import json
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
+from cifar_small.config.own_code import OWN
 from cifar_small.config.schema.base import Probability, Range, Section, Sigma, Zoom
 
 
@@ -152,13 +153,47 @@ class TorchvisionAugment(BasicAugment):
     }
 
 
+class OwnAugment(Section):
+    """A function of the user's own on whole batches: nothing but what it does happens to an image.
+
+    Called as f(images, generator, **arguments) with uint8 (B, 3, H, W) on the run's device and a torch.Generator of the CPU,
+    from which all its random numbers must come; returns uint8 of the same shape.
+    """
+
+    engine: str  # my_ops.py:function, by its path from the current folder, or package.module:function
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of the file; found when a config is read
+
+    TAG = "own"
+
+    @field_validator("engine")
+    @classmethod
+    def _names_a_function(cls, engine: str) -> str:
+        if not OWN.fullmatch(engine):
+            known = ", ".join([*AUGMENTS, "my_ops.py:function", "package.module:function"])
+            raise ValueError(f"expected one of {known}, got {engine!r}")
+        return engine
+
+
 def _with_engine(value: Any) -> Any:
     return {"engine": "tensor", **value} if isinstance(value, Mapping) else value
 
 
+def _kind(value: Any) -> str:
+    """Which section a mapping of `augment` is of; what no other claims is the user's own, or a mistake it names."""
+    engine = value.get("engine") if isinstance(value, Mapping) else getattr(value, "engine", None)
+    return engine if isinstance(engine, str) and engine in AUGMENTS else "own"
+
+
 PerImageAugment = AlbumentationsAugment | TorchvisionAugment
 AnyAugment = Annotated[
-    Annotated[Augment | AlbumentationsAugment | TorchvisionAugment, Field(discriminator="engine")],
+    Annotated[
+        Annotated[Augment, Tag("tensor")]
+        | Annotated[AlbumentationsAugment, Tag("albumentations")]
+        | Annotated[TorchvisionAugment, Tag("torchvision")]
+        | Annotated[OwnAugment, Tag("own")],
+        Discriminator(_kind),
+    ],
     BeforeValidator(_with_engine),
 ]
 AUGMENTS: Mapping[str, type[Section]] = {

@@ -32,6 +32,7 @@ class Section(BaseModel):
     # Settings younger than the first recorded runs. A dump leaves them out while they are at their default, so that the
     # hashes of recorded configs stand.
     OMIT_DEFAULT: ClassVar[frozenset[str]] = frozenset()
+    TAG: ClassVar[str] = ""  # in a union whose key may say anything; else the key's values tell its sections apart
 
     @model_serializer(mode="wrap")
     def _leave_out_later_defaults(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:

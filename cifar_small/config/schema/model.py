@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from cifar_small.config.own_code import OWN
 from cifar_small.config.schema.base import Branch, Depth, Depths, PositiveInt, Section, Width, Widths
+
+LIBRARY = r"^(torchvision|timm)/[A-Za-z0-9_.]+$"
 
 
 class ResNetModel(Section):
@@ -91,16 +95,11 @@ class WhitenedResNetModel(Section):
 class LibraryModel(Section):
     """A net of torchvision or timm with a head of its own; `weights` says what it starts from, `input` what it is given."""
 
-    family: Literal[
-        "torchvision/resnet18", "torchvision/resnet50", "torchvision/efficientnet_b0", "torchvision/efficientnet_b2",
-        "torchvision/convnext_tiny", "torchvision/mobilenet_v3_small",
-        "timm/resnet18", "timm/resnet50", "timm/efficientnet_b0", "timm/efficientnet_b2",
-        "timm/convnext_tiny", "timm/mobilenet_v3_small",
-        "timm/tf_efficientnet_lite0", "timm/tf_efficientnet_lite1", "timm/tf_efficientnet_lite2",
-    ]  # fmt: skip
+    family: Annotated[str, Field(pattern=LIBRARY)]  # torchvision/NAME or timm/NAME; docs/transfer.md says which were tried
     # A linear layer; dropout before it; or besides squeeze-and-excitation of the feature map, before it is pooled.
     head: Literal["plain", "dropout", "se"] = "plain"
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier; with head dropout and se 0.2 unless given
+    TAG = "library"
     stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 at full size, no max-pool; torchvision's ResNets have it
 
     @model_validator(mode="before")
@@ -119,4 +118,44 @@ class LibraryModel(Section):
         return self
 
 
-Model = Annotated[ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel, Field(discriminator="family")]
+class OwnModel(Section):
+    """A net of the user's own: a class of a Python file or an installed module, called with num_classes and the arguments."""
+
+    family: str = ""  # my_nets.py:Net, by its path from the current folder, or package.module:Net
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of the file; found when a config is read
+
+    TAG = "own"
+    dropout: ClassVar[float] = 0.0  # which phases cannot change
+
+    def __hash__(self) -> int:
+        return hash(self.model_dump_json())  # arguments may be lists and mappings
+
+    @field_validator("family")
+    @classmethod
+    def _names_a_class(cls, family: str) -> str:
+        if not OWN.fullmatch(family):
+            known = ", ".join([*FAMILIES, "torchvision/NAME", "timm/NAME", "my_nets.py:Net", "package.module:Net"])
+            raise ValueError(f"expected one of {known}, got {family!r}" if family else f"expected one of {known}")
+        return family
+
+
+FAMILIES = ("resnet", "wideresnet", "whitened_resnet")
+
+
+def _kind(value: Any) -> str:
+    """Which section a mapping of `model` is of; what no other claims is a net of the user's own, or a mistake it names."""
+    family = value.get("family") if isinstance(value, Mapping) else getattr(value, "family", None)
+    if family in FAMILIES:
+        return str(family)
+    return "library" if isinstance(family, str) and re.match(LIBRARY, family) else "own"
+
+
+Model = Annotated[
+    Annotated[ResNetModel, Tag("resnet")]
+    | Annotated[WideResNetModel, Tag("wideresnet")]
+    | Annotated[WhitenedResNetModel, Tag("whitened_resnet")]
+    | Annotated[LibraryModel, Tag("library")]
+    | Annotated[OwnModel, Tag("own")],
+    Discriminator(_kind),
+]

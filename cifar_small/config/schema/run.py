@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema.base import PositiveInt, Section, Seed
 from cifar_small.config.schema.data import Data, Input, Rules, Views
 from cifar_small.config.schema.model import LibraryModel, Model
@@ -136,6 +137,11 @@ class Config(Recipe):
             raise ValueError(
                 f"weights imagenet are published for the nets of torchvision and timm, not for {self.model.family}; choose a "
                 "family such as torchvision/resnet18, or name a file or a run"
+            )
+        if self.model.family not in PUBLISHED:
+            raise ValueError(
+                f"weights imagenet are known here for {', '.join(PUBLISHED)}, not for {self.model.family}; name a file of its "
+                "weights (.safetensors, .pth) instead"
             )
         if self.model.stem == "cifar":
             raise ValueError(

@@ -172,7 +172,7 @@ class Member:
             except Unavailable:
                 return self.folder.config()
         if self.copied("config.yaml") is not None:
-            return load_config(self.copies / "config.yaml")
+            return load_config(self.copies / "config.yaml", trusted=False)
         if self.recorded_meta.config is None:
             raise Unavailable("the record is of a version whose predictions did not name their config; give the run directory")
         return parse_config(self.recorded_meta.config, "the record")

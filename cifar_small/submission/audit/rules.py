@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from cifar_small.config.schema import OwnModel
 from cifar_small.data import load_test
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import code_sha256
@@ -107,7 +108,9 @@ def parameters(member: Member, result: CheckResult) -> str:
     where = (
         "by its config and in the checkpoint" if member.folder is not None else "by its config alone: no checkpoint is at hand"
     )
-    return f"{counted:,} in {member.config.model.family}, {where}"
+    model = member.config.model
+    version = f" (SHA-256 {str(model.sha256)[:12]})" if isinstance(model, OwnModel) else ""
+    return f"{counted:,} in {model.family}{version}, {where}"
 
 
 def counted_parameters(member: Member) -> int:

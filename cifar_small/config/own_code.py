@@ -1,0 +1,135 @@
+"""Nets and augmentations of the user's own: `my_nets.py:Net` or `package.module:Net`, known by the hash of their file.
+
+A file runs only where its user named it in a config that is given to a command; its content is then kept in the cache by its
+hash. A run directory names hashes, so a run of somebody else's runs no code of theirs, and a file that was edited since does
+not change the runs that were trained with it. A file must hold all that it uses, but for installed packages.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from cifar_small.errors import ConfigError
+from cifar_small.files import sha256_bytes, write_atomic
+
+OWN = re.compile(r"(?P<place>[^\s:]+):(?P<name>[A-Za-z_]\w*)")
+KEYS = ("family", "engine")  # of a config's sections that may name a class or function of the user's own
+KEPT = Path("~/.cache/cifar_small/own_code")  # content of the files, each called by its hash
+
+
+def with_hashes(raw: Any, trusted: bool) -> Any:
+    """A plain config with the SHA-256 of each file of the user's own beside its name, unless it is there.
+
+    trusted: the user gave this config to a command, so the files it names may run; their content is kept.
+    Raises ConfigError for a file or module that does not exist, or that is not the one a hash tells of.
+    """
+    if isinstance(raw, list | tuple):
+        return [with_hashes(value, trusted) for value in raw]
+    if not isinstance(raw, Mapping):
+        return raw
+    plain = {key: with_hashes(value, trusted) for key, value in raw.items()}
+    named = next((str(plain[key]) for key in KEYS if isinstance(plain.get(key), str) and OWN.fullmatch(plain[key])), None)
+    if named is None:
+        return plain
+    expected = plain.get("sha256")
+    if expected is None or (trusted and not _kept(str(expected)).is_file()):
+        content = _read(named)
+        found = sha256_bytes(content)
+        if expected not in (None, found):
+            raise ConfigError(
+                f"{named}: the file has the SHA-256 {found[:12]}, the config was written with {str(expected)[:12]}; restore "
+                "the file, or drop sha256 to use it as it is now"
+            )
+        plain["sha256"] = found
+        if trusted and not _kept(found).is_file():
+            write_atomic(_kept(found), content)
+    return plain
+
+
+def files_of(plain: Any) -> dict[str, str]:
+    """The files of the user's own that a plain config names: what a copy is called, and its SHA-256."""
+    if isinstance(plain, list | tuple):
+        return {name: sha256 for value in plain for name, sha256 in files_of(value).items()}
+    if not isinstance(plain, Mapping):
+        return {}
+    found = files_of(list(plain.values()))
+    for key in KEYS:
+        match = OWN.fullmatch(plain[key]) if isinstance(plain.get(key), str) and plain.get("sha256") else None
+        if match is not None:
+            place = match["place"]
+            found[Path(place).name if place.endswith(".py") else f"{place}.py"] = str(plain["sha256"])
+    return found
+
+
+def source_of(sha256: str) -> bytes | None:
+    """The content of a file of the user's own, if it is known on this machine."""
+    path = _kept(sha256)
+    content = path.read_bytes() if path.is_file() else None
+    return content if content is not None and sha256_bytes(content) == sha256 else None
+
+
+@cache
+def load_own(named: str, sha256: str) -> Any:
+    """The class or function that `named` names, from the file with this hash. Raises ConfigError with the reason."""
+    match = OWN.fullmatch(named)
+    assert match is not None, named
+    place, name = match["place"], match["name"]
+    if source_of(sha256) is None:
+        raise ConfigError(
+            f"{named} (SHA-256 {sha256[:12]}) is code that has not been used on this machine; read it, and if you trust it, "
+            "put the file at that place and run cifar-small param_count with the run's config.yaml"
+        )
+    try:
+        if place.endswith(".py"):
+            module = _run_file(sha256)
+        elif sha256_bytes(_read(named)) != sha256:
+            raise ConfigError(f"{named}: the module is not the one the config was written with; install that version again")
+        else:
+            module = importlib.import_module(place)
+    except ConfigError:
+        raise
+    except Exception as error:  # whatever the user's code raises
+        alone = "; the file must hold all that it uses, but for installed packages" if isinstance(error, ImportError) else ""
+        raise ConfigError(f"{named} does not run: {type(error).__name__}: {error}{alone}") from error
+    if not hasattr(module, name):
+        known = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
+        raise ConfigError(f"{place} has no {name}; it defines {', '.join(known) or 'nothing that can be called'}")
+    return getattr(module, name)
+
+
+def _run_file(sha256: str) -> Any:
+    """The module of a kept file."""
+    spec = importlib.util.spec_from_file_location(f"own_{sha256[:16]}", _kept(sha256))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # where dataclasses look
+    spec.loader.exec_module(module)
+    return module
+
+
+def _read(named: str) -> bytes:
+    place = named.partition(":")[0]
+    if place.endswith(".py"):
+        path = Path(place)
+        if not path.is_file():
+            raise ConfigError(f"{named}: {path} does not exist; the path is relative to the current folder")
+        return path.read_bytes()
+    try:
+        spec = importlib.util.find_spec(place)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+        raise ConfigError(f"{named}: no module {place} is installed; name a file of your own as my_nets.py:Net")
+    return Path(spec.origin).read_bytes()
+
+
+def _kept(sha256: str) -> Path:
+    return KEPT.expanduser() / f"{sha256}.py"

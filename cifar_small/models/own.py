@@ -1,0 +1,84 @@
+"""Nets of the user's own: built from their class, and tried for what training, resuming and predicting take for granted."""
+
+from __future__ import annotations
+
+import inspect
+from copy import deepcopy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cifar_small.config.own_code import load_own
+from cifar_small.config.schema import OwnModel
+from cifar_small.errors import ConfigError
+
+
+def build_own(model: OwnModel, num_classes: int) -> nn.Module:
+    """An instance of the user's class. Raises ConfigError for what is no net, or refuses its arguments."""
+    assert model.sha256 is not None, "configs are read with the hashes of the files they name"
+    own: Any = load_own(model.family, model.sha256)
+    if not (inspect.isclass(own) and issubclass(own, nn.Module)):
+        raise ConfigError(f"{model.family} is {own!r}; expected a class derived from torch.nn.Module")
+    try:
+        net = own(num_classes=num_classes, **deepcopy(model.arguments))
+    except Exception as error:  # whatever the user's code raises
+        given = ", ".join(["num_classes", *model.arguments])
+        raise ConfigError(f"{model.family} cannot be built with {given}: {type(error).__name__}: {error}") from error
+    assert isinstance(net, nn.Module)
+    return net
+
+
+def check_own(model: OwnModel, num_classes: int, side: int) -> None:
+    """Try a net on two random images, on the CPU. Raises ConfigError that says which promise it cannot keep, and why.
+
+    Tried are: one logit a class; equal seeds give equal weights and equal training passes, as a resumed run needs; the state
+    dict holds all that a prediction depends on; in evaluation an image's logits do not depend on the batch it stands in.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        images = torch.randn(2, 3, side, side)
+        first, second = (_seeded(model, num_classes, seed=1) for _ in range(2))
+        if difference := _first_difference(first.state_dict(), second.state_dict()):
+            raise _broken(model, f"two nets of one seed begin with other values of {difference}: resuming would not be exact")
+        logits = _training_pass(first, images, model)
+        if logits.shape != (2, num_classes):
+            raise _broken(model, f"maps 2 images to {tuple(logits.shape)}, not {(2, num_classes)}")
+        if not torch.equal(logits, _training_pass(second, images, model)):
+            raise _broken(model, "two training passes of one torch seed differ: all its random numbers must be torch's")
+        other = _seeded(model, num_classes, seed=2)
+        other.load_state_dict(first.state_dict())
+        first.eval()
+        other.eval()
+        with torch.no_grad():
+            whole, again, alone = first(images), other(images), first(images[:1])
+        if not torch.equal(whole, again):
+            raise _broken(model, "another net with its state dict predicts otherwise: what it learns must be in its parameters")
+        if not torch.allclose(whole[:1], alone, atol=1e-4, rtol=1e-4):
+            raise _broken(model, "in evaluation the logits of an image depend on the others of its batch")
+
+
+def _seeded(model: OwnModel, num_classes: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return build_own(model, num_classes).train()
+
+
+def _training_pass(net: nn.Module, images: Tensor, model: OwnModel) -> Tensor:
+    torch.manual_seed(3)
+    try:
+        logits = net(images)
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(
+            f"{model.family} cannot compute images {tuple(images.shape)}: {type(error).__name__}: {error}"
+        ) from error
+    if not (isinstance(logits, Tensor) and logits.is_floating_point()):
+        raise _broken(model, f"returns {type(logits).__name__}, not a tensor of logits")
+    return logits.detach()
+
+
+def _first_difference(state: dict[str, Tensor], other: dict[str, Tensor]) -> str:
+    return next((name for name in state if name not in other or not torch.equal(state[name], other[name])), "")
+
+
+def _broken(model: OwnModel, why: str) -> ConfigError:
+    return ConfigError(f"{model.family} {why}")

@@ -1,0 +1,232 @@
+"""Nets of the user's own: from the budget to an audited entry, and one clear line for each way in which one cannot work."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from cifar_small.config import own_code
+from cifar_small.config.hashing import config_hash, recipe_hash
+from cifar_small.config.loading import load_config
+from cifar_small.config.schema import OwnModel
+from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.data import load_test, write_unlabelled
+from cifar_small.errors import ConfigError
+from cifar_small.files import sha256_bytes
+from cifar_small.models.counting import check_budget, footprint
+from cifar_small.models.own import check_own
+from cifar_small.runs.directory import Run
+from cifar_small.training.train import train
+from tests.conftest import tiny_raw
+
+Said = Callable[..., tuple[int, str, str]]
+
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes, width=8):
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.fc = nn.Linear(width, num_classes)
+
+    def forward(self, x):
+        return self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))
+"""
+PARAMETERS = 8 * 27 + 8 + 16 + 80 + 10
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with the user's files in it and a cache of its own."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "cache")
+    (tmp_path / "my_nets.py").write_text(NET)
+    write(tmp_path)
+    return tmp_path
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    raw = tiny_raw(model={"family": "my_nets.py:Net"}, phases=[{"epochs": 1}], **changes)
+    (folder / "mine.yaml").write_text(dump_yaml(raw))
+    return folder / "mine.yaml"
+
+
+def own(text: str, **arguments: Any) -> OwnModel:
+    """A net of the user's own from the text of its file."""
+    Path("my_nets.py").write_text(text)
+    plain = own_code.with_hashes({"family": "my_nets.py:Net", "arguments": arguments}, trusted=True)
+    return OwnModel.model_validate(plain)
+
+
+def test_the_whole_way(said: Said, folder: Path) -> None:
+    code, out, _ = said("train", "--config", "mine.yaml", "--output", "runs/mine", "--phases.0.epochs", "6")
+    assert (code, f"{PARAMETERS:,} trainable parameters" in out) == (0, True)
+    images = load_test(load_config("mine.yaml").data)
+    write_unlabelled(folder / "unlabelled.pkl", images.images, images.ids)
+    for words in (
+        "predict runs/mine --split submit --file unlabelled.pkl",
+        "submit runs/mine/predictions/submit.npz --output entry/mine.csv",
+        "check entry/mine.csv --file unlabelled.pkl --allow-rows 360",
+        "export runs/mine --output exported",
+        "onnx runs/mine",
+        "record runs/mine --output record",
+    ):
+        code, out, err = said(*words.split())
+        assert code == 0, (words, out, err)
+    _, out, _ = said("audit", "entry/mine.csv", "--run", "runs/mine", "--file", "unlabelled.pkl")
+    failed = [line for line in out.splitlines() if " FAIL " in line]
+    assert all("as committed" in line for line in failed), failed  # as where the tests run from changed files
+    assert f"{PARAMETERS} in my_nets.py:Net (SHA-256 {sha256_bytes(NET.encode())[:12]})" in out
+    assert (folder / "runs/mine/my_nets.py").read_text() == NET  # a run directory, and a record, hold what they were made with
+    assert (folder / "record/my_nets.py").read_text() == NET
+
+
+def test_the_budget_counts_it_before_data_is_read() -> None:
+    config = load_config("mine.yaml", [("rules.max_params", str(PARAMETERS)), ("data.root", "/nowhere")])
+    assert check_budget(config, 10) == PARAMETERS
+    assert footprint(config.model, 10).macs == 16 * 16 * 8 * 27 + 80
+    over = load_config("mine.yaml", [("rules.max_params", str(PARAMETERS - 1))])
+    with pytest.raises(ConfigError, match=f"tiny has {PARAMETERS} trainable parameters, 1 over the budget"):
+        train(over, "runs/over", quiet=True)
+
+
+def test_arguments_reach_the_class_and_the_hashes() -> None:
+    plain, wide = load_config("mine.yaml"), load_config("mine.yaml", [("model.arguments", "{width: 16}")])
+    assert check_budget(wide, 10) == 16 * 27 + 16 + 32 + 160 + 10
+    assert recipe_hash(plain) != recipe_hash(wide)
+    with pytest.raises(ConfigError, match=r"my_nets\.py:Net cannot be built with num_classes, depth: TypeError"):
+        check_budget(load_config("mine.yaml", [("model.arguments", "{depth: 3}")]), 10)
+
+
+def test_a_changed_file_is_another_recipe_and_leaves_trained_runs_alone(said: Said) -> None:
+    train(load_config("mine.yaml"), "runs/mine", quiet=True)
+    before = load_config("mine.yaml")
+    Path("my_nets.py").write_text(NET.replace("width=8", "width=9"))
+    assert config_hash(load_config("mine.yaml")) != config_hash(before)
+    assert said("predict", "runs/mine", "--split", "test")[0] == 0  # with the net it was trained with
+    code, _, err = said("train", "--config", "mine.yaml", "--output", "runs/mine", "--resume", "--phases.0.epochs", "2")
+    assert code == 2
+    assert "model.sha256" in err
+
+
+def test_a_run_of_somebody_else_runs_no_code_until_it_was_read(
+    folder: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(load_config("mine.yaml"), "runs/mine", quiet=True)
+    own_code.load_own.cache_clear()
+    monkeypatch.setattr(own_code, "KEPT", folder / "another_machine")
+    code, _, err = said("predict", "runs/mine", "--split", "val", "--overwrite")
+    assert code == 2
+    assert "is code that has not been used on this machine; read it, and if you trust it" in err
+    assert not (folder / "another_machine").exists()
+    Path("my_nets.py").write_text(NET + "\n# edited")
+    with pytest.raises(ConfigError, match="the file has the SHA-256"):
+        load_config("runs/mine/config.yaml")
+    Path("my_nets.py").write_text(NET)
+    load_config("runs/mine/config.yaml")  # as param_count reads it
+    assert said("predict", "runs/mine", "--split", "val", "--overwrite")[0] == 0
+
+
+def test_a_kept_file_that_was_tampered_with_does_not_run(folder: Path) -> None:
+    config = load_config("mine.yaml")
+    own_code.load_own.cache_clear()
+    kept = next((folder / "cache").iterdir())
+    kept.write_text("raise SystemExit")
+    with pytest.raises(ConfigError, match="has not been used on this machine"):
+        footprint(config.model, 5)  # a count that is not known yet
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits() -> None:
+    config = load_config("mine.yaml", [("phases.0.epochs", "2")])
+    train(config, "runs/whole", quiet=True)
+
+    class StopError(Exception):
+        pass
+
+    def stop(row: dict[str, object]) -> None:
+        raise StopError
+
+    with pytest.raises(StopError):
+        train(config, "runs/parts", quiet=True, on_epoch=stop)
+    train(config, "runs/parts", resume=True, quiet=True)
+    first, second = (torch.load(Run(f"runs/{name}").best, weights_only=True)["weights"] for name in ("whole", "parts"))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+FAULTS = {
+    "no Net; it defines Other": "from torch import nn\nclass Other(nn.Module): pass",
+    "expected a class derived from torch.nn.Module": "def Net(num_classes): return 3",
+    "does not run: SyntaxError": "class Net(:",
+    "must hold all that it uses, but for installed packages": "import helpers_of_mine",
+    "maps 2 images to (2, 8), not (2, 10)": NET.replace("self.fc(torch", "(torch"),
+    "two nets of one seed begin with other values of conv.weight": NET.replace(
+        "        self.fc", "        import random\n        self.conv.weight.data *= random.random()\n        self.fc"
+    ),
+    "two training passes of one torch seed differ": NET.replace(
+        "return self.fc(", "import numpy\n        return float(numpy.random.rand()) * self.fc("
+    ),
+    "another net with its state dict predicts otherwise": NET.replace(
+        "self.fc =", "self.hidden = float(torch.rand(()))\n        self.fc ="
+    ).replace("return self.fc(", "return self.hidden * self.fc("),
+    "depend on the others of its batch": NET.replace("mean((2, 3)))", "mean((2, 3))) + x.mean()"),
+    "cannot compute images (2, 3, 32, 32): RuntimeError": NET.replace("Conv2d(3", "Conv2d(4"),
+    "returns tuple, not a tensor": NET.replace("return self.fc(", "return 1, self.fc("),
+}
+
+
+@pytest.mark.parametrize(("message", "text"), list(FAULTS.items()), ids=list(FAULTS))
+def test_a_net_that_breaks_a_promise_says_which(message: str, text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_own(own(text), 10, 32)
+    assert message in str(caught.value)
+    assert "my_nets.py" in str(caught.value)
+
+
+def test_the_net_itself_keeps_them() -> None:
+    check_own(own(NET), 10, 32)
+
+
+def test_a_net_that_looks_at_values_is_refused_when_it_is_counted() -> None:
+    model = own(NET.replace("        return", "        assert x.sum().item() < 1e9\n        return"))
+    with pytest.raises(ConfigError, match=f"has {PARAMETERS} parameters but cannot be tried on an image of 3x32x32"):
+        footprint(model, 10)
+
+
+def test_numbers_beside_the_parameters_are_refused() -> None:
+    text = NET.replace("        self.fc =", '        self.register_buffer("extra", torch.zeros(3))\n        self.fc =')
+    Path("my_nets.py").write_text(text)
+    with pytest.raises(ConfigError, match="extra is a buffer"):
+        train(load_config("mine.yaml"), "runs/mine", quiet=True)
+
+
+def test_what_is_not_there_is_named() -> None:
+    with pytest.raises(ConfigError, match=r"gone\.py:Net: gone\.py does not exist; the path is relative to the current folder"):
+        load_config("mine.yaml", [("model.family", "gone.py:Net")])
+    with pytest.raises(ConfigError, match=r"nowhere\.nets:Net: no module nowhere\.nets is installed"):
+        load_config("mine.yaml", [("model.family", "nowhere.nets:Net")])
+    with pytest.raises(ConfigError, match=r"model\.family: expected one of resnet, .*my_nets\.py:Net"):
+        load_config("mine.yaml", [("model.family", "my_nets.py")])
+    with pytest.raises(
+        ConfigError, match=r"phases\.0\.dropout 0\.2 has no effect on my_nets\.py:Net; give it in model\.arguments"
+    ):
+        load_config("mine.yaml", [("phases.0.dropout", "0.2")])
+
+
+def test_a_class_of_an_installed_package_is_taken_as_it_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "site").mkdir()
+    shutil.move("my_nets.py", tmp_path / "site" / "nets_of_a_package.py")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    config = load_config("mine.yaml", [("model.family", "nets_of_a_package:Net")])
+    assert check_budget(config, 10) == PARAMETERS
+    own_code.load_own.cache_clear()
+    (tmp_path / "site" / "nets_of_a_package.py").write_text(NET + "\n")
+    with pytest.raises(ConfigError, match="the module is not the one the config was written with"):
+        footprint(config.model.model_copy(), 9)
