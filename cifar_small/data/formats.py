@@ -9,11 +9,11 @@ from cifar_small.files import kind_of
 _SAVE = "save its uint8 images and its ids (or labels) with numpy.savez"
 _CONVERT = {
     "a .npy array": f"load it with numpy.load and {_SAVE}",
-    "a MATLAB file": f"read it with scipy.io.loadmat and {_SAVE}; its rows of CIFAR hold whole colour planes",
+    "a MATLAB file": f"give it the ending .mat, or read it with scipy.io.loadmat and {_SAVE}",
     "an HDF5 file": f"read it with h5py (MATLAB 7.3 files too) and {_SAVE}",
-    "a parquet file": f"read it with pandas.read_parquet, decode its pictures with PIL and {_SAVE}",
+    "a parquet file": "give it the ending .parquet, or for training name its folder, with data.source folder",
     "a PNG picture": "name the folder of pictures instead",
-    "a JPEG picture": "convert the pictures to PNG and name their folder instead",
+    "a JPEG picture": "name the folder of pictures instead",
     "a gzip file": "unpack it first",
     "an xz file": "unpack it first",
     "a zip, .npz or torch file": "unpack it first, or give a file of arrays the ending .npz",
@@ -35,7 +35,13 @@ def other_format(start: bytes, path: Path | str, size: int) -> str | None:
     for row, classes in _ROWS.items():
         if str(path).endswith(".bin") and size and size % row == 0:
             return (
-                f"is of the binary version of CIFAR-{classes}; use its python version, or read it with "
-                f"numpy.fromfile(file, 'uint8').reshape(-1, {row}), whose last 3072 columns are the images, and {_SAVE}"
+                f"is of the binary version of CIFAR-{classes}; give it as the unlabelled file, or to train name its folder, "
+                f"with data.source cifar{classes}"
             )
     return None
+
+
+def format_of_file(path: Path) -> str | None:
+    """The same clause for a file that is there."""
+    with path.open("rb") as file:
+        return other_format(file.read(64), path, path.stat().st_size)

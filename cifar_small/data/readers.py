@@ -1,4 +1,4 @@
-"""Read single PNG pictures, .npz archives and .npy arrays, with what they declare checked before memory is taken."""
+"""Read .npz archives and .npy arrays, with what they declare checked before memory is taken."""
 
 from __future__ import annotations
 
@@ -12,30 +12,10 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.data.formats import other_format
+from cifar_small.data.formats import format_of_file
 from cifar_small.errors import DataError
 
 MAX_BYTES = 2**30  # of one array in an archive; CIFAR's 50,000 training images take 154 MB
-_MODES = ("RGB", "L", "P", "RGBA", "LA", "1")
-
-
-def read_png(path: str | Path) -> npt.NDArray[np.uint8]:
-    """A 32x32 PNG as uint8 (32, 32, 3), RGB; grey and palette are converted, transparency is dropped. Raises DataError."""
-    from PIL import Image
-
-    try:
-        with Image.open(path, formats=("PNG",)) as picture:
-            # The size stands in the header; a picture that would not fit is refused before it is decoded.
-            size, mode = picture.size, picture.mode
-            if size == (32, 32) and mode in _MODES:
-                return np.asarray(picture.convert("RGB"), np.uint8)
-    except Exception as error:
-        if other := _other_format(Path(path)):
-            raise DataError(f"{path}: {other}; expected 32x32 PNG pictures") from error
-        raise DataError(f"{path}: is not a readable PNG ({type(error).__name__}: {error}); expected 32x32 RGB") from error
-    if size != (32, 32):
-        raise DataError(f"{path}: is {size[0]}x{size[1]} pixels; expected 32x32; resize it first")
-    raise DataError(f"{path}: has pixel format {mode}; expected 8 bits a channel ({', '.join(_MODES)}); convert it first")
 
 
 def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, npt.NDArray[Any]]:
@@ -52,7 +32,8 @@ def read_npz(path: str | Path, names: Sequence[str]) -> dict[str, npt.NDArray[An
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:
-        if other := _other_format(path):
+        other = format_of_file(path)
+        if other and "a zip" not in other:
             raise DataError(f"{path}: {other}; expected an .npz file") from error
         raise DataError(
             f"{path}: is not a whole .npz file ({type(error).__name__}: {error}); download or save it again"
@@ -67,17 +48,10 @@ def read_npy(path: Path) -> npt.NDArray[Any]:
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
     except Exception as error:
-        other = _other_format(path) if path.is_file() else None
+        other = format_of_file(path) if path.is_file() else None
         if other and ".npy" not in other:
             raise DataError(f"{path}: {other}") from error
         raise DataError(f"{path}: is not a whole .npy file ({type(error).__name__}: {error}); copy it again") from error
-
-
-def _other_format(path: Path) -> str | None:
-    with path.open("rb") as file:
-        start = file.read(64)
-    other = other_format(start, path, path.stat().st_size)
-    return None if other is None or (path.suffix == ".npz" and ".npz" in other) or "a PNG" in other else other
 
 
 def npz_keys(path: str | Path) -> list[str]:

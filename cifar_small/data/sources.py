@@ -2,73 +2,30 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, assert_never
+from typing import Any, Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Data
-from cifar_small.data.download import download
+from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_hand, read_cifar
+from cifar_small.data.containers import integers, read_table, tables_of
 from cifar_small.data.images import Images
 from cifar_small.data.orientation import require_in_order
-from cifar_small.data.pickles import parse_pickle, read_pickle
-from cifar_small.data.readers import npz_keys, read_npz, read_png
+from cifar_small.data.pictures import label_file, read_class_folders, read_flat
+from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError, plural
 
-VARIABLE = "CIFAR_SMALL_DATA"
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-_CACHE = Path("~/.cache/cifar_small")
-_MEMBER_BYTES = 200 * 2**20  # the largest official member has 155 MB
-_ARCHIVE_BYTES = 512 * 2**20  # unpacked; the official archives have 186 MB
+# Names of a pair of .npy files: of images, and of labels.
+PAIRS = (("{split}_images", "{split}_data", "x_{split}", "X_{split}"), ("{split}_labels", "y_{split}", "Y_{split}"))
+LABEL_COLUMNS = ("label", "labels", "fine_label")
 _DIGITS_TEST = 360  # of 1797
 Split = Literal["train", "test"]
-
-
-class _Cifar(NamedTuple):
-    """Where one source stands in the official python batches."""
-
-    folder: str
-    archive: str
-    md5: str
-    train: tuple[str, ...]
-    test: tuple[str, ...]
-    meta: str
-    names: str  # key of the class names in the meta file
-    labels: str  # key of the labels in a batch
-    classes: int
-
-
-_C10 = _Cifar(
-    "cifar-10-batches-py",
-    "cifar-10-python.tar.gz",
-    "c58f30108f718f92721af3b95e74349a",
-    tuple(f"data_batch_{number}" for number in range(1, 6)),
-    ("test_batch",),
-    "batches.meta",
-    "label_names",
-    "labels",
-    10,
-)
-_C100 = _Cifar(
-    "cifar-100-python",
-    "cifar-100-python.tar.gz",
-    "eb9058c3a382ffc7106e4002c42a8d85",
-    ("train",),
-    ("test",),
-    "meta",
-    "fine_label_names",
-    "fine_labels",
-    100,
-)
-_COARSE = _C100._replace(names="coarse_label_names", labels="coarse_labels", classes=20)
-_CIFARS: Mapping[str, _Cifar] = {"cifar10": _C10, "cifar100": _C100, "cifar100_coarse": _COARSE}
 
 
 def load_train(data: Data) -> Images:
@@ -83,10 +40,7 @@ def load_test(data: Data) -> Images:
 
 def is_available(data: Data) -> bool:
     """Can the source be read without a download? A place that is named counts as there, right or wrong."""
-    if data.root or os.environ.get(VARIABLE) or data.source not in _CIFARS:
-        return True
-    place, what = _CACHE.expanduser(), _CIFARS[data.source]
-    return (place / what.folder / what.meta).is_file() or (place / what.archive).is_file()
+    return bool(data.root or os.environ.get(VARIABLE)) or data.source not in RELEASES or is_at_hand(data.source)
 
 
 def class_names(data: Data) -> tuple[str, ...]:
@@ -120,7 +74,7 @@ def _load_source(data: Data, split: Split) -> Images:
         case "digits":
             return _digits(split)
         case "cifar10" | "cifar100" | "cifar100_coarse":
-            return _cifar(_CIFARS[data.source], data.source, root, split)
+            return _images(*read_cifar(data.source, root, split), f"{data.source} {split}")
         case "npz":
             return _npz(_required(root, data), split)
         case "folder":
@@ -141,127 +95,6 @@ def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classe
     return loaded
 
 
-def _cifar(what: _Cifar, source: str, root: Path | None, split: Split) -> Images:
-    names = what.train if split == "train" else what.test
-    parts, place = _find(what, root, (what.meta, *names))
-    classes = [_string(name) for name in _entry(parts[what.meta], what.names, f"{place} {what.meta}")]
-    if len(classes) != what.classes:
-        raise DataError(f"{place} {what.meta}: names {len(classes)} classes; {source} has {what.classes}; download it again")
-    pixels, labels = [], []
-    for name in names:
-        where = f"{place} {name}"
-        rows, marks = _entry(parts[name], "data", where), _entry(parts[name], what.labels, where)
-        if not isinstance(rows, np.ndarray) or rows.dtype != np.uint8 or rows.ndim != 2 or rows.shape[1] != 3072:
-            got = f"{rows.dtype} {rows.shape}" if isinstance(rows, np.ndarray) else type(rows).__name__
-            raise DataError(f"{where}: images are {got}; expected uint8 (N, 3072); download it again")
-        if len(marks) != len(rows):
-            raise DataError(f"{where}: {len(marks):,} labels for {len(rows):,} images; expected as many; download it again")
-        pixels.append(rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
-        labels.append(_integers(marks, where))
-    return _images(np.concatenate(pixels), np.concatenate(labels), classes, f"{source} {split}")
-
-
-def _find(what: _Cifar, root: Path | None, names: Sequence[str]) -> tuple[dict[str, object], Path]:
-    """The parsed files of a CIFAR archive, and the folder or archive they came from."""
-    place = _CACHE.expanduser() if root is None else root
-    archives = (place, place / what.archive)
-    for folder in (place, place / what.folder):
-        # data folders of other kinds also have a `train` in them, so the meta file decides
-        if (folder / what.meta).is_file():
-            return {name: read_pickle(folder / name) for name in names}, folder
-    for archive in archives:
-        if archive.is_file():
-            return _read_archive(archive, what.folder, names), archive
-    if root is not None:
-        raise DataError(
-            f"{root}: has neither {what.folder}/ nor {what.archive}; put one there, or point data.root or {VARIABLE} at the "
-            f"folder that has it (without both it is downloaded into {_CACHE})"
-        )
-    download(f"https://www.cs.toronto.edu/~kriz/{what.archive}", what.md5, archives[1])
-    return _read_archive(archives[1], what.folder, names), archives[1]
-
-
-class _Capped:
-    """A file that refuses to give more than a number of bytes: a small gzip file can unpack to terabytes."""
-
-    def __init__(self, file: gzip.GzipFile, limit: int) -> None:
-        self.file, self.left = file, limit
-
-    def read(self, size: int) -> bytes:
-        piece = self.file.read(size)
-        self.left -= len(piece)
-        if self.left < 0:
-            raise DataError(f"unpacks to more than {_ARCHIVE_BYTES:,} bytes; expected the official archive; download it again")
-        return piece
-
-
-def _read_archive(path: Path, folder: str, names: Sequence[str]) -> dict[str, object]:
-    """The named pickles of a .tar.gz, read one by one into memory; nothing is ever written to disk."""
-    found: dict[str, object] = {}
-    try:
-        with gzip.open(path) as unpacked, tarfile.open(fileobj=_Capped(unpacked, _ARCHIVE_BYTES), mode="r|") as archive:  # type: ignore[call-overload]
-            for member in archive:
-                short = _member(member, folder, names)
-                if short in found:
-                    raise DataError(f"has {member.name} twice; expected the official archive")
-                if short:
-                    file = archive.extractfile(member)
-                    raw = file.read() if file else b""
-                    found[short] = parse_pickle(raw, f"{path} {member.name}")
-    except DataError as error:
-        raise DataError(str(error) if str(error).startswith(str(path)) else f"{path}: {error}") from error
-    except Exception as error:
-        raise DataError(
-            f"{path}: is not a whole .tar.gz archive ({type(error).__name__}: {error}); download it again"
-        ) from error
-    if missing := [name for name in names if name not in found]:
-        raise DataError(f"{path}: has no {folder}/{missing[0]}; expected the official archive; download it again")
-    return found
-
-
-def _member(member: tarfile.TarInfo, folder: str, names: Sequence[str]) -> str | None:
-    """The wanted name this archive member is, None for one that is passed over. Raises DataError for an unsafe one."""
-    parts = member.name.split("/")
-    odd = ".." in parts or member.name.startswith("/") or "\\" in member.name
-    if odd or not (member.isdir() or member.type in (tarfile.REGTYPE, tarfile.AREGTYPE)) or member.issparse():
-        kind = "leads out of its folder" if odd else "is a link or a special file"
-        raise DataError(f"its member {member.name[:100]!r} {kind}; nothing was unpacked; expected the official archive")
-    short = member.name.removeprefix("./").removeprefix(f"{folder}/")
-    if member.isdir() or short not in names or not member.name.removeprefix("./").startswith(f"{folder}/"):
-        return None
-    if not 0 <= member.size <= _MEMBER_BYTES:
-        raise DataError(f"its member {member.name} has {member.size:,} bytes; expected at most {_MEMBER_BYTES:,}")
-    return short
-
-
-def _entry(batch: Any, key: str, where: str) -> Any:
-    if not isinstance(batch, dict):
-        raise DataError(f"{where}: holds a {type(batch).__name__}; expected a dict with {key!r}; download it again")
-    for spelling in (key.encode(), key):
-        if spelling in batch:
-            value = batch[spelling]
-            if not isinstance(value, list) and not (isinstance(value, np.ndarray) and value.ndim):
-                raise DataError(f"{where}: {key!r} is a {type(value).__name__}; expected a list; download it again")
-            return value
-    keys = ", ".join(sorted(_string(name) for name in batch))
-    raise DataError(f"{where}: has no {key!r}, only {keys}; another data set? Check data.source")
-
-
-def _string(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
-
-
-def _integers(values: Any, where: str) -> npt.NDArray[np.int64]:
-    """Labels as int64 (N,). Raises DataError when they are not whole numbers."""
-    try:
-        labels = np.asarray(values)
-    except Exception as error:  # a ragged list
-        raise DataError(f"{where}: labels are not one list of numbers; expected whole numbers") from error
-    if labels.ndim != 1 or (labels.dtype.kind not in "iu" and len(labels)):
-        raise DataError(f"{where}: labels are {labels.dtype} {labels.shape}; expected whole numbers (N,)")
-    return labels.astype(np.int64)
-
-
 def _digits(split: Split) -> Images:
     """scikit-learn's 1797 handwritten digits, 8x8 with values 0..16, enlarged to 32x32x3; a fixed stratified split."""
     from PIL import Image
@@ -277,51 +110,64 @@ def _digits(split: Split) -> Images:
 
 
 def _npz(path: Path, split: Split) -> Images:
-    wanted = (f"{split}_images", f"{split}_labels", "classes")
-    arrays = read_npz(path, wanted)
-    if missing := [name for name in wanted if name not in arrays]:
-        if {"images", "labels"} <= set(npz_keys(path)):
-            raise DataError(f"{path}: has images and labels without a split: a set for evaluation, which is not trained on")
-        raise DataError(
-            f"{path}: has no {', '.join(missing)}, only {', '.join(npz_keys(path)) or 'nothing'}; expected train_images, "
-            "train_labels, test_images, test_labels, classes"
-        )
-    images, labels, classes = (arrays[name] for name in wanted)
+    """An .npz file, or a folder with pairs of .npy files and, where classes have names, classes.npy or classes.txt."""
+    if path.is_dir():
+        images, labels, classes = _pair(path, split)
+    else:
+        wanted = (f"{split}_images", f"{split}_labels", "classes")
+        arrays = read_npz(path, wanted)
+        if missing := [name for name in wanted if name not in arrays]:
+            if {"images", "labels"} <= set(npz_keys(path)):
+                raise DataError(
+                    f"{path}: has images and labels without a split: a set for evaluation, which is not trained on"
+                )
+            raise DataError(
+                f"{path}: has no {', '.join(missing)}, only {', '.join(npz_keys(path)) or 'nothing'}; expected train_images, "
+                "train_labels, test_images, test_labels, classes"
+            )
+        images, labels, classes = (arrays[name] for name in wanted)
     if classes.ndim != 1 or classes.dtype.kind not in "US":
         raise DataError(f"{path}: classes is {classes.dtype} {classes.shape}; expected a list of names")
-    return _images(images, _integers(labels, str(path)), [_string(name) for name in classes.tolist()], f"npz {split} of {path}")
+    return _images(images, integers(labels, str(path)), [str(name) for name in _texts(classes)], f"npz {split} of {path}")
+
+
+def _texts(names: npt.NDArray[Any]) -> list[str]:
+    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
+
+
+def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
+    """Images, labels and class names of <split>_images.npy and <split>_labels.npy, or names that mean the same."""
+    found = []
+    for names in (PAIRS[0], PAIRS[1]):
+        files = [folder / f"{name.format(split=split)}.npy" for name in names]
+        if not (there := [file for file in files if file.is_file()]):
+            raise DataError(f"{folder}: has no {' or '.join(file.name for file in files)}; expected images and labels as .npy")
+        found.append(read_npy(there[0]))
+    if (folder / "classes.npy").is_file():
+        classes = read_npy(folder / "classes.npy")
+    elif (folder / "classes.txt").is_file():
+        classes = np.array((folder / "classes.txt").read_text(encoding="utf-8").splitlines())
+    else:  # numbers stand for themselves
+        classes = np.array([str(number) for number in range(int(max(found[1].max(initial=0), 0)) + 1)])
+    return found[0], found[1].ravel() if found[1].ndim == 2 and 1 in found[1].shape else found[1], classes
 
 
 def _folder(root: Path, split: Split) -> Images:
-    classes = _class_names(root / "train")
-    # Competitions give no labelled test part, and training needs none.
-    needed = split == "test" or (root / "test").is_dir()
-    if lone := sorted(set(classes) ^ set(_class_names(root / "test"))) if needed else []:
-        raise DataError(
-            f"{root}: train and test differ in their class folders ({', '.join(lone[:5])}); expected the same in both"
-        )
-    pictures, labels = [], []
-    for label, name in enumerate(classes):
-        files = sorted(file for file in (root / split / name).iterdir() if not file.name.startswith("."))
-        if not files and split == "train":
-            raise DataError(f"{root / split / name}: has no pictures; expected 32x32 .png files")
-        # a file of another type ends in read_png's error, which names it, instead of being left out silently
-        pictures += [read_png(file) for file in files]
-        labels += [label] * len(files)
-    if not pictures:
-        raise DataError(f"{root / split}: no images; expected {split}/<class>/*.png")
-    return _images(np.stack(pictures), np.array(labels, np.int64), classes, f"folder {split} of {root}")
+    """Class folders, or Kaggle's flat train/ with a CSV of labels, or parquet tables named by their split."""
+    where = f"folder {split} of {root}"
+    if (table := label_file(root)) and not any(entry.is_dir() for entry in (root / "train").iterdir()):
+        if split == "test":
+            raise DataError(f"{root}: {table.name} labels train/ alone; there is no labelled test part to read")
+        return _images(*read_flat(root, table), where)
+    if not (root / "train").is_dir() and (files := tables_of(root, split)):
+        return _images(*_labelled_table(files), where)
+    return _images(*read_class_folders(root, split), where)
 
 
-def _class_names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise DataError(
-            f"{folder}: there is no such folder; expected train/<class>/*.png under data.root, and test/<class>/*.png where "
-            "accuracy on test is wanted"
-        )
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if not all(name.isascii() and name.isdecimal() for name in names):
-        return names
-    if len({int(name) for name in names}) < len(names):
-        raise DataError(f"{folder}: two class folders have the same number, such as 1 and 01; expected each class once")
-    return sorted(names, key=int)  # 10 after 9, not after 1
+def _labelled_table(files: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]:
+    found = read_table(files)
+    column = next((name for name in LABEL_COLUMNS if name in found.columns), None)
+    if column is None:
+        raise DataError(f"{files[0]}: has no column of labels; expected whole numbers in {' or '.join(LABEL_COLUMNS)}")
+    labels = found.columns[column]
+    return found.pixels, labels, found.names.get(column, [str(number) for number in range(int(labels.max(initial=0)) + 1)])

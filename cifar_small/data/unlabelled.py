@@ -1,4 +1,4 @@
-"""The unlabelled images of a competition: a pickle, an .npz or .npy file or a folder of PNGs, read without silent guesses.
+"""The unlabelled images of a competition: a pickle, a file of arrays or a folder of pictures, read without silent guesses.
 
 Two layouts of the competition's pickle circulate, (N, 3072) with whole colour planes and (N, 32, 32, 3) with colours side by
 side; read as the other, a net sees noise and still answers. So the shape is checked against the pixels: in a picture,
@@ -16,26 +16,34 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.containers import read_binary, read_mat, read_table
 from cifar_small.data.images import Images
-from cifar_small.data.orientation import PixelStatistics, require_in_order, turned
+from cifar_small.data.orientation import (
+    CHW_BELOW,
+    HWC_ABOVE,
+    Layout,
+    PixelStatistics,
+    memory_order,
+    require_in_order,
+    turned,
+)
 from cifar_small.data.pickles import read_pickle
-from cifar_small.data.readers import npz_keys, read_npy, read_npz, read_png
-from cifar_small.errors import DataError
+from cifar_small.data.pictures import ENDINGS, KERNEL, read_pictures
+from cifar_small.data.readers import npz_keys, read_npy, read_npz
+from cifar_small.errors import DataError, plural
 from cifar_small.files import write_atomic
 
-Layout = Literal["auto", "HWC", "CHW"]
-CHW_BELOW, HWC_ABOVE = 0.9, 1.05  # 2,000 real images, one by one: CHW at most 0.72, HWC at least 1.10; noise gives 1.00
-_SCORED = 1000  # images the layout is judged on
+AskedLayout = Literal["auto", "HWC", "CHW"]
 _SHAPES = "(N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
 def load_unlabelled(
-    path: str | Path, *, classes: tuple[str, ...] = (), layout: Layout = "auto", rows: int | None = None
+    path: str | Path, *, classes: tuple[str, ...] = (), layout: AskedLayout = "auto", rows: int | None = None
 ) -> tuple[Images, list[str]]:
     """Unlabelled images in file order with the file's own ids, and notes in plain words on what was assumed or looks odd.
 
-    path: a pickle with `data` and `ids`, an .npz with `data` or `images` and `ids`, a .npy of images, or a folder of PNGs named
-    by number.
+    path: a pickle with `data` and `ids`, an .npz with `data` or `images` and `ids`, a .npy of images, a .mat or .parquet file,
+    a .bin of CIFAR's binary version, or a folder of pictures named by number.
     layout: how an image's 3072 values lie in memory, whatever the shape says; auto: as shape and pixels agree on.
     rows: the number of images there must be. Raises DataError.
     """
@@ -46,9 +54,10 @@ def load_unlabelled(
     else:
         data, listed = read_raw(path, notes)
         images = _in_rows(data, str(path), layout, notes)
+        if listed is None:
+            listed = np.arange(len(images))
+            notes.append("the file has no ids: its images were numbered from 0 in its order")
         ids = _as_ids(listed, str(path), notes)
-        if path.suffix.lower() == ".npy":
-            notes.append("a .npy file has no ids: its images were numbered from 0 in its order")
     if len(images) != len(ids):
         raise DataError(f"{path}: has {len(ids):,} ids for {len(images):,} images; expected as many; get the file again")
     if rows is not None and len(images) != rows:
@@ -66,13 +75,22 @@ def load_unlabelled(
 
 
 def read_raw(path: Path, notes: list[str] | None = None) -> tuple[Any, Any]:
-    """Images and ids as a pickle or .npz file holds them, unchecked; what else is in it is noted. Raises DataError."""
+    """Images and ids (None: it has none) as a file holds them, unchecked; what else is in it is noted. Raises DataError."""
     match path.suffix.lower():
         case ".npz":
             return _read_npz(path, notes)
         case ".npy":
-            data = read_npy(path)
-            return data, np.arange(len(data) if data.ndim else 0)
+            return read_npy(path), None
+        case ".mat":
+            found = read_mat(path)
+            return _entries({"ids": None, **found}, list(found), str(path), ("data", "images"), notes)
+        case ".parquet":
+            table = read_table([path])
+            found = {"data": table.pixels, "ids": table.columns.get("id", table.columns.get("ids"))}
+            return _entries(found, ["data", *(name for name in table.columns if name != "id")], str(path), ("data",), notes)
+        case ".bin":
+            found = read_binary(path, ("labels",) if path.stat().st_size % 3073 == 0 else ("coarse_labels", "fine_labels"))
+            return _entries({**found, "ids": None}, list(found), str(path), ("data",), notes)
         case _:
             return _read_pickle(path, notes)
 
@@ -117,18 +135,6 @@ def turn_notes(images: Images, trained: PixelStatistics) -> list[str]:
     return [f"beside the training images, these look like {what}: predictions would be wrong without a word"] if what else []
 
 
-def smoothness(flat: npt.NDArray[np.uint8]) -> float | None:
-    """How alike neighbours in memory are, (L1 + L32) / (L3 + L96): over 1 for HWC images, under 1 for CHW, None if constant.
-
-    flat: uint8 (N, 3072). Lk is the mean absolute difference of values k apart.
-    """
-    step = max(1, len(flat) // _SCORED)
-    values = flat[::step][:_SCORED].astype(np.int16)
-    lags = [float(np.abs(values[:, lag:] - values[:, :-lag]).mean()) for lag in (1, 32, 3, 96)]
-    below = lags[2] + lags[3]
-    return (lags[0] + lags[1]) / below if below else None
-
-
 def _read_pickle(path: Path, notes: list[str] | None) -> tuple[Any, Any]:
     value = read_pickle(path)
     if not isinstance(value, dict):
@@ -166,15 +172,15 @@ def _entries(
 
 
 def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() == ".png"]
+    files = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
     if not files:
         kinds = sorted({file.suffix for file in folder.iterdir()} - {""})[:5]
         raise DataError(
-            f"{folder}: has no .png files but {', '.join(kinds) or 'nothing'}; expected pictures named by number, "
-            "such as 0.png; convert others to 32x32 PNG"
+            f"{folder}: has no {', '.join(ENDINGS)} files but {', '.join(kinds) or 'nothing'}; expected pictures named by "
+            "number, such as 0.png"
         )
     if other := sum(1 for _ in folder.iterdir()) - len(files):
-        notes.append(f"{other:,} entries of the folder are not .png files and were left out")
+        notes.append(f"{other:,} entries of the folder are not pictures ({', '.join(ENDINGS)}) and were left out")
     for file in files:
         if not (file.stem.isascii() and file.stem.isdecimal() and len(file.stem) < 20 and int(file.stem) < 2**63):
             raise DataError(f"{file}: is not named by a number; expected names such as 0.png, from which the ids are taken")
@@ -185,10 +191,14 @@ def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8
             f"{len(padded):,} names have zeros in front, such as {padded[0]}: ids are written without them; where the "
             "competition wants them, set rules.ids, or submit with its sample submission"
         )
-    return np.stack([read_png(file) for file in files]), np.array([int(file.stem) for file in files], np.int64)
+    pixels, resized = read_pictures(files, str(folder))
+    if resized:
+        notes.append(f"{plural(resized, 'picture')} of another size became 32x32: {KERNEL}")
+    require_in_order(pixels, str(folder))
+    return pixels, np.array([int(file.stem) for file in files], np.int64)
 
 
-def _in_rows(data: Any, where: str, layout: Layout, notes: list[str]) -> npt.NDArray[np.uint8]:
+def _in_rows(data: Any, where: str, layout: AskedLayout, notes: list[str]) -> npt.NDArray[np.uint8]:
     """The images as uint8 (N, 32, 32, 3), once shape and pixels agree on the layout."""
     if not isinstance(data, np.ndarray):
         raise DataError(f"{where}: data is a {type(data).__name__}; expected a numpy array {_SHAPES}")
@@ -199,8 +209,8 @@ def _in_rows(data: Any, where: str, layout: Layout, notes: list[str]) -> npt.NDA
         raise DataError(f"{where}: data has shape {data.shape}; expected {_SHAPES}")
     said = shapes[data.shape[1:]]
     flat = _as_uint8(data.reshape(len(data), 3072), where, notes)
-    score = smoothness(flat)
-    seen: Layout | None = None if score is None else "CHW" if score < CHW_BELOW else "HWC" if score > HWC_ABOVE else None
+    found = memory_order(flat.reshape(-1, 32, 32, 3))
+    seen, score = found.layout, found.smoothness
     shown = (
         "the images are constant" if score is None else f"smoothness {score:.2f}: CHW under {CHW_BELOW}, HWC over {HWC_ABOVE}"
     )

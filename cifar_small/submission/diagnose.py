@@ -18,8 +18,8 @@ from cifar_small.config.schema import Data, Rules
 from cifar_small.data import Images, is_available, load_test, load_train, turn_notes
 from cifar_small.data.datamodule import channel_moments, channel_statistics
 from cifar_small.data.duplicates import NEAR, Copies, find_copies
-from cifar_small.data.orientation import pixel_statistics
-from cifar_small.data.unlabelled import HWC_ABOVE, Layout, color_notes, load_unlabelled, read_raw, smoothness
+from cifar_small.data.orientation import HWC_ABOVE, memory_order, pixel_statistics
+from cifar_small.data.unlabelled import AskedLayout, color_notes, load_unlabelled, read_raw
 from cifar_small.metrics.significance import neighbour_likeness
 
 Level = Literal["ok", "note", "warn", "fault"]
@@ -48,7 +48,7 @@ class Diagnosis:
         return sum(finding.level == level for finding in self.findings)
 
 
-def diagnose(path: Path, rules: Rules, data: Data, *, layout: Layout = "auto") -> Diagnosis:
+def diagnose(path: Path, rules: Rules, data: Data, *, layout: AskedLayout = "auto") -> Diagnosis:
     """Look at an unlabelled file as it will be read, and compare it with the training and test images where they are there.
 
     Nothing is downloaded. Raises DataError for a file that cannot be read at all.
@@ -91,10 +91,11 @@ def diagnose(path: Path, rules: Rules, data: Data, *, layout: Layout = "auto") -
 def _container(path: Path, images: Images, rules: Rules) -> Iterator[FileFinding]:
     count = len(images)
     if path.is_dir():
-        yield FileFinding("ok", "file", f"{count:,} PNG pictures")
+        yield FileFinding("ok", "file", f"{count:,} pictures")
     else:
         data, ids = read_raw(path)
-        kind = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else f"{type(ids).__name__} of {len(ids):,}"
+        listed = "none" if ids is None else f"{type(ids).__name__} of {len(ids):,}"
+        kind = f"{ids.dtype} {ids.shape}" if isinstance(ids, np.ndarray) else listed
         yield FileFinding("ok", "file", f"data {data.dtype} {data.shape}, ids {kind}")
     if rules.rows is not None and count != rules.rows:
         yield FileFinding(
@@ -102,9 +103,9 @@ def _container(path: Path, images: Images, rules: Rules) -> Iterator[FileFinding
         )
     else:
         yield FileFinding("ok", "rows", f"{count:,} images" + ", as the rules expect" * (rules.rows is not None))
-    score = smoothness(images.images.reshape(count, -1))
+    found = memory_order(images.images)
+    score, smooth = found.smoothness, found.layout == "HWC"
     shown = "all constant" if score is None else f"smoothness {score:.2f}; pictures read right have over {HWC_ABOVE}"
-    smooth = score is not None and score > HWC_ABOVE
     yield FileFinding(
         "ok" if smooth else "warn", "layout", shown if smooth else f"{shown}: noise, or read in the wrong layout?"
     )

@@ -22,7 +22,7 @@ import pytest
 from PIL import Image
 
 from cifar_small.config.schema import Data
-from cifar_small.data import class_names, load_test, load_train, sources
+from cifar_small.data import cifar, class_names, load_test, load_train
 from cifar_small.data.download import _SameScheme, download
 from cifar_small.data.test_split import count_copies, is_official
 from cifar_small.errors import DataError
@@ -37,7 +37,7 @@ def _no_own_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytes
     if request.node.get_closest_marker("real_data"):
         return
     monkeypatch.delenv("CIFAR_SMALL_DATA", raising=False)
-    monkeypatch.setattr(sources, "_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cifar, "_CACHE", tmp_path / "cache")
 
 
 def pixels(count: int, seed: int) -> np.ndarray:
@@ -190,11 +190,11 @@ def test_unsafe_members_are_refused_and_nothing_is_written(tmp_path: Path, name:
 
 def test_oversized_members_and_archives_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = packed(tmp_path / "cifar-10-python.tar.gz", cifar10())
-    monkeypatch.setattr(sources, "_MEMBER_BYTES", 5000)
+    monkeypatch.setattr(cifar, "_MEMBER_BYTES", 5000)
     with pytest.raises(DataError, match=r"data_batch_1 has [\d,]+ bytes; expected at most 5,000"):
         load_train(Data(root=str(archive)))
-    monkeypatch.setattr(sources, "_ARCHIVE_BYTES", 60_000)
-    monkeypatch.setattr(sources, "_MEMBER_BYTES", 10**9)
+    monkeypatch.setattr(cifar, "_ARCHIVE_BYTES", 60_000)
+    monkeypatch.setattr(cifar, "_MEMBER_BYTES", 10**9)
     with pytest.raises(DataError, match="unpacks to more than 60,000 bytes"):
         load_train(Data(root=str(archive)))
 
@@ -226,7 +226,7 @@ def test_without_a_root_the_official_archive_is_downloaded_once(tmp_path: Path, 
         calls.append((url, md5, target))
         packed(target, cifar10())
 
-    monkeypatch.setattr(sources, "download", fetch)
+    monkeypatch.setattr(cifar, "download", fetch)
     assert len(load_train(Data())) == 20
     assert len(load_test(Data())) == 4
     target = tmp_path / "cache" / "cifar-10-python.tar.gz"
@@ -336,12 +336,8 @@ def test_what_is_no_npz_or_png_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.npz: is a git-lfs pointer; run `git lfs pull`"):
         load_train(Data(source="npz", root=str(tmp_path / "data.npz")))
     (tmp_path / "data.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64")
-    with pytest.raises(DataError, match=r"data\.mat: is a MATLAB file; read it with scipy\.io\.loadmat"):
+    with pytest.raises(DataError, match=r"data\.mat: is a MATLAB file; give it the ending"):
         load_train(Data(source="npz", root=str(tmp_path / "data.mat")))
-    root = folder(tmp_path)
-    Image.new("RGB", (32, 32)).save(root / "train" / "bee" / "2.jpg")
-    with pytest.raises(DataError, match=r"2\.jpg: is a JPEG picture; convert the pictures to PNG"):
-        load_train(Data(source="folder", root=str(root)))
 
 
 def test_folders_named_by_numbers_stand_in_the_order_of_the_numbers(tmp_path: Path) -> None:
@@ -380,14 +376,14 @@ def test_the_order_of_classes_can_be_set(tmp_path: Path) -> None:
 def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     root = folder(tmp_path)
     data = Data(source="folder", root=str(root))
-    Image.new("RGB", (33, 32)).save(root / "train" / "bee" / "large.png")
-    with pytest.raises(DataError, match=r"large\.png: is 33x32 pixels; expected 32x32"):
+    Image.new("1", (8200, 8200)).save(root / "train" / "bee" / "large.png")
+    with pytest.raises(DataError, match=r"large\.png: is 8200x8200 pixels; expected at most 67,108,864 in all"):
         load_train(data)
     Image.fromarray(np.zeros((32, 32), np.uint16)).save(root / "train" / "bee" / "large.png")
     with pytest.raises(DataError, match=r"large\.png: has pixel format I;16"):
         load_train(data)
     (root / "train" / "bee" / "large.png").write_bytes(b"not a picture")
-    with pytest.raises(DataError, match=r"large\.png: is not a readable PNG"):
+    with pytest.raises(DataError, match=r"large\.png: is not a readable picture"):
         load_train(data)
     (root / "test" / "cow").mkdir()
     with pytest.raises(DataError, match=r"train and test differ in their class folders \(cow\)"):
@@ -461,7 +457,7 @@ def test_offline_is_one_line_with_address_path_and_variable(tmp_path: Path, monk
         raise urllib.error.URLError(OSError("Name or service not known"))
 
     monkeypatch.setattr(urllib.request.OpenerDirector, "open", refuse)
-    monkeypatch.setattr(sources, "_CACHE", tmp_path)
+    monkeypatch.setattr(cifar, "_CACHE", tmp_path)
     with pytest.raises(DataError) as caught:
         load_train(Data())
     message = str(caught.value)

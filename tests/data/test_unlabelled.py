@@ -15,7 +15,7 @@ from PIL import Image
 
 from cifar_small.config.schema import Data
 from cifar_small.data import Images, color_notes, load_test, load_unlabelled, write_unlabelled
-from cifar_small.data.unlabelled import CHW_BELOW, HWC_ABOVE, smoothness
+from cifar_small.data.orientation import CHW_BELOW, HWC_ABOVE, smoothness
 from cifar_small.errors import DataError, UserError
 
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -246,7 +246,7 @@ def test_npy_file(tmp_path: Path) -> None:
     loaded, notes = load_unlabelled(tmp_path / "images.npy")
     assert np.array_equal(loaded.images, IMAGES)
     assert loaded.ids.tolist() == list(range(len(IMAGES)))
-    assert "a .npy file has no ids: its images were numbered from 0 in its order" in notes
+    assert "the file has no ids: its images were numbered from 0 in its order" in notes
     np.save(tmp_path / "object.npy", np.array([{}]))
     with pytest.raises(DataError, match=r"object\.npy holds Python objects"):
         load_unlabelled(tmp_path / "object.npy")
@@ -264,7 +264,7 @@ def test_folder_of_pictures_is_sorted_by_number(tmp_path: Path) -> None:
     loaded, notes = load_unlabelled(tmp_path)
     assert loaded.ids.tolist() == [1, 2, 9, 10, 33, 100]
     assert np.array_equal(loaded.images, IMAGES[[4, 2, 1, 0, 3, 5]])
-    assert any("1 entries of the folder are not .png" in note for note in notes)
+    assert any("1 entries of the folder are not pictures" in note for note in notes)
     assert any("1 names have zeros in front, such as 002.png" in note for note in notes)
     Image.fromarray(IMAGES[0]).save(tmp_path / "01.png")
     with pytest.raises(DataError, match=r"1 duplicate ids, first \[1\]"):
@@ -278,7 +278,7 @@ def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
     for name in ("absent.pkl", "absent.npz"):
         with pytest.raises(DataError, match="no such file"):
             load_unlabelled(tmp_path / name)
-    with pytest.raises(DataError, match=r"has no \.png files"):
+    with pytest.raises(DataError, match=r"has no \.png, \.jpg, \.jpeg, \.webp files"):
         load_unlabelled(tmp_path)
 
 

@@ -396,7 +396,7 @@ def test_the_proxy_is_asked_where_there_is_one(caches: Path, monkeypatch: pytest
 
 def test_the_data_set_says_so_too(no_network: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CIFAR_SMALL_DATA", raising=False)
-    monkeypatch.setattr("cifar_small.data.sources._CACHE", tmp_path / "cache")
+    monkeypatch.setattr("cifar_small.data.cifar._CACHE", tmp_path / "cache")
 
     def refused() -> None:
         with pytest.raises(DataError, match=r"cannot download https://www\.cs\.toronto\.edu.*put it at .*CIFAR_SMALL_DATA"):

@@ -212,11 +212,11 @@ def test_images_sorted_by_colour_are_noticed(tmp_path: Path, source: Data) -> No
 
 
 def test_without_data_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifar_small.data import sources
+    from cifar_small.data import cifar
 
-    monkeypatch.delenv(sources.VARIABLE, raising=False)
-    monkeypatch.setattr(sources, "_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(sources, "download", lambda *_: pytest.fail("downloaded"))
+    monkeypatch.delenv(cifar.VARIABLE, raising=False)
+    monkeypatch.setattr(cifar, "_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(cifar, "download", lambda *_: pytest.fail("downloaded"))
     assert not is_available(Data())
     assert is_available(Data(source="digits"))
     assert is_available(Data(root="somewhere"))
@@ -225,7 +225,7 @@ def test_without_data_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.
     assert "no cifar10 data at hand" in card["data"][1]
     assert "colors" not in card
     assert "copies of file" in card
-    monkeypatch.setenv(sources.VARIABLE, str(tmp_path))
+    monkeypatch.setenv(cifar.VARIABLE, str(tmp_path))
     assert is_available(Data())
     with pytest.raises(DataError, match="has neither"):  # a place that is named must be right
         diagnose(tmp_path / "file.pkl", Rules(rows=20), Data())

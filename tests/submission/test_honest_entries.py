@@ -15,7 +15,7 @@ from conftest import tiny_raw
 from cifar_small import environment
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Data, Rules
-from cifar_small.data import load_test, load_train, sources, write_unlabelled
+from cifar_small.data import cifar, load_test, load_train, write_unlabelled
 from cifar_small.export.onnx_export import export_onnx
 from cifar_small.export.onnx_session import load_onnx, seal_model
 from cifar_small.export.quantize import calibration_images, static_int8
@@ -209,7 +209,7 @@ def test_another_nets_file_sealed_with_this_runs_hash_fails(place: Place) -> Non
 
 
 def test_data_in_the_default_cache_are_at_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "_CACHE", tmp_path)
+    monkeypatch.setattr(cifar, "_CACHE", tmp_path)
     monkeypatch.delenv("CIFAR_SMALL_DATA", raising=False)
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"an archive")
     assert Sources(None, None, "auto").located(Data(source="cifar10")) == Data(source="cifar10")

@@ -16,10 +16,10 @@ from pydantic import ValidationError
 
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.schema import Config, Data, Rules
-from cifar_small.data import Images, load_unlabelled
+from cifar_small.data import Images, is_available, load_unlabelled
+from cifar_small.data.cifar import VARIABLE
 from cifar_small.data.datamodule import load_splits
-from cifar_small.data.sources import VARIABLE, is_available
-from cifar_small.data.unlabelled import Layout
+from cifar_small.data.unlabelled import AskedLayout
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 from cifar_small.export.onnx_session import load_onnx, require_extra
 from cifar_small.files import sha256_file
@@ -34,7 +34,7 @@ from cifar_small.submission.audit.card import Unavailable
 class Sources:
     """The images at hand: the data of the runs, and the unlabelled file."""
 
-    def __init__(self, data_root: str | None, file: Path | None, layout: Layout) -> None:
+    def __init__(self, data_root: str | None, file: Path | None, layout: AskedLayout) -> None:
         self.data_root, self.file, self.layout = data_root, file, layout
         self._splits: dict[Data, tuple[Images, Images, DataFacts]] = {}
         self._unlabelled: dict[tuple[str, ...], Images] = {}
@@ -255,7 +255,7 @@ def gather(
     runs: Sequence[Path] = (),
     predictions: Path | None = None,
     file: Path | None = None,
-    layout: Layout = "auto",
+    layout: AskedLayout = "auto",
     data_root: str | None = None,
     config: Path | None = None,
 ) -> Submission:

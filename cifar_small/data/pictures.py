@@ -1,0 +1,146 @@
+"""Single pictures and folders of them: PNG, JPEG and WebP of any size, brought to 32x32 RGB as they are read.
+
+A picture of 32x32 pixels is taken as it is. Of another the largest square in its middle is resized by Pillow's bicubic kernel,
+which widens with the reduction (antialiasing). JPEGs are first turned as their EXIF orientation says.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from tqdm.auto import tqdm
+
+from cifar_small.data.formats import format_of_file
+from cifar_small.errors import DataError
+
+SIDE = 32
+KERNEL = "the middle square, by Pillow's bicubic kernel with antialiasing"
+ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+LABEL_FILES = ("trainLabels.csv", "train_labels.csv", "labels.csv", "train.csv")
+_FORMATS = ("PNG", "JPEG", "WEBP")
+_MODES = ("RGB", "L", "P", "RGBA", "LA", "1")
+_MOST_PIXELS = 2**26  # of one picture, before it is decoded
+Pixels = npt.NDArray[np.uint8]
+Labelled = tuple[Pixels, npt.NDArray[np.int64], list[str]]
+
+
+def read_picture(source: Path | bytes, where: str = "") -> tuple[Pixels, bool]:
+    """A picture as uint8 (32, 32, 3), RGB, and whether it was resized; grey and palette are converted, transparency is dropped.
+
+    source: a file, or its bytes, which `where` names. Raises DataError.
+    """
+    from PIL import Image, ImageOps
+
+    where = where or str(source)
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as picture:
+            # Size and mode stand in the header; what is not wanted is refused before it is decoded.
+            size, mode = picture.size, picture.mode
+            if mode in _MODES and size[0] * size[1] <= _MOST_PIXELS:
+                upright = ImageOps.exif_transpose(picture).convert("RGB")
+                other = upright.size != (SIDE, SIDE)
+                if other:
+                    upright = ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC)
+                return np.asarray(upright, np.uint8), other
+    except Exception as error:
+        known = format_of_file(source) if isinstance(source, Path) and source.is_file() else None
+        reason = known or f"is not a readable picture ({type(error).__name__}: {error})"
+        raise DataError(f"{where}: {reason}; expected PNG, JPEG or WebP") from error
+    if mode not in _MODES:
+        raise DataError(f"{where}: has pixel format {mode}; expected 8 bits a channel ({', '.join(_MODES)}); convert it first")
+    raise DataError(f"{where}: is {size[0]}x{size[1]} pixels; expected at most {_MOST_PIXELS:,} in all; make it smaller first")
+
+
+def read_pictures(sources: Sequence[Path | bytes], where: str) -> tuple[Pixels, int]:
+    """Pictures as uint8 (N, 32, 32, 3), and how many of them were resized. Raises DataError."""
+    pixels, resized = np.empty((len(sources), SIDE, SIDE, 3), np.uint8), 0
+    slow = len(sources) > 5000  # some seconds
+    for row, source in enumerate(tqdm(sources, desc=f"reading {where}", unit="picture", disable=None if slow else True)):
+        pixels[row], other = read_picture(source, f"{where} row {row}" if isinstance(source, bytes) else "")
+        resized += other
+    return pixels, resized
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """The files of a folder of pictures, by name. Hidden ones are left out; what is no picture fails when it is read."""
+    return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+
+
+def read_class_folders(root: Path, split: str) -> Labelled:
+    """Pictures in <split>/<class>/, their labels, and the names of the classes. Raises DataError."""
+    classes = class_folders(root / "train")
+    # Competitions give no labelled test part, and training needs none.
+    needed = split == "test" or (root / "test").is_dir()
+    if lone := sorted(set(classes) ^ set(class_folders(root / "test"))) if needed else []:
+        raise DataError(
+            f"{root}: train and test differ in their class folders ({', '.join(lone[:5])}); expected the same in both"
+        )
+    files, labels = [], []
+    for label, name in enumerate(classes):
+        found = picture_files(root / split / name)
+        if not found and split == "train":
+            raise DataError(f"{root / split / name}: has no pictures; expected .png, .jpg or .webp files")
+        files += found
+        labels += [label] * len(found)
+    if not files:
+        raise DataError(f"{root / split}: no images; expected {split}/<class>/*.png, .jpg or .webp")
+    return read_pictures(files, str(root / split))[0], np.array(labels, np.int64), classes
+
+
+def class_folders(folder: Path) -> list[str]:
+    """The names of class folders in their order: by name, or by number where all are numbers. Raises DataError."""
+    if not folder.is_dir():
+        raise DataError(
+            f"{folder}: there is no such folder; expected train/<class>/*.png under data.root, and test/<class>/*.png where "
+            "accuracy on test is wanted"
+        )
+    names = [entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return in_order(names, str(folder))
+
+
+def in_order(names: Sequence[str], where: str) -> list[str]:
+    """Names of classes in the order of their labels: of numbers where all are numbers, else of text. Raises DataError."""
+    if not all(name.isascii() and name.isdecimal() for name in names):
+        return sorted(names)
+    if len({int(name) for name in names}) < len(names):
+        raise DataError(f"{where}: two class folders have the same number, such as 1 and 01; expected each class once")
+    return sorted(names, key=int)  # 10 after 9, not after 1
+
+
+def label_file(root: Path) -> Path | None:
+    """The CSV of labels beside a flat folder train/ of pictures, as Kaggle hands it out; None where there is none."""
+    found = [root / name for name in LABEL_FILES if (root / name).is_file()]
+    return found[0] if found and (root / "train").is_dir() else None
+
+
+def read_flat(root: Path, table: Path) -> Labelled:
+    """The pictures of train/ that a CSV names, in its order, their labels, and the names of the classes. Raises DataError.
+
+    table: a header of two names, then a row for each picture: its name, with or without its ending, and its class.
+    """
+    try:
+        rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if row]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{table}: is not a readable CSV ({error}); expected a header such as id,label") from None
+    if len(rows) < 2 or any(len(row) != 2 for row in rows):
+        raise DataError(f"{table}: expected a header such as id,label and rows of two values, a picture and its class")
+    by_name: dict[str, Path] = {}
+    for file in picture_files(root / "train"):
+        by_name[file.name] = by_name[file.stem] = file
+    names, labels = ([row[column].strip() for row in rows[1:]] for column in (0, 1))
+    if missing := [name for name in names if name not in by_name]:
+        raise DataError(
+            f"{table}: {len(missing):,} of {len(names):,} pictures are not in {root / 'train'}, first {missing[0]!r}; unpack "
+            "the whole archive of pictures there"
+        )
+    classes = in_order(sorted(set(labels)), str(table))
+    files = [by_name[name] for name in names]
+    if len(set(files)) < len(files):
+        raise DataError(f"{table}: names a picture twice; expected each once")
+    pixels, _ = read_pictures(files, str(root / "train"))
+    return pixels, np.array([classes.index(label) for label in labels], np.int64), classes

@@ -1,0 +1,236 @@
+"""What other programs hold images in: CIFAR's binary and MATLAB versions, parquet, .npy pairs; pictures of any size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.io import savemat
+
+from cifar_small.config.schema import Data
+from cifar_small.data import Images, load_test, load_train, load_unlabelled
+from cifar_small.data.pictures import read_picture
+from cifar_small.errors import DataError
+from tests.data.test_orientation import MISREAD, scenes
+from tests.data.test_sources import C10, COARSE, FINE, cifar10, cifar100, folder, unpacked
+
+SCENES = scenes(8, 0)
+
+
+def binary(root: Path, files: dict[str, Any], keys: tuple[bytes, ...], names: dict[str, list[bytes]]) -> None:
+    """CIFAR's binary version of the same batches."""
+    root.mkdir()
+    for name, lines in names.items():
+        (root / name).write_bytes(b"\n".join(lines) + b"\n")
+    for name, batch in files.items():
+        if b"data" in batch:
+            labels = np.stack([np.array(batch[key], np.uint8) for key in keys], axis=1)
+            np.concatenate([labels, batch[b"data"]], axis=1).tofile(root / f"{name}.bin")
+
+
+def matlab(root: Path, files: dict[str, Any]) -> None:
+    """CIFAR's MATLAB version of the same batches: labels as columns, names as a cell array."""
+    root.mkdir()
+    for name, batch in files.items():
+        content = {}
+        for key, value in batch.items():
+            cells = isinstance(value, list) and isinstance(value[0], bytes)
+            column = np.array([text.decode() for text in value], object) if cells else np.asarray(value, np.uint8)
+            content[key.decode()] = column[:, None] if column.ndim == 1 else column
+        savemat(root / f"{name}.mat", content)
+
+
+@pytest.mark.parametrize("source", ["cifar10", "cifar100", "cifar100_coarse"])
+def test_every_version_of_cifar_is_the_same_images(tmp_path: Path, source: Any) -> None:
+    ten = source == "cifar10"
+    files, keys = (cifar10(), (b"labels",)) if ten else (cifar100(), (b"coarse_labels", b"fine_labels"))
+    python = unpacked(tmp_path / "python", files, "cifar-10-batches-py" if ten else "cifar-100-python")
+    for place in ("binary", "matlab"):
+        (tmp_path / place).mkdir()
+    names = {"batches.meta.txt": [*C10, b""]} if ten else {"fine_label_names.txt": FINE, "coarse_label_names.txt": COARSE}
+    binary(tmp_path / "binary" / ("cifar-10-batches-bin" if ten else "cifar-100-binary"), files, keys, names)
+    matlab(tmp_path / "matlab" / ("cifar-10-batches-mat" if ten else "cifar-100-matlab"), files)
+    for load in (load_train, load_test):
+        expected = load(Data(source=source, root=str(python)))
+        for place in ("binary", "matlab"):
+            found = load(Data(source=source, root=str(tmp_path / place)))
+            assert (found.sha256, found.source, found.classes) == (expected.sha256, expected.source, expected.classes)
+
+
+def test_damaged_versions_of_cifar_are_named(tmp_path: Path) -> None:
+    binary(tmp_path / "bin", cifar10(), (b"labels",), {"batches.meta.txt": C10})
+    (tmp_path / "bin" / "test_batch.bin").write_bytes(bytes(3074))
+    with pytest.raises(DataError, match=r"test_batch\.bin: .*; expected rows of 3,073 bytes"):
+        load_test(Data(root=str(tmp_path / "bin")))
+    matlab(tmp_path / "mat", cifar10())
+    file = tmp_path / "mat" / "test_batch.mat"
+    file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(DataError, match=r"test_batch\.mat: is not a whole MATLAB file .*expected a \.mat file up to version 7"):
+        load_test(Data(root=str(tmp_path / "mat")))
+    file.write_bytes(b"<html>")
+    with pytest.raises(DataError, match=r"test_batch\.mat: is HTML or XML; it may be a login page"):
+        load_test(Data(root=str(tmp_path / "mat")))
+
+
+def test_unlabelled_files_of_other_programs(tmp_path: Path) -> None:
+    planes = SCENES.transpose(0, 3, 1, 2).reshape(8, 3072)
+    savemat(tmp_path / "a.mat", {"data": planes, "ids": np.arange(5, 13)[:, None], "labels": np.zeros((8, 1))})
+    np.concatenate([np.zeros((8, 1), np.uint8), planes], axis=1).tofile(tmp_path / "b.bin")
+    np.save(tmp_path / "c.npy", SCENES)
+    for name, first in (("a.mat", 5), ("b.bin", 0), ("c.npy", 0)):
+        images, notes = load_unlabelled(tmp_path / name)
+        assert np.array_equal(images.images, SCENES)
+        assert images.ids.tolist() == list(range(first, first + 8))
+        assert any("'labels', which are not read" in note for note in notes) == (name != "c.npy")
+        assert any("numbered from 0" in note for note in notes) == (first == 0)
+    savemat(tmp_path / "d.mat", {"X": planes})
+    with pytest.raises(DataError, match=r"d\.mat: has 'X'; expected 'data' or 'images' and 'ids'"):
+        load_unlabelled(tmp_path / "d.mat")
+
+
+def write_table(path: Path, pictures: np.ndarray, labels: list[int], names: list[str] | None) -> None:
+    """A parquet table as the Hugging Face hub has it."""
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+
+    cells = []
+    for number, picture in enumerate(pictures):
+        file = path.with_suffix(f".{number}.png")
+        Image.fromarray(picture).save(file)
+        cells.append({"bytes": file.read_bytes(), "path": None})
+        file.unlink()
+    table = pyarrow.table({"img": cells, "label": pyarrow.array(labels, pyarrow.int64())})
+    if names:
+        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    parquet.write_table(table, path)
+
+
+def test_parquet_tables(tmp_path: Path) -> None:
+    for split, part in (("train", SCENES[:6]), ("test", SCENES[6:])):
+        write_table(tmp_path / f"{split}-00000-of-00001.parquet", part, [1, 0] * (len(part) // 2), ["ant", "bee"])
+    train, test = (load(Data(source="folder", root=str(tmp_path))) for load in (load_train, load_test))
+    assert train.labels is not None
+    assert (train.classes, train.labels.tolist(), len(test)) == (("ant", "bee"), [1, 0, 1, 0, 1, 0], 2)
+    assert np.array_equal(train.images, SCENES[:6])
+    unlabelled, notes = load_unlabelled(tmp_path / "test-00000-of-00001.parquet")
+    assert np.array_equal(unlabelled.images, SCENES[6:])
+    assert any("'label', which are not read" in note for note in notes)
+    (tmp_path / "plain_text").mkdir()
+    write_table(tmp_path / "plain_text" / "train-0.parquet", SCENES, [*range(8)], None)
+    (tmp_path / "train-00000-of-00001.parquet").unlink()
+    ten = load_train(Data(source="cifar10", root=str(tmp_path)))
+    assert ten.labels is not None
+    assert (ten.classes[0], ten.labels.tolist()) == ("airplane", [*range(8)])
+    assert np.array_equal(ten.images, SCENES)
+
+
+def pair(root: Path, images: np.ndarray, labels: list[int], names: tuple[str, str]) -> Images:
+    root.mkdir()
+    np.save(root / f"{names[0]}.npy", images)
+    np.save(root / f"{names[1]}.npy", np.array(labels))
+    return load_train(Data(source="npz", root=str(root)))
+
+
+def test_pairs_of_npy_files(tmp_path: Path) -> None:
+    for number, names in enumerate([("train_images", "train_labels"), ("x_train", "y_train"), ("train_data", "train_labels")]):
+        found = pair(tmp_path / str(number), SCENES, [0, 1, 2, 3] * 2, names)
+        assert found.labels is not None
+        assert (found.classes, found.labels.tolist()) == (("0", "1", "2", "3"), [0, 1, 2, 3] * 2)
+        assert np.array_equal(found.images, SCENES)
+    (tmp_path / "0" / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
+    assert load_train(Data(source="npz", root=str(tmp_path / "0"))).classes == ("ant", "bee", "cow", "dog")
+    with pytest.raises(DataError, match=r"has no test_images\.npy or test_data\.npy or x_test\.npy"):
+        load_test(Data(source="npz", root=str(tmp_path / "0")))
+
+
+@pytest.mark.parametrize("what", MISREAD)
+def test_arrays_of_other_programs_in_a_wrong_order_of_memory_are_refused(tmp_path: Path, what: str) -> None:
+    """One check for every array of images, by whatever reader it came."""
+    wrong = np.ascontiguousarray(MISREAD[what](scenes(60, 1)))
+    with pytest.raises(DataError, match=r"the pixels look like"):
+        pair(tmp_path / "pair", wrong, [0, 1] * 30, ("train_images", "train_labels"))
+    files = cifar10()
+    for name, batch in files.items():
+        if name != "batches.meta":
+            batch[b"data"] = wrong[:20].transpose(0, 3, 1, 2).reshape(-1, 3072)
+            batch[b"labels"] = [0, 1] * 10
+    matlab(tmp_path / "mat", files)
+    binary(tmp_path / "bin", files, (b"labels",), {"batches.meta.txt": C10})
+    for place in ("mat", "bin"):
+        with pytest.raises(DataError, match=r"cifar10 train: the pixels look like"):
+            load_train(Data(root=str(tmp_path / place)))
+    for name, content in (("a.npy", wrong), ("b.mat", {"data": wrong})):
+        np.save(tmp_path / name, content) if name == "a.npy" else savemat(tmp_path / name, content)
+        with pytest.raises(DataError, match=r"pixels l"):
+            load_unlabelled(tmp_path / name)
+    (tmp_path / "pictures").mkdir()
+    for number, image in enumerate(wrong):
+        Image.fromarray(image).save(tmp_path / "pictures" / f"{number}.png")
+    with pytest.raises(DataError, match=r"the pixels look like"):
+        load_unlabelled(tmp_path / "pictures")
+
+
+def test_pictures_of_any_size_and_kind_become_32_by_32(tmp_path: Path) -> None:
+    wide = Image.new("RGB", (96, 64), (255, 0, 0))
+    wide.paste((10, 20, 30), (16, 0, 80, 64))  # the middle square has one colour, what is cut off another
+    for name in ("a.png", "b.jpg", "c.webp"):
+        wide.save(tmp_path / name, lossless=True) if name == "c.webp" else wide.save(tmp_path / name)
+        pixels, resized = read_picture(tmp_path / name)
+        assert (resized, pixels.shape) == (True, (32, 32, 3))
+        assert np.abs(pixels.astype(int)[:, 2:-2] - [10, 20, 30]).max() <= (12 if name == "b.jpg" else 0)
+    stripes = Image.fromarray((np.arange(64)[:, None] // 2 % 2 * 255).repeat(64, 1).astype(np.uint8))
+    stripes.save(tmp_path / "d.png")
+    rows = read_picture(tmp_path / "d.png")[0][4:-4, 0, 0].astype(int)  # stripes two pixels high become one pixel high
+    assert set(np.sign(np.diff(rows[::2] - rows[1::2]))) == {0}
+    thin = Image.fromarray((np.arange(64)[:, None] % 2 * 255).repeat(64, 1).astype(np.uint8))
+    thin.save(tmp_path / "e.png")
+    assert np.abs(read_picture(tmp_path / "e.png")[0].astype(int) - 127.5).max() < 30  # antialiased, not every other line
+    turned = Image.new("RGB", (32, 32))
+    turned.paste((200, 200, 200), (0, 0, 32, 16))
+    exif = turned.getexif()
+    exif[0x0112] = 3  # upside down
+    turned.save(tmp_path / "f.jpg", exif=exif, quality=100)
+    upright = read_picture(tmp_path / "f.jpg")[0]
+    assert (upright[2].mean() < 5, upright[-3].mean() > 195) == (True, True)
+
+
+def test_pictures_in_class_folders_and_unlabelled_ones_are_resized(tmp_path: Path) -> None:
+    root = folder(tmp_path / "classes")
+    Image.fromarray(SCENES[0]).resize((50, 40)).save(root / "train" / "bee" / "2.jpg")
+    assert len(load_train(Data(source="folder", root=str(root)))) == 5
+    (tmp_path / "flat").mkdir()
+    for number, image in enumerate(SCENES):
+        Image.fromarray(image).resize((64, 64)).save(tmp_path / "flat" / f"{number}.webp")
+    images, notes = load_unlabelled(tmp_path / "flat")
+    assert images.ids.tolist() == [*range(8)]
+    assert "8 pictures of another size became 32x32: the middle square, by Pillow's bicubic kernel with antialiasing" in notes
+
+
+def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for number, image in enumerate(SCENES, start=1):
+        Image.fromarray(image).save(tmp_path / "train" / f"{number}.png")
+    rows = [(3, "frog"), (1, "cat"), (2, "frog"), (8, "ant")]
+    table = tmp_path / "trainLabels.csv"
+    table.write_text("id,label\n" + "".join(f"{number},{name}\n" for number, name in rows))
+    data = Data(source="folder", root=str(tmp_path))
+    train = load_train(data)
+    assert train.labels is not None
+    assert (train.classes, train.labels.tolist()) == (("ant", "cat", "frog"), [2, 1, 2, 0])
+    assert np.array_equal(train.images, SCENES[[2, 0, 1, 7]])
+    with pytest.raises(DataError, match=r"trainLabels\.csv labels train/ alone; there is no labelled test part"):
+        load_test(data)
+    table.write_text("file,number\n1.png,10\n2.png,9\n")
+    assert load_train(data).classes == ("9", "10")
+    for text, phrase in (
+        ("id,label\n9,cat\n", r"1 of 1 pictures are not in .*train, first '9'"),
+        ("id,label\n1,cat\n1.png,cat\n", "names a picture twice"),
+        ("id,label,more\n1,cat,2\n", "expected a header such as id,label and rows of two values"),
+    ):
+        table.write_text(text)
+        with pytest.raises(DataError, match=phrase):
+            load_train(data)
