@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.containers import integers
 from cifar_small.data.images import Images
 from cifar_small.data.orientation import require_in_order
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
@@ -48,9 +49,7 @@ def load_pair(path: Path, labels: Path | None, classes: tuple[str, ...]) -> Imag
 
 
 def _labelled(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: tuple[str, ...], source: str) -> Images:
-    if labels.ndim != 1 or labels.dtype.kind not in "iu":
-        raise DataError(f"{source}: labels are {labels.dtype} {labels.shape}; expected whole numbers (N,)")
     ids = np.arange(len(images), dtype=np.int64)
-    loaded = Images(np.ascontiguousarray(images), labels.astype(np.int64), ids, classes, source)
+    loaded = Images(np.ascontiguousarray(images), integers(labels, source), ids, classes, source)
     require_in_order(loaded.images, source)
     return loaded

@@ -118,9 +118,7 @@ def _npz(path: Path, split: Split) -> Images:
         arrays = read_npz(path, wanted)
         if missing := [name for name in wanted if name not in arrays]:
             if {"images", "labels"} <= set(npz_keys(path)):
-                raise DataError(
-                    f"{path}: has images and labels without a split: a set for evaluation, which is not trained on"
-                )
+                raise DataError(f"{path}: has images and labels without a split: a set for evaluation, which is not trained on")
             raise DataError(
                 f"{path}: has no {', '.join(missing)}, only {', '.join(npz_keys(path)) or 'nothing'}; expected train_images, "
                 "train_labels, test_images, test_labels, classes"
