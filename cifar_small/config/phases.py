@@ -57,7 +57,7 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     schedule_starts: list[int] = []
     epoch = 0
     for index, changes in enumerate(config.phases):
-        inherited = settings
+        inherited = {key: value for key, value in settings.items() if key != "cached_views"}
         settings = {**inherited, **{key: merge(inherited.get(key), value) for key, value in changes.items()}}
         if "epochs" not in changes:
             settings.pop("epochs", None)  # the only setting that is not inherited
@@ -67,7 +67,7 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
             problems += describe_problems(PhaseSettings, error, f"phases.{index}.")
             settings = inherited  # so that a later phase does not report the same problem again
             continue
-        problems += _model_problems(config, phase, f"phases.{index}")
+        problems += _model_problems(config, phase, f"phases.{index}") + _cache_problems(config, phase, f"phases.{index}")
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
         epoch += phase.epochs
@@ -96,6 +96,8 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         problems += [f"phases.{index}.schedule.{problem}" for problem in found]
     return tuple(phases), problems
 
+
+UNAUGMENTED = Augment(crop=0, flip="none").model_dump()
 
 # Keys that say which kind of section it is, with their defaults.
 KINDS = {"name": None, "engine": "tensor", "family": None}
@@ -141,6 +143,25 @@ def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
         elif averaging and sum(phase.epochs // phase.swa.every for _, phase in members if phase.swa is not None) < 2:
             problems.append(f"{where} averages the weights of a single epoch: lower swa.every or lengthen the phase")
     return problems
+
+
+def _cache_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:
+    """What keeps a phase from training on cached outputs of the backbone, or makes them another thing than they seem."""
+    views = phase.cached_views
+    if views is None:
+        return []
+    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED
+    faults = {
+        "is for nets of torchvision and timm": not isinstance(config.model, LibraryModel),
+        "needs a backbone that does not train: set freeze: backbone": "backbone" not in phase.freeze,
+        "goes with no mixing, for which the backbone must see mixed pixels: set mixup_alpha and the like to 0": phase.mixes,
+        "goes with no teachers that see pixels; give their predictions file": bool(phase.distill and phase.distill.teachers),
+        f"is more than the phase's {phase.epochs} epochs, which gains nothing: lower it": views > phase.epochs,
+        "would keep equal views, for nothing is random without augmentation: set 1": fixed and views > 1,
+        "would keep a single random view of each image, so nothing would be augmented any more: set augment to {crop: 0, flip: "
+        "none}, or more views": not fixed and views == 1,
+    }
+    return [f"{where}.cached_views {views} {fault}" for fault, found in faults.items() if found]
 
 
 def _size_is_open(config: Config) -> bool:

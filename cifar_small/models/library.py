@@ -83,8 +83,18 @@ class LibraryNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map normalized images (N, 3, H, W) to logits (N, K)."""
-        x = self.attention(self.feature_map(self.backbone, images))
-        return self.fc(self.dropout(self.pool(self.backbone, x)))  # type: ignore[no-any-return]
+        return self.classify(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """The backbone's output, for which nothing of the head is needed: (N, F), or with head se its map (N, F, H, W)."""
+        x = self.feature_map(self.backbone, images)
+        return self.pool(self.backbone, x) if isinstance(self.attention, nn.Identity) else x
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Map features to logits (N, K)."""
+        if not isinstance(self.attention, nn.Identity):
+            features = self.pool(self.backbone, self.attention(features))
+        return self.fc(self.dropout(features))  # type: ignore[no-any-return]
 
     def from_library(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """A state dict with the library's names, as one with ours, without its classifier."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -20,6 +20,8 @@ from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.functional import resize
 from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
 from cifar_small.transforms.preprocess import Preprocess
+
+Features = Callable[[int, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,17 @@ class Batches:
         order = order.to(self.data.device)
         return zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
 
+    def cached_epoch(
+        self, phase: Phase, epoch: int, first_step: int, cache: Features
+    ) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
+        """The same steps with features, which `cache` gives for an epoch and dataset indices, in place of pixels."""
+        batch, settings = self.config.batch_size, phase.settings
+        order = epoch_order(len(self.data.images), self.config.seed, epoch).to(self.data.device)
+        for step in range(first_step, self.steps):
+            chosen = order[step * batch : (step + 1) * batch]
+            mix = draw_mix(settings, batch, numpy_generator(self.config.seed, MIX, epoch, step))  # of no mixing
+            yield step, mix, chosen, cache(epoch, chosen)
+
     def _places(self, step: int, mix: Mix) -> slice:
         batch = self.config.batch_size
         share = self.world.share(batch) if mix.kind == "none" else slice(0, batch)
@@ -70,6 +83,8 @@ class Batches:
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
         if teachers is not None:
             targets = teachers.of_pixels(targets, pixels, precision)
+        if settings.cached_views is not None:
+            return pixels, targets
         pixels = resize(pixels, settings.resolution, self.config.interpolation)
         return pixels.contiguous(memory_format=memory_format(self.config.engine)), targets
 

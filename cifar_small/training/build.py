@@ -73,6 +73,9 @@ def build_trainer(
     if isinstance(config.model, OwnModel):
         check_own(config.model, len(data.classes), config.side)
     _check_phases(config, resolved.phases, model, len(data.classes))
+    cached = [phase.index for phase in resolved.phases if phase.settings.cached_views is not None]
+    if cached and world.size > 1:
+        raise ConfigError(f"phases.{cached[0]}.cached_views is for a single process, not for {world.size}; drop it")
     state = State(
         model,
         build_optimizer(model, resolved.phases[0].settings.optim),

@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from cifar_small.config.schema import PhaseSettings
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, compiled
 from cifar_small.errors import DivergedError
-from cifar_small.models import set_dropout, set_frozen, set_training, statistics_kept
+from cifar_small.models import LibraryNet, set_dropout, set_frozen, set_training, statistics_kept
 from cifar_small.optim.optimizers import (
     adjust_scale,
     climb,
@@ -42,6 +42,7 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import distilled_loss
 from cifar_small.training.distributed import World, average_gradients
+from cifar_small.training.feature_cache import FeatureCache, fill_cache, remove_cache, same_backbone
 from cifar_small.training.selection import out_of_patience, select, validate
 from cifar_small.training.signals import leave_if_asked
 from cifar_small.training.state import State
@@ -64,6 +65,7 @@ class Trainer:
     world: World
     stop: list[int] = field(default_factory=list)  # signals received
     quiet: bool = False
+    cache: FeatureCache | None = field(default=None, init=False)  # of a phase that trains on features, from its first epoch on
 
     def __post_init__(self) -> None:
         self.config, self.device = self.resolved.config, self.data.device
@@ -97,7 +99,7 @@ class Trainer:
         state = self.state
         set_training(state.model)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
-        for step, mix, chosen, pixels in self.batches.epoch(phase, state.epoch, state.step):
+        for step, mix, chosen, pixels in self._steps(phase):
             set_learning_rate(state.optimizer, rate_at(phase, state.epoch, step, self.steps))
             bad = self.step(phase, step, mix, pixels, chosen, first_bad >= 0)
             first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
@@ -114,6 +116,17 @@ class Trainer:
                 if stop:
                     self._leave_if_asked()  # rank 0 has written when all have answered; torchrun stops all when one leaves
         return rate_at(phase, state.epoch, self.steps - 1, self.steps)
+
+    def _steps(self, phase: Phase) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
+        """The steps of the epoch that are left, with pixels or, where a phase caches them, with the backbone's features."""
+        state = self.state
+        if phase.settings.cached_views is None:
+            return self.batches.epoch(phase, state.epoch, state.step)
+        if self.cache is None:
+            self.cache = fill_cache(self.checkpoints.run, state.model, self.batches, phase, state.precision)
+            set_training(state.model)
+            self.forward = cast(LibraryNet, state.model).classify
+        return self.batches.cached_epoch(phase, state.epoch, state.step, self.cache.of)
 
     def step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
         """One optimizer step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?
@@ -172,6 +185,7 @@ class Trainer:
     def enter(self, phase: Phase) -> None:
         """Let a phase's parameters train, by its optimizer, with its dropout, on all ranks."""
         state, settings = self.state, phase.settings
+        self.cache = None
         set_frozen(state.model, settings.freeze)
         set_dropout(state.model, settings.dropout)
         enter_averaging(state, self.resolved.phases[: phase.index + 1], self.config.ema_decay)
@@ -199,6 +213,8 @@ class Trainer:
         if not math.isfinite(val_loss):
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
         state.epoch, state.step = state.epoch + 1, 0
+        if state.epoch == phase.end and self.cache is not None:
+            remove_cache(self.checkpoints.run)
         state.totals.zero_()
         row = {
             "epoch": state.epoch,
@@ -220,6 +236,8 @@ class Trainer:
 
     def _evaluate(self) -> tuple[float, float]:
         """Loss and accuracy on val, without views, of the net that counts."""
+        if self.cache is not None and same_backbone(self.state.evaluated, self.state.model):
+            return self.cache.validate(self.state.evaluated, torch.from_numpy(self.data.val.labels).to(self.device))
         size = self.config.engine.eval_batch_size
         return validate(self.state.evaluated, self.data, self.batches.preprocess, self.state.precision, size, self.world)
 

@@ -109,6 +109,9 @@ class PhaseSettings(Recipe):
     epochs: Annotated[int, Field(ge=1, le=100_000)]  # bounded, so that a slip of the finger hangs no schedule's table
     resolution: Side = 32  # pixels a side, resolved
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of every dropout layer in the net
+    # The frozen backbone's outputs for so many augmented views of every image are computed once and kept; epochs take them in
+    # turn. Not inherited by the next phase. None: computed anew in every epoch.
+    cached_views: Annotated[int, Field(ge=1, le=1000)] | None = None
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> PhaseSettings:

@@ -1,0 +1,159 @@
+"""Features of a frozen backbone, kept: the same training, resumed to the same bits, bounded, and refused where they mislead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.kill_resume import fingerprint
+from conftest import tiny_raw, train_until_save
+
+import cifar_small.training.feature_cache as module
+from cifar_small.config.loading import parse_config
+from cifar_small.config.resolved import resolve_config
+from cifar_small.config.schema import Config
+from cifar_small.errors import ConfigError
+from cifar_small.models import LibraryNet, build_model, set_frozen, set_training
+from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.training.build import build_trainer
+from cifar_small.training.train import train
+
+PLAIN = {"crop": 0, "flip": "none"}
+HEAD: dict[str, Any] = {"epochs": 2, "freeze": "backbone", "augment": PLAIN, "optim": {"name": "adamw", "lr": 0.01}}
+ENGINE = {"device": "cpu", "precision": "fp32", "threads": 1, "checkpoint_steps": 1}
+
+
+def small(*phases: dict[str, Any], head: str = "plain", **settings: Any) -> Config:
+    raw = {
+        "model": {"family": "torchvision/mobilenet_v3_small", "head": head},
+        "rules": {"rows": None},
+        "data": {"source": "digits", "val_size": 100, "train_limit": 90},
+        "batch_size": 30,
+        "engine": ENGINE,
+        "phases": list(phases),
+    }
+    return parse_config(tiny_raw(**{**raw, **settings}))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "last.pt")["model"]  # type: ignore[no-any-return]
+
+
+def losses(folder: Path) -> list[float]:
+    return [float(row["val_loss"]) for row in load_checkpoint(folder / "last.pt")["rows"]]
+
+
+@pytest.mark.parametrize(
+    ("head", "augment", "views", "ema"),
+    [("plain", PLAIN, 1, None), ("se", {"crop": 4, "flip": "random"}, 2, 0.9)],
+    ids=["fixed", "augmented"],
+)
+def test_training_on_features_is_training_on_pixels(
+    head: str, augment: dict[str, Any], views: int, ema: float | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many views as epochs: the very pixels of each epoch. The backbone sees every image once a view, and val once."""
+    phase, seen = {**HEAD, "augment": augment}, []
+    train(small(phase, head=head, ema_decay=ema), tmp_path / "pixels", quiet=True)
+    features = LibraryNet.features
+    monkeypatch.setattr(LibraryNet, "features", lambda net, images: seen.append(len(images)) or features(net, images))
+    train(small({**phase, "cached_views": views}, head=head, ema_decay=ema), tmp_path / "cached", quiet=True)
+    # Two images for the shape, val, the views; the predictions of val at the end.
+    assert sum(seen) == 2 + 100 + 90 * views + 100
+    ours, theirs = weights_of(tmp_path / "cached"), weights_of(tmp_path / "pixels")
+    for name, value in theirs.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=2e-3)  # features are rounded to 11 bits
+    assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "pixels"), abs=5e-3)
+    assert not (tmp_path / "cached" / "features").exists()
+
+
+def test_frozen_layers_run_without_autograd_in_evaluation() -> None:
+    config = small(HEAD)
+    net = build_model(config.model, 10)
+    assert isinstance(net, LibraryNet)
+    set_frozen(net, ("backbone",))
+    set_training(net)
+    images = torch.randn(4, 3, 32, 32)
+    features = net.features(images)
+    assert features.grad_fn is None
+    assert torch.equal(features, net.eval().features(images))
+
+
+THREE = (
+    {**HEAD, "augment": {"crop": 4}, "cached_views": 2, "epochs": 3},
+    {"epochs": 1, "freeze": "none", "optim": {"name": "sgd", "lr": 0.01}},
+)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(small(*THREE), folder, quiet=True)
+    return fingerprint(folder)
+
+
+@pytest.mark.parametrize("saves", [1, 5, 10])
+def test_a_killed_run_continues_to_the_same_bits_and_reads_what_is_kept(
+    saves: int, undisturbed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the first epoch, within the second, and in the next phase, which has no features any more."""
+    train_until_save(small(*THREE), tmp_path / "run", saves, monkeypatch)
+    kept = sorted((tmp_path / "run" / "features").glob("*.npy"))
+    assert len(kept) == (3 if saves < 9 else 0)
+    if kept:
+        before = [path.stat().st_mtime_ns for path in kept]
+        monkeypatch.setattr(module, "_collected", lambda *given: pytest.fail("computed again"))
+    config = small(*THREE)
+    train(config, tmp_path / "run", resume=True, quiet=True)
+    assert fingerprint(tmp_path / "run") == undisturbed
+    assert not kept or before
+
+
+def test_the_key_covers_all_that_features_depend_on_and_other_files_go(tmp_path: Path) -> None:
+    keys = []
+    for changes in ({}, {"seed": 1}, {"resolution": 16}, {"data": {"source": "digits", "val_size": 100, "train_limit": 60}}):
+        config = resolve_config(small({**HEAD, "cached_views": 1}, **changes))
+        run = Run(tmp_path / f"run{len(keys)}")
+        run.folder.mkdir()
+        trainer = build_trainer(config, run, quiet=True)
+        keys.append(module._key(trainer.state.model, trainer.batches, config.phases[0], "fp32"))  # type: ignore[arg-type]
+    assert len(set(keys)) == 4
+    folder = module.cache_folder(run)
+    folder.mkdir()
+    np.save(folder / f"{keys[0]}-view0.npy", np.zeros(3))
+    module.fill_cache(run, trainer.state.model, trainer.batches, config.phases[0], "fp32")
+    assert {path.name for path in folder.iterdir()} == {f"{keys[3]}-view0.npy", f"{keys[3]}-val.npy"}
+    with torch.no_grad():
+        trainer.state.model.backbone.features[0][0].weight.add_(0.01)  # type: ignore[union-attr, index, operator]
+    assert module._key(trainer.state.model, trainer.batches, config.phases[0], "fp32") != keys[3]  # type: ignore[arg-type]
+
+
+def test_more_than_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_BYTES", 2 * 1024 * (90 + 100) - 1)
+    with pytest.raises(ConfigError, match=r"cached_views 1 would keep 0\.0 GB of features, 1,024 numbers for each image; at"):
+        train(small({**HEAD, "cached_views": 1}), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("phase", "message"),
+    [
+        ({**HEAD, "cached_views": 2}, "cached_views 2 would keep equal views, for nothing is random"),
+        ({**HEAD, "cached_views": 1, "augment": {"crop": 4}}, "would keep a single random view of each image"),
+        ({**HEAD, "cached_views": 3, "augment": {"crop": 4}}, "is more than the phase's 2 epochs, which gains nothing"),
+        ({**HEAD, "cached_views": 1, "freeze": "none"}, "needs a backbone that does not train: set freeze: backbone"),
+        ({**HEAD, "cached_views": 1, "mixup_alpha": 0.2}, "goes with no mixing"),
+        ({**HEAD, "cached_views": 1, "distill": {"teachers": ["a"]}}, "goes with no teachers that see pixels"),
+    ],
+)
+def test_what_would_change_the_training_is_refused(phase: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        small(phase)
+    with pytest.raises(ConfigError, match="is for nets of torchvision and timm"):
+        parse_config(tiny_raw(phases=[{**HEAD, "cached_views": 1}]))
+
+
+def test_the_next_phase_does_not_inherit_it() -> None:
+    small({**HEAD, "cached_views": 1}, {"epochs": 1, "freeze": "none", "augment": {"crop": 4}})
