@@ -232,7 +232,8 @@ def test_ricap_pixel_by_pixel(beta: float, batch: int, seed: int) -> None:
                 patch = mix.patches[2 * (y >= row) + (x >= column)]
                 top, _, left, _ = patch.box
                 source = int(patch.partner[image])
-                expected[image, :, y, x] = before[source, :, patch.corner[0] + y - top, patch.corner[1] + x - left]
+                pixel = before[source, :, patch.corner[0] + y - top, patch.corner[1] + x - left]
+                expected[image, :, y, x] = pixel.numpy()
                 shares[image] += targets[source].numpy() / 1024
     assert np.array_equal(mixed.numpy(), expected)
     assert np.allclose(mixed_targets.numpy(), shares, atol=1e-6)
