@@ -99,7 +99,7 @@ def test_help_teaches(verb: str | None, capsys: pytest.CaptureFixture[str]) -> N
     assert "exit codes: 0 done; 1 a check found faults; 2 usage" in shown
     if verb is None:
         assert all(re.search(rf"^    {name}( |$)", shown, re.MULTILINE) for name in VERBS)
-        assert "cifar-small train --config configs/" in shown
+        assert "cifar-small train --config resnet_hour " in shown
     for example in re.findall(r"configs/[\w./-]+\.yaml", shown):
         assert (ROOT / example).exists(), f"{example} of the help is not there"
 
