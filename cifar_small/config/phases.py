@@ -29,7 +29,11 @@ from cifar_small.errors import ConfigError
 
 @dataclass(frozen=True)
 class Phase:
-    """One resolved phase: its settings, its epochs [start, end) and the epochs its schedule spans."""
+    """One resolved phase: its settings, its epochs [start, end) and the epochs its schedule spans.
+
+    last_epoch: the share of the last of them that is trained; below 1 where the run ends within it. schedule_last_epoch: the
+    same of the schedule.
+    """
 
     index: int
     start: int
@@ -37,6 +41,22 @@ class Phase:
     schedule_start: int
     schedule_end: int
     settings: PhaseSettings
+    last_epoch: float = 1.0
+    schedule_last_epoch: float = 1.0
+
+    def steps_in(self, epoch: int, steps: int) -> int:
+        """The steps that are made of the `steps` of one of its epochs."""
+        return steps if epoch + 1 < self.end else steps_of_share(self.last_epoch, steps)
+
+    def schedule_steps(self, steps: int) -> int:
+        """The steps that its schedule spans, of `steps` an epoch."""
+        whole = self.schedule_end - self.schedule_start - 1
+        return whole * steps + steps_of_share(self.schedule_last_epoch, steps)
+
+
+def steps_of_share(share: float, steps: int) -> int:
+    """The steps of a share of an epoch, at least one."""
+    return max(1, round(share * steps))
 
 
 def resolve_phases(config: Config) -> tuple[Phase, ...]:
@@ -70,7 +90,7 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         problems += _model_problems(config, phase, f"phases.{index}") + _cache_problems(config, phase, f"phases.{index}")
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
-        epoch += phase.epochs
+        epoch += phase.epochs_begun
     if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
         problems.append(INEFFECTIVE_MIX_PROB)
     for kind, name in MIX_KINDS.items():
@@ -80,6 +100,11 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         problems.append("input.augment after has no effect while images are not enlarged: set input.size above 32, or drop it")
     if problems:
         return (), problems
+    problems += [
+        f"phases.{index}.epochs {phase.epochs:g}: only the last phase may end within an epoch; use a whole number"
+        for index, phase in enumerate(resolved[:-1])
+        if phase.epochs != phase.epochs_begun
+    ]
     problems += _swa_problems(config, resolved)
     if config.engine.workers and all(isinstance(phase.augment, Augment | OwnAugment) for phase in resolved):
         problems.append(f"engine.workers {config.engine.workers} has no effect while no phase augments image by image: drop it")
@@ -90,9 +115,12 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     for index, phase in enumerate(resolved):
         later = [other for other in schedule_starts[index + 1 :] if other != schedule_starts[index]]
         end = later[0] if later else epoch
-        phases.append(Phase(index, start, start + phase.epochs, schedule_starts[index], end, phase))
-        start += phase.epochs
-        found = phase.schedule.problems(end - schedule_starts[index], phase.optim.lr)
+        last = config.last_epoch if index + 1 == len(resolved) else 1.0
+        schedule_last = config.last_epoch if end == epoch else 1.0
+        own_end = start + phase.epochs_begun
+        phases.append(Phase(index, start, own_end, schedule_starts[index], end, phase, last, schedule_last))
+        start = own_end
+        found = phase.schedule.problems(end - schedule_starts[index] - (1 - schedule_last), phase.optim.lr)
         problems += [f"phases.{index}.schedule.{problem}" for problem in found]
     return tuple(phases), problems
 
@@ -140,7 +168,7 @@ def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
         where = f"phases.{members[0][0]}.swa"
         if averaging and config.ema_decay is not None:
             problems.append(f"{where} has no effect beside ema_decay, whose average is the one used: drop one of them")
-        elif averaging and sum(phase.epochs // phase.swa.every for _, phase in members if phase.swa is not None) < 2:
+        elif averaging and sum(phase.epochs_begun // phase.swa.every for _, phase in members if phase.swa is not None) < 2:
             problems.append(f"{where} averages the weights of a single epoch: lower swa.every or lengthen the phase")
     return problems
 

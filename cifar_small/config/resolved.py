@@ -20,8 +20,13 @@ class ResolvedConfig:
 
     @property
     def epochs(self) -> int:
-        """Epochs of all phases together."""
+        """Epochs of all phases together, with one that is not trained to its end."""
         return self.phases[-1].end
+
+    def steps(self, steps_per_epoch: int) -> int:
+        """Steps of the whole run."""
+        last = self.phases[-1]
+        return (last.end - 1) * steps_per_epoch + last.steps_in(last.end - 1, steps_per_epoch)
 
     def phase_at(self, epoch: int) -> Phase:
         """The phase in force during an epoch (0-based)."""

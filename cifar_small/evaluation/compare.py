@@ -322,11 +322,11 @@ def _images(row: EntryRow, split: str) -> str:
     return f"{score.total:,} images {score.images_sha256[:8]}" if score else ""
 
 
-def epochs_text(epochs: Sequence[int]) -> str:
+def epochs_text(epochs: Sequence[float]) -> str:
     """Epochs of each member: `10`, `3 x 10` or `10 + 20`; empty where unknown."""
     if len(epochs) > 1 and len(set(epochs)) == 1:
-        return f"{len(epochs)} x {epochs[0]}"
-    return " + ".join(str(epoch) for epoch in epochs)
+        return f"{len(epochs)} x {epochs[0]:g}"
+    return " + ".join(f"{epoch:g}" for epoch in epochs)
 
 
 def _missing(entries: Sequence[Entry]) -> list[str]:

@@ -87,7 +87,7 @@ class EntryRow:
     views: str
     members: int
     selection: str
-    epochs: tuple[int, ...]  # of each member
+    epochs: tuple[float, ...]  # of each member
     minutes: float | None  # of training, all members together
     hardware: str
     test_readings: int | None
@@ -108,7 +108,7 @@ class _Training:
     """What a finished run's directory says of its weights."""
 
     recipe: str
-    epochs: int
+    epochs: float
     minutes: float
     hardware: str
     test_readings: int
@@ -248,7 +248,7 @@ def _training(run: Run) -> _Training:
     summary = record.summary
     return _Training(
         recipe_of(record),
-        summary.epochs,
+        summary.epochs_trained,
         summary.seconds / 60,
         hardware,
         len(record.test_readings),
@@ -333,10 +333,10 @@ def _faults(each: Sequence[int], parameters: int, foreign: Sequence[str], rules:
     return tuple(faults)
 
 
-def _planned_epochs(parts: Sequence[NetFacts]) -> tuple[int, ...]:
+def _planned_epochs(parts: Sequence[NetFacts]) -> tuple[float, ...]:
     """Epochs by each member's config, none where one does not say."""
     phases = [(part.config or {}).get("phases") for part in parts]
-    return tuple(sum(int(phase["epochs"]) for phase in own) for own in phases if own) if all(phases) else ()
+    return tuple(sum(float(phase["epochs"]) for phase in own) for own in phases if own) if all(phases) else ()
 
 
 def _joined(values: Iterable[str]) -> str:

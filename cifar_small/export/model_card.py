@@ -171,7 +171,9 @@ def _training(net: Net, run: Run) -> str:
     hardware = dict.fromkeys(f"{one.hardware}, {plural(one.processes, 'process', 'processes')}" for one in sessions)
     packages = ", ".join(f"{name} {version}" for name, version in _versions(run).items())
     early = f", {summary.ended_early}" if summary and summary.ended_early else ""
-    time = f"{summary.seconds:,.0f} s for {summary.epochs} epochs{early}" if summary else "not recorded: the run has not ended"
+    time = "not recorded: the run has not ended"
+    if summary is not None:
+        time = f"{summary.seconds:,.0f} s for {summary.epochs_trained:g} epochs{early}"
     lines = [
         f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
         f"(SHA-256 of the data {data.sha256}, of val's indices {data.val_sha256})",

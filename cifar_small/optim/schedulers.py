@@ -60,7 +60,7 @@ def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, 
 def rate_at(phase: Phase, epoch: int, step: int, steps_per_epoch: int) -> float:
     """The learning rate of step `step` of an epoch (both 0-based) of a phase."""
     done = (epoch - phase.schedule_start) * steps_per_epoch + step
-    span = (phase.schedule_end - phase.schedule_start) * steps_per_epoch
+    span = phase.schedule_steps(steps_per_epoch)
     return learning_rate(phase.settings.schedule, phase.settings.optim.lr, done, span, steps_per_epoch)
 
 

@@ -33,14 +33,13 @@ def describe_run(config: Config) -> str:
     work = sum(
         FLOP_PER_MAC
         * footprint(config.model, classes, phase.settings.resolution).macs
-        * (phase.end - phase.start)
-        * steps
+        * sum(phase.steps_in(epoch, steps) for epoch in range(phase.start, phase.end))
         * config.batch_size
         * (2 if phase.settings.sam else 1)
         for phase in resolved.phases
     )
     memory = memory_needed(config, classes, images) / 2**30
-    total = f"{steps * resolved.epochs:,}: {plural(resolved.epochs, 'epoch')} of {steps:,}"
+    total = f"{resolved.steps(steps):,}: {plural(resolved.epochs, 'epoch')} of {steps:,}"
     lines = (
         ("budget", f"{parameters:,} of {budget:,} trainable parameters, {budget - parameters:,} left"),
         ("net", f"{size.macs / 1e6:,.1f} million multiply-adds for an image of {config.side}x{config.side} pixels"),

@@ -112,7 +112,7 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
         summary.name + (", extended on the way" if run.extended else ""),
         summary.data.text,
         f"{summary.parameters:,}",
-        str(summary.epochs) + (f" of {summary.epochs_planned}, by patience" if summary.ended_early else ""),
+        f"{summary.epochs_trained:g}" + (f" of {summary.epochs_planned}, by patience" if summary.ended_early else ""),
         f"{len(group)} ({', '.join(str(record.summary.seed) for record in group)})",
         summary.views,
         f"{100 * _mean_val(group):.2f} ({summary.val_images:,}{chosen})",

@@ -62,7 +62,7 @@ def learning_rates(phases: Sequence[Phase], steps: int) -> list[float]:
         rate_at(phase, epoch, step, steps)
         for phase in phases
         for epoch in range(phase.start, phase.end)
-        for step in range(steps)
+        for step in range(phase.steps_in(epoch, steps))
     ]
 
 
@@ -173,7 +173,7 @@ def phase_table(phases: Sequence[Phase], steps: int) -> str:
         lines.append(
             (
                 str(phase.index + 1),
-                f"{phase.start + 1}-{phase.end}",
+                f"{phase.start + 1}-{phase.end}" + (f", {phase.last_epoch:g} of the last" if phase.last_epoch < 1 else ""),
                 f"{rate} ({phase.settings.schedule.name})",
                 *(values[phase.index] for values in rows.values()),
             )

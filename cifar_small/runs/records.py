@@ -279,6 +279,12 @@ class Summary(_Facts):
     seconds: float  # in all sessions
     teachers: list[TeacherFacts] = []
     ended: Literal["patience"] | None = None  # what ended the run before its last planned epoch
+    last_epoch: float | None = None  # the share of the last epoch that was trained; None: all of it
+
+    @property
+    def epochs_trained(self) -> float:
+        """The epochs, one that was not trained to its end by its share."""
+        return self.epochs if self.last_epoch is None else round(self.epochs - 1 + self.last_epoch, 6)
 
     @property
     def ended_early(self) -> str:
@@ -336,6 +342,7 @@ class Summary(_Facts):
             "soup": val.soup,
         }  # a soup has no metrics, a trained run no members
         extra["ended"] = "patience" if epochs < epochs_planned else None
+        extra["last_epoch"] = config.last_epoch if epochs == epochs_planned and config.last_epoch < 1 and not val.soup else None
         return summary.updated(**{key: value for key, value in extra.items() if value})
 
 

@@ -64,7 +64,7 @@ def average_warnings(config: Config, phases: Sequence[Phase], steps: int) -> lis
             "leaves 1 %"
         ]
     from_the_start = takewhile(lambda phase: phase.settings.swa, phases)
-    sets = sum(phase.settings.epochs // phase.settings.swa.every for phase in from_the_start if phase.settings.swa)
+    sets = sum(phase.settings.epochs_begun // phase.settings.swa.every for phase in from_the_start if phase.settings.swa)
     if sets and config.weights is None and 1 / sets > OF_THE_FIRST:
         return [
             f"warning: swa averages from the start of the run, so one of its {sets} sets of weights is of the first epochs, "

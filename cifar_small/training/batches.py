@@ -38,7 +38,7 @@ class Batches:
 
     @property
     def steps(self) -> int:
-        """Batches of an epoch. The remainder, other images every epoch, is left out: every batch has the same shape."""
+        """Batches of a whole epoch. The remainder, other images every epoch, is left out: every batch has the same shape."""
         return len(self.data.images) // self.config.batch_size
 
     def epoch(self, phase: Phase, epoch: int, first_step: int) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
@@ -48,7 +48,7 @@ class Batches:
         """
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
         order = epoch_order(len(self.data.images), seed, epoch)
-        steps = range(first_step, self.steps)
+        steps = range(first_step, phase.steps_in(epoch, self.steps))
         side = self.config.augmented_at(settings.resolution)
         mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
         places = [self._places(step, mix) for step, mix in zip(steps, mixes, strict=True)]

@@ -144,7 +144,8 @@ class StandInTrainer(Trainer):
         engine = self.config.engine
         with self.watch:
             for phase in self.resolved.phases:
-                self.state.epoch, self.state.step = phase.start, max(0, self.steps - count)
+                steps = phase.steps_in(phase.start, self.steps)
+                self.state.epoch, self.state.step = phase.start, max(0, steps - count)
                 self.enter(phase)
                 self.train_epoch(phase, _NoBar())
             self.state.optimizer.zero_grad()

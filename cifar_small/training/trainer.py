@@ -83,7 +83,7 @@ class Trainer:
                 bar.set_description(f"epoch {state.epoch + 1}/{epochs}")
                 began, first_step = time.monotonic(), state.step
                 lr = self.train_epoch(phase, bar)
-                speed = (self.steps - first_step) * self.batch / (time.monotonic() - began)
+                speed = (state.step - first_step) * self.batch / (time.monotonic() - began)
                 row = self._end_epoch(phase, lr, speed)
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
                 self.say(epoch_line(row, epochs, state.best_accuracy, time.monotonic() - began))
@@ -96,7 +96,7 @@ class Trainer:
 
         On a GPU nothing here waits for the device between looks at `first_bad`.
         """
-        state = self.state
+        state, steps = self.state, phase.steps_in(self.state.epoch, self.steps)
         set_training(state.model)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
         for step, mix, chosen, pixels in self._steps(phase):
@@ -107,15 +107,15 @@ class Trainer:
             look = self.device.type == "cpu" or state.step % CHECK_EVERY == 0  # on a GPU, a rank's word is a synchronization
             stop = self._asked_to_stop() if self.world.size == 1 or look else False
             every = self.config.engine.checkpoint_steps
-            save = (stop or (every and state.step % every == 0)) and state.step < self.steps
-            if look or save or state.step == self.steps:
+            save = (stop or (every and state.step % every == 0)) and state.step < steps
+            if look or save or state.step == steps:
                 self._stop_if_diverged(first_bad, phase)
             bar.update(self.batch)
             if save:
                 self._save()
                 if stop:
                     self._leave_if_asked()  # rank 0 has written when all have answered; torchrun stops all when one leaves
-        return rate_at(phase, state.epoch, self.steps - 1, self.steps)
+        return rate_at(phase, state.epoch, steps - 1, self.steps)
 
     def _steps(self, phase: Phase) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
         """The steps of the epoch that are left, with pixels or, where a phase caches them, with the backbone's features."""
@@ -151,7 +151,7 @@ class Trainer:
         if state.precision == "fp16":
             bad = adjust_scale(state.scaling, total, bad)
         state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
-        average_step(state, settings, step + 1, self.steps)
+        average_step(state, settings, step + 1, phase.steps_in(state.epoch, self.steps))
         return bad
 
     def backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, seed: int, count: bool = True) -> Tensor:
@@ -207,7 +207,8 @@ class Trainer:
         """Evaluate, select and save; returns the epoch's row of `metrics.csv`."""
         state = self.state
         self.world.collect(state.totals)
-        loss, hits = (state.totals / (self.steps * self.batch)).tolist()  # synchronizes once an epoch
+        steps = phase.steps_in(state.epoch, self.steps)
+        loss, hits = (state.totals / (steps * self.batch)).tolist()  # synchronizes once an epoch
         average_epoch(state, phase, self.batches.plain(state.epoch))
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):
@@ -219,7 +220,7 @@ class Trainer:
         row = {
             "epoch": state.epoch,
             "phase": phase.index,
-            "steps": state.epoch * self.steps,
+            "steps": (state.epoch - 1) * self.steps + steps,
             "lr": lr,
             "train_loss": loss,
             "train_accuracy": hits,
@@ -268,7 +269,8 @@ class Trainer:
         epoch, step = divmod(state.epoch * self.steps + state.step - 1, self.steps)  # the last one done
         was = rate_at(before.phase_at(epoch), epoch, step, self.steps)
         rate = rate_at(now.phase_at(state.epoch), state.epoch, state.step, self.steps)
-        end = rate_at(now.phases[-1], now.epochs - 1, self.steps - 1, self.steps)
+        last = now.phases[-1].steps_in(now.epochs - 1, self.steps) - 1
+        end = rate_at(now.phases[-1], now.epochs - 1, last, self.steps)
         self.say(
             f"extended from {before.epochs} to {now.epochs} epochs: the schedule now spans all of them, so the learning rate "
             f"goes on from {rate:.3g}, after {was:.3g}, and ends at {end:.3g}"
@@ -304,10 +306,10 @@ class Trainer:
             leave_if_asked(self.stop, self.checkpoints.run.folder)
 
     def _progress_bar(self) -> Any:
-        per_epoch = self.steps * self.batch
+        done = self.state.epoch * self.steps + self.state.step
         return tqdm(
-            total=self.resolved.epochs * per_epoch,
-            initial=self.state.epoch * per_epoch + self.state.step * self.batch,
+            total=self.resolved.steps(self.steps) * self.batch,
+            initial=done * self.batch,
             unit="img",
             disable=True if self.quiet else None,
             dynamic_ncols=True,

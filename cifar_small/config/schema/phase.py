@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from cifar_small.config.schema.augment import AnyAugment, Augment
-from cifar_small.config.schema.base import BetaParameter, PositiveInt, Probability, Section, Side
+from cifar_small.config.schema.base import BetaParameter, Epochs, PositiveInt, Probability, Section, Side
 from cifar_small.config.schema.optim import SAM, SGD, Lookahead, Optim
 from cifar_small.config.schema.schedule import Cosine, Schedule
 
@@ -106,12 +107,17 @@ class Recipe(Section):
 class PhaseSettings(Recipe):
     """A whole phase: its length and every setting in force during it."""
 
-    epochs: Annotated[int, Field(ge=1, le=100_000)]  # bounded, so that a slip of the finger hangs no schedule's table
+    epochs: Epochs  # of the last phase also 7.6: the run then ends within an epoch, and its schedule with it
     resolution: Side = 32  # pixels a side, resolved
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of every dropout layer in the net
     # The frozen backbone's outputs for so many augmented views of every image are computed once and kept; epochs take them in
     # turn. Not inherited by the next phase. None: computed anew in every epoch.
     cached_views: Annotated[int, Field(ge=1, le=1000)] | None = None
+
+    @property
+    def epochs_begun(self) -> int:
+        """The epochs, with one that is not trained to its end."""
+        return math.ceil(self.epochs)
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> PhaseSettings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -83,8 +84,13 @@ class Config(Recipe):
 
     @property
     def epochs(self) -> int:
-        """Epochs of all phases together."""
-        return sum(int(phase["epochs"]) for phase in self.phases)
+        """Epochs of all phases together, with one that is not trained to its end."""
+        return sum(math.ceil(phase["epochs"]) for phase in self.phases)
+
+    @property
+    def last_epoch(self) -> float:
+        """The share of the last epoch that is trained: 1, or of 7.6 epochs 0.6."""
+        return float(self.phases[-1]["epochs"]) % 1 or 1.0
 
     def augmented_at(self, resolution: int) -> int:
         """Pixels a side that training images are augmented at, in a phase that trains at `resolution`."""

@@ -13,12 +13,12 @@ from cifar_small.config.schema.base import Ints, Point, Section
 class ScheduleSection(Section):
     """What schedules have in common."""
 
-    def problems(self, epochs: int, base_lr: float) -> list[str]:
+    def problems(self, epochs: float, base_lr: float) -> list[str]:
         """What cannot work or would have no effect in a schedule over so many epochs, each beginning with the key."""
         warmup, min_lr = getattr(self, "warmup_epochs", 0.0), getattr(self, "min_lr", 0.0)
         problems = []
         if warmup >= epochs:
-            problems.append(f"warmup_epochs is {warmup:g} but the schedule spans {epochs} epochs; shorten it")
+            problems.append(f"warmup_epochs is {warmup:g} but the schedule spans {epochs:g} epochs; shorten it")
         if min_lr > base_lr:
             problems.append(f"min_lr {min_lr:g} is above optim.lr {base_lr:g}")
         return problems
@@ -47,12 +47,12 @@ class MultiStep(ScheduleSection):
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
 
-    def problems(self, epochs: int, base_lr: float) -> list[str]:
+    def problems(self, epochs: float, base_lr: float) -> list[str]:
         """Also milestones out of order, too late, or before the base rate was used."""
         problems, milestones = super().problems(epochs, base_lr), list(self.milestones)
         if milestones != sorted(set(milestones)) or milestones[-1] >= epochs:
             problems.append(
-                f"milestones {milestones} must increase and lie before the schedule's end, epoch {epochs}, to have an effect"
+                f"milestones {milestones} must increase and lie before the schedule's end, epoch {epochs:g}, to have an effect"
             )
         elif milestones[0] <= self.warmup_epochs:
             problems.append(
@@ -71,13 +71,13 @@ class CosineRestarts(ScheduleSection):
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     min_lr: Annotated[float, Field(ge=0)] = 0.0
 
-    def problems(self, epochs: int, base_lr: float) -> list[str]:
+    def problems(self, epochs: float, base_lr: float) -> list[str]:
         """Also a first descent that lasts to the end."""
         problems = super().problems(epochs, base_lr)
         if self.warmup_epochs + self.period >= epochs:
             problems.append(
-                f"period {self.period:g} after {self.warmup_epochs:g} epochs of warm-up never restarts within {epochs} epochs; "
-                "shorten it, or use the cosine schedule"
+                f"period {self.period:g} after {self.warmup_epochs:g} epochs of warm-up never restarts within {epochs:g} "
+                "epochs; shorten it, or use the cosine schedule"
             )
         return problems
 

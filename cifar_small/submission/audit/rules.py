@@ -31,6 +31,7 @@ def summary(member: Member, result: CheckResult) -> str:
         "parameters": state["parameters"],
         "max_params": config.rules.max_params,
         "epochs_planned": config.epochs,
+        "last_epoch": config.last_epoch if config.last_epoch < 1 and said.epochs == config.epochs else None,
         "selection": config.selection,
         "selected_epoch": state["epoch"],
         "val_images": len(val.ids),
@@ -39,7 +40,7 @@ def summary(member: Member, result: CheckResult) -> str:
         "data": state["data"],
     }
     if "soup" in state:  # its epochs are those of all the runs it was made of
-        del again["epochs_planned"]
+        del again["epochs_planned"], again["last_epoch"]
         again["soup"] = state["soup"]
     if val.labels is not None:
         right = int(val.correct.sum())
