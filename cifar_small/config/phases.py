@@ -88,6 +88,7 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
             settings = inherited  # so that a later phase does not report the same problem again
             continue
         problems += _model_problems(config, phase, f"phases.{index}") + _cache_problems(config, phase, f"phases.{index}")
+        problems += _select_problems(config, phase, f"phases.{index}")
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
         epoch += phase.epochs_begun
@@ -190,6 +191,23 @@ def _cache_problems(config: Config, phase: PhaseSettings, where: str) -> list[st
         "none}, or more views": not fixed and views == 1,
     }
     return [f"{where}.cached_views {views} {fault}" for fault, found in faults.items() if found]
+
+
+def _select_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:
+    """A share of the batch that cannot be cut into equal micro-batches, or has no pixels that a proxy could see."""
+    if phase.select is None:
+        return []
+    if phase.cached_views is not None:
+        return [f"{where}.select needs pixels, which cached_views {phase.cached_views} leaves out: drop one of them"]
+    count, size = round(phase.select.share * config.batch_size), config.engine.micro_batch_size
+    if count < 2:
+        return [f"{where}.select.share {phase.select.share:g} leaves {count} of {config.batch_size} images; raise it"]
+    if size is not None and count % size:
+        return [
+            f"{where}.select.share {phase.select.share:g} leaves {count} of {config.batch_size} images, which "
+            f"engine.micro_batch_size {size} does not divide: use a divisor of {count}"
+        ]
+    return []
 
 
 def _size_is_open(config: Config) -> bool:

@@ -36,6 +36,7 @@ def describe_run(config: Config) -> str:
         * sum(phase.steps_in(epoch, steps) for epoch in range(phase.start, phase.end))
         * config.batch_size
         * (2 if phase.settings.sam else 1)
+        * (phase.settings.select.share if phase.settings.select else 1)
         for phase in resolved.phases
     )
     memory = memory_needed(config, classes, images) / 2**30
@@ -45,7 +46,7 @@ def describe_run(config: Config) -> str:
         ("net", f"{size.macs / 1e6:,.1f} million multiply-adds for an image of {config.side}x{config.side} pixels"),
         ("data", f"{images:,} training images and {config.data.val_size:,} of val of {config.data.source}"),
         ("steps", f"{total} with {config.batch_size:,} images each"),
-        ("work", f"{work:.2g} FLOP in training ({FLOP_PER_MAC} for each multiply-add; without teachers)"),
+        ("work", f"{work:.2g} FLOP in training ({FLOP_PER_MAC} for each multiply-add; without teachers and proxies)"),
         ("memory", f"{memory:.2f} GiB of tensors on a GPU at the fullest moment; what CUDA needs comes on top"),
     )
     facts = "\n".join(f"{name:<8}{text}" for name, text in lines)

@@ -123,7 +123,8 @@ def _made_of(entry: Entry) -> Answer:
 
 
 def _taught(entry: Entry) -> Answer:
-    return Answer(", ".join(dict.fromkeys(teacher.label() for part in entry.parts for teacher in part.teachers)))
+    teachers = [teacher for part in entry.parts for teacher in part.teachers]
+    return Answer(", ".join(dict.fromkeys(teacher.label() + (" as proxy" if teacher.role else "") for teacher in teachers)))
 
 
 def _selection(entry: Entry, row: EntryRow) -> Answer:

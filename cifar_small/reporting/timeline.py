@@ -115,6 +115,7 @@ def _texts(settings: PhaseSettings) -> dict[str, str]:
         "freeze": ", ".join(settings.freeze) or "-",
         "lookahead": ", ".join(_settings(settings.lookahead)) if settings.lookahead else "-",
         "sam": ", ".join(_settings(settings.sam)) if settings.sam else "-",
+        "select": f"the hardest {settings.select.share:.0%} of each batch" if settings.select else "-",
         "optim": describe_optim(settings.optim),
         "augment": describe_augment(settings.augment),
     }

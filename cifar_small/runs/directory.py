@@ -233,9 +233,8 @@ def config_differences(old: Config, new: Config) -> list[str]:
         was, now = before.get(key), after.get(key)
         if was == now or key in FREE_TO_CHANGE:
             continue
-        whole = float(was or 0).is_integer()  # a run that ended within an epoch has no place where it could go on
-        if key == last_epochs and len(new.phases) == len(old.phases) and whole and float(now or 0) > float(was or 0):
-            continue
+        if key == last_epochs and len(new.phases) == len(old.phases) and isinstance(was, int) and float(now or 0) > was:
+            continue  # not of a run that ends within an epoch, which has no place where it could go on
         if key == "patience" and was is not None and (now is None or int(now) > int(was)):
             continue  # the same epochs as with this patience from the start
         differences.append(f"{key}: {was} -> {now}")

@@ -77,7 +77,7 @@ class Ancestor(_Facts):
 
 
 class TeacherFacts(_Named):
-    """A net, or a file of predictions, that a run learned from."""
+    """A net, or a file of predictions, that a run learned from, or a proxy that chose its images."""
 
     parameters: int
     weights_sha256: list[str | None]  # of each net
@@ -87,6 +87,7 @@ class TeacherFacts(_Named):
     file: str | None = None
     sha256: str | None = None  # of the file
     views: str | None = None
+    role: Literal["proxy"] | None = None  # None: a teacher
 
     @property
     def hashes(self) -> list[str | None]:

@@ -16,6 +16,7 @@ from cifar_small.environment import memory_format
 from cifar_small.randomness import MIX, numpy_generator
 from cifar_small.training.distillation import TeacherTargets
 from cifar_small.training.distributed import World
+from cifar_small.training.hard_images import HardImages
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.functional import resize
 from cifar_small.transforms.mixing import Mix, apply_mix, draw_mix
@@ -33,6 +34,7 @@ class Batches:
     augmenter: Augmenter
     preprocess: Preprocess
     teacher_targets: Mapping[int, TeacherTargets]  # by the index of the phase
+    hard_images: Mapping[int, HardImages]  # the same
     micro_batch: int  # images that go through the net at once
     world: World
 
@@ -62,10 +64,17 @@ class Batches:
         """The same steps with features, which `cache` gives for an epoch and dataset indices, in place of pixels."""
         batch, settings = self.config.batch_size, phase.settings
         order = epoch_order(len(self.data.images), self.config.seed, epoch).to(self.data.device)
-        for step in range(first_step, self.steps):
+        for step in range(first_step, phase.steps_in(epoch, self.steps)):
             chosen = order[step * batch : (step + 1) * batch]
             mix = draw_mix(settings, batch, numpy_generator(self.config.seed, MIX, epoch, step))  # of no mixing
             yield step, mix, chosen, cache(epoch, chosen)
+
+    def trained(self, phase: Phase) -> int:
+        """Images of a batch that go through the net, on all ranks together."""
+        select, size = self.hard_images.get(phase.index), self.world.size
+        if select is None:
+            return self.config.batch_size
+        return select.count(self.config.batch_size // size) * size
 
     def _places(self, step: int, mix: Mix) -> slice:
         batch = self.config.batch_size
@@ -73,14 +82,20 @@ class Batches:
         return slice(step * batch + share.start, step * batch + share.stop)
 
     def inputs(self, phase: Phase, mix: Mix, pixels: Tensor, chosen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-        """What the net is given in a step: our images, mixed and resized, and their targets with those of teachers."""
-        settings, teachers = phase.settings, self.teacher_targets.get(phase.index)
+        """What the net is given in a step: our images, mixed and resized, and their targets with those of teachers.
+
+        Of a phase that selects, only the hardest of them.
+        """
+        settings, teachers, select = phase.settings, self.teacher_targets.get(phase.index), self.hard_images.get(phase.index)
         targets = F.one_hot(self.data.labels[chosen], len(self.data.classes)).float()
         if teachers is not None:
             targets = teachers.of_images(targets, chosen)
         if mix.kind != "none":
             ours = self.world.share(self.config.batch_size)
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
+        if select is not None:
+            places = select(pixels, targets, precision)
+            pixels, targets = pixels[places], targets[places]
         if teachers is not None:
             targets = teachers.of_pixels(targets, pixels, precision)
         if settings.cached_views is not None:

@@ -26,6 +26,7 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import load_teacher_targets
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
+from cifar_small.training.hard_images import load_hard_images
 from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 from cifar_small.training.state import FIRST_SCALE, State
 from cifar_small.training.trainer import Trainer
@@ -59,6 +60,7 @@ def build_trainer(
         parameters = check_budget(config, len(data.classes))
     micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size)
     teacher_targets, teachers = load_teacher_targets(resolved, data, micro_batch)
+    hard_images, proxies = load_hard_images(resolved, data, micro_batch)
     preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)
     model = _build_net(config, data, preprocess)
     if world.first:
@@ -88,19 +90,19 @@ def build_trainer(
     )
     if config.engine.sync_batchnorm and world.size > 1:
         synchronize_batchnorm(model)
-    checkpoints = Checkpoints(run, resolved, data, parameters, teachers, world)
+    checkpoints = Checkpoints(run, resolved, data, parameters, [*teachers, *proxies], world)
     stop = [] if stop is None else stop
     augmenter = Augmenter(data, config.seed, config.engine.workers, config.interpolation)
-    batches = Batches(config, data, augmenter, preprocess, teacher_targets, micro_batch, world)
+    batches = Batches(config, data, augmenter, preprocess, teacher_targets, hard_images, micro_batch, world)
     trainer = Trainer(resolved, data, state, checkpoints, batches, world, stop, quiet)
     lines.append(
         f"{config.name}: {parameters:,} trainable parameters, {config.rules.max_params - parameters:,} below the budget of "
         f"{config.rules.max_params:,}; {len(data.images):,} training and {len(data.val):,} validation images of "
         f"{config.data.source}; {data.device}, {data.precision}"
     )
-    if teachers:
-        each = (f"{facts.run or facts.name}, {facts.parameters:,} parameters" for facts in teachers)
-        lines.append(f"teachers: {'; '.join(each)} (not counted against the budget)")
+    for what, nets in (("teachers", teachers), ("proxies", proxies)):
+        each = (f"{facts.run or facts.name}, {facts.parameters:,} parameters" for facts in nets)
+        lines += [f"{what}: {'; '.join(each)} (not counted against the budget)"] if nets else []
     for line in lines + average_warnings(config, resolved.phases, batches.steps):
         trainer.say(line)
     return trainer

@@ -103,7 +103,7 @@ def load_teacher_targets(
         where = f"phases.{phase.index}.distill"
         for path in settings.teachers:
             if path not in nets:
-                nets[path] = _load_teacher(path, engine, rules, data, where)
+                nets[path] = load_teacher(path, engine, rules, data, where)
         stored = None
         if settings.predictions is not None:
             if settings.predictions not in files:
@@ -117,7 +117,12 @@ def load_teacher_targets(
     return teacher_targets, [facts for _, facts in [*nets.values(), *files.values()]]
 
 
-def _load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, where: str) -> tuple[Teacher, TeacherFacts]:
+def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, where: str) -> tuple[Teacher, TeacherFacts]:
+    """The selected weights of a finished run, for evaluation, and their facts; `where` names the setting in messages.
+
+    Raises ConfigError for a net of other classes, that has trained on our val images, or that the rules forbid, and
+    CheckpointError for a run that has not finished.
+    """
     run = Run(path)
     net = load_net(run)
     if run.summary() is None:

@@ -33,6 +33,7 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import Teacher, TeacherTargets
 from cifar_small.training.distributed import SINGLE_PROCESS, share_batch
+from cifar_small.training.hard_images import HardImages
 from cifar_small.training.state import State
 from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.augmenter import Augmenter
@@ -201,7 +202,9 @@ def stand_in(config: Config, classes: int, images: int, precision: str) -> Stand
     checkpoints = Checkpoints(Run("none"), resolved, data, 0, [], SINGLE_PROCESS)
     augmenter = Augmenter(data, config.seed, 0, config.interpolation)
     teachers = {phase.index: _teachers(phase, config, data, micro_batch) for phase in resolved.phases if phase.settings.distill}
-    batches = Batches(config, data, augmenter, preprocess, teachers, micro_batch, SINGLE_PROCESS)
+    selecting = [phase for phase in resolved.phases if phase.settings.select]
+    hard_images = {phase.index: _hard_images(phase, config, data, micro_batch) for phase in selecting}
+    batches = Batches(config, data, augmenter, preprocess, teachers, hard_images, micro_batch, SINGLE_PROCESS)
     return StandInTrainer(resolved, data, state, checkpoints, batches, SINGLE_PROCESS, quiet=True)
 
 
@@ -221,13 +224,21 @@ def _teachers(phase: Phase, config: Config, data: DataModule, slices: int) -> Te
     """The targets of a phase with teachers: the nets of their runs, or a file's probabilities of every image."""
     settings, classes = phase.settings.distill, len(data.classes)
     assert settings is not None
-    one, nets = torch.empty(1, 3, 1, 1, device=META), []
-    for path in settings.teachers:
-        teacher = Run(path).config()
-        preprocess = Preprocess(data.mean, data.std, teacher.side, teacher.interpolation)
-        nets.append(Teacher(skeleton(teacher.model, classes).eval().requires_grad_(False), preprocess, one, one))
+    nets = [_teacher(path, data) for path in settings.teachers]
     stored = torch.empty(len(data.images), classes, device=META) if settings.predictions else None
     return TeacherTargets(settings, nets, stored, slices, config.engine)
+
+
+def _hard_images(phase: Phase, config: Config, data: DataModule, slices: int) -> HardImages:
+    assert phase.settings.select is not None
+    return HardImages(phase.settings.select.share, _teacher(phase.settings.select.proxy, data), slices, config.engine)
+
+
+def _teacher(path: str, data: DataModule) -> Teacher:
+    """The net of a run, without its numbers."""
+    config, one = Run(path).config(), torch.empty(1, 3, 1, 1, device=META)
+    preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)
+    return Teacher(skeleton(config.model, len(data.classes)).eval().requires_grad_(False), preprocess, one, one)
 
 
 def memory_needed(config: Config, classes: int, images: int) -> int:

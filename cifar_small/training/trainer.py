@@ -208,7 +208,7 @@ class Trainer:
         state = self.state
         self.world.collect(state.totals)
         steps = phase.steps_in(state.epoch, self.steps)
-        loss, hits = (state.totals / (steps * self.batch)).tolist()  # synchronizes once an epoch
+        loss, hits = (state.totals / (steps * self.batches.trained(phase))).tolist()  # synchronizes once an epoch
         average_epoch(state, phase, self.batches.plain(state.epoch))
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):

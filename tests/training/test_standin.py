@@ -85,13 +85,16 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
         },
         {"distill": {"teachers": ["TEACHER"]}, "cutmix_alpha": 1.0},
         {"distill": {"predictions": "a.npz"}, "mixup_alpha": 1.0},
+        {"select": {"share": 0.5, "proxy": "PROXY"}, "cutmix_alpha": 1.0},
         {"input": {"size": 48, "augment": "after"}, "augment": {"policy": "trivialaugment", "crop": 4, "flip": "alternating"}},
     ],
-    ids=["sgd", "adam", "adamw", "muon", "swa", "phases", "image by image", "teachers", "predictions", "enlarged"],
+    ids=["sgd", "adam", "adamw", "muon", "swa", "phases", "image by image", "teachers", "predictions", "proxy", "enlarged"],
 )
 def test_every_setting_trains_and_predicts(tmp_path: Path, changes: dict[str, Any]) -> None:
     if "teachers" in changes.get("distill", {}):
         changes = {**changes, "distill": {"teachers": [str(tmp_path)]}}
+    if "select" in changes:
+        changes = {**changes, "select": {"share": 0.5, "proxy": str(tmp_path)}}
     made = run(tmp_path, **{"model": PLAIN, **changes})
     assert made.watch.peak > made.watch.live > 0
     if "swa" in changes:

@@ -35,7 +35,16 @@ from cifar_small.config.schema.optim import (
     MuonSettings,
     Optim,
 )
-from cifar_small.config.schema.phase import INEFFECTIVE_MIX_PROB, MIX_KINDS, MIXINGS, Distill, MixProbs, PhaseSettings, Recipe
+from cifar_small.config.schema.phase import (
+    INEFFECTIVE_MIX_PROB,
+    MIX_KINDS,
+    MIXINGS,
+    Distill,
+    MixProbs,
+    PhaseSettings,
+    Recipe,
+    Select,
+)
 from cifar_small.config.schema.run import Config, Engine
 
 __all__ = [
@@ -72,6 +81,7 @@ __all__ = [
     "Rules",
     "Section",
     "Seed",
+    "Select",
     "TorchvisionAugment",
     "Views",
     "WhitenedResNetModel",

@@ -35,6 +35,17 @@ class Distill(Section):
         return self
 
 
+class Select(Section):
+    """Train on the hardest share of each batch alone, as a trained net, the proxy, finds it (after Jordan 2024, airbench96).
+
+    The proxy predicts the pixels of every step, augmented and mixed; those of the highest cross-entropy go through the net.
+    It pays where the proxy is far cheaper than the net.
+    """
+
+    share: Annotated[float, Field(gt=0, lt=1)]
+    proxy: Annotated[str, Field(min_length=1)]  # run directory
+
+
 class SWA(Section):
     """Stochastic weight averaging: the mean of several epochs' weights is used (Izmailov et al. 2018, arXiv 1803.05407).
 
@@ -91,12 +102,15 @@ class Recipe(Section):
     lookahead: Lookahead | None = None
     sam: SAM | None = None
     distill: Distill | None = None
+    select: Select | None = None
     swa: SWA | None = None  # the average is then the one used; it continues over phases that have it
     # What does not train: backbone (all but the head), none, or a list of beginnings of parameter names. A BatchNorm frozen
     # as a whole keeps its statistics too.
     freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
 
-    OMIT_DEFAULT = frozenset({"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "swa"})
+    OMIT_DEFAULT = frozenset(
+        {"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "select", "swa"}
+    )
 
     @property
     def mixes(self) -> bool:

@@ -1,0 +1,74 @@
+"""Training on the hardest share of each batch: a small trained net, the proxy, ranks the images, and the rest is left out.
+
+The idea is airbench96_faster's (Jordan 2024), whose proxy is trained beside the net; here it is a finished run, so that what
+is chosen of a batch follows from its pixels alone, and a run that was interrupted chooses the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cifar_small.config.resolved import ResolvedConfig
+from cifar_small.config.schema import Engine
+from cifar_small.data.datamodule import DataModule
+from cifar_small.environment import autocast, memory_format
+from cifar_small.runs.records import TeacherFacts
+from cifar_small.training.distillation import Teacher, load_teacher
+
+
+@dataclass(frozen=True)
+class HardImages:
+    """Chooses the images of a batch that a proxy finds hardest."""
+
+    share: float
+    proxy: Teacher
+    slices: int  # images that go through the proxy at once
+    engine: Engine
+
+    def count(self, images: int) -> int:
+        """How many of so many images are trained on."""
+        return hardest(self.share, images)
+
+    @torch.no_grad()
+    def __call__(self, pixels: Tensor, targets: Tensor, precision: str) -> Tensor:
+        """The places, int64 in rising order, of the images (B, 3, H, H) where the proxy's cross-entropy is highest.
+
+        targets: (B, K or more), of which the first K columns are the labels' shares.
+        """
+        losses = []
+        layout = memory_format(self.engine)
+        for part, target in zip(torch.split(pixels, self.slices), torch.split(targets, self.slices), strict=True):
+            with autocast(pixels.device, precision):
+                logits = self.proxy(part.contiguous(memory_format=layout))
+            losses.append(F.cross_entropy(logits, target[:, : logits.shape[1]], reduction="none"))
+        order = torch.argsort(torch.cat(losses), descending=True, stable=True)
+        return order[: self.count(len(pixels))].sort().values
+
+
+def hardest(share: float, images: int) -> int:
+    """How many images a share of so many is, at least one."""
+    return max(1, round(share * images))
+
+
+def load_hard_images(
+    resolved: ResolvedConfig, data: DataModule, slices: int
+) -> tuple[dict[int, HardImages], list[TeacherFacts]]:
+    """The choosers of the phases that have one, by their index, and the facts of all proxies, for the record.
+
+    Raises what `load_teacher` raises: a proxy answers to the rules of teachers.
+    """
+    config, proxies, found = resolved.config, dict[str, tuple[Teacher, TeacherFacts]](), dict[int, HardImages]()
+    for phase in resolved.phases:
+        select = phase.settings.select
+        if select is None:
+            continue
+        if select.proxy not in proxies:
+            where = f"phases.{phase.index}.select"
+            teacher, facts = load_teacher(select.proxy, config.engine, config.rules, data, where)
+            proxies[select.proxy] = teacher, facts.updated(role="proxy")
+        found[phase.index] = HardImages(select.share, proxies[select.proxy][0], slices, config.engine)
+    return found, [facts for _, facts in proxies.values()]
