@@ -1,0 +1,93 @@
+"""tools/gpu_check: its stages exist, time is kept, what is done is not repeated, what was cut off goes on."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from benchmarks.gpu_check import Stage, main, run_stages, stages
+
+from cifar_small.cli.main import _parser
+from cifar_small.config.loading import load_config
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def shell(text: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", text)
+
+
+def counting(file: Path, then: str = "") -> tuple[str, ...]:
+    return shell(f"open({str(file)!r}, 'a').write('x'); {then}")
+
+
+def test_stages_are_those_of_commands_and_configs_that_exist(tmp_path: Path) -> None:
+    planned = stages(tmp_path, Path("/data"), "cuda", tiny=False)
+    assert [stage.name for stage in planned] == [
+        "tests", "steps_cifar10_94_gpu", "steps_resnet_5m", "steps_wrn_28_10_cifar100", "94", "94_test", "94_record", "5m"
+    ]  # fmt: skip
+    for stage in planned:
+        if "cifar_small" in stage.command:
+            given = list(stage.command[stage.command.index("cifar_small") + 1 :])
+            options, _ = _parser().parse_known_args(given)
+            assert options.chosen.name in ("train", "predict", "record")
+        for word in stage.command:
+            if word.endswith((".yaml", ".py")):
+                assert (ROOT / word).exists(), word
+    train = planned[4].command
+    overrides = list(
+        zip(train[train.index("--engine.device") :: 2], train[train.index("--engine.device") + 1 :: 2], strict=True)
+    )
+    config = load_config(ROOT / "configs/speed/cifar10_94_gpu.yaml", [(key[2:], value) for key, value in overrides])
+    assert (config.engine.compile, config.engine.device, config.data.root) == ("reduce-overhead", "cuda", "/data")
+
+
+def test_what_is_done_is_not_repeated_and_what_failed_is(tmp_path: Path) -> None:
+    once, again = tmp_path / "once", tmp_path / "again"
+    planned = [Stage("a", counting(once), 60, 0), Stage("b", counting(again, "raise SystemExit(3)"), 60, 0)]
+    for _ in range(2):
+        report = run_stages(planned, tmp_path, 60)
+    assert (once.read_text(), again.read_text()) == ("x", "xx")
+    assert {name: stage["rc"] for name, stage in report["stages"].items()} == {"a": 0, "b": 3}
+    assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_a_stage_waits_for_the_one_it_is_about(tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    planned = [Stage("94", shell("raise SystemExit(5)"), 60, 0), Stage("94_test", counting(mark), 60, 0)]
+    run_stages(planned, tmp_path, 60)
+    assert not mark.exists()
+    run_stages([Stage("94", shell("pass"), 60, 0), planned[1]], tmp_path, 60)
+    assert mark.exists()
+
+
+def test_a_stage_is_ended_when_its_time_is_over_and_goes_on_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    asleep = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)); print('ready'); time.sleep(60)"
+    planned = [Stage("5m", shell(asleep), 1, 0), Stage("late", shell("pass"), 60, 1e6)]
+    report = run_stages(planned, tmp_path, 60)
+    assert report["stages"]["5m"]["rc"] in (143, -15)
+    assert "late" not in report["stages"]
+    assert "late: not begun" in capsys.readouterr().out
+    report = run_stages([Stage("5m", shell("pass"), 60, 0)], tmp_path, 60)
+    assert report["stages"]["5m"]["rc"] == 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--output", str(tmp_path / "out")]) == 2
+    assert "no GPU was found" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_it_reports_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*_: Any, **__: Any) -> list[Stage]:
+        return [Stage("tests", shell("raise SystemExit(1)"), 60, 0)]
+
+    monkeypatch.setattr("benchmarks.gpu_check.stages", planned)
+    assert main(["--output", str(tmp_path), "--device", "cpu"]) == 1
+    assert "failed: tests" in capsys.readouterr().out
+    assert json.loads((tmp_path / "machine.json").read_text())["device_type"] == "cpu"

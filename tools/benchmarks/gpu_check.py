@@ -1,0 +1,148 @@
+"""What a lent GPU is used for: prepared stages within a few minutes, each recorded as it ends, so that a later call goes on."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from cifar_small.cli.command import exit_code
+from cifar_small.environment import describe, resolve_device
+from cifar_small.errors import UserError
+from cifar_small.files import write_json
+from cifar_small.training.signals import stopped_by_signals
+
+ROOT = Path(__file__).resolve().parents[2]
+DESCRIPTION = """\
+Check training on a GPU within minutes.
+
+Stages, each with a log and an entry of report.json, written as soon as it ends; a later call does not repeat what is done:
+  tests     the tests that need a GPU
+  steps     training steps of cifar10_94_gpu, resnet_5m and wrn_28_10_cifar100 against bare net and plain loop
+  94        cifar10_94_gpu, compiled with CUDA graphs, from scratch to its accuracy on test
+  5m        resnet_5m until the time is over; saved then, and continued by the next call
+
+  tools/gpu_check --output $OUT --data FOLDER              eight minutes on one GPU
+  tools/gpu_check --output try --device cpu --tiny         the same stages on any machine, in about two minutes"""
+SAVING = 40  # seconds that a training is given to save after it was asked to end
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A command, the seconds it may take at most, and the least with which it is begun."""
+
+    name: str
+    command: tuple[str, ...]
+    limit: float
+    least: float
+    goes_on: bool = False  # does it save when it is asked to end, and continue by the same command?
+
+
+def stages(folder: Path, data: Path | None, device: str, tiny: bool) -> list[Stage]:
+    """The stages in their order."""
+    python, small = sys.executable, (sys.executable, "-P", "-m", "cifar_small")
+    source = ("--data.root", str(data)) if data else ()
+    on = ("--engine.device", device)
+    kinds = {"cifar10_94_gpu": "speed/cifar10_94_gpu", "resnet_5m": "resnet_5m", "wrn_28_10_cifar100": "wrn_28_10_cifar100"}
+    found = [Stage("tests", (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_cuda.py"), 120, 20)]
+    for name, path in kinds.items():
+        config = "configs/smoke.yaml" if tiny else f"configs/{path}.yaml"
+        few = ("--steps", "1", "--rounds", "1") if tiny else ("--steps", "10", "--rounds", "3")
+        steps = (python, "tools/bench", "steps", config, *few, "--set", f"engine.device={device}")
+        found.append(Stage(f"steps_{name}", (*steps, "--json", str(folder / f"steps_{name}.json")), 60, 20))
+    for name, path in (("94", "speed/cifar10_94_gpu"), ("5m", "resnet_5m")):
+        config, run = "configs/smoke.yaml" if tiny else f"configs/{path}.yaml", str(folder / "runs" / name)
+        graphs = () if tiny else ("--engine.compile", "reduce-overhead" if name == "94" else "true")
+        train = (*small, "train", "--config", config, "--output", run, "--resume", *on, *source, *graphs)
+        found.append(Stage(name, (*train, "--engine.checkpoint_steps", "200"), 240 if name == "94" else 3600, 30, goes_on=True))
+        if name == "94":
+            found.append(Stage("94_test", (*small, "predict", run, "--split", "test", "--overwrite"), 60, 10))
+            found.append(Stage("94_record", (*small, "record", run, "--output", str(folder / "record_94")), 30, 5))
+    return found
+
+
+def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[str, Any]:
+    """Run what is not done yet until `seconds` are over; returns the report, which is also written after every stage.
+
+    A stage whose predecessor of the same name (`94` of `94_test`) has not ended well is left for later.
+    """
+    end = time.monotonic() + seconds
+    report: dict[str, Any] = {"stages": {}}
+    file = folder / "report.json"
+    if file.exists():
+        report = json.loads(file.read_text(encoding="utf-8"))
+    for stage in planned:
+        done: dict[str, Any] = report["stages"]
+        before, left = done.get(stage.name.partition("_")[0]), end - time.monotonic()
+        if done.get(stage.name, {}).get("rc") == 0 or (before is not None and before["rc"] != 0 and "_" in stage.name):
+            continue
+        if left < stage.least:
+            print(f"{stage.name}: not begun, {left:.0f} s are left", flush=True)
+            continue
+        spent = done.get(stage.name, {}).get("seconds", 0.0)
+        began = time.monotonic()
+        rc = _run(stage, folder / f"{stage.name}.log", min(stage.limit, left - (SAVING if stage.goes_on else 0)))
+        took = time.monotonic() - began
+        done[stage.name] = {"rc": rc, "seconds": round(spent + took, 1), "command": shlex.join(stage.command)}
+        write_json(file, report)
+        print(f"{stage.name}: exit code {rc} after {took:.0f} s; {_last_line(folder / f'{stage.name}.log')}", flush=True)
+    return report
+
+
+def _run(stage: Stage, log: Path, limit: float) -> int:
+    """The exit code; -15 or 143 where the time was over, so that the stage is not done."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with open(log, "ab") as output:
+        child = subprocess.Popen(stage.command, stdout=output, stderr=output, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})
+        try:
+            return child.wait(timeout=max(1.0, limit))
+        except subprocess.TimeoutExpired:
+            child.terminate()
+            return child.wait(timeout=SAVING) or -15
+        finally:
+            child.kill()
+            child.wait()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(encoding="utf-8", errors="replace").replace("\r", "\n").split("\n") if line.strip()]
+    return lines[-1].strip()[:200] if lines else "it printed nothing"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages and return 0 if all are done or under way, 1 if one failed; a user's error is one line on stderr."""
+    parser = argparse.ArgumentParser(
+        prog="gpu_check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder of report, logs and runs")
+    parser.add_argument("--data", type=Path, metavar="FOLDER", help="where CIFAR-10 is (default: $CIFAR_SMALL_DATA)")
+    parser.add_argument("--minutes", type=float, default=8.0, help="time for all stages together (default: 8)")
+    parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the stages (default: cuda)")
+    parser.add_argument("--tiny", action="store_true", help="the smoke config in place of all others, few steps")
+    options = parser.parse_args(arguments)
+    with stopped_by_signals():
+        return exit_code("gpu_check", lambda: _check(options), options)
+
+
+def _check(options: argparse.Namespace) -> int:
+    if options.minutes <= 0:
+        raise UserError(f"--minutes {options.minutes:g}: expected a number above 0")
+    device = resolve_device(options.device)
+    folder = options.output.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "machine.json", describe(device, "bf16") | {"torch": torch.__version__})
+    report = run_stages(stages(folder, options.data, options.device, options.tiny), folder, 60 * options.minutes)
+    failed = [name for name, stage in report["stages"].items() if stage["rc"] not in (0, 143, -15)]
+    if failed:
+        print(f"failed: {', '.join(failed)}; see their logs in {options.output}")
+    return 1 if failed else 0
