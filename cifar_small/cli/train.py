@@ -221,6 +221,7 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
     mode.add_argument("--table", action="store_true", help="write table and picture of the finished runs and stop")
+    mode.add_argument("--against", type=Path, metavar="FULL", help="say whether this cheap sweep ranks its cells as FULL does")
     mode.add_argument("--submit", choices=["slurm", "local"], help="send workers as jobs through submitit")
     mode.add_argument("--retry-failed", action="store_true", help="resume the runs that failed")
     parser.add_argument("--jobs", type=int, metavar="N", help="workers to send (with --submit)")
@@ -240,6 +241,8 @@ def _sweep(options: argparse.Namespace) -> int:
       cifar-small sweep configs/sweeps/ablation_augment.yaml          train all open runs, then write table and picture
     Start it any number of times, on all machines that share the folder: each run is trained once, killed runs are resumed,
     finished ones kept. Or send workers: --submit local --jobs 2, --submit slurm --jobs 8 --slurm partition=gpu time=600.
+    A cheap proxy (fewer epochs, half the width) serves a search only if it ranks settings as the full recipe does: train a few
+    of them in both, and ask: cifar-small sweep proxy.yaml --against full.yaml
     Cells over the parameter budget are refused before anything trains. The test split is never read.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -261,13 +264,16 @@ def _sweep(options: argparse.Namespace) -> int:
             same = f"cifar-small sweep {options.file}" + (f" --output {options.output}" if options.output else "")
             print(f"progress: {same} --list; the table so far: {same} --table")
         return code
-    from cifar_small.sweep.run import finish, prepare, run_sweep, show
+    from cifar_small.sweep.run import compare_ranks, finish, prepare, run_sweep, show
 
     if options.list:
         print(show(options.file, options.output))
         return 0
     if options.table:
         return finish(*prepare(options.file, options.output))
+    if options.against:
+        print(compare_ranks(options.file, options.against, options.output))
+        return 0
     return run_sweep(options.file, options.output, command=options.command, retry_failed=options.retry_failed)
 
 

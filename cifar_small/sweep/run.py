@@ -7,10 +7,11 @@ from pathlib import Path
 
 from cifar_small.errors import UserError, plural
 from cifar_small.sweep.cells import Cell, plan
+from cifar_small.sweep.ranks import RankAgreement, agreement
 from cifar_small.sweep.search import work_through_trials
 from cifar_small.sweep.spec import Sweep, load_sweep
 from cifar_small.sweep.states import FAILED, SweepDirectory, refuse_changed
-from cifar_small.sweep.table import CellResult, list_cells, report, write_results
+from cifar_small.sweep.table import CellResult, collect, list_cells, report, write_results
 from cifar_small.sweep.worker import Worker
 
 
@@ -73,6 +74,12 @@ def show(path: Path, folder: Path | None = None) -> str:
     total = (sweep.trials if sweep.method == "tpe" else len(legal)) or 0
     seeds = plural(len(sweep.seeds), "seed")
     return f"{list_cells(sweep, directory, cells)}\n{begun}{skipped}, {seeds}: {done} of {total * len(sweep.seeds)} runs done"
+
+
+def compare_ranks(cheap: Path, full: Path, folder: Path | None = None) -> RankAgreement:
+    """How far a cheap sweep (in `folder`) ranks its cells as a full one does; trains and writes nothing."""
+    rows = [collect(*prepare(path, place)) for path, place in ((cheap, folder), (full, None))]
+    return agreement(*rows)
 
 
 def exit_code(rows: Sequence[CellResult]) -> int:
