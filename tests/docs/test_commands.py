@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import cli as bench
+from benchmarks import gpu_check
 from conftest import tiny_raw
 
 from cifar_small.cli.main import ALL, _parser, main
@@ -30,6 +31,8 @@ NOT_RUN = {
     "cifar-small train --config resnet_hour": "tests/test_wheel.py, with a smaller config",
     "tools/bench ": "takes minutes; tests/tools/test_benchmarks.py runs each with few steps",
     "tools/kill_resume": "takes minutes; tests/tools/test_kill.py",
+    "tools/gpu_check": "needs a GPU and minutes; tests/tools/test_gpu_check.py",
+    "cifar-small sweep proxy.yaml": "two finished sweeps; tests/sweep/test_ranks.py",
     "torchrun ": "starts processes; tests/training/test_distributed.py",
     "cifar-small sweep configs/sweeps/resnet44_grid.yaml --submit slurm": "needs a cluster; tests/sweep/test_sweep.py",
     "cifar-small weights": "needs a network or the weights; tests/models/test_pretrained.py",
@@ -91,6 +94,8 @@ def test_a_command_parses_and_names_what_is_there(command: str, capsys: pytest.C
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         elif program == "tools/bench":
             bench._parser().parse_args(words)
+        elif program == "tools/gpu_check":
+            gpu_check.parser().parse_args(words)
         else:
             assert program == "tools/kill_resume", f"{program} is no program of this project"
     except SystemExit:

@@ -146,3 +146,9 @@ def test_a_proxy_that_was_trained_on_our_val_images_is_refused(proxy: Path, tmp_
     config = selecting(proxy, data={"source": "digits", "val_size": 100, "train_limit": 256})
     with pytest.raises(ConfigError, match=r"phases\.1\.select: .* held out other images"):
         train(config, tmp_path / "run", quiet=True)
+
+
+def test_features_that_are_kept_have_no_pixels_for_a_proxy(tiny: Make) -> None:
+    phase = {"epochs": 2, "freeze": "backbone", "cached_views": 1, "select": {"share": 0.5, "proxy": "a"}}
+    with pytest.raises(ConfigError, match=r"phases.0.select needs pixels, which cached_views 1 leaves out"):
+        tiny(phases=[phase])

@@ -119,8 +119,8 @@ def _last_line(log: Path) -> str:
     return lines[-1].strip()[:200] if lines else "it printed nothing"
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the stages and return 0 if all are done or under way, 1 if one failed; a user's error is one line on stderr."""
+def parser() -> argparse.ArgumentParser:
+    """The options of tools/gpu_check."""
     parser = argparse.ArgumentParser(
         prog="gpu_check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -129,7 +129,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=8.0, help="time for all stages together (default: 8)")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the stages (default: cuda)")
     parser.add_argument("--tiny", action="store_true", help="the smoke config in place of all others, few steps")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the stages and return 0 if all are done or under way, 1 if one failed; a user's error is one line on stderr."""
+    options = parser().parse_args(arguments)
     with stopped_by_signals():
         return exit_code("gpu_check", lambda: _check(options), options)
 
