@@ -29,11 +29,15 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, "config whose rules apply (default: the runs' own configs)")
     _add_sample(parser)
     add_estimate(parser, "what estimate wrote of this file, where the choice was made by it: the record then says so")
+    text = "directories of the runs that predicted, where the predictions do not lie in one (default: counted by config alone)"
+    parser.add_argument("--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help=text)
+    parser.add_argument("--kaggle", metavar="COMPETITION", help="also upload the CSV with the `kaggle` program, if it is there")
+    parser.add_argument("--message", default="", help="what the upload is called (default: name and seed of the net)")
     add_overwrite(parser)
 
 
 def _add_sample(parser: argparse.ArgumentParser) -> None:
-    text = "the competition's sample submission: header, form of the ids and kind of labels are taken from it"
+    text = "the competition's sample submission: header, form and order of the ids, and kind of labels are taken from it"
     parser.add_argument("--sample", type=Path, metavar="CSV", help=text)
 
 
@@ -42,13 +46,20 @@ def _submit(options: argparse.Namespace) -> int:
 
     Record, metrics and config are written beside the CSV, so give each submission its own folder:
       cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
+    With the competition's own sample, and uploaded by Kaggle's own program, which is never imported:
+      cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
+        --sample sampleSubmission.csv --kaggle cifar-10 --message "resnet_hour, seed 0"
     """
+    if options.message and not options.kaggle:
+        raise UserError("--message belongs to an upload; name the competition with --kaggle")
     from cifar_small.config.loading import load_config
+    from cifar_small.submission.kaggle import upload
     from cifar_small.submission.submission_file import submit_file
 
     predictions, record = submit_file(
         options.predictions,
         options.output,
+        runs=options.run,
         rules=load_config(options.config).rules if options.config else None,
         sample=options.sample,
         estimate=options.estimate,
@@ -66,6 +77,14 @@ def _submit(options: argparse.Namespace) -> int:
             "note: these are places in the alphabetical order of the class folders; data.classes sets another", file=sys.stderr
         )
     print(f"{record.rows:,} rows, {predictions.meta.parameters:,} parameters -> {options.output}; record: {record_file}")
+    if record.uncounted:
+        print(
+            f"note: parameters of {', '.join(record.uncounted)} were counted by config alone, without the checkpoint; name the "
+            "run directories with --run",
+            file=sys.stderr,
+        )
+    if options.kaggle:
+        print(upload(options.output, options.kaggle, options.message or predictions.meta.label()))
     return 0
 
 
@@ -100,10 +119,11 @@ def _check(options: argparse.Namespace) -> int:
         classes = class_names(config.data if config else Data())
     rows = options.allow_rows if options.allow_rows is not None else rules.rows
     images, _ = load_unlabelled(options.file, rows=rows, layout=options.layout)
+    ids = images.ids
     if options.sample is not None:
-        rules = rules_of_sample(read_bytes(options.sample), images.ids, classes, rules, str(options.sample))
+        rules, ids = rules_of_sample(read_bytes(options.sample), ids, classes, rules, str(options.sample))
     content = read_bytes(options.csv)
-    faults = find_faults(content, images.ids, classes, rules)
+    faults = find_faults(content, ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
     if not faults:
@@ -188,6 +208,8 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
         "--predictions", type=Path, metavar="FILE", help="its predictions file (default: in the run of one net)"
     )
     add_file(parser)
+    text = "the competition's sample submission, where the CSV has its order"
+    parser.add_argument("--sample", type=Path, metavar="CSV", help=text)
     add_layout(parser)
     add_data_root(parser)
     add_config(parser, "config whose rules apply (default: the rules in the record)")
@@ -209,6 +231,7 @@ def _audit(options: argparse.Namespace) -> int:
         runs=options.run,
         predictions=options.predictions,
         file=options.file,
+        sample=options.sample,
         layout=options.layout,
         data_root=options.data_root,
         config=options.config,

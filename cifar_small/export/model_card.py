@@ -10,13 +10,14 @@ import torch
 
 from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.data.test_split import is_official
 from cifar_small.errors import command_line, plural
 from cifar_small.inference.predict import Net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import foreign_lineage, start_of
-from cifar_small.runs.records import extension_of, readings_of
+from cifar_small.runs.records import TestReading, extension_of, readings_of
 
 TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
 HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}
@@ -53,12 +54,14 @@ class Accuracy:
     views: str
     value: float
     images: int
+    of: str = ""  # which images, where the split alone does not say it
+    official: bool | None = None  # are they the official test split? None: not known
 
     @property
     def text(self) -> str:
         """Accuracy with n, Wilson's interval and views, in words."""
         low, high = wilson_interval(round(self.value * self.images), self.images)
-        return f"{self.value:.2%} of {self.images:,} images, 95 % interval {low:.2%} to {high:.2%}, views {self.views}"
+        return f"{self.value:.2%} of {self.images:,} images, 95 % interval {low:.2%} to {high:.2%}, views {self.views}{self.of}"
 
 
 def accuracies(net: Net, run: Run) -> list[Accuracy]:
@@ -71,7 +74,19 @@ def accuracies(net: Net, run: Run) -> list[Accuracy]:
     onnx = net.onnx.sha256 if net.onnx else None
     named = [one for one in run.test_readings() if one.weights_sha256 is not None]  # others may be of any weights
     readings = {one.views: one for one in readings_of(named, weights, onnx)}
-    return [val, *(Accuracy("test", views, one.accuracy, one.images) for views, one in readings.items())]
+    return [val, *(_test_accuracy(net, views, one) for views, one in readings.items())]
+
+
+def _test_accuracy(net: Net, views: str, reading: TestReading) -> Accuracy:
+    """A reading of test, and what the hash of its images says of them."""
+    found = reading.images_sha256
+    official = None if found is None else is_official(net.facts.data.sha256 if net.facts.data else None, found)
+    words = {
+        True: "; the official test split, by the hash of its images",
+        False: f"; NOT the official test split: its images have the SHA-256 {found}",
+        None: f"; SHA-256 of the images {found}" if found else "; the images' hash was not recorded",
+    }
+    return Accuracy("test", views, reading.accuracy, reading.images, words[official], official)
 
 
 def model_card(net: Net, run: Run) -> str:
@@ -108,6 +123,7 @@ def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, object]:
             ],
         }
         for one in found
+        if one.official is not False
     ]
     return {
         "library_name": "cifar_small",

@@ -102,6 +102,10 @@ class LibraryNet(nn.Module):
         state = timm_state(self.name, state)
         return {f"backbone.{name}": value for name, value in state.items() if name not in left_out}
 
+    def library_names(self) -> set[str]:
+        """The names of the library's own tensors, its classifier among them."""
+        return {*self.backbone.state_dict(), f"{self.classifier}.weight", f"{self.classifier}.bias"}
+
     def answer(self, images: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Logits of normalized images, with the classifier of a state dict in the library's names in place of our head."""
         features = self.pool(self.backbone, self.feature_map(self.backbone, images))

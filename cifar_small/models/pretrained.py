@@ -15,7 +15,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -218,6 +219,31 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
     if broken:
         raise CheckpointError(f"{path} is damaged: it contains NaN or infinite numbers, first in {broken[0]}")
     return state, where
+
+
+def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], str]:
+    """The part of a state dict that belongs to a net, by the net's own names, and the prefix it stood under.
+
+    wanted: names of the net's tensors. Training code keeps a net as `student.` or `model.backbone.` beside losses and metrics:
+    the prefix under which most of its names stand is taken off, and what stands elsewhere is left out. A state without most
+    of the names under one prefix is returned as it is. Raises CheckpointError where two prefixes hold as many, as those of a
+    student and a teacher do.
+    """
+    found = Counter(name.removesuffix(one) for name in state for one in _endings(name) if one in wanted)
+    (best, count), (second, other) = [*found.most_common(2), ("", 0), ("", 0)][:2]
+    if not best or count <= max(found[""], len(wanted) // 2):
+        return dict(state), ""
+    if other == count:
+        raise CheckpointError(
+            f"the weights hold such a net twice, under {best!r} and {second!r}; keep the tensors of one of them in the file"
+        )
+    return {name.removeprefix(best): value for name, value in state.items() if name.startswith(best)}, best
+
+
+def _endings(name: str) -> list[str]:
+    """a.b.c -> a.b.c, b.c, c."""
+    parts = name.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _hub() -> Any:

@@ -433,6 +433,13 @@ class Record(_Facts):
     run: RunRecord
 
 
+class SampleFacts(_Facts):
+    """The competition's sample submission."""
+
+    file: str
+    sha256: str
+
+
 class SubmissionRecord(_Facts):
     """The record beside a submission's CSV."""
 
@@ -449,6 +456,8 @@ class SubmissionRecord(_Facts):
     class_counts: Annotated[dict[str, int], Field(min_length=1)]
     labels: dict[str, str] = {}  # what the CSV says for each class
     rules: dict[str, Any] | None = None  # given instead of those of the predictions
+    order: SampleFacts | None = None  # whose order the rows have, where it is not that of the unlabelled file
+    uncounted: list[str] = []  # nets whose parameters were counted by their configs alone, for want of their checkpoints
     predictions: PredictionsMeta
     run: RunRecord | None = None
     estimate: dict[str, Any] | None = None  # of accuracy on this very file, that the choice was made by

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_pictures, run_record
-from cifar_small.runs.records import FORMAT, SubmissionRecord
+from cifar_small.runs.records import FORMAT, NetFacts, SubmissionRecord
 
 
 def label_texts(classes: Sequence[str], rules: Rules) -> list[str]:
@@ -147,8 +148,10 @@ def _read_rows(
     return answers, [f"has {plural(len(places), 'row')} {kind}, first in {places[0]}" for kind, places in found.items()]
 
 
-def rules_of_sample(content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules, name: str) -> Rules:
-    """The rules with header, form of ids and kind of labels as in a competition's sample submission for the same ids.
+def rules_of_sample(
+    content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules, name: str
+) -> tuple[Rules, npt.NDArray[np.int64]]:
+    """The rules with header, form of ids and kind of labels as in a competition's sample submission, and the ids in its order.
 
     ids: of the unlabelled file; name: of the sample, for messages. Raises DataError when it is for others, or unclear.
     """
@@ -171,12 +174,12 @@ def rules_of_sample(content: bytes, ids: npt.NDArray[np.int64], classes: Sequenc
         found = Rules.model_validate({**rules.model_dump(), "submission": ",".join(rows[0]), "labels": kinds[0], "ids": form})
     except ValidationError:
         raise DataError(f"{name} has the header {','.join(rows[0])!r}; expected two names such as Id,Category") from None
-    listed = [found.id_number(image) for image, _ in rows[1:]]
-    if set(listed) != set(ids.tolist()) or len(listed) != len(ids):
+    listed = [number for image, _ in rows[1:] if (number := found.id_number(image)) is not None]
+    if set(listed) != set(ids.tolist()) or not len(listed) == len(rows) - 1 == len(ids):
         raise DataError(
-            f"{name} is for {len(listed):,} other ids than the {len(ids):,} of the unlabelled file; expected the same"
+            f"{name} is for {len(rows) - 1:,} other ids than the {len(ids):,} of the unlabelled file; expected the same"
         )
-    return found
+    return found, np.array(listed, np.int64)
 
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
@@ -200,9 +203,28 @@ def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
     return rules
 
 
-def _check_weights(predictions: Predictions, run: Run, rules: Rules | None) -> None:
+def _check_nets(meta: NetFacts, runs: Sequence[Run], rules: Rules | None) -> list[str]:
+    """Check the checkpoint of each net that predicted, where one of the runs holds it; returns the labels of the others."""
+    missing = []
+    for net in meta.nets():
+        holders = [run for run in runs if net.weights_sha256 and _holds(run, net)]
+        if holders:
+            _check_weights(net, holders[0], rules)
+        else:
+            missing.append(net.label())
+    return missing
+
+
+def _holds(run: Run, net: NetFacts) -> bool:
+    try:
+        file = run.checkpoint(net.checkpoint)
+    except CheckpointError:
+        return False
+    return file.exists() and sha256_file(file) == net.weights_sha256
+
+
+def _check_weights(meta: NetFacts, run: Run, rules: Rules | None) -> None:
     """Count the checkpoint and judge its lineage. Raises CheckpointError if it is not the one that made the predictions."""
-    meta = predictions.meta
     net = load_net(run, meta.checkpoint)
     if net.facts.weights_sha256 != meta.weights_sha256:
         raise CheckpointError(
@@ -217,16 +239,20 @@ def submit(
     output: Path,
     *,
     run: Run | None = None,
+    runs: Sequence[Run] = (),
     rules: Rules | None = None,
+    sample: Path | None = None,
     estimate: Path | None = None,
     overwrite: bool = False,
     command: str = "",
 ) -> SubmissionRecord:
     """Write the CSV and, beside it, `<name>.json`: the record of what made it. Returns the record.
 
-    run: the run directory, whose summary, environment, metrics and readings of the test split join the record. rules: those of
-    the competition; None: of the run's own config. estimate: the record of the estimate that it was chosen by. Nothing is left
-    behind when a check fails. Raises ConfigError (rules), DataError (predictions, or a CSV that reads back wrong).
+    run: the run directory, whose summary, environment, metrics and readings of the test split join the record. runs: others, in
+    which the checkpoints of the nets are looked for; `uncounted` of the record names those not found. rules: those of
+    the competition; None: of the run's own config. sample: the competition's sample submission, which header, form and order
+    of the ids, and the kind of labels are taken from. estimate: the record of the estimate that it was chosen by. Nothing is
+    left behind when a check fails. Raises ConfigError (rules), DataError (predictions, or a CSV that reads back wrong).
     """
     if output.suffix != ".csv":
         raise DataError(f"the submission is named {output.name}; expected a name ending in .csv", remedy="output")
@@ -238,14 +264,23 @@ def submit(
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)
     given, rules = rules, check_rules(predictions, rules)
+    ordered, taken = predictions, {}
+    if sample is not None:
+        example = read_bytes(sample)
+        rules, order = rules_of_sample(example, predictions.ids, predictions.classes, rules, str(sample))
+        given = rules
+        if order.tolist() != predictions.ids.tolist():
+            ordered = in_order_of(predictions, order)
+            taken = {"order": {"file": sample.name, "sha256": sha256_bytes(example)}}
     if run is not None:
-        _check_weights(predictions, run, given)
+        _check_weights(predictions.meta, run, given)
+    missing = _check_nets(predictions.meta, runs, given) if run is None else []
     evidence: dict[str, Any] = {"run": run_record(run)} if run is not None else {}
     if estimate is not None:
         evidence["estimate"] = load_estimation(estimate).used_for(predictions, estimate, sha256_file(estimate))
-    content = render_csv(predictions, rules)
-    answers, faults = read_csv(content, predictions.ids, predictions.classes, rules)
-    if faults or list(answers.values()) != predictions.predicted.tolist():
+    content = render_csv(ordered, rules)
+    answers, faults = read_csv(content, ordered.ids, predictions.classes, rules)
+    if faults or list(answers.values()) != ordered.predicted.tolist():
         reason = "; ".join(faults) or "reads back as other labels"
         raise DataError(f"the CSV of {predictions.meta.file} {reason}; nothing was written")
     counts = np.bincount(predictions.predicted, minlength=len(predictions.classes)).tolist()
@@ -261,6 +296,8 @@ def submit(
         "class_counts": dict(zip(predictions.classes, counts, strict=True)),
         "labels": dict(zip(predictions.classes, label_texts(predictions.classes, rules), strict=True)),
         **({"rules": given.model_dump(mode="json")} if given else {}),
+        **taken,
+        **({"uncounted": missing} if missing else {}),
         "predictions": predictions.meta,
         **evidence,
     }
@@ -283,6 +320,7 @@ def submit_file(
     path: Path,
     output: Path,
     *,
+    runs: Sequence[Path] = (),
     rules: Rules | None = None,
     sample: Path | None = None,
     estimate: Path | None = None,
@@ -291,16 +329,29 @@ def submit_file(
 ) -> tuple[Predictions, SubmissionRecord]:
     """`submit` for a predictions file, with the run that it lies in, if any; returns the predictions and the record.
 
-    sample: the competition's sample submission, which header, form of the ids and kind of labels are taken from.
+    runs: directories of the runs whose nets predicted, where the file does not lie in one.
     """
     predictions, run = load_predictions(path), Run(path.resolve().parent.parent)
-    if sample is not None:
-        given = check_rules(predictions, rules)
-        rules = rules_of_sample(read_bytes(sample), predictions.ids, predictions.classes, given, str(sample))
     found = run if run.config_file.exists() and not predictions.meta.members else None
+    given = [Run(folder).require() for folder in runs]
     return predictions, submit(
-        predictions, output, run=found, rules=rules, estimate=estimate, overwrite=overwrite, command=command
+        predictions,
+        output,
+        run=found,
+        runs=given,
+        rules=rules,
+        sample=sample,
+        estimate=estimate,
+        overwrite=overwrite,
+        command=command,
     )
+
+
+def in_order_of(predictions: Predictions, ids: npt.NDArray[np.int64]) -> Predictions:
+    """The predictions in the order of these ids, which are the same ones."""
+    place = {image: row for row, image in enumerate(predictions.ids.tolist())}
+    rows = [place[image] for image in ids.tolist()]
+    return replace(predictions, ids=ids, logits=predictions.logits[rows])
 
 
 def read_bytes(path: Path) -> bytes:

@@ -17,13 +17,13 @@ from cifar_small.config.loading import parse_config, with_input
 from cifar_small.config.published import PUBLISHED, Package, Published
 from cifar_small.config.schema import Config
 from cifar_small.config.schema.data import Input
-from cifar_small.errors import CheckpointError
+from cifar_small.errors import CheckpointError, plural
 from cifar_small.files import sha256_file
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.models import LibraryNet, in_backbone
 from cifar_small.models.efficientnet_lite import reference_picture
 from cifar_small.models.library import TIMM_NAMES
-from cifar_small.models.pretrained import locate, read_wrapped
+from cifar_small.models.pretrained import locate, read_wrapped, unwrapped
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import ancestor
 from cifar_small.runs.records import Ancestor, DataFacts
@@ -136,8 +136,11 @@ def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ..
 
     The head is loaded if it was trained on the same classes; else it stays as the seed initialized it.
     """
-    state = net.from_library(init.state) if isinstance(net, LibraryNet) and not init.classes else dict(init.state)
-    own = net.state_dict()
+    own, state, prefix = net.state_dict(), dict(init.state), ""
+    if not init.classes:  # a file, from whatever program
+        state, prefix = unwrapped(state, net.library_names() if isinstance(net, LibraryNet) else own.keys())
+    if isinstance(net, LibraryNet) and not init.classes:
+        state = net.from_library(state)
     backbone = {name: value for name, value in own.items() if in_backbone(name)}
     _require_fit(init.name, backbone, {name: value for name, value in state.items() if in_backbone(name)})
     head = own.keys() - backbone.keys()
@@ -148,7 +151,8 @@ def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ..
         _require_answer(net, init, init.published.size, init.published.package)
     count = sum(taken[name].numel() for name, _ in net.named_parameters() if name in taken)
     head_state = "loaded" if takes_head else "re-initialized"
-    return f"initialized from {init.name}: {count:,} parameters loaded, classifier {head_state}"
+    under = f" from under {prefix!r} of its {plural(len(init.state), 'tensor')}" if prefix else ""
+    return f"initialized from {init.name}: {count:,} parameters loaded{under}, classifier {head_state}"
 
 
 @torch.no_grad()

@@ -20,6 +20,7 @@ from cifar_small.config.loading import load_config, parse_config
 from cifar_small.data import load_test
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.errors import CheckpointError, UserError
+from cifar_small.export.model_card import model_card
 from cifar_small.export.weights_folder import FILES, _program, export, load_exported, require_exported
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, predict, predict_images
@@ -175,7 +176,8 @@ def test_figures_stand_with_n_interval_and_views(folder: Path, run: Run) -> None
     assert f"| accuracy on val | {val}" in card
     for reading in run.test_readings()[:2]:
         low, high = wilson_interval(round(360 * reading.accuracy), 360)
-        line = f"{reading.accuracy:.2%} of 360 images, 95 % interval {low:.2%} to {high:.2%}, views {reading.views} |"
+        line = f"{reading.accuracy:.2%} of 360 images, 95 % interval {low:.2%} to {high:.2%}, views {reading.views}"
+        line += f"; SHA-256 of the images {reading.images_sha256} |"
         assert f"| accuracy on test | {line}" in card
     assert "| readings of test in this run | 3, with any of its weights and in any form |" in card
     count = sum(parameter.numel() for parameter in build_model(CONFIG.model, 10).parameters())
@@ -369,3 +371,16 @@ def test_the_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(command) == 2
     assert "exists already" in capsys.readouterr().err
     assert main(["export", str(tmp_path), "--output", str(tmp_path / "other")]) == 4
+
+
+def test_the_card_compares_the_images_of_a_reading_with_the_official_test_split(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = load_net(run)
+    reading = run.test_readings()[0]
+    for official, words in ((True, "; the official test split"), (False, "; NOT the official test split: its images have")):
+        monkeypatch.setattr("cifar_small.export.model_card.is_official", lambda *_, official=official: official)
+        card = model_card(net, run)
+        assert f"views {reading.views}{words}" in card
+        front = card.split("---")[1]
+        assert ("digits, enlarged to 32x32, test" in front) == official

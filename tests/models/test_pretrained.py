@@ -27,7 +27,9 @@ from cifar_small.config.published import HUB_FILE, PUBLISHED, Published
 from cifar_small.config.schema import Data
 from cifar_small.data import load_train
 from cifar_small.errors import CheckpointError, ConfigError, DataError
-from cifar_small.models.pretrained import cached, fetch, locate, read_state, read_wrapped, verify
+from cifar_small.models import build_model
+from cifar_small.models.pretrained import cached, fetch, locate, read_state, read_wrapped, unwrapped, verify
+from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 from cifar_small.training.train import train
 
 safetensors = pytest.importorskip("safetensors.torch")
@@ -404,3 +406,20 @@ def test_the_data_set_says_so_too(no_network: list[str], tmp_path: Path, monkeyp
 
     assert seconds_of(refused) < 1
     shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+
+
+def test_a_net_under_any_prefix_is_found_by_the_names_of_its_tensors() -> None:
+    own = build_model(parse_config(tiny_raw()).model, 10).state_dict()
+    lightning = {f"student.net.{name}": value for name, value in own.items()}
+    lightning |= {"criterion.weight": torch.ones(10), "val_accuracy.total": torch.zeros(1)}
+    found, prefix = unwrapped(lightning, own.keys())
+    assert (prefix, found.keys()) == ("student.net.", own.keys())
+    assert unwrapped(own, own.keys()) == (own, "")
+    other = {f"encoder.{name}": value for name, value in list(own.items())[:3]}
+    assert unwrapped(other, own.keys()) == (other, "")
+    with pytest.raises(CheckpointError, match=r"hold such a net twice, under '(student|teacher)\.' and"):
+        unwrapped({f"{who}.{name}": value for who in ("student", "teacher") for name, value in own.items()}, own.keys())
+    net = build_model(parse_config(tiny_raw(seed=1)).model, 10)
+    line = load_pretrained(net, PretrainedInit("x.pth", lightning, (), []), tuple("0123456789"))
+    assert f" from under 'student.net.' of its {len(lightning)} tensors, classifier re-initialized" in line
+    assert torch.equal(net.state_dict()["conv1.weight"], own["conv1.weight"])

@@ -115,7 +115,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Place:
     arrays: dict[str, Any] = {f"{name}_images": images.images for name, images in parts.items()}
     arrays |= {f"{name}_labels": images.labels for name, images in parts.items()}
     np.savez(place.data, classes=np.array(parts["train"].classes), **arrays)
-    write_unlabelled(place.file, parts["test"].images, np.arange(100))
+    write_unlabelled(place.file, load_test(digits).images[100:200], np.arange(100))
     with pytest.MonkeyPatch.context() as patch:
         for module in (environment, predict, submission):
             patch.setattr(module, "commit", lambda: CLEAN)
@@ -145,8 +145,37 @@ def test_what_is_whole_passes_every_link(place: Place) -> None:
     assert [str(finding) for finding in card.findings if finding.verdict != "pass"] == []
     (readings,) = (finding for finding in card.findings if finding.link == "test readings")
     assert readings.found.startswith("read 2 times: 20")
-    assert "; but 100 of 100 images of the unlabelled file are of the test split, whose labels are at hand" in readings.found
     assert readings.found.count("% of 100") == 2
+
+
+def test_predicting_the_test_images_as_an_unlabelled_file_leaves_the_readings_unchecked(place: Place, tmp_path: Path) -> None:
+    """Their labels are at hand, so that scoring the CSV tells what a reading would, without one."""
+    with np.load(place.data) as arrays:
+        write_unlabelled(tmp_path / "test.pkl", arrays["test_images"], np.arange(100))
+    predict.predict(place.run, "submit", file=tmp_path / "test.pkl", output=tmp_path / "again.npz")
+    submit(load_predictions(tmp_path / "again.npz"), tmp_path / "mine.csv", run=place.run)
+    evidence = {"runs": [place.run.folder], "file": tmp_path / "test.pkl", "data_root": str(place.data)}
+    card = audit(gather(tmp_path / "mine.csv", predictions=tmp_path / "again.npz", **evidence))
+    assert failed(card) <= {"commit", "commit of CSV"}
+    (readings,) = card.of("not checked")
+    assert readings.link == "test readings"
+    assert "100 of 100 images of the unlabelled file are of the test split, whose labels are at hand" in readings.found
+
+
+def test_a_checkpoint_is_counted_wherever_the_predictions_lie(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    away, csv = place.folder / "away.npz", place.folder / "away" / "mine.csv"
+    shutil.copy(place.npz, away)
+    command = ["submit", str(away), "--output", str(csv), "--overwrite"]
+    assert main(command) == 0
+    assert "parameters of tiny (seed 0) were counted by config alone" in capsys.readouterr().err
+    assert json.loads(csv.with_suffix(".json").read_text())["uncounted"] == ["tiny (seed 0)"]
+    assert main([*command, "--run", str(place.run.folder)]) == 0
+    assert capsys.readouterr().err == ""
+    joint = ["submit", str(place.joint_npz), "--output", str(csv), "--overwrite", "--run"]
+    assert main([*joint, str(place.run.folder)]) == 0
+    assert "parameters of tiny (seed 1) were counted by config alone" in capsys.readouterr().err
+    assert main([*joint, str(place.run.folder), str(place.other.folder)]) == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_a_net_that_was_given_its_normalisation_passes(place: Place) -> None:
@@ -665,6 +694,23 @@ def test_installed_code_passes_where_the_audit_has_the_same(place: Place) -> Non
         (found,) = (one for one in place.audit().findings if one.link == "commit of CSV")
         assert found.verdict == verdict
         assert code in found.found
+
+
+def test_a_submission_in_the_order_of_a_sample_is_checked_against_the_sample(
+    place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sample, csv = tmp_path / "sample.csv", tmp_path / "mine" / "submission.csv"
+    order = np.random.default_rng(0).permutation(100)
+    sample.write_text("Id,Category\n" + "".join(f"{image:05d}.png,cat\n".replace("cat", "3") for image in order))
+    monkeypatch.setattr(submission, "commit", lambda: CLEAN)
+    submit(load_predictions(place.npz), csv, run=place.run, sample=sample)
+    evidence = {"runs": [place.run.folder], "file": place.file, "data_root": str(place.data)}
+    card = audit(gather(csv, sample=sample, **evidence))
+    assert [str(finding) for finding in card.findings if finding.verdict != "pass"] == []
+    (open_,) = audit(gather(csv, **evidence)).of("not checked")
+    assert (open_.link, "which is not at hand" in open_.found) == ("rows", True)
+    sample.write_text("Id,Category\n" + "".join(f"{image:05d}.png,3\n" for image in range(100)))
+    assert failed(audit(gather(csv, sample=sample, **evidence))) == {"rows", "labels"}
 
 
 def test_an_old_record_without_the_newer_hashes_still_passes(place: Place) -> None:

@@ -72,7 +72,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, clean: None) -> Place:
     arrays: dict[str, Any] = {f"{name}_images": images.images for name, images in parts.items()}
     arrays |= {f"{name}_labels": images.labels for name, images in parts.items()}
     np.savez(place.data, classes=np.array(parts["train"].classes), **arrays)
-    write_unlabelled(place.file, parts["test"].images, np.arange(100))
+    write_unlabelled(place.file, load_test(digits).images[100:200], np.arange(100))
     for seed, run in enumerate(place.runs):
         data = {"source": "npz", "root": str(place.data), "val_size": 100}
         settings = {"seed": seed, "data": data, "rules": OWN, "phases": [{"epochs": 2}], "views": "flip"}
@@ -187,7 +187,7 @@ def test_a_val_made_again_is_judged_by_ids_and_logits(place: Place) -> None:
 
 def test_another_number_of_rows_that_was_allowed(place: Place) -> None:
     run, few = place.runs[0], place.folder / "few.pkl"
-    write_unlabelled(few, load_test(Data(source="npz", root=str(place.data))).images[:30], np.arange(30))
+    write_unlabelled(few, load_test(Data(source="digits")).images[100:130], np.arange(30))
     made = load_predictions(predict(run, "submit", file=few, allow_rows=30)[0])
     submit(made, place.csv, run=run)
     assert not_passed(place.audit([run], file=few)) == []

@@ -25,6 +25,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.data import write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
+from cifar_small.files import sha256_file
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters, trainable_parameters
 from cifar_small.runs.checkpoints import save_checkpoint
@@ -544,8 +545,9 @@ def test_ids_of_19_digits_are_submitted() -> None:
     ],
 )
 def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tuple[str, str, str]) -> None:
-    rules = rules_of_sample(sample.encode(), np.array([1, 2, 10]), NAMES, RULES, "sample.csv")
+    rules, order = rules_of_sample(sample.encode(), np.array([1, 2, 10]), NAMES, RULES, "sample.csv")
     assert (rules.submission, rules.labels, rules.ids) == expected
+    assert order.tolist() == [1, 2, 10]
     written = render_csv(made([3, 1, 4], [1, 2, 10]), rules).decode()
     pairs = zip(sample.splitlines(), written.splitlines(), strict=True)
     assert all(theirs.split(",")[0] == ours.split(",")[0] for theirs, ours in pairs)
@@ -582,6 +584,56 @@ def test_submit_and_check_take_a_sample(tmp_path: Path, capsys: pytest.CaptureFi
     check = ["check", str(csv), "--file", str(tmp_path / "test.pkl"), "--layout", "HWC", "--allow-rows", "3"]
     assert main([*check, "--sample", str(sample)]) == 0
     assert main(check) == 1
+
+
+def test_a_sample_gives_its_order_and_the_predictions_follow_their_ids(tmp_path: Path) -> None:
+    folder = tmp_path / "run" / "predictions"
+    made([3, 1, 4], [5, 6, 7]).with_meta(split="submit").save(folder / "submit.npz")
+    write_unlabelled(tmp_path / "test.pkl", np.arange(3 * 3072).astype(np.uint8).reshape(3, 32, 32, 3), np.array([5, 6, 7]))
+    sample, csv = tmp_path / "sample.csv", tmp_path / "mine" / "submission.csv"
+    sample.write_text("Id,Category\n7,0\n5,0\n6,0\n")
+    assert main(["submit", str(folder / "submit.npz"), "--output", str(csv), "--sample", str(sample)]) == 0
+    assert csv.read_text() == "Id,Category\n7,4\n5,3\n6,1\n"
+    order = json.loads(csv.with_suffix(".json").read_text())["order"]
+    assert order == {"file": "sample.csv", "sha256": sha256_file(sample)}
+    check = ["check", str(csv), "--file", str(tmp_path / "test.pkl"), "--layout", "HWC", "--allow-rows", "3"]
+    assert main([*check, "--sample", str(sample)]) == 0
+    sample.write_text("Id,Category\n5,0\n6,0\n7,0\n")
+    assert main([*check, "--sample", str(sample)]) == 1
+
+
+def kaggle_stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> Path:
+    """A program named kaggle that writes down its arguments and ends with a code."""
+    folder.mkdir(exist_ok=True)
+    program, seen = folder / "kaggle", folder / "seen"
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{seen}"\necho uploaded\necho 403 >&2\nexit {code}\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(folder), prepend=":")
+    return seen
+
+
+def test_a_submission_goes_to_kaggle_by_its_own_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    npz, csv = tmp_path / "predictions" / "submit.npz", tmp_path / "my entry" / "submission.csv"
+    made([3, 1, 4], [5, 6, 7]).with_meta(split="submit").save(npz)
+    command = ["submit", str(npz), "--output", str(csv), "--overwrite"]
+    whole = [*command, "--kaggle", "cifar-10", "--message", "two words"]
+    with monkeypatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path))
+        assert main(whole) == 0
+    said = capsys.readouterr().out
+    assert f"kaggle competitions submit -c cifar-10 -f '{csv}' -m 'two words'" in said
+    seen = kaggle_stand_in(tmp_path / "bin", monkeypatch, 0)
+    assert main(whole) == 0
+    assert capsys.readouterr().out.endswith("kaggle: uploaded\n")
+    assert seen.read_text().splitlines() == ["competitions", "submit", "-c", "cifar-10", "-f", str(csv), "-m", "two words"]
+    kaggle_stand_in(tmp_path / "bin", monkeypatch, 3)
+    assert main(whole) == 2
+    assert "kaggle did not take" in (err := capsys.readouterr().err)
+    assert "(exit code 3: 403); the CSV is written; try again with: kaggle competitions submit" in err
+    assert csv.exists()
+    assert main([*command, "--message", "two words"]) == 2
 
 
 def test_ids_in_the_order_of_text_are_recognized() -> None:

@@ -24,7 +24,7 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, parse
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, PredictionsFile, Submission
-from cifar_small.submission.submission_file import read_csv, render_csv
+from cifar_small.submission.submission_file import in_order_of, read_csv, render_csv
 
 CLOSE = 1e-5  # of the largest logit: another version of numpy may add in another order
 ONNX_IMAGES = 200
@@ -46,6 +46,7 @@ def rows(submission: Submission, result: CheckResult) -> str:
     """The CSV's form against the rules and the ids it answers, its counts against the record."""
     rules, classes = submission.rules, submission.classes
     ids, source = submission.ids()
+    ids = submission.ordered(ids, result)
     answers, faults = read_csv(submission.content, ids, classes, rules)
     for fault in faults:
         result.require(False, f"a valid {rules.submission} for the ids of {source}", f"a CSV that {fault}")
@@ -69,7 +70,9 @@ def predictions(made: PredictionsFile, result: CheckResult) -> str:
 def labels(submission: Submission, result: CheckResult) -> str:
     """The CSV written again from the predictions, byte by byte."""
     result.same("classes", list(submission.classes), list(submission.made.predictions.classes))
-    again = render_csv(submission.made.predictions, submission.csv_rules)
+    made = submission.made.predictions
+    ids = submission.ordered(made.ids, CheckResult())  # the link `rows` speaks of the order
+    again = render_csv(in_order_of(made, ids), submission.csv_rules)
     if again != submission.content:
         ours, theirs = again.splitlines(), submission.content.splitlines()
         places = [place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]]

@@ -22,13 +22,14 @@ from cifar_small.data.datamodule import load_splits
 from cifar_small.data.unlabelled import AskedLayout
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 from cifar_small.export.onnx_session import load_onnx, require_extra
-from cifar_small.files import sha256_file
+from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.predict import Net, load_net, with_overrides
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse
-from cifar_small.submission.audit.card import Unavailable
+from cifar_small.submission.audit.card import CheckResult, Unavailable
+from cifar_small.submission.submission_file import read_csv, rules_of_sample
 
 
 class Sources:
@@ -228,6 +229,7 @@ class Submission:
     members: list[Member]
     sources: Sources
     left_out: tuple[Run, ...] = ()  # run directories of nets that an ensemble was offered and left out
+    sample: Path | None = None  # the competition's sample submission
 
     @property
     def recorded_meta(self) -> PredictionsMeta:
@@ -238,6 +240,22 @@ class Submission:
     def classes(self) -> tuple[str, ...]:
         """Class names, as recorded."""
         return tuple(self.record.class_counts)
+
+    def ordered(self, ids: npt.NDArray[np.int64], result: CheckResult) -> npt.NDArray[np.int64]:
+        """These ids in the order that the CSV must have: of the sample submission that the record names, else as they are.
+
+        Where the sample is not at hand, the order of the CSV is taken as its, and a gap says so.
+        """
+        order = self.record.order
+        if order is None:
+            return ids
+        if self.sample is not None:
+            content = self.sample.read_bytes()
+            result.same(f"SHA-256 of {self.sample.name}", order.sha256, sha256_bytes(content))
+            return rules_of_sample(content, ids, self.classes, self.csv_rules, str(self.sample))[1]
+        result.gap(f"the rows have the order of {order.file} (SHA-256 {order.sha256}), which is not at hand: give it")
+        answers, _ = read_csv(self.content, ids, self.classes, self.csv_rules)
+        return np.array(list(answers), np.int64) if len(answers) == len(ids) else ids
 
     def ids(self) -> tuple[npt.NDArray[np.int64], str]:
         """The ids to answer, in order, and where they come from: the unlabelled file, else the predictions."""
@@ -255,6 +273,7 @@ def gather(
     runs: Sequence[Path] = (),
     predictions: Path | None = None,
     file: Path | None = None,
+    sample: Path | None = None,
     layout: AskedLayout = "auto",
     data_root: str | None = None,
     config: Path | None = None,
@@ -264,7 +283,7 @@ def gather(
     runs: of the nets, and of those that they started from. config: whose rules hold instead of those in the record. Raises
     UserError for a path that does not exist or a run directory that is none of the submission's, DataError without a record.
     """
-    for path in (predictions, file, None if data_root is None else Path(data_root).expanduser()):
+    for path in (predictions, file, sample, None if data_root is None else Path(data_root).expanduser()):
         if path is not None and not path.exists():
             raise UserError(f"{path} does not exist; expected a file or folder to audit with")
     content, record = _read(csv)
@@ -284,7 +303,7 @@ def gather(
         run = folders[0] if folders else None
         made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
         one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources, ancestral)
-        return Submission(csv, content, record, rules, csv_rules, made, [one], sources)
+        return Submission(csv, content, record, rules, csv_rules, made, [one], sources, sample=sample)
     members, nets = [], list(meta.nets())
     assigned, left_out = _assign(nets, meta.left_out, folders)
     shared = meta.picked("rules", "images_sha256")
@@ -294,7 +313,7 @@ def gather(
         made = PredictionsFile(own, _file_of(own, run), _missing(own, run))
         members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources, ancestral))
     joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: give their file")
-    return Submission(csv, content, record, rules, csv_rules, joined, members, sources, left_out)
+    return Submission(csv, content, record, rules, csv_rules, joined, members, sources, left_out, sample)
 
 
 def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:

@@ -179,19 +179,23 @@ def test_readings(member: Member, result: CheckResult) -> str:
     ended = max((_time(session.started) for session in member.run.sessions()), default=None)
     early = [one for one in own if ended is not None and _time(one.time) < ended]
     result.require(not early, f"no reading before the last session of training, {ended}", _told(early))
-    return _told(own) + _labels_at_hand(member)
+    _judge_labels_at_hand(member, result)
+    return _told(own)
 
 
-def _labels_at_hand(member: Member) -> str:
-    """What predictions as an unlabelled file tell of the test split without a reading: their labels are at hand there."""
+def _judge_labels_at_hand(member: Member, result: CheckResult) -> None:
+    """Say that readings cannot be counted where the unlabelled file holds test images, whose labels are at hand."""
     try:
         test = load_test(member.sources.located(member.config.data))
         file = member.sources.unlabelled(member.classes)
-    except (Unavailable, DataError):
-        return ""
+    except (Unavailable, DataError):  # the links of test images and of the unlabelled file speak of it
+        return
     known = count_copies(file, test)
-    said = f"{known:,} of {len(file):,} images of the unlabelled file are of the test split, whose labels are at hand"
-    return f"; but {said}: predicting it without them leaves no reading" if known > MOST_COPIES * len(file) else ""
+    if known > MOST_COPIES * len(file):
+        result.gap(
+            f"{known:,} of {len(file):,} images of the unlabelled file are of the test split, whose labels are at hand: "
+            f"predicting and scoring it leaves no reading; on record: {_told(member.run.test_readings())}"
+        )
 
 
 def _compare_chain(member: Member, result: CheckResult) -> None:
