@@ -79,13 +79,15 @@ def _load(folder: Path, data_root: str | None, device: str | None) -> tuple[Net,
 def _tta_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_output(parser, "JSON to write (default: RUN/tta.json)")
+    parser.add_argument("--onnx", type=Path, metavar="FILE", help="also with this ONNX file of the run (see onnx, quantize)")
     _run_arguments(parser)
 
 
 def _tta(options: argparse.Namespace) -> int:
     """Compare all choices of views on val: accuracy, cost, paired tests, learned weights.
 
-    Every distinct view is forwarded once. The test split is never read.
+    Every distinct view is forwarded once. With an ONNX file, of int8 say, its choices too, each against the same set by the
+    weights: what views cost and lose there. The test split is never read.
     """
     from cifar_small.evaluation.tta_ablation import ablate, plain_ablation
     from cifar_small.files import write_json
@@ -94,7 +96,13 @@ def _tta(options: argparse.Namespace) -> int:
     target = options.output or options.directory / "tta.json"
     reserve(options.overwrite, target)
     net, val = _load(options.directory, options.data_root, options.device)
-    ablation = ablate(net, val, progress=True)
+    form = None
+    if options.onnx is not None:
+        from cifar_small.export.onnx_session import load_onnx
+        from cifar_small.runs.directory import Run
+
+        form = load_onnx(Run(options.directory), options.onnx)
+    ablation = ablate(net, val, form=form, progress=True)
     write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
     print(describe_ablation(ablation))
     print(f"-> {target}; choose by val, then: cifar-small predict RUN --split SPLIT --views NAME")

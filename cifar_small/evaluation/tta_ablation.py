@@ -6,8 +6,8 @@ Every distinct view is forwarded once; each choice, and weights learned for the 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -49,8 +49,9 @@ class ViewsResult:
 class Ablation:
     """All choices of `VIEWS`, each for the least certain images alone too, and the views with learned weights.
 
-    choices: the last is `learned`, cross-fitted: each half of val is answered with the weights of the other half. weights:
-    those fitted on all of val, largest first, without zeros. on_own_fit: their accuracy and NLL on the images of the fit.
+    choices: after those of `VIEWS` `learned`, cross-fitted: each half of val is answered with the weights of the other half;
+    then those of another form of the net, if one was compared. weights: those fitted on all of val, largest first, without
+    zeros. on_own_fit: their accuracy and NLL on the images of the fit.
     """
 
     meta: dict[str, object]  # which net and images, and where the seconds were measured
@@ -61,8 +62,11 @@ class Ablation:
     on_own_fit: tuple[float, float]
 
 
-def ablate(net: Net, images: Images, *, progress: bool = False) -> Ablation:
-    """Compare all choices of views on labelled images of val. Raises DataError for fewer than two images."""
+def ablate(net: Net, images: Images, *, form: Net | None = None, progress: bool = False) -> Ablation:
+    """Compare all choices of views on labelled images of val. Raises DataError for fewer than two images.
+
+    form: the same weights computed otherwise, such as int8 by ONNX Runtime, whose choices are set against those of the weights.
+    """
     labels = images.labels
     assert labels is not None
     if len(labels) < 2:
@@ -70,39 +74,63 @@ def ablate(net: Net, images: Images, *, progress: bool = False) -> Ablation:
     views = list(dict.fromkeys(view for weighted in VIEWS.values() for view, _ in weighted))
     logits, seconds, meta = view_logits(net, images, views, progress=progress)
     cost = dict(zip(views, seconds, strict=True))
-    plain = logits[views.index(IMAGE)]
-
-    def choice(
-        name: str, passes: float, time_used: float, answer: Floats, against: str = "none", other: Floats = plain
-    ) -> ViewsResult:
-        correct = answer.argmax(axis=1) == labels
-        gained, lost, p = mcnemar(correct, other.argmax(axis=1) == labels)
-        interval = wilson_interval(int(correct.sum()), len(labels))
-        nll = cross_entropy(answer, labels)
-        return ViewsResult(name, against, passes, time_used, float(correct.mean()), interval, nll, gained, lost, p)
-
-    choices = []
-    for name, weighted in VIEWS.items():
-        whole = _mean(logits, views, weighted)
-        choices.append(choice(name, len(weighted), sum(cost[view] for view, _ in weighted), whole))
-        others = [view for view, _ in weighted if view != IMAGE]
-        for share in SHARES if others else ():
-            selected = least_certain(torch.from_numpy(plain.astype(np.float32)), share).numpy()
-            answer, part = plain.copy(), len(selected) / len(labels)
-            answer[selected] = whole[selected]
-            time_used = cost[IMAGE] + part * sum(cost[view] for view in others)
-            choices.append(choice(f"{name}@{share:g}", 1 + part * len(others), time_used, answer, name, whole))
+    answers = _answers(logits, views, cost)
+    choices = [_choice(answer, answers["none" if answer.share == 1 else answer.set], labels) for answer in answers.values()]
     weights = fit_view_weights(logits, labels)
     crossed = np.empty(logits.shape[1:])
     first, second = halves(labels)
     for fitted, answered in ((first, second), (second, first)):
         crossed[answered] = np.tensordot(fit_view_weights(logits[:, fitted], labels[fitted]), logits[:, answered], 1)
     used = [view for view, weight in zip(views, weights, strict=True) if weight]
-    choices.append(choice(LEARNED, len(used), sum(cost[view] for view in used), crossed))
+    learned = _Answer(LEARNED, LEARNED, 1.0, len(used), sum(cost[view] for view in used), crossed)
+    choices.append(_choice(learned, answers["none"], labels))
+    if form is not None:
+        again, seconds, _ = view_logits(form, images, views, progress=progress)
+        computed = "onnx " + form.onnx.precision if form.onnx else "again"
+        others = _answers(again, views, dict(zip(views, seconds, strict=True)))
+        for name, answer in others.items():
+            choices.append(_choice(replace(answer, name=f"{name} {computed}"), answers[answer.set], labels))
     own = np.tensordot(weights, logits, 1)
     on_own_fit = (float((own.argmax(axis=1) == labels).mean()), cross_entropy(own, labels))
     largest = [(str(views[place]), float(weights[place])) for place in np.argsort(-weights, kind="stable") if weights[place]]
     return Ablation(meta, len(labels), len(views), tuple(choices), tuple(largest), on_own_fit)
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The logits (N, K) of one choice of views, and what they cost."""
+
+    name: str
+    set: str
+    share: float
+    passes: float
+    seconds: float
+    logits: Floats
+
+
+def _answers(logits: Floats, views: Sequence[View], cost: Mapping[View, float]) -> dict[str, _Answer]:
+    """Every set for all images, and for the least certain share of them, by name; logits (V, N, K)."""
+    plain, found = logits[views.index(IMAGE)], {}
+    for name, weighted in VIEWS.items():
+        whole = _mean(logits, views, weighted)
+        found[name] = _Answer(name, name, 1.0, len(weighted), sum(cost[view] for view, _ in weighted), whole)
+        others = [view for view, _ in weighted if view != IMAGE]
+        for share in SHARES if others else ():
+            selected = least_certain(torch.from_numpy(plain.astype(np.float32)), share).numpy()
+            answer, part = plain.copy(), len(selected) / len(plain)
+            answer[selected] = whole[selected]
+            seconds = cost[IMAGE] + part * sum(cost[view] for view in others)
+            selective = f"{name}@{share:g}"
+            found[selective] = _Answer(selective, name, share, 1 + part * len(others), seconds, answer)
+    return found
+
+
+def _choice(answer: _Answer, other: _Answer, labels: npt.NDArray[np.int64]) -> ViewsResult:
+    correct = answer.logits.argmax(axis=1) == labels
+    gained, lost, p = mcnemar(correct, other.logits.argmax(axis=1) == labels)
+    interval, nll = wilson_interval(int(correct.sum()), len(labels)), cross_entropy(answer.logits, labels)
+    accuracy = float(correct.mean())
+    return ViewsResult(answer.name, other.name, answer.passes, answer.seconds, accuracy, interval, nll, gained, lost, p)
 
 
 def view_logits(

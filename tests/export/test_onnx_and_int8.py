@@ -44,7 +44,8 @@ from cifar_small.export.onnx_session import (
 from cifar_small.export.quantize import Quantized, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
 from cifar_small.files import sha256_file
 from cifar_small.inference.forward import compute_logits
-from cifar_small.inference.predict import Net, load_net, load_own_splits, predict
+from cifar_small.inference.predict import Net, load_net, load_own_splits, predict, predict_images
+from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.models import build_model, merge_pooled_norms
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -708,3 +709,20 @@ def test_paired_difference_covers_the_truth() -> None:
         _, low, high = paired_difference(*answers(both, first, second, neither))
         covered += low <= shares[2] - shares[1] <= high
     assert 0.94 < covered / repeats < 0.97
+
+
+def test_tta_sets_an_int8_file_against_the_weights(run: Run, tmp_path: Path) -> None:
+    """Every choice by the file stands against the same set by the weights, on the same images."""
+    target = tmp_path / "tta.json"
+    arguments = ["tta", str(run.folder), "--onnx", str(run.folder / "int8.onnx"), "--output", str(target)]
+    assert main(arguments) == 0
+    choices = {choice["views"]: choice for choice in json.loads(target.read_text())["choices"]}
+    net, form = load_net(run), load_onnx(run, run.folder / "int8.onnx")
+    val = load_own_splits(net)[1]
+    for views, name in (("flip", "flip"), ("flip_shift@0.25", "flip_shift")):
+        ours, theirs = predict_images(form, val, views).correct, predict_images(net, val, name).correct
+        found = choices[f"{views} onnx int8"]
+        assert found["against"] == name
+        assert found["accuracy"] == ours.mean()
+        assert (found["gained"], found["lost"], found["p"]) == mcnemar(ours, theirs)
+    assert choices["learned"]["against"] == "none"
