@@ -28,7 +28,12 @@ PACKAGE = Path(__file__).resolve().parent
 # What asks a run to end: Ctrl-C, a scheduler, a lost terminal, and the warnings before a time limit (USR2 is submitit's).
 _ENDING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ENDING_SIGNALS = tuple(getattr(signal, name) for name in _ENDING if hasattr(signal, name))  # Windows has two of them
-PACKAGES = ("torchvision", "albumentations", "numpy", "pandas", "pydantic", "PyYAML", "scikit-learn", "scipy")
+PACKAGES = (
+    *("torchvision", "albumentations", "albucore", "numpy", "pandas", "pillow", "pydantic", "PyYAML", "scikit-learn", "scipy"),
+    # One of these, which share the module cv2 and decide pixels: between two versions one pipeline gave other images.
+    *("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless"),
+    "timm",
+)
 
 
 def resolve_device(name: str) -> torch.device:
@@ -181,7 +186,7 @@ def package_versions() -> dict[str, str]:
     """The installed versions of what a result depends on; torch's names the build too, such as 2.14.1+cu130."""
     versions = {"torch": str(torch.__version__)}
     for name in PACKAGES:
-        with suppress(metadata.PackageNotFoundError):  # albumentations, where no config uses it
+        with suppress(metadata.PackageNotFoundError):  # of one's own choice, or where no config uses it
             versions[name] = metadata.version(name)
     return versions
 

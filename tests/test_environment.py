@@ -10,6 +10,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
+import PIL
 import pytest
 import torch
 
@@ -68,10 +71,20 @@ def test_description_is_json_and_names_no_host_or_folder() -> None:
     text = json.dumps(describe(CPU, "fp32"), allow_nan=False)
     facts = json.loads(text)
     assert facts["packages"]["torch"] == torch.__version__
+    assert facts["packages"]["pillow"] == PIL.__version__
+    opencv = {name: version for name, version in facts["packages"].items() if name.startswith("opencv-")}
+    assert next(iter(opencv.values())).startswith(cv2.__version__)
+    assert facts["packages"]["albucore"]
     assert facts["threads"] == torch.get_num_threads()
     assert facts["cpu_count"] == os.cpu_count()
     for private in (str(Path.home()), str(Path(environment.__file__).parent), socket.gethostname()):
         assert len(private) < 3 or private not in text
+
+
+def test_torchs_version_has_its_build_which_its_metadata_may_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
+    monkeypatch.setattr(environment, "PACKAGES", ("numpy", "a-package-that-nobody-has"))
+    assert environment.package_versions() == {"torch": "2.13.0+cu130", "numpy": np.__version__}
 
 
 def test_large_blocks_are_reused_between_steps() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.entries import SPLITS, Entry, EntryRow, collect_rows, predict_command
+from cifar_small.evaluation.entries import DECISIVE, SPLITS, Entry, EntryRow, collect_rows, predict_command
 from cifar_small.evaluation.settings import differing_settings
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import holm, paired_difference, seed_difference
@@ -283,6 +283,7 @@ def _unlike(rows: Sequence[EntryRow]) -> list[str]:
         ("epochs", lambda row: epochs_text(row.epochs)),
         ("selection", lambda row: row.selection),
         ("hardware that minutes were measured on", lambda row: row.hardware),
+        *((f"version of {name} in training", lambda row, name=name: row.versions.get(name, "")) for name in DECISIVE),
     ]
     lines = []
     for aspect, value_of in aspects:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import fault_of, foreign_lineage, start_of
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import NetFacts, PredictionsMeta, Summary, extension_of, recipe_of
+from cifar_small.runs.records import NetFacts, PredictionsMeta, Session, Summary, extension_of, recipe_of
 
 SPLITS = ("val", "test")  # those that have labels
+DECISIVE = ("torch", "torchvision", "numpy", "albumentations", "albucore", "opencv", "pillow", "timm")
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,7 @@ class EntryRow:
     extended: str = ""  # how a run of its members was made longer, which bends the schedule of its recipe
     estimate: tuple[float, float, float] | None = None  # of its accuracy on a file without labels, low and high
     ended_early: str = ""  # why a run of its members ended before its last planned epoch
+    versions: Mapping[str, str] = field(default_factory=dict)  # by package: of those that decide pixels, weights or logits
 
     @property
     def legal(self) -> bool:
@@ -114,6 +116,7 @@ class _Training:
     test_readings: int
     extended: str
     ended_early: str
+    versions: Mapping[str, str]
 
 
 def load_entries(arguments: Sequence[str]) -> list[Entry]:
@@ -254,7 +257,22 @@ def _training(run: Run) -> _Training:
         len(record.test_readings),
         extension_of(record.sessions),
         summary.ended_early,
+        _versions(record.sessions),
     )
+
+
+def _versions(sessions: Sequence[Session]) -> dict[str, str]:
+    """The versions that a run was trained with, of the packages that decide its result; of several sessions in order.
+
+    OpenCV has one name, whichever of its four packages it came in.
+    """
+    found: dict[str, dict[str, None]] = {}
+    for session in sessions:
+        for name, version in session.packages.items():
+            short = "opencv" if name.startswith("opencv-") else name
+            if short in DECISIVE:
+                found.setdefault(short, {})[version] = None
+    return {name: " then ".join(versions) for name, versions in found.items()}
 
 
 def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> EntryRow:
@@ -293,6 +311,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         },
         extended=_joined(training.extended for training in known),
         ended_early=_joined(training.ended_early for training in known),
+        versions={name: _joined(training.versions.get(name, "") for training in known) for name in DECISIVE} if whole else {},
     )
 
 

@@ -16,6 +16,8 @@ from cifar_small.errors import ConfigError, UserError, plural
 from cifar_small.sweep.run import finish, prepare, run_sweep
 from cifar_small.sweep.states import SweepDirectory
 
+TIMEOUTS = 10_000  # time limits after which a worker is not queued again
+
 
 @dataclass(frozen=True)
 class Job:
@@ -114,7 +116,8 @@ def _executor(directory: SweepDirectory, cluster: str, jobs: int) -> Any:
             "this machine has no sbatch and srun; submit from a login node of the cluster, or to the cluster 'local'",
             remedy="submit=local",
         )
-    return submitit.AutoExecutor(folder=str(directory.folder / "jobs"), cluster=cluster)
+    # By itself submitit requeues a job after three time limits at most, and then counts it as failed; a sweep ends by itself.
+    return submitit.AutoExecutor(folder=str(directory.folder / "jobs"), cluster=cluster, slurm_max_num_timeout=TIMEOUTS)
 
 
 def _configure(executor: Any, cluster: str, settings: Mapping[str, Any], name: str) -> None:

@@ -200,13 +200,7 @@ def _build(library: Any, entry: Mapping[str, Any], where: str, forced: Mapping[s
             near = difflib.get_close_matches(key, parameters, 1, cutoff=0.5)
             hint = f"did you mean {near[0]!r}?" if near else f"it takes {', '.join(parameters)}"
             raise ConfigError(f"{where}.{key}: unknown argument of {name}; {hint}")
-    for key in ("hole_height_range", "hole_width_range"):
-        ends = given.get(key)
-        if isinstance(ends, tuple) and len(ends) == 2 and 0 < ends[0] < 1 and ends[1] == 1:
-            raise ConfigError(
-                f"{where}.{key}: Albumentations takes a range that ends in 1 for pixels, so this hides one pixel at most; end "
-                "it below 1, such as 0.99, for shares of the image"
-            )
+    _require_ranges(name, given, where)
     if "transforms" in given:
         given["transforms"] = _build_all(library, entry["transforms"], f"{where}.transforms", forced)
     elif issubclass(known[name], library.BasicTransform):
@@ -219,6 +213,25 @@ def _build(library: Any, entry: Mapping[str, Any], where: str, forced: Mapping[s
     except (TypeError, ValueError, UserWarning) as error:
         lines = [line.strip() for line in str(error).splitlines() if "For further information" not in line]
         raise ConfigError(f"{where}: {name} refuses its arguments: {' '.join(lines)}") from error
+
+
+def _require_ranges(name: str, given: Mapping[str, Any], where: str) -> None:
+    """Raise ConfigError for numbers that the library takes for something else than they look like; see docs/surprises.md."""
+    for key in ("hole_height_range", "hole_width_range"):
+        ends = given.get(key)
+        if isinstance(ends, tuple) and len(ends) == 2 and 0 < ends[0] < 1 and ends[1] == 1:
+            raise ConfigError(
+                f"{where}.{key}: Albumentations takes a range that ends in 1 for pixels, so this hides one pixel at most; end "
+                "it below 1, such as 0.99, for shares of the image"
+            )
+    for key in ("rotate", "shear", "translate_percent", "translate_px", "scale") if name == "Affine" else ():
+        parts = given[key].values() if isinstance(given.get(key), Mapping) else [given.get(key)]
+        for value in parts:
+            if isinstance(value, int | float):
+                raise ConfigError(
+                    f"{where}.{key}: a single number is no range to Albumentations' Affine: {value:g} would be done to every "
+                    f"image exactly; write [low, high], or [{value:g}, {value:g}] if that is meant"
+                )
 
 
 def _known(library: Any) -> dict[str, Any]:

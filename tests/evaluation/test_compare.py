@@ -283,6 +283,26 @@ def test_other_lengths_and_other_selection_are_named(tmp_path: Path) -> None:
     )
 
 
+def test_versions_that_decide_results_are_named_where_they_differ(tmp_path: Path) -> None:
+    """OpenCV 4.12 and 5.0 made other pixels of one pipeline and one seed."""
+    versions = [
+        {"torch": "2.13.0", "opencv-python": "4.12.0.88", "pandas": "3.0"},
+        {"torch": "2.13.0", "opencv-python-headless": "5.0.0.93", "pandas": "3.1"},
+        {"torch": "2.13.0"},  # recorded before the others were
+    ]
+    for name, packages in zip("abc", versions, strict=True):
+        run = make_run(tmp_path / name)
+        sessions = [session_of(epochs_planned=2, processes=1, packages=packages)]
+        if name == "b":
+            sessions.append(session_of(epochs_planned=2, processes=1, packages={**packages, "torch": "2.14.0"}))
+        run.env_file.write_text(json.dumps({"sessions": sessions}))
+    found = compare(load_entries([str(tmp_path / name) for name in "abc"]))
+    assert found.unlike == (
+        "version of torch in training: 2.13.0 (a, c); 2.13.0 then 2.14.0 (b)",
+        "version of opencv in training: 4.12.0.88 (a); 5.0.0.93 (b)",
+    )
+
+
 def test_a_run_gives_its_facts(tmp_path: Path) -> None:
     make_run(tmp_path / "net-seed3", slice(0, 20), 3, ("val", "test"), readings=2)
     (row,) = compare(load_entries([str(tmp_path / "net-seed3")])).rows

@@ -1191,6 +1191,15 @@ def test_slurm_off_cluster_is_one_line(
     assert "submitit refuses" in one_line(capsys, 2, *arguments, "--slurm", "time=5", "partiton=gpu")
 
 
+def test_time_limits_do_not_end_a_sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """submitit counts a job as failed at its fourth time limit, unless its executor was built otherwise."""
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setattr(cluster.shutil, "which", lambda name: f"/usr/bin/{name}")
+    assert submitit.AutoExecutor(tmp_path, cluster="slurm")._executor.max_num_timeout == 3
+    executor = cluster._executor(SweepDirectory(tmp_path), "slurm", 2)
+    assert executor._executor.max_num_timeout == cluster.TIMEOUTS > 1000
+
+
 def test_submitit_workers_do_the_sweep(
     write: Write, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

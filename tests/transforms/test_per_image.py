@@ -174,6 +174,8 @@ SMALLER = {"name": "RandomCrop", "height": 16, "width": 16, "p": 1e-6}  # a bran
             {"name": "CoarseDropout", "hole_height_range": [0.5, 1.0], "hole_width_range": [0.2, 0.4]},
             "pipeline.0.hole_height_range: .* a range that ends in 1 for pixels, so this hides one pixel at most",
         ),
+        ({"name": "Affine", "rotate": 15}, "pipeline.0.rotate: a single number is no range .*: 15 would be done"),
+        ({"name": "Affine", "translate_px": {"x": 3, "y": [-3, 3]}}, r"0.translate_px: .* or \[3, 3\] if that is meant"),
         ({"name": "Compose", "transforms": [{"name": "Blur"}]}, "no transform 'Compose'"),
         ({"name": "CoarseDropout", "max_holes": 3}, "augment.pipeline.0.max_holes: unknown argument of CoarseDropout; "),
         ({"name": "Affine", "scales": 2}, "augment.pipeline.0.scales: unknown argument of Affine; did you mean 'scale'?"),
