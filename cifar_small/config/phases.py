@@ -228,3 +228,14 @@ def _model_problems(config: Config, phase: PhaseSettings, where: str) -> list[st
             "input.size"
         )
     return problems
+
+
+def graph_of(settings: PhaseSettings) -> tuple[object, ...]:
+    """What of a phase decides the graph that torch.compile makes of the net; phases that agree in it share one."""
+    return settings.resolution, settings.freeze, settings.dropout
+
+
+def compilations(phases: Sequence[Phase]) -> int:
+    """How often one process compiles the net in a run: its slices have one shape in a phase, and it evaluates uncompiled."""
+    graphs = [graph_of(phase.settings) for phase in phases]
+    return sum(index == 0 or graph != graphs[index - 1] for index, graph in enumerate(graphs))

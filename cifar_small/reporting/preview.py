@@ -96,6 +96,47 @@ def _cells(
     return [found.get(place) for place in places]
 
 
+COUNTED = 2000  # images of an epoch in which those that are nearly empty are counted
+SAME = 4  # levels of 255, within which two pixels count as of one color
+
+
+@dataclass(frozen=True)
+class Blanks:
+    """Shares of images that an augmentation leaves hardly anything of, and of the same images as they are in the data."""
+
+    images: int
+    one_color: float  # at least 95 % of the pixels are of one color
+    half: float  # more than half of them are
+    one_color_before: float
+    half_before: float
+
+    def __str__(self) -> str:
+        now, before = f"{self.one_color:.1%} and {self.half:.1%}", f"{self.one_color_before:.1%} and {self.half_before:.1%}"
+        return f"of {self.images:,} augmented images {now} are of one color, all over and by more than half (before: {before})"
+
+
+def count_blanks(data: DataModule, augmenter: Augmenter, config: Config, phase: Phase, epoch: int) -> Blanks:
+    """How many of the first images of an epoch (0-based) of the phase, augmented and not mixed, are nearly empty."""
+    order = epoch_order(len(data.images), config.seed, epoch)
+    count = min(COUNTED, len(order))
+    parts = [slice(start, min(start + 250, count)) for start in range(0, count, 250)]  # images may be 224 pixels wide
+    side = config.augmented_at(phase.settings.resolution)
+    shares = []
+    for rows, pixels in zip(parts, augmenter.epoch(phase.settings.augment, order, epoch, parts, side), strict=True):
+        before = data.images[order[rows].to(data.device)].permute(0, 2, 3, 1).cpu().numpy()
+        shares.append([flat_shares(np.stack([_visible(image, data) for image in pixels])), flat_shares(before)])
+    now, before = np.concatenate(shares, axis=1)
+    found = [float((values >= 0.95).mean() if whole else (values > 0.5).mean()) for values in (now, before) for whole in (1, 0)]
+    return Blanks(count, *found)
+
+
+def flat_shares(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.float64]:
+    """The share of pixels of each image (N, H, W, 3) that are of its median color, (N,)."""
+    flat = images.reshape(len(images), -1, 3).astype(np.int64)
+    near = (np.abs(flat - np.median(flat, axis=1, keepdims=True)) <= SAME).all(axis=2)
+    return np.asarray(near.mean(axis=1), np.float64)
+
+
 def _visible(pixels: Tensor, data: DataModule) -> npt.NDArray[np.uint8]:
     mean, std = (np.array(values)[:, None, None] for values in (data.mean, data.std))
     levels: npt.NDArray[np.float64] = 255 * (pixels.cpu().numpy() * std + mean)
@@ -108,7 +149,7 @@ def _shares(target: Tensor) -> dict[int, float]:
 
 
 def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images: int | None = None, columns: int = 4) -> str:
-    """Write the contact sheet of a config as a PNG and say in a line what is on it.
+    """Write the contact sheet of a config as a PNG; say what is on it, and how many images each phase leaves nearly empty.
 
     epoch: 1-based as training counts them; None: the first epochs of every phase. images: None: one of each class, but at
     least 8 and at most 20. Raises UserError for an epoch or a number
@@ -144,7 +185,12 @@ def draw_preview(config: Config, path: Path, *, epoch: int | None = None, images
         ]
         sheet.append((title, [f"epoch {one + 1}" for one in block.epochs], cells))
     save(draw_contact_sheet(originals, sheet, f"{config.name}, seed {config.seed}"), path)
-    return f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"
+    lines = [f"{images} images, {', '.join(f'phase {block.phase.index + 1}' for block in blocks)} -> {path}"]
+    with closing(Augmenter(data, config.seed, config.engine.workers, config.interpolation)) as augmenter:
+        for block in blocks:
+            blanks = count_blanks(data, augmenter, config, block.phase, block.epochs[0])
+            lines.append(f"phase {block.phase.index + 1}: {blanks}")
+    return "\n".join(lines)
 
 
 def _caption(cell: Tile, label: int, data: DataModule) -> str:

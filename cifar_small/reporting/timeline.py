@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from cifar_small.config.phases import Phase
+from cifar_small.config.phases import Phase, compilations
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import (
     MIX_KINDS,
@@ -20,7 +20,7 @@ from cifar_small.config.schema import (
     PhaseSettings,
     Section,
 )
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 from cifar_small.figures.run import Bar, draw_timeline
 from cifar_small.figures.style import save
 from cifar_small.optim.schedulers import rate_at
@@ -189,4 +189,10 @@ def draw_config(config: Config, steps: int, path: Path) -> str:
     bounds = [phase.start for phase in phases] + [phases[-1].end]
     rows = {name: phase_bars(values, bounds) for name, values in phase_rows(phases).items()}
     save(draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title), path)
-    return phase_table(phases, steps)
+    table = phase_table(phases, steps)
+    if not config.engine.compile:
+        return table
+    return (
+        f"{table}\nengine.compile: the net is compiled {plural(compilations(phases), 'time')}, at the start and where a phase "
+        "changes resolution, dropout or frozen layers (of several processes, each does so in every phase)"
+    )

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm.auto import tqdm
 
-from cifar_small.config.phases import Phase
+from cifar_small.config.phases import Phase, graph_of
 from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import PhaseSettings
 from cifar_small.data.datamodule import DataModule
@@ -66,6 +66,7 @@ class Trainer:
     stop: list[int] = field(default_factory=list)  # signals received
     quiet: bool = False
     cache: FeatureCache | None = field(default=None, init=False)  # of a phase that trains on features, from its first epoch on
+    graph: tuple[object, ...] = field(default=(), init=False)  # what `forward` was compiled for
 
     def __post_init__(self) -> None:
         self.config, self.device = self.resolved.config, self.data.device
@@ -191,7 +192,9 @@ class Trainer:
         enter_averaging(state, self.resolved.phases[: phase.index + 1], self.config.ema_decay)
         state.optimizer = update_optimizer(state.optimizer, state.model, settings.optim)
         self.ranks = average_gradients(state.model, self.device) if self.world.size > 1 else None
-        self.forward = compiled(state.model if self.ranks is None else self.ranks, self.config.engine)
+        graph = (self.ranks, *graph_of(settings))
+        if graph != self.graph:
+            self.graph, self.forward = graph, compiled(state.model if self.ranks is None else self.ranks, self.config.engine)
 
     def _begin(self, phase: Phase) -> None:
         """Enter a phase at its start, with a line about it in a run that freezes anything."""

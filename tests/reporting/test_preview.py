@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from cifar_small.config.schema import SOURCES, Config
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import UserError
-from cifar_small.reporting.preview import choose_images, draw_preview, preview_blocks
+from cifar_small.reporting.preview import Blanks, choose_images, count_blanks, draw_preview, flat_shares, preview_blocks
 from cifar_small.reporting.timeline import (
     describe_augment,
     describe_optim,
@@ -35,6 +36,7 @@ from cifar_small.reporting.timeline import (
     steps_per_epoch,
 )
 from cifar_small.training.train import train
+from cifar_small.transforms.augmenter import Augmenter
 from cifar_small.transforms.mixing import Mix, apply_mix
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,7 +115,9 @@ def test_the_sheet_shows_every_class(tmp_path: Path) -> None:
 def test_preview_draws_a_sheet(tmp_path: Path) -> None:
     config = mixed_config()
     said = draw_preview(config, tmp_path / "sheet.png", images=3)
-    assert said == f"3 images, phase 1, phase 2, phase 3 -> {tmp_path / 'sheet.png'}"
+    first, *phases = said.splitlines()
+    assert first == f"3 images, phase 1, phase 2, phase 3 -> {tmp_path / 'sheet.png'}"
+    assert [line.partition(" augmented")[0] for line in phases] == [f"phase {number}: of 256" for number in (1, 2, 3)]
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("RGB")).astype(int)
     assert sheet.shape[0] > 3 * 100
     assert sheet.shape[1] > 5 * 100
@@ -129,6 +133,37 @@ def test_preview_draws_a_sheet(tmp_path: Path) -> None:
             errors.append(np.abs(sheet[np.ix_(rows, columns)] - image).mean())
     assert min(errors) < 3
     assert np.median(errors) > 20
+
+
+def test_images_that_are_hardly_there_are_counted() -> None:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (4, 10, 10, 3), np.uint8)
+    images[1] = 90  # gone
+    images[2, :6] = (10, 20, 30)  # more than half
+    images[3, :4] = 0  # less
+    assert flat_shares(images).round(1).tolist() == [0.0, 1.0, 0.6, 0.0]
+
+
+def test_a_policy_that_ruins_images_is_told_by_its_share(tmp_path: Path) -> None:
+    """Shifted by its whole side, a picture is gone: TrivialAugment does so to 1 in 200, and darkens others to black."""
+    noise = np.random.default_rng(0).integers(0, 256, (2000, 32, 32, 3), np.uint8)
+    labels, classes = np.arange(2000) % 10, np.array([f"class {number}" for number in range(10)])
+    some = {"test_images": noise[:100], "test_labels": labels[:100], "classes": classes}
+    np.savez(tmp_path / "noise.npz", train_images=noise, train_labels=labels, **some)
+    data = {"source": "npz", "root": str(tmp_path / "noise.npz"), "val_size": 100}
+    found = {}
+    for policy in (None, "randaugment", "trivialaugment"):
+        config = parse_config(tiny_raw(data=data, augment={"crop": 0, "flip": "none", "policy": policy}))
+        datamodule = load_datamodule(config)
+        with closing(Augmenter(datamodule, 0)) as augmenter:
+            found[policy] = count_blanks(datamodule, augmenter, config, resolve_config(config).phases[0], 0)
+    assert found[None] == Blanks(1900, 0.0, 0.0, 0.0, 0.0)
+    assert found["randaugment"].one_color == 0
+    assert 0.004 < found["trivialaugment"].one_color < 0.03
+    assert 0.04 < found["trivialaugment"].half < 0.12
+    assert str(Blanks(2000, 0.015, 0.092, 0.0, 0.012)) == (
+        "of 2,000 augmented images 1.5% and 9.2% are of one color, all over and by more than half (before: 0.0% and 1.2%)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -279,7 +314,7 @@ def test_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert main(["schedule", "tiny.yaml", "--phases.0.epochs", "7"]) == 0
     assert "1-7" in capsys.readouterr().out
     assert main(["preview", "tiny.yaml", "--images", "2", "--epoch", "2", "--augment.cutout", "4"]) == 0
-    assert capsys.readouterr().out == "2 images, phase 1 -> tiny-preview.png\n"
+    assert capsys.readouterr().out.startswith("2 images, phase 1 -> tiny-preview.png\nphase 1: of 256 augmented images ")
     assert {path.name for path in tmp_path.iterdir()} == {"tiny.yaml", "tiny-schedule.png", "tiny-preview.png"}
     for verb in ("schedule", "preview"):
         assert main([verb, "tiny.yaml"]) == 2

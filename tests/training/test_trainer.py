@@ -29,7 +29,7 @@ import cifar_small.training.train as whole_run
 import cifar_small.training.trainer as train_module
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import resolve_phases
+from cifar_small.config.phases import compilations, resolve_phases
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import load_datamodule
@@ -37,6 +37,7 @@ from cifar_small.errors import CheckpointError, ConfigError, DataError, Diverged
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.optim.schedulers import learning_rate
+from cifar_small.reporting.timeline import draw_config
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import locked
@@ -695,6 +696,29 @@ def test_compiled_training_has_the_same_losses(tmp_path: Path, monkeypatch: pyte
     assert modes == [{"mode": None, "dynamic": False}] * 2
     losses = [[row["train_loss"] for row in metrics(tmp_path / name)] for name in ("plain", "compiled")]
     assert [float(one) for one in losses[1]] == pytest.approx([float(one) for one in losses[0]], abs=2e-3)
+
+
+def test_the_net_is_compiled_once_for_phases_of_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Counted by a backend of ours; torch's own choice would compile a convolution again for other sizes of the batch."""
+    phases = [{"epochs": 1}, {"epochs": 1, "label_smoothing": 0.1}, {"epochs": 1, "resolution": 24}, {"epochs": 1}]
+    raw = tiny_raw(phases=phases, data={"source": "digits", "val_size": 70, "train_limit": 150})
+    raw["engine"] |= {"compile": True, "micro_batch_size": 32}
+    compile_net, graphs = torch.compile, []
+
+    def counted(model: torch.nn.Module, dynamic: bool, **_: Any) -> Any:
+        def backend(graph: Any, inputs: Any) -> Any:
+            graphs.append([tuple(each.shape) for each in inputs if each.ndim == 4 and each.shape[1] == 3 and each.shape[2] > 3])
+            return graph.forward
+
+        return compile_net(model, backend=backend, dynamic=dynamic)
+
+    monkeypatch.setattr(torch, "compile", counted)
+    config = parse_config(raw)
+    train(config, tmp_path / "run", quiet=True)
+    assert graphs == [[(32, 3, 32, 32)], [(32, 3, 24, 24)]]
+    assert compilations(resolve_config(config).phases) == len(graphs)
+    said = draw_config(config, 2, tmp_path / "schedule.png").splitlines()[-1]
+    assert said.startswith("engine.compile: the net is compiled 2 times, at the start and where a phase changes resolution")
 
 
 def test_graphs_are_refused_beside_accumulated_gradients() -> None:
