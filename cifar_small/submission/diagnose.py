@@ -60,6 +60,7 @@ def diagnose(path: Path, rules: Rules, data: Data, *, layout: AskedLayout = "aut
         findings.append(
             FileFinding("ok", "reading", "uint8 as it stands, ids 0, 1, ... in order, no image constant or repeated")
         )
+    findings.append(_compression(images))
     copies: list[tuple[int, str, int, float, bool]] = []
     parts: dict[str, Images | None] = {"file": None}
     if is_available(data):
@@ -135,6 +136,44 @@ def _colors(images: Images, train: Images) -> Iterator[FileFinding]:
         yield FileFinding("warn", "colors", text)
     else:
         yield FileFinding("ok", "colors", text)
+
+
+GRID = 0.93  # of `color_grid`: images with less were compressed; CIFAR-10's own have 0.99 to 1.00, their JPEGs 0.72 to 0.85
+GRID_IMAGES = 100  # fewer are too few to tell
+
+
+def color_grid(images: npt.NDArray[np.uint8]) -> float | None:
+    """Change of colors within pairs of pixels over that between pairs, relative to the same of brightness; images (N, H, W, 3).
+
+    About 1 in pictures as a camera or a PNG has them. JPEG, WebP and AVIF keep colors at half the size, unless told otherwise,
+    and brightness whole. None: no color or no brightness changes anywhere.
+    """
+    pixels = images.astype(np.float32)
+    brightness = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+    color, bright = _within_pairs(pixels[..., 2] - brightness), _within_pairs(brightness)
+    return color / bright if color and bright else None
+
+
+def _within_pairs(planes: npt.NDArray[np.float32]) -> float:
+    """Mean change from even pixels to their next, along both axes, over that from odd ones; planes (N, H, W)."""
+    across, down = np.abs(np.diff(planes, axis=2)), np.abs(np.diff(planes, axis=1))
+    between = float(across[:, :, 1::2].mean() + down[:, 1::2].mean())
+    return float(across[:, :, ::2].mean() + down[:, ::2].mean()) / between if between else 0.0
+
+
+def _compression(images: Images) -> FileFinding:
+    grid = color_grid(images.images[:5000]) if len(images) >= GRID_IMAGES else None
+    if grid is None:
+        return FileFinding("note", "compression", "too few images, or none in color, to see traces of JPEG or WebP")
+    shown = f"colors change {grid:.2f} times as much within pairs of pixels as between pairs"
+    if grid < GRID:
+        return FileFinding(
+            "warn",
+            "compression",
+            f"{shown}: the images went through JPEG, WebP or the like, which costs points of accuracy even at quality 100; ask "
+            "for the pixels as they were",
+        )
+    return FileFinding("ok", "compression", f"{shown}: no trace of JPEG or WebP")
 
 
 def _per_image(images: Images, centre: Sequence[float]) -> npt.NDArray[np.float64]:

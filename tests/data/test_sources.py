@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import io
+import math
 import os
 import pickle
 import shutil
@@ -23,6 +24,7 @@ from PIL import Image
 
 from cifar_small.config.schema import Data
 from cifar_small.data import cifar, class_names, load_test, load_train
+from cifar_small.data.datamodule import channel_moments
 from cifar_small.data.download import _SameScheme, download
 from cifar_small.data.test_split import count_copies, is_official
 from cifar_small.errors import DataError
@@ -491,6 +493,28 @@ def real(folder: str) -> None:
     root = os.environ.get("CIFAR_SMALL_DATA")
     if not root or not (Path(root) / folder).is_dir():
         pytest.skip(f"no {folder} under CIFAR_SMALL_DATA")
+
+
+def test_moments_are_exact_for_as_many_pixels_as_there_are() -> None:
+    """numpy's mean of float32 images stops at 2^24 over the count: 0.96 here, 0.33 for all of CIFAR-10."""
+    images = np.full((17_000, 32, 32, 3), 255, np.uint8)
+    images[:170] = 0
+    mean, std = channel_moments(Images(images, None, np.arange(len(images)), (), "white"))
+    assert mean == pytest.approx((0.99,) * 3, abs=1e-12)
+    assert std == pytest.approx((math.sqrt(0.99 * 0.01),) * 3, abs=1e-9)
+
+
+@pytest.mark.real_data
+def test_real_cifar10_is_not_as_even_as_it_looks() -> None:
+    """Its five files have 935 to 1,053 images of a class, so that none is a split; one image in 89 has no color."""
+    real("cifar-10-batches-py")
+    train, test = load_train(Data()), load_test(Data())
+    assert train.labels is not None
+    counts = np.stack([np.bincount(part) for part in np.split(train.labels, 5)])
+    assert (counts.min(), counts.max(), counts[4].min(), counts[4].max()) == (935, 1053, 981, 1030)
+    assert (counts.sum(axis=0) == 5000).all()
+    gray = [int((part.images == part.images[..., :1]).all(axis=(1, 2, 3)).sum()) for part in (train, test)]
+    assert gray == [562, 106]
 
 
 @pytest.mark.real_data

@@ -7,6 +7,7 @@ import json
 import random
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,3 +206,12 @@ def test_damaged_files_are_data_errors_or_load_unchanged(tmp_path: Path) -> None
         assert loaded.ids.tolist() == good.ids.tolist()
         outcomes.append("unchanged")
     assert outcomes.count("refused") > 60
+
+
+def test_of_equal_logits_the_first_class_is_predicted() -> None:
+    """As int8 nets often have them. torch's topk, for one, begins with another class."""
+    made_of = made([0, 0, 0], [0, 1, 2], labels=[1, 0, 3], classes=tuple("abcd"))
+    logits = np.array([[0.5, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, 0.0], [2.0, 1.0, 2.0, 2.0]], np.float32)
+    found = replace(made_of, logits=logits)
+    assert found.predicted.tolist() == [1, 0, 0]
+    assert found.correct.tolist() == [True, True, False]

@@ -17,7 +17,7 @@ from cifar_small.config.schema import Data, Rules
 from cifar_small.data import Images, is_available, load_test, load_train, write_unlabelled
 from cifar_small.data.duplicates import NEAR, find_copies
 from cifar_small.errors import DataError
-from cifar_small.submission.diagnose import Diagnosis, _order, copies_csv, diagnose, render_card
+from cifar_small.submission.diagnose import GRID, Diagnosis, _compression, _order, color_grid, copies_csv, diagnose, render_card
 
 
 def photographs(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
@@ -203,6 +203,24 @@ def test_what_is_odd_is_named(change: Any, subject: str, level: str, text: str, 
         assert text in card[subject][1]
 
 
+def test_traces_of_compression_are_seen() -> None:
+    blocks = photographs(200)
+    pictures = blocks // 2 + np.roll(blocks, 1, axis=(1, 2)) // 2  # so that nothing lies on a grid of pairs
+    assert color_grid(pictures) == pytest.approx(1, abs=0.06)
+    assert color_grid(blocks) == pytest.approx(1, abs=0.06)  # enlarged: brightness lies on the grid as colors do
+    compressed = np.stack([jpeg(image, 100) for image in pictures])
+    assert (color_grid(compressed) or 1) < GRID
+    for images, level, text in (
+        (pictures, "ok", "no trace"),
+        (compressed, "warn", "even at quality 100"),
+        (blocks[:9], "note", "few"),
+    ):
+        finding = _compression(Images(images, None, np.arange(len(images)), (), "file"))
+        assert finding.level == level
+        assert text in finding.text
+    assert color_grid(np.full((100, 32, 32, 3), 120, np.uint8)) is None
+
+
 def test_images_sorted_by_colour_are_noticed(tmp_path: Path, source: Data) -> None:
     images = photographs(400, seed=2)
     blue = images[..., 2].mean(axis=(1, 2))
@@ -289,6 +307,17 @@ def test_copies_in_cifar() -> None:
     for change, least in ((jpeg, 1.0), (brighter, 1.0), (tinted, 1.0), (resized, 1.0), (moved, 0.99)):
         copies = find_copies(np.stack([change(image) for image in train.images[places]]), train.images)
         assert (copies.other == places[copies.index]).sum() >= least * 400
+
+
+@pytest.mark.real_data
+@needs_cifar
+def test_traces_of_compression_in_cifar() -> None:
+    """Of any thousand images; those of pixels as they were have none."""
+    pictures = load_train(Data()).images[:2000]
+    for some in np.split(pictures, 2):
+        assert 0.97 < (color_grid(some) or 0) < 1.03
+    for quality in (50, 75, 95, 100):
+        assert (color_grid(np.stack([jpeg(image, quality) for image in pictures[:500]])) or 1) < GRID - 0.05
 
 
 @pytest.mark.real_data

@@ -721,6 +721,20 @@ def test_the_net_is_compiled_once_for_phases_of_one_graph(tmp_path: Path, monkey
     assert said.startswith("engine.compile: the net is compiled 2 times, at the start and where a phase changes resolution")
 
 
+def test_weights_are_drawn_alike_for_every_memory_order(tmp_path: Path) -> None:
+    """torch fills memory as it lies: weights drawn in channels_last would be those of another seed."""
+    drawn = []
+    for layout in ("contiguous", "channels_last"):
+        raw = tiny_raw()
+        raw["engine"] |= {"layout": layout}
+        (tmp_path / layout).mkdir()
+        drawn.append(build_trainer(resolve_config(parse_config(raw)), Run(tmp_path / layout), quiet=True).state.model)
+    first, second = (model.state_dict() for model in drawn)
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert first["conv1.weight"].stride() != second["conv1.weight"].stride()
+
+
 def test_graphs_are_refused_beside_accumulated_gradients() -> None:
     raw = tiny_raw()
     raw["engine"] |= {"compile": "reduce-overhead", "micro_batch_size": raw["batch_size"] // 2}

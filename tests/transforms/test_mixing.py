@@ -194,6 +194,16 @@ def test_phase_settings_are_a_recipe_to_mix_by() -> None:
     assert draw_mix(phase, 4, Told()).kind == "cutmix"
 
 
+@pytest.mark.parametrize("kind", ["mixup_alpha", "cutmix_alpha"])
+def test_every_image_may_be_mixed_with_every_other(kind: str) -> None:
+    """Not only with its neighbor of the batch, as torchvision's MixUp has it, or its mirror image, as timm's."""
+    rng = np.random.default_rng(0)
+    partners = [draw_mix(Recipe(**{kind: 1.0}), 6, rng).partner.tolist() for _ in range(200)]
+    assert {(image, other) for each in partners for image, other in enumerate(each)} == {
+        (a, b) for a in range(6) for b in range(6)
+    }
+
+
 def test_memory_order_is_kept() -> None:
     images, targets = batch_of(4)
     images = images.contiguous(memory_format=torch.channels_last)
