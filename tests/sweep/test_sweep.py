@@ -792,6 +792,8 @@ def test_a_killed_trial_goes_on_as_the_same_one(write: Write, fake: Callable[...
     assert run_sweep(path, place, quiet=True) == 0
     assert training.trained == ["trial0001-seed0", "trial0002-seed0"]
     assert settings_of(place)[:2] == before
+    # With one seeded sampler for each session, Optuna would begin again with the points of the first.
+    assert len({one["optim.lr"] for one in settings_of(place)}) == 3
     assert trials(place, "optuna_number") == [0, 1, 2]
     assert told(place) == ["COMPLETE"] * 3
 
