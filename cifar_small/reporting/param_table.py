@@ -139,4 +139,11 @@ def _layers(row: SizedConfig) -> str:
     net = skeleton(row.config.model, row.classes).eval()
     with torch.random.fork_rng(devices=[]):  # torchinfo draws a random input
         summary = torchinfo.summary(net, input_size=(1, 3, row.config.side, row.config.side), device="meta", depth=5, verbose=0)
-    return str(summary).replace("(Units.MEGABYTES)", "(M)").replace("(Units.GIGABYTES)", "(G)")  # torchinfo 1.8 on 3.11+
+    text = str(summary).replace("(Units.MEGABYTES)", "(M)").replace("(Units.GIGABYTES)", "(G)")  # torchinfo 1.8 on 3.11+
+    counted = row.size.macs
+    if abs(summary.total_mult_adds - counted) > 0.05 * counted:
+        text += (
+            f"\nmultiply-adds: {counted / 1e6:,.1f} M; torchinfo's sum above leaves out attention, counts a Linear over "
+            "tokens for one of them, and transposed convolutions several times"
+        )
+    return text

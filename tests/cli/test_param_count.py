@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from cifar_small.config.loading import load_config
 from cifar_small.config.schema import ResNetModel
 from cifar_small.models import counting
 from cifar_small.models.counting import skeleton
+from cifar_small.reporting.param_table import _layers, _row
 
 ROOT = Path(__file__).resolve().parents[2]
 WRN = "name: {name}\nmodel: {{family: wideresnet, depth: 28, widen_factor: {factor}}}\nphases: [{{epochs: 1}}]\n"
@@ -170,6 +172,13 @@ def test_layers_prints_torchinfos_table(three, capsys):
     assert "PreactBlock: 2-1" in output
     assert "[1, 192, 8, 8]" in output
     assert "Units." not in output
+    assert "multiply-adds:" not in output
+
+
+def test_layers_say_where_torchinfo_counts_otherwise(three):
+    row = _row(Path(three), None)
+    other = replace(row, size=replace(row.size, macs=2 * row.size.macs))
+    assert "\nmultiply-adds: " in _layers(other)
 
 
 def test_unknown_classes_are_said(tmp_path, capsys):
