@@ -23,7 +23,7 @@ import pytest
 from PIL import Image
 
 from cifar_small.config.schema import Data
-from cifar_small.data import cifar, class_names, load_test, load_train
+from cifar_small.data import Images, cifar, class_names, load_test, load_train
 from cifar_small.data.datamodule import channel_moments
 from cifar_small.data.download import _SameScheme, download
 from cifar_small.data.test_split import count_copies, is_official
