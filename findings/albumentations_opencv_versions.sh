@@ -5,7 +5,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for opencv in 4.12.0.88 5.0.0.93; do
     python3 -m venv "$folder/$opencv"
-    "$folder/$opencv/bin/pip" install --quiet albumentations==2.0.8 albucore==0.0.24 "opencv-python-headless==$opencv"
+    "$folder/$opencv/bin/pip" install --quiet albumentations==2.0.8 albucore==0.0.24 numpy==2.2.6 "opencv-python-headless==$opencv"
     "$folder/$opencv/bin/python" - "$folder/$opencv.npy" <<'PYTHON'
 import sys
 

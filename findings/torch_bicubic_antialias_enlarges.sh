@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 print("version: torch", torch.__version__)
 print("expected: antialias matters where images shrink; enlarged from 32 to 224 pixels both are the same, as with bilinear")
-picture = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
+picture = np.random.default_rng(0).integers(64, 192, (32, 32, 3), np.uint8)  # so that nothing is clipped
 pixels = torch.from_numpy(picture).permute(2, 0, 1)[None].float()
 pil = torch.from_numpy(np.asarray(Image.fromarray(picture).resize((224, 224), Image.Resampling.BICUBIC)).copy())
 seen = {}
@@ -24,5 +24,5 @@ for mode in ("bilinear", "bicubic"):
     seen[f"{mode} with antialias from PIL's bicubic"] = round((inside - pil).abs().max().item(), 2)
 print("seen: largest difference in levels of 255:", seen)
 close = seen["bicubic with antialias from PIL's bicubic"] < 3
-raise SystemExit(0 if seen["bilinear"] < 0.01 and seen["bicubic"] > 10 and close else 1)
+raise SystemExit(0 if seen["bilinear"] < 0.01 and seen["bicubic"] > 5 and close else 1)
 PYTHON
