@@ -126,7 +126,7 @@ class Trainer:
         if self.cache is None:
             self.cache = fill_cache(self.checkpoints.run, state.model, self.batches, phase, state.precision)
             set_training(state.model)
-            self.graph = ()  # which the next phase needs whole again
+            self.graph = ()  # so that the next phase has the whole net again
             self.forward = cast(LibraryNet, state.model).classify
         return self.batches.cached_epoch(phase, state.epoch, state.step, self.cache.of)
 
