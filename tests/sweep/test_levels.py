@@ -165,6 +165,34 @@ def test_with_test_each_run_reads_it_once_and_ensembles_follow(tmp_path: Path) -
     assert [line[1].rpartition("/")[2] for line in votes] == ["val.npz", "test.npz"]
 
 
+@pytest.mark.usefixtures("_weights_are_here")
+@pytest.mark.parametrize("report", list(ROWS))
+def test_lite_nets_stand_in_and_no_vote_has_one_twice(report: str, tmp_path: Path) -> None:
+    lines = [line for line in dry(Plan(report, tuple(ROWS[report]), tmp_path, lite=True)) if line[0] == "train"]
+    families = {Path(line[line.index("--output") + 1]).name: line[line.index("--model.family") + 1] for line in lines}
+    assert set(families) == {run for level in ROWS[report].values() for run in level.runs}
+    assert all(family.startswith("timm/tf_efficientnet_lite") for family in families.values())
+    for level in ROWS[report].values():
+        for ensemble in level.ensembles.values():
+            assert len({families[member] for member in ensemble.members}) == len(ensemble.members)
+    for line in lines:  # each is a config with its own head, at its own size, from weights of its own preprocessing
+        changes = list(zip(line[line.index("--resume") + 1 :: 2], line[line.index("--resume") + 2 :: 2], strict=True))
+        config = load_config(line[2], [(key.removeprefix("--"), value) for key, value in changes])
+        assert (config.model.family, config.weights, config.input.mean) == (changes_of(changes), "imagenet", (0.5, 0.5, 0.5))
+
+
+def changes_of(changes: list[tuple[str, str]]) -> str:
+    return dict(changes)["--model.family"]
+
+
+@pytest.mark.usefixtures("_small_nets_and_few_pictures")
+def test_the_table_says_which_net_stands_in(tmp_path: Path) -> None:
+    small = ["--smoke", "--level", "1", "--output", str(tmp_path), *ONE_THREAD]
+    assert main(["levels", "resnet18_ladder", "--lite", *small]) == 0
+    header, row = rows_of(tmp_path / "resnet18_ladder.md")
+    assert row[header.index("net")] == "timm/tf_efficientnet_lite0 for timm/resnet18"
+
+
 def test_a_settings_override_reaches_every_run(tmp_path: Path) -> None:
     lines = dry(Plan("resnet18_ladder", (2,), tmp_path, overrides=(("weights", "null"), ("input.size", "64"))))
     for line in lines[:2]:
