@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks import cli as bench
-from benchmarks import gpu_check
+from benchmarks import gpu_check, versions
 from conftest import tiny_raw
 
 from cifar_small.cli.main import ALL, _parser, main
@@ -30,6 +30,7 @@ NOT_RUN = {
     "make ": "CI and tests/cli/test_demo.py run what these call",
     "cifar-small train --config resnet_hour": "tests/test_wheel.py, with a smaller config",
     "tools/bench ": "takes minutes; tests/tools/test_benchmarks.py runs each with few steps",
+    "tools/version_matrix": "makes environments of gigabytes; tests/tools/test_versions.py",
     "tools/kill_resume": "takes minutes; tests/tools/test_kill.py",
     "tools/gpu_check": "needs a GPU and minutes; tests/tools/test_gpu_check.py",
     "cifar-small sweep proxy.yaml": "two finished sweeps; tests/sweep/test_ranks.py",
@@ -95,6 +96,8 @@ def test_a_command_parses_and_names_what_is_there(command: str, capsys: pytest.C
             parsed(words[words.index("cifar_small") + 1 :])
         elif program == "make":
             assert re.search(rf"^{words[0]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        elif program == "tools/version_matrix":
+            versions._parser().parse_args(words)
         elif program == "tools/bench":
             bench._parser().parse_args(words)
         elif program == "tools/gpu_check":

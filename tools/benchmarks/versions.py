@@ -39,6 +39,15 @@ class VersionCell:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the cells one by one and print the table of all in the work folder; returns 1 if a test failed."""
+    options = _parser().parse_args(arguments)
+    for python in options.python:
+        for versions in options.sets:
+            run_cell(python, versions, options.tests, options.work.resolve())
+            print(to_markdown([matrix(read_cells(options.work))]), flush=True)
+    return int(any("passed" not in cell.outcome or failed(cell) for cell in read_cells(options.work)))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tools/version_matrix", description=__doc__, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -50,12 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tests", nargs="+", default=["tests"], metavar="PATH", help="what pytest runs (default: all fast tests)"
     )
-    options = parser.parse_args(arguments)
-    for python in options.python:
-        for versions in options.sets:
-            run_cell(python, versions, options.tests, options.work.resolve())
-            print(to_markdown([matrix(read_cells(options.work))]), flush=True)
-    return int(any("passed" not in cell.outcome or failed(cell) for cell in read_cells(options.work)))
+    return parser
 
 
 def run_cell(python: str, versions: str, tests: Sequence[str], work: Path) -> VersionCell:
