@@ -47,8 +47,7 @@ def _submit(options: argparse.Namespace) -> int:
     Record, metrics and config are written beside the CSV, so give each submission its own folder:
       cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
     With the competition's own sample, and uploaded by Kaggle's own program, which is never imported:
-      cifar-small submit runs/mine/predictions/submit.npz --output submissions/mine/submission.csv
-        --sample sampleSubmission.csv --kaggle cifar-10 --message "resnet_hour, seed 0"
+      cifar-small submit runs/mine/predictions/submit.npz --output mine/mine.csv --sample sample.csv --kaggle cifar-10
     """
     if options.message and not options.kaggle:
         raise UserError("--message belongs to an upload; name the competition with --kaggle")
