@@ -774,8 +774,12 @@ def test_tpe_runs_its_trials_and_can_be_repeated(write: Write, fake: Callable[..
         run_sweep(write(**TPE), tmp_path / "a", quiet=True)
 
 
-def test_a_killed_trial_goes_on_as_the_same_one(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
-    pytest.importorskip("optuna")
+def test_a_killed_trial_goes_on_as_the_same_one(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    samplers = pytest.importorskip("optuna").samplers
+    sampler, seeds = samplers.TPESampler, []
+    monkeypatch.setattr(samplers, "TPESampler", lambda **options: seeds.append(options["seed"]) or sampler(**options))
     path, place = write(**{**TPE, "trials": 3}), tmp_path / "out"
 
     def killed(config: Config) -> float:
@@ -792,7 +796,8 @@ def test_a_killed_trial_goes_on_as_the_same_one(write: Write, fake: Callable[...
     assert run_sweep(path, place, quiet=True) == 0
     assert training.trained == ["trial0001-seed0", "trial0002-seed0"]
     assert settings_of(place)[:2] == before
-    # With one seeded sampler for each session, Optuna would begin again with the points of the first.
+    # With one seed for each session, Optuna would begin again with the points of the first.
+    assert len(set(seeds)) == 3
     assert len({one["optim.lr"] for one in settings_of(place)}) == 3
     assert trials(place, "optuna_number") == [0, 1, 2]
     assert told(place) == ["COMPLETE"] * 3
