@@ -99,7 +99,7 @@ def refuse_existing(path: Path, overwrite: bool) -> None:
     except OSError as error:
         raise UserError(f"cannot write {path}: {error.strerror}; choose another path") from None
     if there and not overwrite:
-        raise UserError(f"{path} exists already; choose another name", remedy="overwrite")
+        raise UserError(f"{path} exists already", remedy=("overwrite", "output"))
 
 
 def sha256_bytes(content: bytes) -> str:

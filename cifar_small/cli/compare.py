@@ -82,7 +82,10 @@ def _compare(options: argparse.Namespace) -> int:
         print(text, end="")
     else:
         write_atomic(options.output, text.encode())
-        print(f"{len(comparison.rows)} entries, {len(comparison.pairs)} paired tests on {options.split} -> {options.output}")
+        print(
+            f"{plural(len(comparison.rows), 'entry', 'entries')}, {plural(len(comparison.pairs), 'paired test')} on "
+            f"{options.split} -> {options.output}"
+        )
     if options.plot is not None:
         from cifar_small.figures.evaluation import draw_accuracy_over_size
         from cifar_small.figures.style import save
@@ -97,7 +100,7 @@ def _compare(options: argparse.Namespace) -> int:
         cells = seeds_of_recipes(comparison)
         title = f"Accuracy on {options.split}, recipe by recipe"
         save(draw_cells(cells, title, options.split), options.plot_seeds)
-        print(f"{len(cells)} recipes -> {options.plot_seeds}")
+        print(f"{plural(len(cells), 'recipe')} -> {options.plot_seeds}")
     return 0
 
 
@@ -147,11 +150,11 @@ def _diff(options: argparse.Namespace) -> int:
     print("\n" + to_text([subs.class_table(found, classes)]))
     rows = subs.differing_rows(found, classes)
     if rows and options.show:
-        title = f"{min(options.show, len(rows)):,} of {len(rows):,} images with different answers"
+        title = f"{min(options.show, len(rows)):,} of {plural(len(rows), 'image')} with different answers"
         print("\n" + to_text([Table(title, ("id", "A", "B"), tuple(rows[: options.show]))]))
     if options.output is not None:
         write_atomic(options.output, "\n".join(["id,A,B", *(",".join(row) for row in rows), ""]).encode())
-        print(f"{len(rows):,} images -> {options.output}")
+        print(f"{plural(len(rows), 'image')} -> {options.output}")
     for one in read:
         for warning in subs.warnings_of(one, classes):
             print(f"warning: {warning}")
@@ -189,7 +192,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     print(render_card(found))
     if options.output is not None:
         write_atomic(options.output, copies_csv(found).encode())
-        print(f"{len(found.copies):,} copies -> {options.output}")
+        print(f"{plural(len(found.copies), 'copy', 'copies')} -> {options.output}")
     faults, warnings = (found.count(level) for level in ("fault", "warn"))
     print(f"{options.file}: {plural(faults, 'fault')}, {plural(warnings, 'warning')}")
     return 1 if faults else 0

@@ -48,6 +48,7 @@ def add_param_count_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "configs", nargs="*", type=Path, metavar="CONFIG", help="YAML files, folders or names; none: all of configs/"
     )
+    parser.add_argument("--config", type=Path, nargs="+", default=[], metavar="CONFIG", help=argparse.SUPPRESS)
     parser.add_argument("--budget", type=_budget, metavar="N", help="use N instead of each config's rules.max_params")
     parser.add_argument("--layers", action="store_true", help="also print each net layer by layer (torchinfo)")
     parser.add_argument("--fit", action="store_true", help="also print the widest net of each shape that fits, as YAML")
@@ -81,7 +82,7 @@ def count_parameters(options: argparse.Namespace) -> int:
     """
     from cifar_small.reporting.param_table import print_param_table
 
-    return print_param_table(options.configs, options.budget, fit=options.fit, layers=options.layers)
+    return print_param_table([*options.configs, *options.config], options.budget, fit=options.fit, layers=options.layers)
 
 
 COMMANDS = (

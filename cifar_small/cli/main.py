@@ -24,6 +24,8 @@ from cifar_small.cli import (
     weights,
 )
 from cifar_small.cli.command import exit_code
+from cifar_small.cli.options import check_overrides
+from cifar_small.cli.parser import OneLineParser, unknown_options
 
 DESCRIPTION = """\
 Train, predict and submit small image classifiers under a parameter budget.
@@ -61,13 +63,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(given)
     if rest and not options.chosen.overrides:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        parser.error(unknown_options(rest, options.known))
     options.overrides, options.command, options.call = rest, shlex.join(["cifar-small", *given]), main
-    return exit_code("cifar-small", lambda: int(options.chosen.run(options)), options)
+    return exit_code("cifar-small", lambda: _run(options), options)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def _run(options: argparse.Namespace) -> int:
+    if options.overrides:
+        check_overrides(options.overrides, options.known)
+    return int(options.chosen.run(options))
+
+
+def _parser() -> OneLineParser:
+    parser = OneLineParser(
         prog="cifar-small", description=DESCRIPTION, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--version", action="version", version=f"cifar-small {__version__}")
@@ -81,6 +89,6 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
-        sub.set_defaults(chosen=command)
         command.add_arguments(sub)
+        sub.set_defaults(chosen=command, known=sub.options)
     return parser

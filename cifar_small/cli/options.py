@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import probe_writable, refuse_existing
+
+if TYPE_CHECKING:
+    from cifar_small.config.schema import Config
 
 # By the name of the option, as in the remedy of a UserError; what is missing here reads "use --name".
 ADVICE = {
@@ -18,6 +24,8 @@ ADVICE = {
     "data_root": "name the folder of the data with --data-root",
     "device": "use another --device",
     "allow_rows": "if the file is right, add --allow-rows",
+    "config": "for another competition, name the config with its rules by --config",
+    "file": "name the unlabelled file with --file",
     "retry_failed": "add --retry-failed to continue it",
 }
 
@@ -64,6 +72,21 @@ def add_config(
     parser.add_argument("--config", type=Path, required=required, help=text)
 
 
+def add_config_anyhow(parser: argparse.ArgumentParser, text: str, metavar: str = "CONFIG") -> None:
+    """A file that may stand with --config or without; `config_given` returns it."""
+    parser.add_argument("first", type=Path, nargs="?", metavar=metavar, help=text)
+    parser.add_argument("--config", type=Path, metavar=metavar, help=argparse.SUPPRESS)
+
+
+def config_given(options: argparse.Namespace) -> Path:
+    """The file of `add_config_anyhow`. Raises UserError where it is missing or given twice."""
+    found = [path for path in (options.config, options.first) if path is not None]
+    if len(found) != 1:
+        got = "no file" if not found else f"both {found[0]} and {found[1]}"
+        raise UserError(f"got {got}; expected one YAML file, with --config or without")
+    return Path(found[0])
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """--checkpoint: which weights of a run."""
     text = "which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)"
@@ -103,16 +126,36 @@ def add_allow_rows(parser: argparse.ArgumentParser) -> None:
 
 def split_config(config: Path | None, arguments: Sequence[str]) -> tuple[Path, list[str]]:
     """The config, also where it stands among the arguments without its option, and the other arguments. Raises UserError."""
-    rest, place = list(arguments), 0
-    while place < len(rest) and rest[place].startswith("--"):
-        place += 1 if "=" in rest[place] or (rest[place + 1 :] and rest[place + 1].startswith("--")) else 2
-    if place < len(rest) and config is None:
+    rest, place = list(arguments), place_of_config(arguments)
+    if place is not None and config is None:
         config = Path(rest.pop(place))
     if config is None:
         raise UserError(
             "no config; expected a YAML file or a name such as smoke (cifar-small configs lists them), with --config or without"
         )
     return config, rest
+
+
+def place_of_config(arguments: Sequence[str]) -> int | None:
+    """Where among options and their values an argument of its own stands, if one does."""
+    place = 0
+    while place < len(arguments) and arguments[place].startswith("--"):
+        alone = "=" in arguments[place] or (place + 1 < len(arguments) and arguments[place + 1].startswith("--"))
+        place += 1 if alone else 2
+    return place if place < len(arguments) else None
+
+
+def load_config_of(options: argparse.Namespace) -> Config:
+    """The config that a command was given, with or without --config, with the overrides of its command line."""
+    from cifar_small.config.loading import load_config
+
+    options.config, options.overrides = split_config(options.config, options.overrides)
+    return load_config(options.config, split_overrides(options.overrides), label="--", note=print_note)
+
+
+def print_note(text: str) -> None:
+    """A note to the reader, on stderr, so that what is printed for programs stays as it is."""
+    print(f"note: {text}", file=sys.stderr)
 
 
 def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
@@ -130,6 +173,38 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
             value = rest.pop(0)
         pairs.append((key, value))
     return pairs
+
+
+# What others call options of a command.
+ALSO_CALLED = {"show_config": "print-config", "config_file": "config", "out": "output"}
+
+
+def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
+    """Raise UserError for an option that is neither one of the command, `known`, nor a setting, naming the nearest."""
+    from cifar_small.config.schema import Config
+
+    for flag in arguments:
+        key = flag.removeprefix("--").partition("=")[0]
+        first, dot, inner = key.partition(".")
+        if key != flag and first not in Config.model_fields:
+            near = _nearest(first.replace("-", "_"), [name.removeprefix("--") for name in known])
+            hint = f"did you mean --{near}{dot}{inner}?" if near else "settings are overridden as --section.key value"
+            raise UserError(f"unknown option --{key}; {hint}")
+
+
+def _nearest(word: str, options: Sequence[str]) -> str:
+    """The option, or setting with its value, that an unknown word means; nothing where none is like it."""
+    from cifar_small.config.messages import MEANT, meant_setting
+    from cifar_small.config.schema import Config
+
+    near = [name for name in options if name.replace("-", "_").startswith(word) or name == ALSO_CALLED.get(word)]
+    if not near and not (meant := meant_setting(Config, [word], "")):
+        near = difflib.get_close_matches(word, [*options, *Config.model_fields, *MEANT], 1)
+        meant = meant_setting(Config, near, "") if near and near[0] in MEANT else ""
+    if near and (near[0] in options or not meant):
+        return near[0]
+    setting, _, value = meant.partition(" ")
+    return f"{setting} {shlex.quote(value)}" if value else setting
 
 
 def reserve(overwrite: bool, *files: Path | None) -> None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import (
     add_allow_rows,
     add_checkpoint,
-    add_config,
+    add_config_anyhow,
     add_data_root,
     add_device,
     add_file,
@@ -18,11 +17,13 @@ from cifar_small.cli.options import (
     add_output,
     add_overwrite,
     add_run,
+    config_given,
+    print_note,
     reserve,
 )
 from cifar_small.config.renamed import VIEWS
 from cifar_small.config.schema import VIEW_SETS, views_name
-from cifar_small.errors import UserError
+from cifar_small.errors import UserError, plural
 
 
 def _views(name: str) -> str:
@@ -88,18 +89,18 @@ def _predict(options: argparse.Namespace) -> int:
         command=options.command,
     )
     for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     if predictions.labels is not None:
         low, high = wilson_interval(int(predictions.correct.sum()), len(predictions.ids))
         interval = f"95 % interval {low:.2%} to {high:.2%}"
         print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, {interval}")
     weights = "" if options.checkpoint == "best" else f"weights {options.checkpoint}, "
-    print(f"{len(predictions.ids):,} images, {weights}views {predictions.meta.views} -> {target}")
+    print(f"{plural(len(predictions.ids), 'image')}, {weights}views {predictions.meta.views} -> {target}")
     return 0
 
 
 def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, "config whose test images are taken", required=True)
+    add_config_anyhow(parser, "config whose test images are taken; also with --config")
     add_output(parser, "pickle to write, in the competition's format", required=True)
     add_overwrite(parser)
 
@@ -114,8 +115,9 @@ def _unlabelled(options: argparse.Namespace) -> int:
     from cifar_small.config.loading import load_config
     from cifar_small.data import load_test, write_unlabelled
 
+    config = config_given(options)
     reserve(options.overwrite, options.output)
-    images = load_test(load_config(options.config).data)
+    images = load_test(load_config(config).data)
     write_unlabelled(options.output, images.images, images.ids)
     print(f"{len(images):,} images of {images.source}, without labels -> {options.output}")
     return 0

@@ -18,6 +18,7 @@ from cifar_small.cli.options import (
     add_output,
     add_overwrite,
     add_run,
+    print_note,
 )
 from cifar_small.errors import DataError, UserError, plural
 from cifar_small.files import write_atomic
@@ -125,6 +126,8 @@ def _check(options: argparse.Namespace) -> int:
     faults = find_faults(content, ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
+    if faults and config is None and options.sample is None:
+        print_note("checked by the rules of CIFAR-10; for another competition, name its config by --config")
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes, rules), classes):
             print(f"warning: {warning}", file=sys.stderr)

@@ -10,12 +10,21 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_output, add_overwrite, reserve, split_config, split_overrides
+from cifar_small.cli.options import (
+    add_config,
+    add_config_anyhow,
+    add_output,
+    add_overwrite,
+    config_given,
+    load_config_of,
+    place_of_config,
+    print_note,
+    reserve,
+)
 from cifar_small.errors import UserError, plural
 
 if TYPE_CHECKING:
     from cifar_small.config.schema import Config
-
 
 ALSO_FIRST = "YAML file, or a name that cifar-small configs lists; may also stand without --config"
 
@@ -29,10 +38,7 @@ def _add_epochs(parser: argparse.ArgumentParser) -> None:
 
 def _load_config(options: argparse.Namespace) -> Config:
     """The config that a command was given, with or without --config, with the overrides and epochs of its command line."""
-    from cifar_small.config.loading import load_config
-
-    options.config, options.overrides = split_config(options.config, options.overrides)
-    config = load_config(options.config, split_overrides(options.overrides))
+    config = load_config_of(options)
     if options.epochs is None:
         return config
     from cifar_small.config.shortening import with_epochs
@@ -57,7 +63,8 @@ def _demo(options: argparse.Namespace) -> int:
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
     add_config(parser, ALSO_FIRST)
     add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
-    parser.add_argument("--resume", action="store_true", help="continue the run in the run directory, if there is one")
+    text = "continue the run in the run directory, if there is one; --resume RUN needs no config: the run has its own"
+    parser.add_argument("--resume", type=Path, nargs="?", const=True, default=False, metavar="RUN", help=text)
     _add_epochs(parser)
     shown = parser.add_mutually_exclusive_group()
     shown.add_argument("--print-config", "--print_config", action="store_true", help="print the resolved config and stop")
@@ -71,6 +78,22 @@ def _train_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _config_and_folder(options: argparse.Namespace) -> tuple[Config, Path]:
+    """What to train and where to."""
+    from cifar_small.runs.directory import Run
+
+    if isinstance(options.resume, Path) and options.resume.is_file():  # train --resume CONFIG
+        options.overrides, options.resume = [str(options.resume), *options.overrides], True
+    if isinstance(options.resume, Path):
+        if options.output not in (None, options.resume):
+            raise UserError(f"--resume {options.resume} and --output {options.output} are two run directories; drop --output")
+        if options.config is None and place_of_config(options.overrides) is None:
+            options.config = Run(options.resume).require().config_file
+        options.output = options.resume
+    config = _load_config(options)
+    return config, options.output or Path("runs") / f"{config.name}-seed{config.seed}"
+
+
 def _train(options: argparse.Namespace) -> int:
     """Train a config into a run directory.
 
@@ -80,12 +103,14 @@ def _train(options: argparse.Namespace) -> int:
       cifar-small train --config configs/resnet_5m.yaml --dry-run
       cifar-small train --config configs/resnet_5m.yaml --smoke         does all of it work?
       cifar-small train --config configs/resnet_5m.yaml --epochs 30     the same recipe at a tenth of its length
-    A killed run continues with --resume, to the same weights bit for bit. Several processes (GPUs, or CPUs) can share a run:
+    A killed run continues with --resume, to the same weights bit for bit:
+      cifar-small train --resume runs/resnet_hour-seed0
+    Several processes (GPUs, or CPUs) can share a run:
       torchrun --nproc-per-node 4 -m cifar_small train --config configs/resnet_hour.yaml
     """
     from cifar_small.config.hashing import dump_config
 
-    config = _load_config(options)
+    config, folder = _config_and_folder(options)
     if options.print_config:
         print(dump_config(config), end="")
         return 0
@@ -96,14 +121,12 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if options.smoke:
         return _smoke(config, options)
+    from cifar_small.runs.directory import Run
     from cifar_small.training.train import train
 
-    train(
-        config,
-        options.output or Path("runs") / f"{config.name}-seed{config.seed}",
-        resume=options.resume,
-        command=options.command,
-    )
+    if options.resume and not Run(folder).begun and os.environ.get("RANK", "0") == "0":
+        print_note(f"{folder} holds nothing to resume; training begins anew")
+    train(config, folder, resume=bool(options.resume), command=options.command)
     return 0
 
 
@@ -216,7 +239,7 @@ def _schedule(options: argparse.Namespace) -> int:
 
 
 def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="SWEEP", help="YAML file, or a name such as sweeps/ablation_augment")
+    add_config_anyhow(parser, "YAML file, or a name such as sweeps/ablation_augment", "SWEEP")
     add_output(parser, "folder of the sweep (default: runs/<name>)")
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--list", action="store_true", help="print the cells with their parameters and states and stop")
@@ -245,6 +268,7 @@ def _sweep(options: argparse.Namespace) -> int:
     of them in both, and ask: cifar-small sweep proxy.yaml --against full.yaml
     Cells over the parameter budget are refused before anything trains. The test split is never read.
     """
+    options.file = config_given(options)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("a sweep trains one run per worker, not one run on several processes; start it without torchrun")
     if options.submit is None and (options.jobs is not None or options.slurm):

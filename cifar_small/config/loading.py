@@ -9,7 +9,7 @@ replaces the whole list. All problems of a config are reported at once, each wit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from cifar_small.config.messages import describe_problems
+from cifar_small.config.overriding import override, with_kinds_first
 from cifar_small.config.own_code import with_hashes
 from cifar_small.config.phases import merge, phases_and_problems
 from cifar_small.config.published import PUBLISHED
@@ -24,26 +25,62 @@ from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, LibraryModel
 from cifar_small.config.shipped import find_config
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
-from cifar_small.errors import ConfigError
+from cifar_small.errors import ConfigError, command_line
 
 
-def load_config(path: str | Path, overrides: Sequence[tuple[str, str]] = (), *, trusted: bool = True) -> Config:
+def load_config(
+    path: str | Path,
+    overrides: Sequence[tuple[str, str]] = (),
+    *,
+    label: str = "override ",
+    note: Callable[[str], object] | None = None,
+    trusted: bool = True,
+) -> Config:
     """Read a YAML config and apply overrides such as ("optim.lr", "0.2") or ("phases.0.epochs", "3").
 
     path: a file, or the name of a shipped config, such as `resnet_hour`; see config/shipped.py. trusted: may files of the
     user's own that it names run from now on? Not those that a run directory names.
-    Raises ConfigError that lists every problem, each with its dotted key.
+
+    An override of a section's kind, such as ("optim.name", "adamw"), comes first. What the file says of that section and the
+    new kind does not know is dropped, and `note` is told; without `note` it is refused as an unknown key.
+
+    Raises ConfigError that lists every problem, each with its dotted key; `label` stands before the key of an override.
     """
-    raw = with_changes(_read_mapping(find_config(path), ()), overrides)
-    return parse_config(with_hashes(raw, trusted), str(path))
+    raw = _read_mapping(find_config(path), ())
+    if "config" in raw and "model" not in raw:
+        line = command_line("sweep", path)
+        raise ConfigError(f"{path} is a sweep, not the config of one run; train all of its runs with: {line}")
+    config, problems = _checked(with_hashes(with_changes(raw, overrides, label, note), trusted))
+    if config is None:
+        keys = [key for key, _ in overrides]
+        own = [f"{label}{problem}" for problem in problems if _is_of(problem, keys)]
+        of_file = [problem for problem in problems if not _is_of(problem, keys)]
+        raise ConfigError(_listed(of_file + own, str(path) if of_file else ""))
+    return config
 
 
-def with_changes(raw: Mapping[str, Any], overrides: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """A plain config with overrides such as ("optim.lr", "0.2") applied to it. Raises ConfigError for one that fits nowhere."""
+def with_changes(
+    raw: Mapping[str, Any],
+    overrides: Sequence[tuple[str, str]],
+    label: str = "override ",
+    note: Callable[[str], object] | None = None,
+) -> dict[str, Any]:
+    """A plain config with overrides applied as `load_config` does. Raises ConfigError for one that fits nowhere."""
     changed = deepcopy(dict(raw))
-    for key, value in overrides:
-        _override(changed, key, parse_yaml(value, f"override {key}"))
+    for key, value in with_kinds_first([(key, parse_yaml(value, f"{label}{key}")) for key, value in overrides]):
+        override(changed, key, value, label, note)
     return changed
+
+
+def _is_of(problem: str, keys: Sequence[str]) -> bool:
+    """Is this a problem of a value that one of these overrides set?"""
+    where = problem.partition(":")[0]
+    return any(f"{where}.".startswith(f"{key}.") for key in keys)
+
+
+def _listed(problems: Sequence[str], where: str) -> str:
+    heads = [where] * bool(where) + [f"{len(problems)} problems"] * (len(problems) > 1)
+    return ": ".join([*heads, "; ".join(problems)])
 
 
 def _read_mapping(path: Path, variants: tuple[Path, ...]) -> dict[str, Any]:
@@ -69,17 +106,22 @@ def _read_mapping(path: Path, variants: tuple[Path, ...]) -> dict[str, Any]:
 
 def parse_config(raw: Mapping[str, Any], where: str = "config") -> Config:
     """Validate a plain mapping as a Config; `where` names it in messages. Raises ConfigError that lists every problem."""
+    config, problems = _checked(raw)
+    if config is None:
+        raise ConfigError(_listed(problems, where))
+    return config
+
+
+def _checked(raw: Mapping[str, Any]) -> tuple[Config | None, list[str]]:
+    """The config that a mapping means, or None and what is wrong with it."""
     raw = with_current_names(raw)
     try:
         config = with_published_input(Config.model_validate(raw))
         problems = phases_and_problems(config)[1]
     except ValidationError as error:
         bad = {str(item["loc"][0]) for item in error.errors() if item["loc"]}  # none: of the config as a whole
-        problems = describe_problems(Config, error, "") + _phase_problems(raw, bad)
-    if problems:
-        head = f"{where}: " if len(problems) == 1 else f"{where}: {len(problems)} problems: "
-        raise ConfigError(head + "; ".join(problems))
-    return config
+        return None, describe_problems(Config, error, "") + _phase_problems(raw, bad)
+    return (None if problems else config), problems
 
 
 def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
@@ -108,27 +150,3 @@ def with_input(config: Config, brought: Mapping[str, Any]) -> Config:
     """The config with `brought` for what its `input` leaves open; mean and std come together."""
     given = {key: value for key, value in dict(config.input).items() if value is not None}
     return config.model_copy(update={"input": config.input.model_copy(update={**brought, **given})})
-
-
-def _override(raw: dict[str, Any], dotted: str, value: Any) -> None:
-    node: Any = raw
-    parts = dotted.split(".")
-    for depth, part in enumerate(parts):
-        here = ".".join(parts[:depth]) or "the config"
-        last = depth == len(parts) - 1
-        if isinstance(node, list):
-            if not part.isdecimal() or int(part) >= len(node):
-                raise ConfigError(
-                    f"override {dotted}: {here} is a list of {len(node)}; expected an index below that, got {part!r}"
-                )
-            if last:
-                node[int(part)] = value
-            node = node[int(part)]
-        elif isinstance(node, dict):
-            if last:
-                node[part] = value
-            elif not isinstance(node.get(part), dict | list):
-                node[part] = {}
-            node = node[part]
-        else:
-            raise ConfigError(f"override {dotted}: {here} is {node!r}, which has no key {part!r}")

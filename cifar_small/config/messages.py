@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -22,7 +22,7 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
             known = list(section.model_fields) if section else []
             near = difflib.get_close_matches(path[-1], known, 1, cutoff=0.5)
             begun = near and near[0].startswith(path[-1])  # mixup for mixup_alpha
-            meant = "" if begun else _meant(root, path, prefix)
+            meant = "" if begun else meant_setting(root, path, prefix)
             hint = f"did you mean {meant or repr(near[0])}?" if meant or near else f"known here: {', '.join(known)}"
             lines.append(f"{where}: unknown key; {hint}")
             continue
@@ -31,7 +31,7 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
         if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             key = item["ctx"]["discriminator"].strip("'")
             where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
-            message = f"expected one of {', '.join(tag for option in options for tag in _tags(option))}"
+            message = f"expected one of {', '.join(tag for option in options for tag in tags(option))}"
         shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
         message = message[0].lower() + message[1:]
         lines.append(f"{where}: {message}{shown}" if where else message)
@@ -53,7 +53,7 @@ MEANT = {
 }
 
 
-def _meant(root: type[BaseModel], path: list[str], prefix: str) -> str:
+def meant_setting(root: type[BaseModel], path: list[str], prefix: str) -> str:
     """The setting that an unknown key means: of a section that has one of that name, or by another name; else nothing."""
     *outer, key = path
     if not outer:
@@ -72,7 +72,7 @@ def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], t
     options: list[type[BaseModel]] = [root]
     owner: type[BaseModel] | None = root
     for part in loc:
-        tagged = [option for option in options if part in _tags(option)]
+        tagged = [option for option in options if part in tags(option)]
         if len(options) > 1 and tagged:
             options = tagged
             owner = tagged[0]
@@ -84,13 +84,24 @@ def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], t
     return path, owner, options
 
 
+def sections_at(root: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
+    """The sections that may stand at a dotted path, such as those of every optimizer at ["optim"]; phases are as the whole."""
+    sections = [root]
+    for part in path:
+        if not (sections == [root] and part == "phases") and not part.isdecimal():
+            fields = (section.model_fields.get(part) for section in sections)
+            sections = [section for field in fields if field for section in _sections(field.annotation)]
+    return sections
+
+
 def _sections(annotation: Any) -> list[type[BaseModel]]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
     return [section for argument in get_args(annotation) for section in _sections(argument)]
 
 
-def _tags(section: type[BaseModel]) -> list[str]:
+def tags(section: type[BaseModel]) -> list[str]:
+    """The kinds that a section stands for, such as adam, adamw and radam; none where its key has one kind of section."""
     if issubclass(section, Section) and section.TAG:
         return [section.TAG]
     for key in ("family", "name", "engine"):

@@ -24,7 +24,7 @@ from cifar_small.config.schema import (
     PhaseSettings,
     Recipe,
 )
-from cifar_small.errors import ConfigError
+from cifar_small.errors import ConfigError, plural
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,9 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     if config.engine.workers and all(isinstance(phase.augment, Augment | OwnAugment) for phase in resolved):
         problems.append(f"engine.workers {config.engine.workers} has no effect while no phase augments image by image: drop it")
     if config.engine.keep_every is not None and config.engine.keep_every > epoch:
-        problems.append(f"engine.keep_every {config.engine.keep_every} never comes within {epoch} epochs: lower it or drop it")
+        problems.append(
+            f"engine.keep_every {config.engine.keep_every} never comes within {plural(epoch, 'epoch')}: lower it or drop it"
+        )
     phases: list[Phase] = []
     start = 0
     for index, phase in enumerate(resolved):

@@ -61,7 +61,9 @@ def load_unlabelled(
     if len(images) != len(ids):
         raise DataError(f"{path}: has {len(ids):,} ids for {len(images):,} images; expected as many; get the file again")
     if rows is not None and len(images) != rows:
-        raise DataError(f"{path}: has {len(images):,} images; expected {rows:,}", remedy=f"allow_rows={len(images)}")
+        raise DataError(
+            f"{path}: has {len(images):,} images; expected {rows:,}", remedy=(f"allow_rows={len(images)}", "config")
+        )
     values, counts = np.unique(ids, return_counts=True)
     if len(values) != len(ids):
         twice = values[counts > 1]
@@ -180,7 +182,8 @@ def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8
             "number, such as 0.png"
         )
     if other := sum(1 for _ in folder.iterdir()) - len(files):
-        notes.append(f"{other:,} entries of the folder are not pictures ({', '.join(ENDINGS)}) and were left out")
+        entries = plural(other, "entry", "entries")
+        notes.append(f"left out of the folder, because they are no pictures ({', '.join(ENDINGS)}): {entries}")
     for file in files:
         if not (file.stem.isascii() and file.stem.isdecimal() and len(file.stem) < 20 and int(file.stem) < 2**63):
             raise DataError(f"{file}: is not named by a number; expected names such as 0.png, from which the ids are taken")
@@ -188,7 +191,7 @@ def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8
     notes.append("ids are the numbers in the file names, in increasing order")
     if padded := [file.name for file in files if str(int(file.stem)) != file.stem]:
         notes.append(
-            f"{len(padded):,} names have zeros in front, such as {padded[0]}: ids are written without them; where the "
+            f"{plural(len(padded), 'name')} with zeros in front, such as {padded[0]}: ids are written without them; where the "
             "competition wants them, set rules.ids, or submit with its sample submission"
         )
     pixels, resized = read_pictures(files, str(folder))
@@ -250,7 +253,7 @@ def _as_uint8(data: npt.NDArray[Any], where: str, notes: list[str]) -> npt.NDArr
         raise DataError(f"{where}: data is {data.dtype}; {allowed}")
     if kind == "f" and not np.isfinite(data).all():
         bad = np.flatnonzero(~np.isfinite(data).all(1))
-        raise DataError(f"{where}: {len(bad):,} images have NaN or infinite values, first in row {bad[0]}; {allowed}")
+        raise DataError(f"{where}: {plural(len(bad), 'image')} with NaN or infinite values, first in row {bad[0]}; {allowed}")
     low, high = float(data.min()), float(data.max())
     if low < 0 or high > 255:
         raise DataError(f"{where}: {data.dtype} values span {low:g}..{high:g} (normalized already?); {allowed}")
@@ -299,7 +302,7 @@ def _content_notes(images: Images) -> list[str]:
     black = constant & (flat[:, 0] == 0)
     for which, what in ((black, "all zero"), (constant & ~black, "of one value throughout")):
         if which.any():
-            notes.append(f"{which.sum():,} images are {what}, first ids {images.ids[which][:5].tolist()}")
+            notes.append(f"{plural(int(which.sum()), 'image')} {what}, first ids {images.ids[which][:5].tolist()}")
     first: dict[bytes, int] = {}
     twins = []
     for row in np.flatnonzero(~constant):
@@ -307,5 +310,5 @@ def _content_notes(images: Images) -> list[str]:
         if first.setdefault(key, int(row)) != row:
             twins.append(f"{images.ids[row]} = {images.ids[first[key]]}")
     if twins:
-        notes.append(f"{len(twins):,} images are exact duplicates of earlier ones, first ids {', '.join(twins[:5])}")
+        notes.append(f"{plural(len(twins), 'exact duplicate')} of earlier images, first ids {', '.join(twins[:5])}")
     return notes

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from cifar_small.data import Images
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.environment import autocast, describe, integer_sums_saturate
-from cifar_small.errors import CheckpointError, UserError
+from cifar_small.errors import CheckpointError, UserError, plural
 from cifar_small.export.onnx_export import checked_onnx
 from cifar_small.export.onnx_session import as_onnx_net, open_session, read_onnx, require_extra, run_session
 from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
@@ -320,7 +320,7 @@ def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, 
     images = " and ".join(dict.fromkeys(f"{one['val_images']:,}" for one in results))
     old = " (no VNNI: int8 is slower than on newer processors)" if facts.get("integer_sums_saturate") else ""
     notes = [
-        f"{facts['device']}{old}, {facts['cpu_count']} CPU threads, torch {facts['packages']['torch']}, onnxruntime "
+        f"{facts['device']}{old}, {plural(facts['cpu_count'], 'CPU thread')}, torch {facts['packages']['torch']}, onnxruntime "
         f"{facts['onnxruntime']}; from uint8 images to logits, preprocessing included",
         f"medians of {settings.rounds} rounds, backends taking turns; lowest and highest in brackets; val: {images} "
         "images, one view; interval: paired, on the same images",

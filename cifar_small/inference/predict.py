@@ -217,7 +217,8 @@ def predict(
     if (split == "submit") != (file is not None):
         raise UserError(
             f"split {split} {'without' if file is None else 'with'} an unlabelled file; "
-            "expected one for submit, and for no other split"
+            "expected one for submit, and for no other split",
+            remedy="file" if file is None else (),
         )
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"allow_rows and layout say how an unlabelled file is read; they have no effect on the split {split}")
@@ -232,10 +233,11 @@ def predict(
     target = output or predictions_file(run, split, checkpoint, chosen, net.config.views, form)
     refuse_existing(target, overwrite)
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
-    notes: list[str] = []
+    notes = _notes_of_unfinished(run, net) if checkpoint == "best" else []
     if file is not None:
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
-        images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
+        images, found = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
+        notes += found
         if net.config.input.mean is None:  # else it says nothing of the images it was trained on
             notes += color_notes(images, net.mean)
         if net.pixels is not None:
@@ -269,6 +271,16 @@ def predict(
         )
     write_atomic(target, content)
     return target, predictions, notes
+
+
+def _notes_of_unfinished(run: Run, net: Net) -> list[str]:
+    """What to know of the selected weights of a run that has not ended."""
+    if run.summary() is not None:
+        return []
+    return [
+        f"{run.folder} has not finished: these are the weights of epoch {net.facts.epoch} of {net.config.epochs}, the best so "
+        "far; training to the end may select others"
+    ]
 
 
 def with_overrides(net: Net, device: str | None, data_root: str | None) -> Net:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cifar_small.data import Images
+from cifar_small.errors import plural
 from cifar_small.evaluation.evaluate import ClassScore, Evaluation, plain_evaluation
 from cifar_small.evaluation.tta_ablation import LEARNED, Ablation
 from cifar_small.figures.confusion import draw_confusion
@@ -143,7 +144,7 @@ def describe_ablation(ablation: Ablation) -> str:
     tests = len(ablation.choices) - 1
     weights = ", ".join(f"{view} {weight:.3f}" for view, weight in ablation.weights)
     accuracy, nll = ablation.on_own_fit
-    where = "{device}, {precision}, {threads} threads".format(**ablation.meta)
+    where = "{device}, {precision}, ".format(**ablation.meta) + plural(int(str(ablation.meta["threads"])), "thread")
     notes = (
         f"passes: forward passes per image; each of {ablation.views_forwarded} distinct views was forwarded once, and a choice "
         "costs the sum of its views",

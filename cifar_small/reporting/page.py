@@ -20,6 +20,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cifar_small.data import Images
+from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
 from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
@@ -125,7 +126,7 @@ def common_split(entries: Sequence[Entry]) -> str:
 
 
 def _subtitle(entries: Sequence[Entry]) -> str:
-    number = "1 model" if len(entries) == 1 else f"{len(entries)} models"
+    number = plural(len(entries), "model")
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 

@@ -185,7 +185,7 @@ def phase_table(phases: Sequence[Phase], steps: int) -> str:
 def draw_config(config: Config, steps: int, path: Path) -> str:
     """Draw the run that a config describes into a PNG and return its table of phases."""
     phases = resolve_config(config).phases
-    title = f"{config.name}: {config.epochs} epochs of {steps:,} steps"
+    title = f"{config.name}: {plural(config.epochs, 'epoch')} of {plural(steps, 'step')}"
     bounds = [phase.start for phase in phases] + [phases[-1].end]
     rows = {name: phase_bars(values, bounds) for name, values in phase_rows(phases).items()}
     save(draw_timeline(learning_rates(phases, steps), steps, bounds, rows, title), path)

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cifar_small.config.hashing import config_hash, recipe_hash
 from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, Rules
-from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.errors import CheckpointError, DataError, UserError, plural
 
 FORMAT = 2  # of summaries, predictions and records; files of format 1 do not name it
 
@@ -371,7 +371,7 @@ class Session(_Facts):
     @property
     def hardware(self) -> str:
         """Device, threads and precision in words."""
-        return f"{self.device}, {self.threads} threads, {self.precision}"
+        return f"{self.device}, {plural(self.threads, 'thread')}, {self.precision}"
 
 
 class TestReading(_Facts):

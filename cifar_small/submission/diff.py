@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, plural
 from cifar_small.metrics.classification import mcnemar, wilson_interval
 from cifar_small.metrics.significance import balance_test, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
@@ -109,7 +109,7 @@ def summarize(found: Diff) -> list[str]:
     ]
     for name, ids in zip(found.names, (found.only_first, found.only_second), strict=True):
         if len(ids):
-            lines.append(f"{len(ids):,} ids are in {name} alone, first {ids[:5].tolist()}; they are left out")
+            lines.append(f"{plural(len(ids), 'id')} in {name} alone, first {ids[:5].tolist()}: left out")
     if not found.same_order:
         lines.append("their rows stand in different orders; they are joined by id")
     return lines

@@ -88,11 +88,11 @@ def read_csv(
         text = text.replace('"', "")
     if "\0" in text:
         return {}, [*faults, "contains NUL bytes: not a CSV"]
-    if text and not text.endswith("\n"):
+    if not text.strip():
+        return {}, [*faults, f"is empty; expected the header {rules.submission} and {plural(len(ids), 'row')}"]
+    if not text.endswith("\n"):
         faults.append("does not end with a line end: cut short?")
-    rows = [line.split(",") for line in text.removesuffix("\n").split("\n")] if text else []
-    if not rows:
-        return {}, [*faults, f"is empty; expected the header {rules.submission} and {len(ids):,} rows"]
+    rows = [line.split(",") for line in text.removesuffix("\n").split("\n")]
     if rows[0] != rules.submission.split(","):
         faults.append(f"has the header {','.join(rows[0])[:60]!r}; expected {rules.submission!r}")
     answers, row_faults = _read_rows(rows[1:], {int(image) for image in ids}, classes, rules)

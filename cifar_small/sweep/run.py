@@ -69,7 +69,7 @@ def show(path: Path, folder: Path | None = None) -> str:
     sweep, directory, cells = prepare(path, folder)
     legal = [cell for cell in cells if not cell.excess]
     done = sum(directory.state(cell, seed).kind == "done" for cell in legal for seed in sweep.seeds)
-    begun = f"{len(cells)} of {sweep.trials} trials begun" if sweep.method == "tpe" else f"{len(cells)} cells"
+    begun = f"{len(cells)} of {sweep.trials} trials begun" if sweep.method == "tpe" else plural(len(cells), "cell")
     skipped = f", {len(cells) - len(legal)} skipped" if len(legal) < len(cells) else ""
     total = (sweep.trials if sweep.method == "tpe" else len(legal)) or 0
     seeds = plural(len(sweep.seeds), "seed")

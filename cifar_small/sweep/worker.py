@@ -11,7 +11,7 @@ import torch
 from cifar_small.config.loading import load_config
 from cifar_small.data import load_train
 from cifar_small.environment import resolve_device
-from cifar_small.errors import DiskError, InUseError, UserError
+from cifar_small.errors import DiskError, InUseError, UserError, plural
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import is_locked
 from cifar_small.sweep.cells import Cell
@@ -56,7 +56,7 @@ class Worker:
                 with claim:
                     # Checked again: it may have been finished between the first look and the claim.
                     if self.directory.state(cell, seed).kind == "open":
-                        self.say(f"{self.sweep.name}: {job_name(cell.name, seed)}, one of {total} runs")
+                        self.say(f"{self.sweep.name}: {job_name(cell.name, seed)}, one of {plural(total, 'run')}")
                         self.run(cell, seed, claim)
         return self.trained > trained
 

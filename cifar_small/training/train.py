@@ -68,7 +68,8 @@ def train(
             summary = run.summary()  # which a rank on another machine may not see
             if summary is not None and not quiet:
                 early = f"; {summary.ended_early}" if summary.ended_early else ""
-                print(f"{run.folder} is already complete: {summary.epochs} epochs, val {summary.val_accuracy:.2%}{early}")
+                done = plural(summary.epochs, "epoch")
+                print(f"{run.folder} is already complete: {done}, val {summary.val_accuracy:.2%}{early}")
             return summary
         stop: list[int] = []
         trainer = build_trainer(

@@ -189,6 +189,11 @@ def _build(library: Any, entry: Mapping[str, Any], where: str, forced: Mapping[s
     """One transform with its arguments. Albumentations only warns of an argument it does not know; here it is an error."""
     known = _known(library)
     name = entry["name"]
+    if name == "Lambda":
+        raise ConfigError(
+            f"{where}.name: Lambda runs a function, which a config cannot hold and no seed makes reproducible; expected a "
+            "transform with arguments of text and numbers"
+        )
     if name not in known:
         near = difflib.get_close_matches(name, known, 1, cutoff=0.4)
         hint = f"did you mean {near[0]!r}?" if near else f"such as {', '.join(list(known)[:5])}"

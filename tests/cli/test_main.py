@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import yaml
 from conftest import tiny_raw
 
 from cifar_small import __version__
+from cifar_small.cli import param_count
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.data import load_test, load_unlabelled
@@ -31,6 +33,7 @@ VERBS = (
     *("onnx", "quantize", "bench", "export", "push"),
 )
 RAW = tiny_raw(phases=[{"epochs": 1}])
+Said = Callable[..., tuple[int, str, str]]
 
 
 class Place:
@@ -112,23 +115,39 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "required: COMMAND"),
-        (["trian"], "invalid choice: 'trian'"),
-        (["results", "--recrods", "x"], "unrecognized arguments: --recrods x"),
-        (["results", "--rec", "x"], "unrecognized arguments: --rec x"),
-        (["predict", "run", "--split", "tset"], "invalid choice: 'tset'"),
-        (["predict", "run", "--split", "val", "--views", "all"], "expected one of none, flip, shift"),
-        (["predict", "run", "--split", "val", "--views", "flip@2"], "share must be a number above 0 and below 1"),
-        (["predict", "run", "--split", "submit", "--allow-rows", "many"], "invalid int value: 'many'"),
+        ([], "COMMAND missing; see cifar-small --help"),
+        (["trian"], "unknown command trian; did you mean train?"),
+        (["results", "--recrods", "x"], "unknown option --recrods; did you mean --records?"),
+        (["results", "--rec", "x"], "unknown option --rec; did you mean --records?"),
+        (["results", "x"], "unexpected argument 'x'; see cifar-small --help"),
+        (["predict", "run", "--split", "tset"], "--split tset: expected one of train, val, test, submit; did you mean test?"),
+        (
+            ["predict", "run", "--split", "submit", "--allow-rows", "many"],
+            "--allow-rows many: expected a whole number; see cifar-",
+        ),
+        (["predict", "run", "--split", "val", "--views", "all"], "--views: expected one of none, flip, shift"),
+        (["predict", "run", "--split", "val", "--views", "flip@2"], "--views: "),
+        (["predict", "run", "--split"], "--split needs a value"),
+        (["compare", "a", "--plot-seeds"], "--plot-seeds needs a value"),
+        (["sweep", "a.yaml", "--list", "--table"], "--table and --list exclude each other; give one of them"),
+        (["check"], "CSV, --file missing; see cifar-small check --help"),
+        (["train", "a.yaml", "--seed", "1", "--dry-rnu"], "unknown option --dry-rnu; did you mean --dry-run?"),
+        (["train", "--learning-rate", "1", "a.yaml"], "unknown option --learning-rate; did you mean --optim.lr?"),
+        (["schedule", "a.yaml", "--epoch", "1"], "unknown option --epoch; did you mean --"),
+        (["preview", "a.yaml", "--dry-run"], "unknown option --dry-run; settings are overridden as --section.key value"),
+        (["train", "a.yaml", "--optm.lr", "1"], "unknown option --optm.lr; did you mean --optim.lr?"),
+        (["train", "a.yaml", "--autoaugment"], "did you mean --augment '{engine: torchvision, policy: autoaugment_cifar10}'?"),
+        (["levels", "resnet18_ladder", "--smoek"], "unknown option --smoek; did you mean --smoke?"),
     ],
 )
 def test_usage_errors_exit_with_2(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        main(arguments)
-    assert stopped.value.code == 2
-    shown = capsys.readouterr().err
-    assert message in shown.splitlines()[-1]
-    assert shown.startswith("usage: cifar-small")
+    try:
+        code: object = main(arguments)
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"cifar-small: error: {message}") or message in line.partition("; ")[2]
 
 
 # ------------------------------------------------------------------------------------------------------------- every verb
@@ -200,6 +219,76 @@ def test_check_without_a_config_expects_ten_thousand_rows_unless_told(place: Pla
     assert main(["check", str(place.csv), "--file", str(place.file), "--allow-rows", "360"]) == 0
 
 
+def test_check_says_what_an_empty_file_and_another_competition_are(place: Place, tmp_path: Path, said: Said) -> None:
+    empty = tmp_path / "empty.csv"
+    for content in ("", "\n", " \n\n"):
+        empty.write_text(content)
+        code, out, _ = said("check", empty, "--file", place.file, "--config", place.config)
+        assert (code, out.splitlines()[0]) == (1, f"{empty}: is empty; expected the header ID,Labels and 360 rows")
+    code, _, err = said("check", empty, "--file", place.file, "--allow-rows", 360)
+    assert (code, err) == (
+        1,
+        "note: checked by the rules of CIFAR-10; for another competition, name its config by --config\n",
+    )
+
+
+def test_predict_submit_without_a_file_names_the_option(place: Place, fails: Callable[..., str]) -> None:
+    assert fails(2, "predict", place.run, "--split", "submit").endswith("; name the unlabelled file with --file")
+
+
+def test_predictions_of_an_unfinished_run_carry_a_note(place: Place, tmp_path: Path, said: Said) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(place.run, run)
+    assert "has not finished" not in said("predict", run, "--split", "val", "--output", tmp_path / "a.npz")[2]
+    (run / "summary.json").unlink()
+    code, _, err = said("predict", run, "--split", "val", "--output", tmp_path / "b.npz")
+    assert (code, err.splitlines()[0].partition(";")[0]) == (
+        0,
+        f"note: {run} has not finished: these are the weights of epoch 1 of 1, the best so far",
+    )
+
+
+def test_resume_takes_the_run_alone(place: Place, tmp_path: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = tmp_path / "moved run"
+    shutil.copytree(place.run, run)
+    monkeypatch.chdir(tmp_path)
+    code, out, err = said("train", "--resume", run)
+    assert (code, err, f"{run} is already complete: 1 epoch, val" in out) == (0, "", True)
+    assert said("train", "--resume", run, "--phases.0.epochs", 2)[0] == 0
+    assert len((run / "metrics.csv").read_text().splitlines()) == 3
+    assert [session.command for session in Run(run).sessions()][1:] == [
+        f"cifar-small train --resume '{run}' --phases.0.epochs 2"
+    ]
+    code, out, err = said("train", "--resume", run, "--seed", 5)
+    assert (code, "seed: 0 -> 5" in err) == (2, True)
+    assert [path.name for path in tmp_path.iterdir()] == [run.name]
+
+
+def test_resume_of_nothing(place: Place, tmp_path: Path, said: Said, fails: Callable[..., str]) -> None:
+    assert "none does not exist: expected a run directory" in fails(4, "train", "--resume", tmp_path / "none")
+    assert "two run directories" in fails(2, "train", "--resume", tmp_path / "a", "--output", tmp_path / "b")
+    code, _, err = said("train", place.config, "--resume", tmp_path / "new")
+    assert (code, err) == (0, f"note: {tmp_path / 'new'} holds nothing to resume; training begins anew\n")
+    assert said("train", "--resume", place.config, "--output", tmp_path / "new")[2] == ""  # the config, not a run
+
+
+def test_a_config_stands_with_and_without_its_option_everywhere(
+    place: Place, tmp_path: Path, said: Said, fails: Callable[..., str]
+) -> None:
+    for number, given in enumerate((["--config", place.config], [place.config])):
+        assert said("unlabelled", *given, "--output", tmp_path / f"{number}.pkl")[0] == 0
+    assert "expected one YAML file" in fails(
+        2, "unlabelled", place.config, "--config", place.config, "--output", tmp_path / "x"
+    )
+    assert "expected one YAML file" in fails(2, "unlabelled", "--output", tmp_path / "x")
+    sweep = tmp_path / "s.yaml"
+    sweep.write_text(yaml.safe_dump({"name": "s", "config": str(place.config), "cells": [{"label": "a"}], "seeds": [0]}))
+    for arguments in (["--config", sweep], [sweep]):
+        assert "0 of 1 runs done" in said("sweep", *arguments, "--list", "--output", tmp_path / "out")[1]
+    assert "is a sweep" in fails(2, "train", sweep)
+    assert param_count.main(["--config", str(place.config)]) == 0
+
+
 # ------------------------------------------------------------------------------------------------------------- exit codes
 
 
@@ -221,11 +310,13 @@ def test_wrong_configs_exit_with_2(place: Place, tmp_path: Path, fails: Callable
     ("overrides", "message"),
     [
         (["--optim.lrr", "0.2"], "optim.lrr: unknown key; did you mean 'lr'?"),
-        (["--outptu", "x"], "outptu: unknown key"),
+        (["--outptu", "x"], "unknown option --outptu; did you mean --output?"),
         (["--optim.lr"], "--optim.lr needs a value"),
-        (["--phases.1.epochs", "3"], "phases is a list of 1"),
+        (["--phases.1.epochs", "3"], "error: --phases.1.epochs: phases is a list of 1"),
         (["extra"], "unexpected argument 'extra'"),
-        (["--optim.lr", "-0.1"], "optim.lr: "),
+        (["--optim.lr", "-0.1"], "error: --optim.lr: input should be greater than 0, got -0.1"),
+        (["--optim.lr", "-0.1", "--seed", "-1"], "error: 2 problems: --optim.lr: input should be"),
+        (["--optim.lr", "["], "error: --optim.lr: line 1, column 2"),
         (["--optim.lr", "nan"], "optim.lr: "),
         (["--seed", "1", "--batch_size", "many"], "batch_size: "),
     ],

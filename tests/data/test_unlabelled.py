@@ -131,7 +131,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     "28x28": (content(np.zeros((6, 28, 28), np.uint8)), r"shape \(6, 28, 28\); expected"),
     "scalar": (content(np.array(3)), "no images|data is a int"),
     "empty": (content(IMAGES[:0], IDS[:0]), "no images"),
-    "NaN": (content(changed((4, 0, 0, 0), np.nan)), "1 images have NaN or infinite values, first in row 4"),
+    "NaN": (content(changed((4, 0, 0, 0), np.nan)), "1 image with NaN or infinite values, first in row 4"),
     "infinite": (content(changed((2, 0, 0, 0), np.inf, "f4")), "NaN or infinite values, first in row 2"),
     "negative float": (content(changed((0, 0, 0, 0), -1.5)), r"span -1.5\.\.\d+ .*normalized"),
     "negative int": (content(changed((0, 0, 0, 0), -1, "i8")), r"int64 values span -1\.\."),
@@ -203,7 +203,7 @@ def test_another_number_of_rows_needs_a_flag(tmp_path: Path) -> None:
     path = save(tmp_path, content())
     with pytest.raises(DataError, match=r"has 6 images; expected 10,000$") as caught:
         load_unlabelled(path, rows=10_000)
-    assert caught.value.remedy == ("allow_rows=6",)
+    assert caught.value.remedy == ("allow_rows=6", "config")
     assert len(load_unlabelled(path, rows=6)[0]) == 6
 
 
@@ -211,9 +211,9 @@ def test_odd_pictures_are_noted(tmp_path: Path) -> None:
     data = IMAGES.copy()
     data[1], data[3], data[4] = 0, 9, data[0]
     _, notes = load_unlabelled(save(tmp_path, content(data, IDS[::-1])))
-    assert "1 images are all zero, first ids [4]" in notes
-    assert "1 images are of one value throughout, first ids [2]" in notes
-    assert "1 images are exact duplicates of earlier ones, first ids 1 = 5" in notes
+    assert "1 image all zero, first ids [4]" in notes
+    assert "1 image of one value throughout, first ids [2]" in notes
+    assert "1 exact duplicate of earlier images, first ids 1 = 5" in notes
     _, notes = load_unlabelled(save(tmp_path, content((IMAGES > 128).astype(np.uint8))))
     assert any("largest pixel value is 1 of 255" in note for note in notes)
 
@@ -264,8 +264,8 @@ def test_folder_of_pictures_is_sorted_by_number(tmp_path: Path) -> None:
     loaded, notes = load_unlabelled(tmp_path)
     assert loaded.ids.tolist() == [1, 2, 9, 10, 33, 100]
     assert np.array_equal(loaded.images, IMAGES[[4, 2, 1, 0, 3, 5]])
-    assert any("1 entries of the folder are not pictures" in note for note in notes)
-    assert any("1 names have zeros in front, such as 002.png" in note for note in notes)
+    assert any("because they are no pictures" in note and note.endswith(": 1 entry") for note in notes)
+    assert any("1 name with zeros in front, such as 002.png" in note for note in notes)
     Image.fromarray(IMAGES[0]).save(tmp_path / "01.png")
     with pytest.raises(DataError, match=r"1 duplicate ids, first \[1\]"):
         load_unlabelled(tmp_path)

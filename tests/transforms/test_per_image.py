@@ -176,6 +176,7 @@ SMALLER = {"name": "RandomCrop", "height": 16, "width": 16, "p": 1e-6}  # a bran
         ),
         ({"name": "Affine", "rotate": 15}, "pipeline.0.rotate: a single number is no range .*: 15 would be done"),
         ({"name": "Affine", "translate_px": {"x": 3, "y": [-3, 3]}}, r"0.translate_px: .* or \[3, 3\] if that is meant"),
+        ({"name": "Lambda"}, "pipeline.0.name: Lambda runs a function, which a config cannot hold"),
         ({"name": "Compose", "transforms": [{"name": "Blur"}]}, "no transform 'Compose'"),
         ({"name": "CoarseDropout", "max_holes": 3}, "augment.pipeline.0.max_holes: unknown argument of CoarseDropout; "),
         ({"name": "Affine", "scales": 2}, "augment.pipeline.0.scales: unknown argument of Affine; did you mean 'scale'?"),

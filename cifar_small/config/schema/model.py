@@ -10,6 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from cifar_small.config.own_code import OWN
 from cifar_small.config.schema.base import Branch, Depth, Depths, PositiveInt, Section, Width, Widths
+from cifar_small.errors import plural
 
 LIBRARY = r"^(torchvision|timm)/[A-Za-z0-9_.]+$"
 
@@ -33,11 +34,13 @@ class ResNetModel(Section):
     def _stages_agree(self) -> ResNetModel:
         stages = len(self.widths)
         if stages not in (3, 4):
-            raise ValueError(f"widths has {stages} stages; expected 3 or 4")
+            raise ValueError(f"widths has {plural(stages, 'stage')}; expected 3 or 4")
         for key in ("blocks", "strides"):
             value = getattr(self, key)
             if value is not None and len(value) != stages:
-                raise ValueError(f"{key} has {len(value)} entries but widths has {stages}; give one per stage")
+                raise ValueError(
+                    f"{key} has {plural(len(value), 'entry', 'entries')} but widths has {stages}; give one per stage"
+                )
         return self
 
 

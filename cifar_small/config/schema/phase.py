@@ -11,6 +11,7 @@ from cifar_small.config.schema.augment import AnyAugment, Augment
 from cifar_small.config.schema.base import BetaParameter, Epochs, PositiveInt, Probability, Section, Side
 from cifar_small.config.schema.optim import SAM, SGD, Lookahead, Optim
 from cifar_small.config.schema.schedule import Cosine, Schedule
+from cifar_small.errors import plural
 
 
 class Distill(Section):
@@ -152,7 +153,7 @@ class PhaseSettings(Recipe):
             )
         if self.swa is not None and self.swa.every > self.epochs:
             raise ValueError(
-                f"swa.every {self.swa.every} is above the phase's {self.epochs} epochs, so none would be averaged: lower it, "
-                "or set swa: null"
+                f"swa.every {self.swa.every} is above the phase's {plural(self.epochs, 'epoch')}, so none would be averaged: "
+                "lower it, or set swa: null"
             )
         return self
