@@ -18,6 +18,7 @@ from cifar_small.cli import (
     levels,
     predict,
     report,
+    settings,
     shift,
     submit,
     train,
@@ -53,6 +54,7 @@ ALL = (
     *submit.COMMANDS,
     *report.COMMANDS,
     *levels.COMMANDS,
+    *settings.COMMANDS,
     *export.COMMANDS,
 )
 

@@ -58,7 +58,7 @@ def meant_setting(root: type[BaseModel], path: list[str], prefix: str) -> str:
     *outer, key = path
     if not outer:
         for name, field in root.model_fields.items():
-            if any(key in section.model_fields for section in _sections(field.annotation)):
+            if any(key in section.model_fields for section in sections_of(field.annotation)):
                 return f"{prefix}{name}.{key}"
     meant = MEANT.get(key, "")
     first = meant.replace(" ", ".").partition(".")[0]
@@ -80,7 +80,7 @@ def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], t
         path.append(str(part))
         owner = options[0] if options else None
         field = owner.model_fields.get(str(part)) if owner else None
-        options = _sections(field.annotation) if field else []
+        options = sections_of(field.annotation) if field else []
     return path, owner, options
 
 
@@ -90,14 +90,15 @@ def sections_at(root: type[BaseModel], path: Sequence[str]) -> list[type[BaseMod
     for part in path:
         if not (sections == [root] and part == "phases") and not part.isdecimal():
             fields = (section.model_fields.get(part) for section in sections)
-            sections = [section for field in fields if field for section in _sections(field.annotation)]
+            sections = [section for field in fields if field for section in sections_of(field.annotation)]
     return sections
 
 
-def _sections(annotation: Any) -> list[type[BaseModel]]:
+def sections_of(annotation: Any) -> list[type[BaseModel]]:
+    """The sections that a setting of this type may hold; none for a plain value."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return [annotation]
-    return [section for argument in get_args(annotation) for section in _sections(argument)]
+    return [section for argument in get_args(annotation) for section in sections_of(argument)]
 
 
 def tags(section: type[BaseModel]) -> list[str]:

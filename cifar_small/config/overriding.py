@@ -57,7 +57,9 @@ def override(
 def _drop_foreign(raw: dict[str, Any], parts: Sequence[str], kind: str, label: str, note: Callable[[str], object]) -> None:
     """Drop what the new kind of a section does not have: there, and in phases that change that section without naming one."""
     *path, key = parts
-    fields = {name for section in sections_at(Config, path) if kind in tags(section) for name in section.model_fields}
+    # Of a library's net, or of what is the user's own, the kind is not listed: torchvision/resnet18, my_nets.py:Net.
+    sort = "own" if ":" in kind else "library" if "/" in kind else kind
+    fields = {name for section in sections_at(Config, path) if sort in tags(section) for name in section.model_fields}
     if not fields:
         return  # no such kind: which is said when the config is checked
     section: Any = raw

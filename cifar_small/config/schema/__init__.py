@@ -1,7 +1,8 @@
 """The one schema of a run: rules + data + model + a list of phases.
 
 Sections are strict and frozen: unknown keys are errors, numbers are not text, and a value that would have no effect beside
-the others is refused. Comments give units and what None means. `config` reads, resolves and writes these sections.
+the others is refused. The text below a field is for users (`cifar-small settings`): units, what null means, what it excludes.
+`config` reads, resolves and writes these sections.
 """
 
 from __future__ import annotations

@@ -15,13 +15,20 @@ from cifar_small.config.schema.base import Probability, Range, Section, Sigma, Z
 class BasicAugment(Section):
     """What the tensor and the torchvision engine share: the crop and flips before, the covered squares after."""
 
-    crop: Annotated[int, Field(ge=0, le=16)] = 4  # pixels of padding before a random 32x32 crop
+    crop: Annotated[int, Field(ge=0, le=16)] = 4
+    """Pixels of padding before a random 32x32 crop; 0: no crop."""
     pad: Literal["zero", "reflect"] = "zero"
-    flip: Literal["none", "random", "alternating"] = "random"  # alternating: every image flips every other epoch
+    """What the padding of the crop holds: zero (black) or the image mirrored at its edge."""
+    flip: Literal["none", "random", "alternating"] = "random"
+    """Mirror left to right: never, with probability 1/2, or alternating: every image in every other epoch."""
     vertical_flip: Probability = 0.0
-    cutout: Annotated[int, Field(ge=0, le=32)] = 0  # side of a square set to the mean
-    erasing: Probability = 0.0  # random erasing with the mean
-    erasing_scale: Range = (0.02, 0.2)  # share of the image
+    """Probability of turning an image upside down."""
+    cutout: Annotated[int, Field(ge=0, le=32)] = 0
+    """Side in pixels of a square set to the mean color, at a random place; 0: none."""
+    erasing: Probability = 0.0
+    """Probability of setting a random rectangle to the mean color (random erasing)."""
+    erasing_scale: Range = (0.02, 0.2)
+    """Smallest and largest area of the erased rectangle, as shares of the image."""
 
     # What has an effect only while one of others is on, and what only with certain policies.
     REQUIRES: ClassVar[Mapping[str, tuple[str, ...]]] = {"pad": ("crop",), "erasing_scale": ("erasing",)}
@@ -69,20 +76,35 @@ class Augment(BasicAugment):
     """
 
     engine: Literal["tensor"] = "tensor"
-    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0  # degrees to either side
-    translate: Probability = 0.0  # share of the side, up to which an image moves along each axis
-    scale: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.0, 1.0)  # of the content; above 1 it grows
-    shear: Annotated[float, Field(ge=0, le=80)] = 0.0  # degrees to either side, along each axis
-    border: Literal["zero", "reflect"] = "zero"  # what fills pixels beyond the edge of a moved image; zero: the mean color
+    """Batched operations on tensors, on the device of the run; the default."""
+    rotation: Annotated[float, Field(ge=0, le=180)] = 0.0
+    """Largest rotation in degrees, to either side."""
+    translate: Probability = 0.0
+    """Largest shift along each axis, as a share of the side."""
+    scale: Annotated[tuple[Zoom, Zoom], Field(strict=False)] = (1.0, 1.0)
+    """Smallest and largest factor by which the content is resized; above 1 it grows."""
+    shear: Annotated[float, Field(ge=0, le=80)] = 0.0
+    """Largest shear in degrees to either side, along each axis."""
+    border: Literal["zero", "reflect"] = "zero"
+    """What fills pixels beyond the edge of a moved image: zero (the mean color) or the image mirrored."""
     policy: Literal["trivialaugment", "randaugment"] | None = None
-    num_ops: Annotated[int, Field(ge=1, le=10)] = 2  # operations of randaugment on each image
-    magnitude: Annotated[int, Field(ge=0, le=30)] = 9  # their strength, of 30
-    brightness: Probability = 0.0  # the factor is drawn from 1-x to 1+x, as for contrast and saturation
+    """A published policy with random operations: trivialaugment or randaugment."""
+    num_ops: Annotated[int, Field(ge=1, le=10)] = 2
+    """Operations of randaugment on each image."""
+    magnitude: Annotated[int, Field(ge=0, le=30)] = 9
+    """Strength of randaugment's operations, of 30."""
+    brightness: Probability = 0.0
+    """The factor of brightness is drawn from 1-x to 1+x."""
     contrast: Probability = 0.0
+    """The factor of contrast is drawn from 1-x to 1+x."""
     saturation: Probability = 0.0
-    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0  # share of the color circle, to either side
-    blur: Probability = 0.0  # share of the images that a Gaussian blurs
-    blur_sigma: Annotated[tuple[Sigma, Sigma], Field(strict=False)] = (0.1, 2.0)  # pixels
+    """The factor of saturation is drawn from 1-x to 1+x."""
+    hue: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest shift of hue to either side, as a share of the color circle."""
+    blur: Probability = 0.0
+    """Share of the images that a Gaussian blurs."""
+    blur_sigma: Annotated[tuple[Sigma, Sigma], Field(strict=False)] = (0.1, 2.0)
+    """Smallest and largest standard deviation of the blur, in pixels."""
 
     OMIT_DEFAULT = frozenset({
         "engine", "rotation", "translate", "scale", "shear", "border", "policy", "num_ops", "magnitude", "brightness",
@@ -100,8 +122,9 @@ class AlbumentationsAugment(Section):
     """A pipeline of Albumentations, image by image: nothing but what is written here happens to an image."""
 
     engine: Literal["albumentations"]
-    # Each entry {name: HorizontalFlip, p: 0.5, ...} with the transform's own arguments; OneOf and the like take `transforms`.
+    """A pipeline of Albumentations, image by image."""
     pipeline: Annotated[tuple[Any, ...], Field(strict=False)]
+    """Transforms, each {name: HorizontalFlip, p: 0.5, ...} with its own arguments; OneOf and the like take `transforms`."""
 
     @model_validator(mode="after")
     def _entries_are_transforms(self) -> AlbumentationsAugment:
@@ -132,15 +155,25 @@ class TorchvisionAugment(BasicAugment):
     """A policy of torchvision, image by image, between crop and flips (before it) and cutout and erasing (after it)."""
 
     engine: Literal["torchvision"]
+    """A policy of torchvision, image by image."""
     policy: Literal["autoaugment_cifar10", "randaugment", "trivialaugment_wide", "augmix"]
-    interpolation: Literal["nearest", "bilinear"] | None = None  # None, here and below: as torchvision has it
+    """The policy, by torchvision's name."""
+    interpolation: Literal["nearest", "bilinear"] | None = None
+    """How pixels of moved images are found; null: as torchvision has it."""
     num_ops: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Operations of randaugment on each image; null: as torchvision has it."""
     magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
+    """Strength of randaugment's operations, of 30; null: as torchvision has it."""
     severity: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Strength of augmix's operations, of 10; null: as torchvision has it."""
     mixture_width: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Chains of operations that augmix mixes; null: as torchvision has it."""
     chain_depth: Annotated[int, Field(ge=1, le=10)] | None = None
+    """Operations in each chain of augmix; null: as torchvision has it."""
     alpha: Annotated[float, Field(gt=0, le=100)] | None = None
+    """Parameter of the distributions that draw augmix's weights; null: as torchvision has it."""
     all_ops: bool | None = None
+    """Does augmix also use brightness, contrast, color and sharpness? null: as torchvision has it."""
 
     ARGUMENTS: ClassVar[Mapping[str, tuple[str, ...]]] = {
         "num_ops": ("randaugment",),
@@ -160,9 +193,12 @@ class OwnAugment(Section):
     from which all its random numbers must come; returns uint8 of the same shape.
     """
 
-    engine: str  # my_ops.py:function, by its path from the current folder, or package.module:function
+    engine: str
+    """A function of the user's own: my_ops.py:function, by its path from the current folder, or package.module:function."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of the file; found when a config is read
+    """What the function is called with, beside images and generator."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the file, which is found when a config is read."""
 
     TAG = "own"
 

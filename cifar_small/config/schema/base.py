@@ -36,9 +36,11 @@ def _epochs(epochs: int | float) -> int | float:
 
 
 class Section(BaseModel):
-    """A strict, frozen part of the schema."""
+    """A strict, frozen part of the schema; the text below a field describes it to users."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True, use_attribute_docstrings=True
+    )
     # Settings younger than the first recorded runs. A dump leaves them out while they are at their default, so that the
     # hashes of recorded configs stand.
     OMIT_DEFAULT: ClassVar[frozenset[str]] = frozenset()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from cifar_small.config.schema.base import Channels, PositiveInt, Section, Seed, Side
 
@@ -48,7 +48,8 @@ def views_name(value: Any) -> str:
     return name if share == 1 else f"{name}@{share:g}"
 
 
-Views = Annotated[str, BeforeValidator(views_name)]
+_VIEWS_SCHEMA = {"anyOf": [{"enum": list(VIEW_SETS)}, {"type": "string"}, {"type": "object"}]}
+Views = Annotated[str, BeforeValidator(views_name), WithJsonSchema(_VIEWS_SCHEMA)]
 
 
 _LABELS: Mapping[str, str] = {"ID,Labels": "numbers", "id,label": "names"}
@@ -57,15 +58,20 @@ _LABELS: Mapping[str, str] = {"ID,Labels": "numbers", "id,label": "names"}
 class Rules(Section):
     """What the competition allows; checked before data is read and again on the checkpoint that makes a submission."""
 
-    max_params: PositiveInt = 5_000_000  # trainable parameters of the submitted net
-    # May weights come from elsewhere? Those of a run from scratch on the same training images always may.
+    max_params: PositiveInt = 5_000_000
+    """Trainable parameters that the submitted net may have at most."""
     pretrained: bool = False
-    # May a teacher have started from other weights? No question where `pretrained` is true.
+    """May weights come from elsewhere? Those of a run from scratch on the same training images always may."""
     pretrained_teacher: Literal["allowed", "forbidden"] = "forbidden"
-    rows: PositiveInt | None = 10_000  # images in the unlabelled file; None: any number
-    submission: Annotated[str, Field(pattern=r"^[A-Za-z][\w .-]*,[A-Za-z][\w .-]*$")] = "ID,Labels"  # header of the CSV
-    labels: Literal["numbers", "names"] | None = None  # None: numbers under ID,Labels, names under id,label
-    ids: Annotated[str, Field(pattern=r"^[A-Za-z_]*0+(\.[A-Za-z]{1,5})?$")] = "0"  # how id 0 is written, such as 00000.png
+    """May a teacher have started from other weights? No question where `pretrained` is true."""
+    rows: PositiveInt | None = 10_000
+    """Images in the unlabelled file; null: any number."""
+    submission: Annotated[str, Field(pattern=r"^[A-Za-z][\w .-]*,[A-Za-z][\w .-]*$")] = "ID,Labels"
+    """Header of the CSV: two columns, of ids and of labels."""
+    labels: Literal["numbers", "names"] | None = None
+    """Does the CSV number the classes or name them? null: numbers under ID,Labels, names under id,label."""
+    ids: Annotated[str, Field(pattern=r"^[A-Za-z_]*0+(\.[A-Za-z]{1,5})?$")] = "0"
+    """How the CSV writes id 0, such as 00000.png."""
 
     OMIT_DEFAULT = frozenset({"pretrained_teacher", "labels", "ids"})
 
@@ -128,11 +134,17 @@ class Data(Section):
     """Where images come from and how the training part is split."""
 
     source: SourceName = "cifar10"
-    root: str | None = None  # folder (or .npz file); None: $CIFAR_SMALL_DATA
-    val_size: PositiveInt = 5000  # images held out of the training part, stratified
-    split_seed: Seed = 0  # independent of the run's seed: all runs share one validation set
-    train_limit: PositiveInt | None = None  # use only this many of the remaining images, stratified
-    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()  # the order of labels; empty: as the source has them
+    """Which images: a published set by name, or npz or folder: your own at `root`."""
+    root: str | None = None
+    """Folder of the data (of npz: the file); null: $CIFAR_SMALL_DATA, or a download to ~/.cache/cifar_small."""
+    val_size: PositiveInt = 5000
+    """Images of the training part that are held out as val, stratified by class."""
+    split_seed: Seed = 0
+    """Draws the val images; independent of the run's seed, so that all runs share one val."""
+    train_limit: PositiveInt | None = None
+    """Train on only this many of the remaining images, stratified by class; null: on all."""
+    classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """The order of the classes, which numbers them; empty: as the source has them."""
 
     OMIT_DEFAULT = frozenset({"classes"})
 
@@ -140,16 +152,23 @@ class Data(Section):
 class Input(Section):
     """What the net is given: the 32x32 images, enlarged on the device, and how they are normalized.
 
-    None: as the weights that the run starts from have it; without such weights, what the comment says.
+    null: as the weights that the run starts from have it; without such weights, what the text of the setting says.
     """
 
-    size: Annotated[Side, Field(ge=32)] | None = None  # pixels a side, in evaluation and where a phase names no other; 32
-    interpolation: Literal["bilinear", "bicubic"] | None = None  # of resizing, always with antialiasing; bilinear
-    mean: Channels | None = None  # in 0..1; of the training images
+    size: Annotated[Side, Field(ge=32)] | None = None
+    """Pixels a side in evaluation, and in phases that name no `resolution`; null: as the weights expect, else 32."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """How images are resized, always with antialiasing; null: as the weights expect, else bilinear."""
+    mean: Channels | None = None
+    """Mean of each channel, 0..1, that is subtracted; null: as the weights expect, else of the training images. With std."""
     std: Channels | None = None
-    # Enlarging: training images are augmented and mixed at 32x32, which costs less, or at the size that the phase trains at.
-    # Lengths in `augment` are of the 32x32 image in both cases: a crop of 4 at 224 pixels shifts by up to 28.
+    """Standard deviation of each channel that the input is divided by; null: as for `mean`."""
     augment: Literal["before", "after"] = "before"
+    """Are images augmented and mixed before they are enlarged, at 32x32, which costs less, or after it?
+
+    After needs a size above 32. Lengths in `augment` are of the 32x32 image in both cases: a crop of 4 at 224 pixels shifts by
+    up to 28.
+    """
 
     @model_validator(mode="after")
     def _normalization_is_whole(self) -> Input:

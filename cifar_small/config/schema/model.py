@@ -19,16 +19,27 @@ class ResNetModel(Section):
     """BasicBlock ResNet for 32x32 images."""
 
     family: Literal["resnet"]
-    widths: Widths  # channels of each stage, 3 or 4 stages
-    blocks: Depths  # BasicBlocks in each stage
-    strides: Depths | None = None  # of each stage's first block; None: 1, 2, 2(, 2)
-    stem_width: Width | None = None  # None: widths[0]
-    shortcut: Literal["conv", "pad"] = "conv"  # option B (1x1 projection) or option A (zero padding)
+    """A ResNet of BasicBlocks for 32x32 images."""
+    widths: Widths
+    """Channels of each of 3 or 4 stages."""
+    blocks: Depths
+    """BasicBlocks in each stage."""
+    strides: Depths | None = None
+    """Stride of each stage's first block; null: 1, then 2."""
+    stem_width: Width | None = None
+    """Channels of the first convolution; null: as the first stage."""
+    shortcut: Literal["conv", "pad"] = "conv"
+    """Where a block changes the shape: conv, a 1x1 projection (option B), or pad, zeros (option A)."""
     preact: bool = False
+    """BatchNorm and activation before each convolution (He et al. 2016, v2)?"""
     activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "relu"
-    se_reduction: PositiveInt | None = None  # squeeze-and-excitation in every block
-    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0  # drop probability of the last block, linear from 0
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+    """The nonlinearity."""
+    se_reduction: PositiveInt | None = None
+    """Squeeze-and-excitation in every block, by this factor of reduction; null: none."""
+    stochastic_depth: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of skipping the last block in training; earlier blocks less, linearly from 0."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropout before the classifier."""
 
     @model_validator(mode="after")
     def _stages_agree(self) -> ResNetModel:
@@ -48,9 +59,13 @@ class WideResNetModel(Section):
     """WideResNet (Zagoruyko & Komodakis, 2016)."""
 
     family: Literal["wideresnet"]
-    depth: Depth  # 6n + 4
+    """A WideResNet (Zagoruyko & Komodakis 2016)."""
+    depth: Depth
+    """Layers: 6n + 4, such as 16, 22, 28."""
     widen_factor: Depth
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # between the two convolutions of a block
+    """Channels of the stages: 16, 32 and 64 times this."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropout between the two convolutions of a block."""
 
     @model_validator(mode="after")
     def _depth_fits(self) -> WideResNetModel:
@@ -63,10 +78,11 @@ class WhitenedStage(Section):
     """One stage: convolution, max pooling by 2, BatchNorm, activation, then one residual block."""
 
     width: Width
-    kernel: Literal[1, 2, 3] = 3  # of the convolution that is pooled; 2 has no padding
-    branch: Annotated[
-        tuple[Branch, ...], Field(strict=False, min_length=1)
-    ]  # the residual: [kernel, channels] of each convolution
+    """Channels of the stage."""
+    kernel: Literal[1, 2, 3] = 3
+    """Side of the convolution that is pooled; 2 has no padding."""
+    branch: Annotated[tuple[Branch, ...], Field(strict=False, min_length=1)]
+    """The residual branch: [kernel, channels] of each of its convolutions."""
 
     @model_validator(mode="after")
     def _sum_is_possible(self) -> WhitenedStage:
@@ -81,16 +97,27 @@ class WhitenedResNetModel(Section):
     """A shallow ResNet for short runs: frozen whitening stem, then stages that pool before their BatchNorm."""
 
     family: Literal["whitened_resnet"]
+    """A shallow ResNet for short runs, behind a stem that whitens patches."""
     stages: Annotated[tuple[WhitenedStage, ...], Field(strict=False, min_length=1, max_length=4)]
-    whiten: bool = True  # false: the stem's filters train like any, from a random draw
-    stem_bias: bool = False  # train a bias of the stem; phases may freeze it
-    dirac: bool = True  # padded convolutions begin by passing their input through; false: they begin as drawn
-    skip: bool = True  # false: the same net without its skip connections, which is no ResNet
+    """Its stages, each {width: 64, kernel: 3, branch: [[3, 64]]}."""
+    whiten: bool = True
+    """Is the stem computed from training images and frozen? false: it trains like any, from a random draw."""
+    stem_bias: bool = False
+    """Train a bias of the stem; phases may freeze it."""
+    dirac: bool = True
+    """Do padded convolutions begin by passing their input through? false: they begin as drawn."""
+    skip: bool = True
+    """Does it have skip connections? false: the same net without them, which is no ResNet."""
     activation: Literal["relu", "leaky_relu", "silu", "gelu"] = "silu"
-    head_pool: Literal["max", "max_mean"] = "max"  # of the last stage's map; max_mean: their sum
+    """The nonlinearity."""
+    head_pool: Literal["max", "max_mean"] = "max"
+    """Pooling of the last stage's map: its maximum, or max_mean: the sum of maximum and mean."""
     logit_scale: Annotated[float, Field(gt=0)] = 1 / 9
-    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1  # weight of a (micro-)batch in the running statistics
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier
+    """Factor on the logits."""
+    bn_momentum: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Weight of each (micro-)batch in BatchNorm's running statistics."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropout before the classifier."""
 
     OMIT_DEFAULT = frozenset({"whiten", "dirac"})
 
@@ -98,12 +125,16 @@ class WhitenedResNetModel(Section):
 class LibraryModel(Section):
     """A net of torchvision or timm with a head of its own; `weights` says what it starts from, `input` what it is given."""
 
-    family: Annotated[str, Field(pattern=LIBRARY)]  # torchvision/NAME or timm/NAME; docs/transfer.md says which were tried
-    # A linear layer; dropout before it; or besides squeeze-and-excitation of the feature map, before it is pooled.
-    head: Literal["plain", "dropout", "se"] = "plain"
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # before the classifier; with head dropout and se 0.2 unless given
     TAG = "library"
-    stem: Literal["imagenet", "cifar"] = "imagenet"  # cifar: 3x3 at full size, no max-pool; torchvision's ResNets have it
+
+    family: Annotated[str, Field(pattern=LIBRARY)]
+    """A net by its library's name: torchvision/NAME or timm/NAME; docs/transfer.md says which were tried."""
+    head: Literal["plain", "dropout", "se"] = "plain"
+    """The classifier: a linear layer, dropout before it, or besides squeeze-and-excitation before the pooling."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of dropout before the classifier; 0.2 with head dropout and se, which it needs."""
+    stem: Literal["imagenet", "cifar"] = "imagenet"
+    """cifar: a 3x3 convolution at full size and no max-pooling, for torchvision's ResNets; imagenet: as published."""
 
     @model_validator(mode="before")
     @classmethod
@@ -124,9 +155,12 @@ class LibraryModel(Section):
 class OwnModel(Section):
     """A net of the user's own: a class of a Python file or an installed module, called with num_classes and the arguments."""
 
-    family: str = ""  # my_nets.py:Net, by its path from the current folder, or package.module:Net
+    family: str = ""
+    """A class of the user's own: my_nets.py:Net, by its path from the current folder, or package.module:Net."""
     arguments: dict[str, Any] = Field(default_factory=dict)
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None  # of the file; found when a config is read
+    """What the class is called with, beside num_classes."""
+    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the file, which is found when a config is read."""
 
     TAG = "own"
     dropout: ClassVar[float] = 0.0  # which phases cannot change

@@ -13,13 +13,21 @@ class SGD(Section):
     """SGD with momentum."""
 
     name: Literal["sgd"] = "sgd"
+    """Stochastic gradient descent."""
     lr: Annotated[float, Field(gt=0, le=100)] = 0.1
+    """Learning rate, which the schedule scales."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Share of the last step that the next one keeps."""
     nesterov: bool = True
+    """Take the gradient where momentum leads? Needs momentum above 0."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # largest norm of the whole gradient
-    backbone_lr_factor: LrFactor = 1.0  # learning rate of all but the head, relative to lr
+    """Times the weights, this is added to the gradient."""
+    decay: Literal["weights", "all"] = "weights"
+    """What decays: weights, which leaves out 1-d parameters (biases and BatchNorm), or all."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
+    backbone_lr_factor: LrFactor = 1.0
+    """Learning rate of all but the classifier, relative to lr."""
 
     OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
@@ -34,14 +42,23 @@ class Adam(Section):
     """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or RAdam (Liu et al. 2020), as torch computes them."""
 
     name: Literal["adam", "adamw", "radam"]
+    """Adam (Kingma & Ba 2015), AdamW (Loshchilov & Hutter 2019) or RAdam (Liu et al. 2020)."""
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    """Learning rate, which the schedule scales."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the running mean of the gradient."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the running mean of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # added to the gradient; decoupled with adamw
-    decay: Literal["weights", "all"] = "weights"  # weights: none on 1-d parameters (biases and BatchNorm)
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # largest norm of the whole gradient
-    backbone_lr_factor: LrFactor = 1.0  # learning rate of all but the head, relative to lr
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight decay: added to the gradient; decoupled from it with adamw."""
+    decay: Literal["weights", "all"] = "weights"
+    """What decays: weights, which leaves out 1-d parameters (biases and BatchNorm), or all."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
+    backbone_lr_factor: LrFactor = 1.0
+    """Learning rate of all but the classifier, relative to lr."""
 
     OMIT_DEFAULT = frozenset({"backbone_lr_factor"})
 
@@ -50,9 +67,13 @@ class SGDGroup(Section):
     """SGD with Nesterov momentum for one group of parameters beside Muon."""
 
     name: Literal["sgd"] = "sgd"
+    """SGD with Nesterov momentum; the default."""
     lr: Annotated[float, Field(gt=0, le=10_000)] = 0.1
+    """Learning rate of the group, which the schedule scales like that of the filters."""
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
+    """Share of the last step that the next one keeps."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Times the weights, this is added to the gradient."""
 
     OMIT_DEFAULT = frozenset({"name"})
 
@@ -61,17 +82,24 @@ class HeadGroup(SGDGroup):
     """The same with weight decay."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
+    """Times the weights, this is added to the gradient."""
 
 
 class AdamWGroup(Section):
     """AdamW for one group of parameters beside Muon."""
 
     name: Literal["adamw"]
+    """AdamW."""
     lr: Annotated[float, Field(gt=0, le=100)] = 1e-3
+    """Learning rate of the group, which the schedule scales like that of the filters."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    """Decay of the running mean of the gradient."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Decay of the running mean of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled
+    """Added to the denominator."""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Weight decay, decoupled from the gradient."""
 
 
 def _sgd_by_default(value: Any) -> Any:
@@ -82,17 +110,25 @@ class MuonSettings(Section):
     """Muon for convolution filters: momentum, orthogonalized; SGD or AdamW for the rest (Jordan 2024)."""
 
     name: Literal["muon"]
-    lr: Annotated[float, Field(gt=0, le=100)] = 0.24  # learning rate of the filters; a schedule scales all groups alike
+    """Muon (Jordan 2024) for convolution filters, SGD or AdamW for the rest."""
+    lr: Annotated[float, Field(gt=0, le=100)] = 0.24
+    """Learning rate of the filters; a schedule scales all groups alike."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
+    """Share of the last step that the next one keeps, for the filters."""
     nesterov: bool = True
-    iterations: Annotated[int, Field(ge=1, le=20)] = 3  # Newton-Schulz steps towards the nearest orthogonal matrix
-    normalize: bool = True  # keep each filter bank at norm sqrt(channels out), so that lr is a relative step
-    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0  # decoupled decay of the filters; only without normalize
-    # 1-d parameters: biases and BatchNorm
+    """Take the gradient where momentum leads? Needs momentum above 0."""
+    iterations: Annotated[int, Field(ge=1, le=20)] = 3
+    """Newton-Schulz steps towards the nearest orthogonal matrix."""
+    normalize: bool = True
+    """Keep each filter bank at norm sqrt(channels out), so that lr is a relative step?"""
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """Decoupled weight decay of the filters; only without `normalize`."""
     bias: Annotated[SGDGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = SGDGroup()
-    # the classifier, and filters that see the image itself
+    """The optimizer of 1-d parameters: biases and BatchNorm."""
     head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
-    clip_norm: Annotated[float, Field(gt=0)] | None = None  # largest norm of the whole gradient
+    """The optimizer of the classifier, and of filters that see the image itself."""
+    clip_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> MuonSettings:
@@ -110,11 +146,15 @@ class Lookahead(Section):
     """Slow weights that follow the optimizer's every few steps (Zhang et al. 2019, arXiv 1907.08610)."""
 
     steps: Annotated[int, Field(ge=2)] = 5
-    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5  # share of the way to the fast weights
+    """Steps of the optimizer between those of the slow weights."""
+    alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of the way from the slow to the fast weights."""
 
 
 class SAM(Section):
     """Sharpness-aware minimization: the gradient is taken where the loss near the weights is highest; a step costs two."""
 
-    rho: Annotated[float, Field(gt=0)] = 0.05  # radius (Foret et al. 2021, arXiv 2010.01412)
-    adaptive: bool = False  # ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2
+    rho: Annotated[float, Field(gt=0)] = 0.05
+    """Radius within which the highest loss is looked for (Foret et al. 2021, arXiv 2010.01412)."""
+    adaptive: bool = False
+    """ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from cifar_small.config.schema.augment import AnyAugment, Augment
 from cifar_small.config.schema.base import BetaParameter, Epochs, PositiveInt, Probability, Section, Side
@@ -21,10 +21,14 @@ class Distill(Section):
     (Hinton et al. 2015, arXiv 1503.02531).
     """
 
-    teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()  # run directories; each predicts the pixels of every step
-    predictions: str | None = None  # or a predictions file of the training images
+    teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()
+    """Run directories; each predicts the pixels of every step. Or else `predictions`."""
+    predictions: str | None = None
+    """In place of teachers: a predictions file of the training images."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
+    """Softens both sides of the divergence."""
     kd_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
+    """Share of the loss that the teachers have; the labels have the rest."""
 
     @model_validator(mode="after")
     def _one_kind_of_teacher(self) -> Distill:
@@ -44,7 +48,9 @@ class Select(Section):
     """
 
     share: Annotated[float, Field(gt=0, lt=1)]
-    proxy: Annotated[str, Field(min_length=1)]  # run directory
+    """Share of each batch that is trained on, the hardest images."""
+    proxy: Annotated[str, Field(min_length=1)]
+    """Run directory of the net that says which are hard."""
 
 
 class SWA(Section):
@@ -53,7 +59,8 @@ class SWA(Section):
     Meant for a learning rate that stays high. The average gets BatchNorm statistics of its own, of training images as they are.
     """
 
-    every: PositiveInt = 1  # epochs between the weights that are averaged, counted from the phase's start
+    every: PositiveInt = 1
+    """Epochs between the weights that are averaged, counted from the phase's start."""
 
 
 MIXINGS = ("mixup_alpha", "cutmix_alpha", "ricap_beta")  # each is 0 while off
@@ -67,8 +74,11 @@ class MixProbs(Section):
     """Shares of the batches, one for each kind of mixing that is on; what they leave is not mixed."""
 
     mixup: Probability = 0.0
+    """Share of the batches that mixup mixes."""
     cutmix: Probability = 0.0
+    """Share of the batches that CutMix mixes."""
     ricap: Probability = 0.0
+    """Share of the batches that RICAP mixes."""
 
     @model_validator(mode="after")
     def _shares(self) -> MixProbs:
@@ -87,27 +97,47 @@ def _names(value: Any) -> Any:
     return value
 
 
+_NAMES_SCHEMA = {"anyOf": [{"enum": ["none", "backbone"]}, {"type": "array", "items": {"type": "string"}}]}
+
+
 class Recipe(Section):
     """The settings that a phase may change."""
 
     optim: Optim = SGD()
+    """The optimizer and its learning rate."""
     schedule: Schedule = Cosine()
+    """How the learning rate runs, from the phase that sets it until a phase sets another."""
     augment: AnyAugment = Augment()
-    mixup_alpha: BetaParameter = 0.0  # Beta(alpha, alpha) draws the share of the first of two images
-    cutmix_alpha: BetaParameter = 0.0  # Beta(alpha, alpha) draws the share of the area
-    ricap_beta: BetaParameter = 0.0  # Beta(beta, beta) draws the point where four images meet
-    mix_prob: Probability = 1.0  # share of the batches that are mixed, in equal parts by each kind that is on
-    mix_probs: MixProbs | None = None  # instead of mix_prob: a share for each kind
+    """Augmentation of training images."""
+    mixup_alpha: BetaParameter = 0.0
+    """Mixup: Beta(alpha, alpha) draws the share of the first of two images; 0: off."""
+    cutmix_alpha: BetaParameter = 0.0
+    """CutMix: Beta(alpha, alpha) draws the share of the area that stays; 0: off."""
+    ricap_beta: BetaParameter = 0.0
+    """RICAP: Beta(beta, beta) draws the point where four images meet; 0: off."""
+    mix_prob: Probability = 1.0
+    """Share of the batches that are mixed, in equal parts by each kind that is on. Not beside mix_probs."""
+    mix_probs: MixProbs | None = None
+    """In place of mix_prob: a share of the batches for each kind of mixing that is on."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    resolution: Side | None = None  # pixels a side that the net is trained at, at most those of evaluation; None: these
+    """Share of each label that is spread over all classes. Without effect where distill.kd_weight is 1."""
+    resolution: Side | None = None
+    """Pixels a side that the net is trained at, at most those of evaluation; null: these."""
     lookahead: Lookahead | None = None
+    """Slow weights that follow the optimizer's (Lookahead); null: none."""
     sam: SAM | None = None
+    """Sharpness-aware minimization, two passes a step; null: off."""
     distill: Distill | None = None
+    """Learning from trained nets; null: from labels alone."""
     select: Select | None = None
-    swa: SWA | None = None  # the average is then the one used; it continues over phases that have it
-    # What does not train: backbone (all but the head), none, or a list of beginnings of parameter names. A BatchNorm frozen
-    # as a whole keeps its statistics too.
-    freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names)] = ()
+    """Training on the hardest share of each batch alone, as a proxy finds it; null: on all."""
+    swa: SWA | None = None
+    """Averaging of epochs, which is then the net that counts; goes on over phases that have it. Not beside ema_decay."""
+    freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names), WithJsonSchema(_NAMES_SCHEMA)] = ()
+    """What does not train: none, backbone (all but the classifier), or a list of beginnings of parameter names.
+
+    A BatchNorm frozen as a whole keeps its statistics too.
+    """
 
     OMIT_DEFAULT = frozenset(
         {"ricap_beta", "mix_probs", "resolution", "freeze", "lookahead", "sam", "distill", "select", "swa"}
@@ -122,12 +152,17 @@ class Recipe(Section):
 class PhaseSettings(Recipe):
     """A whole phase: its length and every setting in force during it."""
 
-    epochs: Epochs  # of the last phase also 7.6: the run then ends within an epoch, and its schedule with it
-    resolution: Side = 32  # pixels a side, resolved
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0  # probability of every dropout layer in the net
-    # The frozen backbone's outputs for so many augmented views of every image are computed once and kept; epochs take them in
-    # turn. Not inherited by the next phase. None: computed anew in every epoch.
+    epochs: Epochs
+    """Epochs of the phase; of the last one also 7.6: the run then ends within an epoch, and its schedule with it."""
+    resolution: Side = 32
+    """Pixels a side that the net is trained at in the phase."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Probability of every dropout layer in the net during the phase."""
     cached_views: Annotated[int, Field(ge=1, le=1000)] | None = None
+    """Augmented views of every image whose outputs of the frozen backbone are computed once; null: anew in every epoch.
+
+    Epochs take them in turn. Not inherited by the next phase.
+    """
 
     @property
     def epochs_begun(self) -> int:

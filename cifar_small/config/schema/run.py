@@ -22,21 +22,34 @@ class Engine(Section):
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
-    # Autocast, fp16 with a scaled loss; auto: bf16 where the hardware has it, fp16 on GPUs that have that alone, else fp32.
+    """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Precision of the passes; auto: bf16 where the hardware has it, fp16 on GPUs that have that alone, else fp32."""
     layout: Literal["channels_last", "contiguous"] = "channels_last"
-    # torch.compile the training pass; reduce-overhead: with CUDA graphs. No gain for the net tried on a CPU (docs/speed.md).
+    """Memory order of images and filters."""
     compile: bool | Literal["reduce-overhead", "max-autotune"] = False
-    threads: PositiveInt | None = None  # CPU threads of each process; None: torch's default, or a share of the cores
-    micro_batch_size: Annotated[int, Field(ge=2)] | None = None  # gradients are accumulated over equal slices
+    """torch.compile of the training pass, or its mode; reduce-overhead: with CUDA graphs, without micro_batch_size.
+
+    No gain for the net tried on a CPU (docs/speed.md).
+    """
+    threads: PositiveInt | None = None
+    """CPU threads of each process; null: torch's default, or a share of the cores."""
+    micro_batch_size: Annotated[int, Field(ge=2)] | None = None
+    """Images a pass; gradients are accumulated over equal slices of a batch, which it divides; null: the whole batch."""
     eval_batch_size: PositiveInt = 500
-    sync_batchnorm: bool = False  # among several processes: BatchNorm statistics of all of them together
-    checkpoint_steps: PositiveInt | None = None  # also save within an epoch, every so many steps
-    # Weights kept beside best.pt, each a checkpoint that `predict` takes by name: epoch-0010.pt, ..., final.pt.
-    keep_every: PositiveInt | None = None  # epochs between weights that are kept
-    keep_last: PositiveInt | None = None  # number of last epochs whose weights are kept; older ones are removed
-    keep_final: bool = False  # keep the weights of the end of the run
-    workers: Annotated[int, Field(ge=0, le=256)] = 0  # processes that augment image by image; 0: this one; pixels are the same
+    """Images a pass in evaluation."""
+    sync_batchnorm: bool = False
+    """Share BatchNorm's statistics among several processes?"""
+    checkpoint_steps: PositiveInt | None = None
+    """Also save within an epoch, every so many steps; null: after each epoch alone."""
+    keep_every: PositiveInt | None = None
+    """Keep the weights of every so many epochs beside best.pt, as epoch-0010.pt, ...; null: none."""
+    keep_last: PositiveInt | None = None
+    """Keep the weights of this many last epochs; older ones are removed; null: none."""
+    keep_final: bool = False
+    """Keep the weights of the end of the run, as final.pt? Not with selection: last, where they are best.pt."""
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
+    """Processes that augment image by image; 0: the run's own; pixels are the same. Only where an engine does."""
 
     OMIT_DEFAULT = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
@@ -45,25 +58,42 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 class Config(Recipe):
-    """A run. Field comments give units; README and configs/ show complete examples."""
+    """A run; README and configs/ show complete examples."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    """Name of the recipe; the run directory is called after it."""
     seed: Seed = 0
+    """Seed of all random draws but the choice of val."""
     rules: Rules = Rules()
+    """What the competition allows."""
     data: Data = Data()
+    """Which images, and which of them are val."""
     model: Model
-    # Where the run starts from: imagenet (as the net's library publishes it), a file (.safetensors, .pth, .pt, .bin), a run
-    # directory, or None: from scratch. The head starts anew, but for a run on the same classes.
+    """The net."""
     weights: Annotated[str, Field(min_length=1, max_length=1000)] | None = None
+    """Where the run starts from: imagenet (as published), a file (.safetensors .pth .pt .bin) or a run; null: from scratch.
+
+    The classifier starts anew, but for a run on the same classes. What is not from scratch on the same images
+    needs rules.pretrained: true.
+    """
     input: Input = Input()
-    batch_size: Annotated[int, Field(ge=2)] = 128  # BatchNorm has no statistics of a single image
-    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None  # per step; the averaged weights are then the ones used
-    ema_warmup: bool = False  # average fast at first, so that a short run does not keep its first weights; for ema_decay
+    """What the net is given: size and normalization of images."""
+    batch_size: Annotated[int, Field(ge=2)] = 128
+    """Images of a step; at least 2, because BatchNorm has no statistics of one."""
+    ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Average the weights of steps with this decay; the average is then the net that counts; null: no average."""
+    ema_warmup: bool = False
+    """Average fast at first, so that a short run does not keep its first weights? Needs ema_decay."""
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
-    selection: Literal["best", "last"] = "best"  # which epoch's weights count: best on val, or the last
-    patience: PositiveInt | None = None  # stop after this many epochs of the last phase without a better val accuracy
-    views: Views = "none"  # test-time augmentation of predictions, see views.py; or {set: flip_shift, share: 0.25}
+    """What the run consists of: each phase has epochs, and settings that differ from the phase before."""
+    selection: Literal["best", "last"] = "best"
+    """Which epoch's weights count: the best on val, or the last."""
+    patience: PositiveInt | None = None
+    """Stop after this many epochs of the last phase without a better accuracy on val; null: never."""
+    views: Views = "none"
+    """Views of an image that predictions average; {set: flip_shift, share: 0.25}: for the least certain share of images."""
     engine: Engine = Engine()
+    """How the run is computed."""
 
     OMIT_DEFAULT = Recipe.OMIT_DEFAULT | {"weights", "input", "ema_warmup"}
 

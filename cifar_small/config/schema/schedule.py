@@ -28,24 +28,33 @@ class Constant(ScheduleSection):
     """The base learning rate throughout."""
 
     name: Literal["constant"]
+    """The base learning rate throughout."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
 
 
 class Cosine(ScheduleSection):
     """From the base learning rate to `min_lr` along half a cosine."""
 
     name: Literal["cosine"] = "cosine"
+    """Half a cosine down to min_lr."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """The learning rate at its end, at most optim.lr."""
 
 
 class MultiStep(ScheduleSection):
     """Multiply by `gamma` at each milestone, in epochs from the schedule's start."""
 
     name: Literal["multistep"]
+    """Times gamma at each milestone."""
     milestones: Annotated[Ints, Field(min_length=1)]
+    """Epochs, from the schedule's start, at which the rate drops, after the warm-up."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Factor of the learning rate at each milestone."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
 
     def problems(self, epochs: float, base_lr: float) -> list[str]:
         """Also milestones out of order, too late, or before the base rate was used."""
@@ -66,10 +75,15 @@ class CosineRestarts(ScheduleSection):
     """Half a cosine down to `min_lr`, again and again from the base learning rate (SGDR, Loshchilov & Hutter 2017)."""
 
     name: Literal["cosine_restarts"]
-    period: Annotated[float, Field(gt=0)]  # epochs of the first descent, after the warm-up
-    multiplier: Annotated[int, Field(ge=1, le=100)] = 1  # each descent is this many times as long as the one before
+    """Half a cosine down to min_lr, again and again (SGDR)."""
+    period: Annotated[float, Field(gt=0)]
+    """Epochs of the first descent, after the warm-up."""
+    multiplier: Annotated[int, Field(ge=1, le=100)] = 1
+    """Each descent is this many times as long as the one before."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
+    """The learning rate at the end of each descent, at most optim.lr."""
 
     def problems(self, epochs: float, base_lr: float) -> list[str]:
         """Also a first descent that lasts to the end."""
@@ -86,17 +100,24 @@ class OneCycle(ScheduleSection):
     """Up to the base learning rate and down to almost nothing, each along half a cosine (Smith & Topin 2018)."""
 
     name: Literal["one_cycle"]
-    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3  # share of the steps on which it rises
-    start_divisor: Annotated[float, Field(gt=1)] = 25.0  # it starts at the base rate divided by this
-    end_divisor: Annotated[float, Field(ge=1)] = 1e4  # and ends at the starting rate divided by this
+    """Up to the base learning rate and down to almost nothing."""
+    rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
+    """Share of the steps on which the rate rises."""
+    start_divisor: Annotated[float, Field(gt=1)] = 25.0
+    """The rate starts at the base rate divided by this."""
+    end_divisor: Annotated[float, Field(ge=1)] = 1e4
+    """It ends at its starting value divided by this."""
 
 
 class PiecewiseLinear(ScheduleSection):
     """The base learning rate times a factor that is linear between points: [[0, 1], [1, 0]] falls linearly to 0."""
 
     name: Literal["piecewise"]
-    points: Annotated[tuple[Point, ...], Field(strict=False, min_length=2)]  # [share of the schedule, factor]
+    """The base learning rate times a factor that is linear between points."""
+    points: Annotated[tuple[Point, ...], Field(strict=False, min_length=2)]
+    """Pairs of [share of the schedule, factor], such as [[0, 1], [1, 0]]."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
+    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
 
     @model_validator(mode="after")
     def _points_span(self) -> PiecewiseLinear:
