@@ -25,6 +25,7 @@ ADVICE = {
     "device": "use another --device",
     "allow_rows": "if the file is right, add --allow-rows",
     "config": "for another competition, name the config with its rules by --config",
+    "force": "add --force to remove it all the same",
     "file": "name the unlabelled file with --file",
     "retry_failed": "add --retry-failed to continue it",
 }

@@ -38,6 +38,7 @@ FREE_TO_CHANGE = (
     "engine.eval_batch_size",
     "engine.checkpoint_steps",
     "engine.workers",
+    "engine.track",
     "engine.keep_every",
     "engine.keep_last",
     "engine.keep_final",

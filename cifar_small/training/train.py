@@ -25,6 +25,7 @@ from cifar_small.training.selection import stale_epochs
 from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.summary import closing_line, summarize
 from cifar_small.training.trainer import OnEpoch, Trainer
+from cifar_small.training.watching import LiveCurves, TensorBoardLog, check_tracking
 from cifar_small.transforms.per_image import check_pipelines
 
 
@@ -55,6 +56,7 @@ def train(
     config, init = prepare_init(config, run)
     resolved = resolve_config(config)
     check_pipelines(resolved)
+    check_tracking(config)
     with joined(config.engine.device) as world, ExitStack() as held:
 
         def may_go_on() -> bool:
@@ -87,11 +89,28 @@ def train(
         if world.first:
             environment = {**describe(trainer.device, trainer.state.precision), "processes": world.size}
             write_start(run, config, environment, command, resolved.epochs)
+        watched = _watchers(trainer) if world.first else []
+
+        def after_epoch(row: dict[str, object]) -> None:
+            for watcher in watched:
+                watcher.after_epoch(trainer.state.rows)
+            if on_epoch is not None:
+                on_epoch(row)
+
         with collected_signals(stop):
-            trainer.fit(on_epoch)
+            trainer.fit(after_epoch)
             summary = _finish(trainer)
+            for watcher in watched:
+                if summary is not None and isinstance(watcher, TensorBoardLog):
+                    watcher.end(config, summary)
             leave_if_asked(stop, run.folder, finished=True)  # it came while the summary was made; what follows shall not begin
             return summary
+
+
+def _watchers(trainer: Trainer) -> list[LiveCurves | TensorBoardLog]:
+    run, config = trainer.checkpoints.run, trainer.config
+    logs = [TensorBoardLog(run, trainer.state.rows)] if config.engine.track == "tensorboard" else []
+    return [LiveCurves(run), *logs]
 
 
 def _is_complete(run: Run, resolved: ResolvedConfig) -> bool:

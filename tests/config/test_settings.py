@@ -106,7 +106,7 @@ def test_the_schema_knows_every_key_of_the_shipped_configs() -> None:
         ".phases.epoch",
     ]
     assert known["anyOf"][1] == {"required": ["name", "model", "phases"]}
-    assert known["properties"]["optim"]["properties"]["lr"]["anyOf"][0]["exclusiveMinimum"] == 0
+    assert known["properties"]["optim"]["properties"]["lr"]["exclusiveMinimum"] == 0
     assert known["properties"]["batch_size"]["description"] == Config.model_fields["batch_size"].description
 
 

@@ -50,8 +50,10 @@ class Engine(Section):
     """Keep the weights of the end of the run, as final.pt? Not with selection: last, where they are best.pt."""
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     """Processes that augment image by image; 0: the run's own; pixels are the same. Only where an engine does."""
+    track: Literal["none", "tensorboard"] = "none"
+    """Also log each epoch, the settings and the final scores for TensorBoard, in the run's folder `tensorboard`."""
 
-    OMIT_DEFAULT = frozenset({"workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
+    OMIT_DEFAULT = frozenset({"track", "workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
 
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")

@@ -1,0 +1,62 @@
+"""Removing a run directory, unless a record or another run needs it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from cifar_small.config.schema import Config
+from cifar_small.errors import InUseError, UserError, plural
+from cifar_small.files import sha256_file
+from cifar_small.runs.directory import Run
+from cifar_small.runs.locks import is_locked
+
+
+def remove_run(run: Run, *, records: Path, others: Iterable[Run], force: bool = False) -> int:
+    """Remove a run directory and return how many bytes that freed; `force`: although something needs it.
+
+    records: a folder whose .json files may name its weights; others: runs that may start or learn from it. The directory is
+    renamed first, so that a removal that is interrupted leaves no half of a run.
+
+    Raises CheckpointError for no run, InUseError while it trains, UserError where it is needed.
+    """
+    if is_locked(run.require().folder):
+        raise InUseError(f"{run.folder} is in training; stop it first")
+    reasons = list(_needed_by(run, records, others))
+    if reasons and not force:
+        raise UserError(f"{run.folder} is needed: {'; '.join(reasons)}", remedy="force")
+    size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+    gone = run.folder.with_name(f".{run.folder.name}.removed")
+    os.replace(run.folder, gone)
+    shutil.rmtree(gone)
+    return size
+
+
+def _needed_by(run: Run, records: Path, others: Iterable[Run]) -> Iterator[str]:
+    """Who needs a run, in words."""
+    recorded: set[str] = set()
+    weights = [path for path in (run.best, run.final, *map(run.kept_file, run.kept_epochs())) if path.exists()]
+    hashes = [sha256_file(path).encode() for path in weights]
+    for path in sorted(records.rglob("*.json")) if records.is_dir() else ():
+        content = path.read_bytes()
+        if any(digest in content for digest in hashes):
+            recorded.add(path.name)
+            yield f"{path} is a record of its weights"
+    for other in others:
+        if not other.folder.samefile(run.folder) and _builds_on(other.config(), run.folder):
+            yield f"{other.folder} starts or learns from it"
+    readings = len(run.test_readings())
+    if readings and not recorded:
+        yield f"it alone knows of {plural(readings, 'reading')} of the test split"
+
+
+def _builds_on(config: Config, folder: Path) -> bool:
+    """Does a config name this run directory, or a file in it, as its weights, its teacher or a teacher's predictions?"""
+    named = [config.weights] if config.starts_from_run else []
+    distills = [config.distill.model_dump() if config.distill else None, *(phase.get("distill") for phase in config.phases)]
+    for distill in distills:
+        named += [*(distill or {}).get("teachers", ()), (distill or {}).get("predictions")]
+    here = folder.resolve()
+    return any(here in (Path(name).resolve(), *Path(name).resolve().parents) for name in named if name)

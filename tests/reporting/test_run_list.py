@@ -1,0 +1,118 @@
+"""The table of runs, and removing runs that nothing needs."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import tiny_raw, train_until_save
+
+from cifar_small.cli import runs as commands
+from cifar_small.config.loading import parse_config
+from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.reporting.run_list import find_runs, status_of
+from cifar_small.runs.directory import Run
+from cifar_small.runs.locks import locked
+from cifar_small.runs.recording import write_record
+from cifar_small.training.train import train
+
+Said = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, quick_runs: None) -> Path:
+    """A folder with a finished run and one that was killed after the first of two epochs."""
+    folder = tmp_path_factory.mktemp("runs")
+    train(parse_config(tiny_raw(phases=[{"epochs": 1}])), folder / "done", quiet=True)
+    with pytest.MonkeyPatch.context() as patch:
+        train_until_save(parse_config(tiny_raw()), folder / "deeper" / "killed", 1, patch)
+    return folder
+
+
+@pytest.fixture
+def place(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(trained, tmp_path / "runs")
+    monkeypatch.chdir(tmp_path)
+    return Path("runs")
+
+
+def test_the_table(place: Path, said: Said) -> None:
+    done, killed = Run(place / "done"), Run(place / "deeper" / "killed")
+    assert [run.folder for run in find_runs(place)] == [killed.folder, done.folder]
+    summary, status = done.summary(), status_of(killed)
+    assert summary is not None
+    assert (status.state, status.epoch, status.epochs, status.parameters) == ("stopped", 1, 2, summary.parameters)
+    lines = [line.split() for line in said("runs")[1].splitlines()]
+    assert lines[1][:3] == ["runs/deeper/killed", "stopped", "1/2"]
+    assert lines[1][-4:] == ["cifar-small", "train", "--resume", "runs/deeper/killed"]
+    assert lines[2][:4] == ["runs/done", "finished", "1/1", f"{100 * summary.val_accuracy:.2f}"]
+    assert lines[2][4:] == [f"{summary.parameters:,}", f"{status_of(done).size / 1e6:.1f}"]
+    assert status_of(done).size == sum(path.stat().st_size for path in done.folder.rglob("*") if path.is_file())
+    assert said("train", "--resume", "runs/deeper/killed")[0] == 0  # the command of the row
+    assert status_of(killed).state == "finished"
+
+
+def test_states(place: Path, said: Said) -> None:
+    with locked(place / "deeper" / "killed"):
+        assert status_of(Run(place / "deeper" / "killed")).state == "training"
+    (place / "done" / "summary.json").write_text("{")
+    assert status_of(Run(place / "done")).state.startswith("damaged: runs/done/summary.json is damaged")
+    assert said("runs")[0] == 0
+    assert said("runs", "nowhere")[::2] == (
+        2,
+        "cifar-small: error: nowhere is no folder; expected one that holds run directories, such as runs\n",
+    )
+
+
+def test_watch_draws_until_interrupted(place: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def sleep(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(commands.time, "sleep", sleep)
+    code, out, _ = said("runs", "--watch")
+    assert (code, out.count("runs/done"), len(looks)) == (0, 3, 3)
+
+
+def test_what_nothing_needs_is_removed(place: Path, said: Said) -> None:
+    size = status_of(Run(place / "done")).size
+    assert said("remove", place / "done") == (0, f"runs/done removed, {size / 1e6:,.1f} MB freed\n", "")
+    assert [path.name for path in place.iterdir()] == ["deeper"]
+
+
+def test_what_is_needed_stays(place: Path, said: Said) -> None:
+    run = Run(place / "done")
+
+    def refused(reason: str, code: int = 2) -> None:
+        before = sorted(run.folder.rglob("*"))
+        got, _, line = said("remove", run.folder)
+        assert (got, reason in line) == (code, True), line
+        assert sorted(run.folder.rglob("*")) == before
+
+    write_record(run, Path("submissions/mine"))
+    refused("runs/done is needed: submissions/mine/record.json is a record of its weights; add --force")
+    shutil.rmtree("submissions")
+    student = {**tiny_raw(), "phases": [{"epochs": 1, "distill": {"teachers": ["runs/done"]}}]}
+    for raw in (student, tiny_raw(weights="runs/done", rules={"max_params": 100_000, "rows": 360, "pretrained": True})):
+        (place / "deeper" / "killed" / "config.yaml").write_text(dump_yaml(raw))
+        refused("runs/deeper/killed starts or learns from it")
+    shutil.rmtree(place / "deeper")
+    with locked(run.folder):
+        refused("is in training; stop it first", 4)
+    told = {"command": "", "views": "none", "images": 2, "accuracy": 0.5, "predictions": "test.npz"}
+    run.append_test_reading(**told, predictions_sha256="0" * 64)
+    refused("it alone knows of 1 reading of the test split")
+    assert said("remove", run.folder, "--force")[0] == 0
+    assert not run.folder.exists()
+
+
+def test_no_run_is_not_removed(place: Path, said: Said) -> None:
+    (place / "mine").mkdir()
+    (place / "mine" / "file").write_text("")
+    assert said("remove", place / "mine")[0] == 4
+    assert (place / "mine" / "file").exists()
