@@ -43,7 +43,7 @@ class Setting:
         """Its default as a config writes it; `required` where it has none."""
         if self.field.is_required():
             return "required"
-        value = self.field.default
+        value = self.field.get_default(call_default_factory=True)
         return "that of its keys" if isinstance(value, Section) else json.dumps(value)
 
     @property

@@ -22,7 +22,7 @@ class RunStatus:
     run: Run
     state: str  # training, finished, stopped, or what is wrong
     epoch: int  # epochs completed
-    epochs: int  # planned
+    epochs: float  # planned
     best: float | None  # accuracy on val, 0..1
     parameters: int | None  # trainable; None: the number of classes is not known before the data is read
     size: int  # bytes of its files
@@ -36,7 +36,7 @@ class RunStatus:
         """Its cells below `HEADER`."""
         best = "" if self.best is None else f"{100 * self.best:.2f}"
         parameters = "" if self.parameters is None else f"{self.parameters:,}"
-        epoch, megabytes = f"{self.epoch}/{self.epochs}", f"{self.size / 1e6:,.1f}"
+        epoch, megabytes = f"{self.epoch}/{self.epochs:g}", f"{self.size / 1e6:,.1f}"
         return (str(self.run.folder), self.state, epoch, best, parameters, megabytes, self.to_go_on)
 
 

@@ -70,7 +70,7 @@ def test_copies_replace_nothing_unasked(said: Callable[..., tuple[int, str, str]
     mine.write_text("mine")
     code, _, line = said("configs", "resnet_hour", "smoke")
     assert code == 2
-    assert "configs/smoke.yaml exists already; choose another name; add --overwrite" in line
+    assert "configs/smoke.yaml exists already; add --overwrite" in line
     assert [path.name for path in (tmp_path / "configs").iterdir()] == ["smoke.yaml"]  # and nothing was copied
     assert said("configs", "smoke", "--overwrite")[0] == 0
     assert mine.read_text() != "mine"

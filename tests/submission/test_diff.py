@@ -85,7 +85,7 @@ def test_submissions_are_joined_by_id() -> None:
     assert summarize(found) == [
         "the same answer for 2 of 3 images (66.67%); their accuracies differ by 33.33 points at most",
         "1 id in a alone, first [9]: left out",
-        "1 ids are in b alone, first [7]; they are left out",
+        "1 id in b alone, first [7]: left out",
         "their rows stand in different orders; they are joined by id",
     ]
     with pytest.raises(DataError, match=r"a has ids 0\.\.1, b 5\.\.6: none in common"):

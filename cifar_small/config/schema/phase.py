@@ -11,7 +11,6 @@ from cifar_small.config.schema.augment import AnyAugment, Augment
 from cifar_small.config.schema.base import BetaParameter, Epochs, PositiveInt, Probability, Section, Side
 from cifar_small.config.schema.optim import SAM, SGD, Lookahead, Optim
 from cifar_small.config.schema.schedule import Cosine, Schedule
-from cifar_small.errors import plural
 
 
 class Distill(Section):
@@ -188,7 +187,7 @@ class PhaseSettings(Recipe):
             )
         if self.swa is not None and self.swa.every > self.epochs:
             raise ValueError(
-                f"swa.every {self.swa.every} is above the phase's {plural(self.epochs, 'epoch')}, so none would be averaged: "
+                f"swa.every {self.swa.every} is above the phase's {self.epochs:g} epochs, so none would be averaged: "
                 "lower it, or set swa: null"
             )
         return self
