@@ -103,17 +103,12 @@ def _macs(net: nn.Module, side: int) -> int:
 def _macs_of_any(net: nn.Module, side: int) -> int:
     """Multiply-adds of any net on the meta device, its convolutions of all kinds, products of matrices and attention.
 
-    On the CPU torch's counter counts no attention, and nowhere that of `nn.MultiheadAttention`'s fast path in evaluation.
+    On the CPU torch's counter counts no attention.
     """
     from torch.utils.flop_counter import FlopCounterMode
 
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            net(torch.zeros(1, 3, side, side, device="meta"))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(torch.zeros(1, 3, side, side, device="meta"))
     flops: int = counter.get_total_flops()
     return flops // 2
 
