@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -122,7 +122,13 @@ class MetaAutocast(TorchFunctionMode):
 
 def memory_format(engine: Engine) -> torch.memory_format:
     """The memory order of images and weights that the config asks for."""
-    return torch.channels_last if engine.layout == "channels_last" else torch.contiguous_format
+    match engine.layout:
+        case "channels_last":
+            return torch.channels_last
+        case "contiguous":
+            return torch.contiguous_format
+        case unknown:
+            assert_never(unknown)
 
 
 def compiled(model: nn.Module, engine: Engine) -> nn.Module:

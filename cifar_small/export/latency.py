@@ -74,7 +74,7 @@ class Measured:
 
     def at(self, threads: int, batch: int) -> list[float]:
         """The rounds of one size."""
-        return next(one.seconds for one in self.timings if (one.threads, one.batch) == (threads, batch))
+        return next(timing.seconds for timing in self.timings if (timing.threads, timing.batch) == (threads, batch))
 
 
 def backends_of(run: Run, net: Net, train: Images, int8: bytes | None, settings: Settings) -> list[Backend]:
@@ -170,8 +170,8 @@ def measure(backends: Sequence[Backend], val: Images, threads: Sequence[int], ro
                 for name, values in take_turns(calls, pixels[:batch], rounds, seconds, bar.update).items():
                     timings[name].append(Timing(number, batch, values))
     return [
-        Measured(backend.name, backend.size, float(one.mean()), paired_difference(right[0], one), timings[backend.name])
-        for backend, one in zip(backends, right, strict=True)
+        Measured(backend.name, backend.size, float(hits.mean()), paired_difference(right[0], hits), timings[backend.name])
+        for backend, hits in zip(backends, right, strict=True)
     ]
 
 
@@ -185,21 +185,21 @@ def rows_of(name: str, measured: Sequence[Measured]) -> list[list[str]]:
     """The table's rows of one net: a backend with each number of threads."""
     rows = []
     first = measured[0]
-    for threads in dict.fromkeys(one.threads for one in first.timings):
-        for one in measured:
-            latency, *through = (spread(one.at(threads, batch)) for batch in BATCHES)
-            difference, low, high = (100 * value for value in one.difference)
+    for threads in dict.fromkeys(timing.threads for timing in first.timings):
+        for backend in measured:
+            latency, *through = (spread(backend.at(threads, batch)) for batch in BATCHES)
+            difference, low, high = (100 * value for value in backend.difference)
             rows.append(
                 [
-                    one.backend,
+                    backend.backend,
                     name,
                     str(threads),
                     Spread(*(1000 * value for value in (latency.median, latency.low, latency.high))).text(),
                     *(f"{batch / value.median:,.0f}" for batch, value in zip(BATCHES[1:], through, strict=True)),
-                    "1" if one is first else ratios(first.at(threads, BATCHES[1]), one.at(threads, BATCHES[1])).text(),
-                    "" if one.size is None else f"{one.size / 1e6:.2f}",
-                    f"{100 * one.val_accuracy:.2f}",
-                    "" if one is first else f"{difference:+.2f} ({low:+.2f} .. {high:+.2f})",
+                    "1" if backend is first else ratios(first.at(threads, BATCHES[1]), backend.at(threads, BATCHES[1])).text(),
+                    "" if backend.size is None else f"{backend.size / 1e6:.2f}",
+                    f"{100 * backend.val_accuracy:.2f}",
+                    "" if backend is first else f"{difference:+.2f} ({low:+.2f} .. {high:+.2f})",
                 ]
             )
     return rows
@@ -241,7 +241,7 @@ def bench_runs(
                     "parameters": net.parameters,
                     "val_images": len(val),
                     **net.facts.picked("weights_sha256", "config_sha256"),
-                    "engines": [_plain(one) for one in measured],
+                    "engines": [_plain(backend) for backend in measured],
                 }
             )
     notes = _notes(facts, load, settings, results)
@@ -266,14 +266,16 @@ def read_figures(path: Path, names: Mapping[str, str]) -> Table:
         raise CheckpointError(f"{path} contains no latency figures; expected a JSON file written by cifar-small bench")
     try:
         results = written["results"]
-        strange = [str(one["run"]) for one in results if one["weights_sha256"] not in names]
+        strange = [str(result["run"]) for result in results if result["weights_sha256"] not in names]
         rows = [
             tuple(row)
-            for one in results
-            for row in rows_of(names.get(one["weights_sha256"], one["run"]), [_read_measured(each) for each in one["engines"]])
+            for result in results
+            for row in rows_of(
+                names.get(result["weights_sha256"], result["run"]), [_read_measured(each) for each in result["engines"]]
+            )
         ]
         notes = _notes(written["environment"], written["load_average"], Settings(**written["settings"]), results)
-        notes += [f"not comparable: the figures of {one} belong to weights that no entry here has" for one in strange]
+        notes += [f"not comparable: the figures of {run} belong to weights that no entry here has" for run in strange]
         return Table("Speed, size and accuracy", HEADER, tuple(rows), (*notes, str(written["command"])), "speed")
     except (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(
@@ -290,7 +292,7 @@ def _plain(measured: Measured) -> dict[str, object]:
 
 def _read_measured(plain: Mapping[str, Any]) -> Measured:
     rest = {key: value for key, value in plain.items() if key not in ("engine", "timings", "difference")}
-    timings = [Timing(**one) for one in plain["timings"]]
+    timings = [Timing(**timing) for timing in plain["timings"]]
     return Measured(plain["engine"], timings=timings, difference=tuple(plain["difference"]), **rest)
 
 
@@ -317,7 +319,7 @@ def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
 
 
 def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, results: Sequence[Any]) -> list[str]:
-    images = " and ".join(dict.fromkeys(f"{one['val_images']:,}" for one in results))
+    images = " and ".join(dict.fromkeys(f"{result['val_images']:,}" for result in results))
     old = " (no VNNI: int8 is slower than on newer processors)" if facts.get("integer_sums_saturate") else ""
     notes = [
         f"{facts['device']}{old}, {plural(facts['cpu_count'], 'CPU thread')}, torch {facts['packages']['torch']}, onnxruntime "

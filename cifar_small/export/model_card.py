@@ -72,9 +72,9 @@ def accuracies(net: Net, run: Run) -> list[Accuracy]:
     else:
         val = Accuracy("val", "none", net.facts.val_accuracy, net.config.data.val_size)
     onnx = net.onnx.sha256 if net.onnx else None
-    named = [one for one in run.test_readings() if one.weights_sha256 is not None]  # others may be of any weights
-    readings = {one.views: one for one in readings_of(named, weights, onnx)}
-    return [val, *(_test_accuracy(net, views, one) for views, one in readings.items())]
+    named = [reading for reading in run.test_readings() if reading.weights_sha256 is not None]  # others may be of any weights
+    readings = {reading.views: reading for reading in readings_of(named, weights, onnx)}
+    return [val, *(_test_accuracy(net, views, reading) for views, reading in readings.items())]
 
 
 def _test_accuracy(net: Net, views: str, reading: TestReading) -> Accuracy:
@@ -114,16 +114,20 @@ def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, object]:
         {
             "task": {"type": "image-classification"},
             "dataset": {
-                "name": f"{TITLES.get(source, source)}, {one.split}",
+                "name": f"{TITLES.get(source, source)}, {score.split}",
                 "type": dataset or source,
-                "split": "train" if one.split == "val" else "test",  # val was held out of the training part
+                "split": "train" if score.split == "val" else "test",  # val was held out of the training part
             },
             "metrics": [
-                {"type": "accuracy", "value": one.value, "name": f"accuracy of {one.images:,} images, views {one.views}"}
+                {
+                    "type": "accuracy",
+                    "value": score.value,
+                    "name": f"accuracy of {score.images:,} images, views {score.views}",
+                }
             ],
         }
-        for one in found
-        if one.official is not False
+        for score in found
+        if score.official is not False
     ]
     return {
         "library_name": "cifar_small",
@@ -155,9 +159,9 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
         ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes), net.config.side).macs:,}"),
         ("weights", _weights(net)),
     ]
-    for one in found:
-        note = " (val chose the epoch, so slightly optimistic)" if chosen and one.split == "val" else ""
-        rows.append((f"accuracy on {one.split}", one.text + note))
+    for accuracy in found:
+        note = " (val chose the epoch, so slightly optimistic)" if chosen and accuracy.split == "val" else ""
+        rows.append((f"accuracy on {accuracy.split}", accuracy.text + note))
     readings = run.test_readings()
     if len(found) == 1:
         rows.append(("accuracy on test", "not measured: the test split was not read with these weights"))
@@ -184,7 +188,7 @@ def _training(net: Net, run: Run) -> str:
     images = f"{data.train_limit:,} images" if data.train_limit is not None else "all images"
     title = TITLES.get(data.source, data.source)
     commands = dict.fromkeys(session.command for session in sessions if session.command)
-    hardware = dict.fromkeys(f"{one.hardware}, {plural(one.processes, 'process', 'processes')}" for one in sessions)
+    hardware = dict.fromkeys(f"{session.hardware}, {plural(session.processes, 'process', 'processes')}" for session in sessions)
     packages = ", ".join(f"{name} {version}" for name, version in _versions(run).items())
     early = f", {summary.ended_early}" if summary and summary.ended_early else ""
     time = "not recorded: the run has not ended"

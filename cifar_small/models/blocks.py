@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from cifar_small.config.schema.model import Shortcut
 
 Activation = Callable[[Tensor], Tensor]
 
@@ -80,7 +83,7 @@ class BlockOptions:
     """What all blocks of a net share, and the probabilities of one block."""
 
     activation: Activation = ACTIVATIONS["relu"]
-    shortcut: str = "conv"
+    shortcut: Shortcut = "conv"
     se_reduction: int | None = None
     dropout: float | None = None  # between the convolutions; None: no dropout layer there
     stochastic_depth: float = 0.0
@@ -114,11 +117,14 @@ class BasicBlock(nn.Module):
         self.branch_end = _branch_end(channels, options)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
-            if options.shortcut == "pad":
-                self.downsample = PadShortcut(channels - in_channels, stride)
-            else:
-                conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
-                self.downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
+            match options.shortcut:
+                case "pad":
+                    self.downsample = PadShortcut(channels - in_channels, stride)
+                case "conv":
+                    conv = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+                    self.downsample = nn.Sequential(conv, nn.BatchNorm2d(channels))
+                case unknown:
+                    assert_never(unknown)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C, H / stride, W / stride)."""
@@ -143,13 +149,16 @@ class PreactBlock(nn.Module):
         self.conv2 = conv3x3(channels, channels)
         self.branch_end = _branch_end(channels, options)
         self.downsample: nn.Module = nn.Identity()
-        changes = stride != 1 or in_channels != channels
-        self.projects = changes and options.shortcut == "conv"
-        if changes:
-            if options.shortcut == "pad":
-                self.downsample = PadShortcut(channels - in_channels, stride)
-            else:
-                self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+        self.projects = False
+        if stride != 1 or in_channels != channels:
+            match options.shortcut:
+                case "pad":
+                    self.downsample = PadShortcut(channels - in_channels, stride)
+                case "conv":
+                    self.projects = True
+                    self.downsample = nn.Conv2d(in_channels, channels, 1, stride, bias=False)
+                case unknown:
+                    assert_never(unknown)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C_in, H, W) to (N, C, H / stride, W / stride)."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Literal, assert_never
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,13 @@ class LibraryNet(nn.Module):
             self.feature_map = _resnet_map if residual else _features_map
             self.pool = _resnet_pool if residual else _norm_pool if name.startswith("convnext") else _classifier_pool
         replace_depthwise(self.backbone)
-        self.attention = SqueezeExcitation(channels, SE_REDUCTION) if model.head == "se" else nn.Identity()
+        match model.head:
+            case "se":
+                self.attention: nn.Module = SqueezeExcitation(channels, SE_REDUCTION)
+            case "plain" | "dropout":
+                self.attention = nn.Identity()
+            case unknown:
+                assert_never(unknown)
         self.dropout = Dropout(model.dropout)
         self.fc = nn.Linear(features, num_classes)
 
@@ -113,7 +119,7 @@ class LibraryNet(nn.Module):
         return F.linear(features, *(state[f"{self.classifier}.{kind}"].to(features) for kind in ("weight", "bias")))
 
 
-def _torchvision_net(name: str, classifier: str, stem: str) -> tuple[Any, int, int]:
+def _torchvision_net(name: str, classifier: str, stem: Literal["imagenet", "cifar"]) -> tuple[Any, int, int]:
     """The net without its classifier, the channels of its feature map, and the features that its classifier had."""
     # Stochastic depth of efficientnet and convnext; the others have none and no such argument.
     options = {"stochastic_depth_prob": 0.0} if name.startswith(("efficientnet", "convnext")) else {}
@@ -124,11 +130,16 @@ def _torchvision_net(name: str, classifier: str, stem: str) -> tuple[Any, int, i
     for dropout in [path for path, module in head.named_children() if isinstance(module, nn.Dropout)]:
         setattr(head, dropout, nn.Identity())
     net.set_submodule(classifier, nn.Identity())
-    if stem == "cifar":
-        net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
-        if not net.conv1.weight.is_meta:
-            nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
-        net.maxpool = nn.Identity()
+    match stem:
+        case "imagenet":
+            pass
+        case "cifar":
+            net.conv1 = nn.Conv2d(3, net.conv1.out_channels, 3, padding=1, bias=False)
+            if not net.conv1.weight.is_meta:
+                nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+            net.maxpool = nn.Identity()
+        case unknown:
+            assert_never(unknown)
     return net, channels, features
 
 

@@ -7,6 +7,7 @@ Page 2019 ("How to train your ResNet"); the residual blocks are ours.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 import torch.nn.functional as F
@@ -108,8 +109,13 @@ class WhitenedResNet(nn.Module):
         for stage in self.stages:
             x = getattr(self, stage)(x)
         pooled = F.adaptive_max_pool2d(x, 1).flatten(1)
-        if self.head_pool == "max_mean":
-            pooled = pooled + x.mean((2, 3))
+        match self.head_pool:
+            case "max":
+                pass
+            case "max_mean":
+                pooled = pooled + x.mean((2, 3))
+            case unknown:
+                assert_never(unknown)
         return self.fc(self.dropout(pooled)) * self.logit_scale  # type: ignore[no-any-return]
 
 

@@ -20,7 +20,13 @@ def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, o
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            spared = parameter.ndim <= 1 and settings.decay != "all"
+            match settings.decay:
+                case "all":
+                    spared = False
+                case "weights":
+                    spared = parameter.ndim <= 1
+                case unknown:
+                    assert_never(unknown)
             apart = settings.backbone_lr_factor != 1 and in_backbone(name)
             groups.setdefault((apart, spared), []).append(parameter)
     return [

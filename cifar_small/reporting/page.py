@@ -102,7 +102,7 @@ def render_page(
     return template.render(
         title=title,
         subtitle=_subtitle(entries),
-        heroes=[_hero(subject, any("test" in other.predictions for other in entries)) for subject in subjects],
+        headlines=[_headline(subject, any("test" in other.predictions for other in entries)) for subject in subjects],
         tables=[*_tables(comparison), *speeds],
         charts=_charts(entries, comparison),
         subjects=[subject.name for subject in subjects],
@@ -130,7 +130,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 
-def _hero(subject: PageEntry, others_tested: bool) -> Headline:
+def _headline(subject: PageEntry, others_tested: bool) -> Headline:
     row = subject.rows[0]
     if subject.group is None:
         split = best_known(subject.entries[0])

@@ -183,7 +183,7 @@ class NetFacts(_Named):
     def maker(self) -> str:
         """What made predictions, whatever they are of: weights, form and views, or method and makers of an ensemble."""
         if self.members:
-            return json.dumps([self.method, sorted([one.maker, one.weight] for one in self.members)])
+            return json.dumps([self.method, sorted([member.maker, member.weight] for member in self.members)])
         return json.dumps([self.weights_sha256 or self.label(folder=True), self.views, self.onnx.sha256 if self.onnx else None])
 
     def facts(self) -> NetFacts:
@@ -402,9 +402,11 @@ def readings_of(
     reading of before weights were named counts for any.
     """
     return [
-        one
-        for one in readings
-        if one.weights_sha256 in (None, weights_sha256) and one.onnx_sha256 == onnx_sha256 and views in (None, one.views)
+        reading
+        for reading in readings
+        if reading.weights_sha256 in (None, weights_sha256)
+        and reading.onnx_sha256 == onnx_sha256
+        and views in (None, reading.views)
     ]
 
 
@@ -502,7 +504,7 @@ def upgrade(plain: dict[str, Any]) -> dict[str, Any]:
             plain[key] = upgrade(plain[key])
     for key in ("test_readings", "members", "left_out"):
         if isinstance(plain.get(key), list):
-            plain[key] = [upgrade(one) if isinstance(one, dict) else one for one in plain[key]]
+            plain[key] = [upgrade(part) if isinstance(part, dict) else part for part in plain[key]]
         elif key in plain and plain[key] is None:
             del plain[key]
     if plain.get("members") and "method" not in plain and str(plain.get("name")).startswith(MEAN_OF_LOGITS):
@@ -523,7 +525,7 @@ def parse(model: type[T], plain: object, where: object, error: type[UserError] =
     try:
         return model.model_validate(upgrade(plain))
     except ValidationError as problems:
-        each = [f"{'.'.join(map(str, one['loc']))}: {one['msg'].lower()}" for one in problems.errors()]
+        each = [f"{'.'.join(map(str, problem['loc']))}: {problem['msg'].lower()}" for problem in problems.errors()]
         more = f" and {len(each) - 3} more" if len(each) > 3 else ""
         raise error(f"{where} is not what cifar-small writes ({'; '.join(each[:3])}{more}){expected}") from None
     except ValueError as problem:
@@ -548,9 +550,9 @@ def parse_all(model: type[T], plains: object, where: object) -> list[T]:
     """A list of records in a run directory. Raises CheckpointError."""
     if not isinstance(plains, list):
         raise CheckpointError(f"{where} is not what cifar-small writes (no list)")
-    return [parse(model, one, where, CheckpointError) for one in plains]
+    return [parse(model, plain, where, CheckpointError) for plain in plains]
 
 
 def plain_all(records: Sequence[_Facts]) -> list[dict[str, Any]]:
     """Plain JSON values of each."""
-    return [one.plain() for one in records]
+    return [record.plain() for record in records]

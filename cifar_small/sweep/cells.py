@@ -10,7 +10,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
@@ -167,19 +167,32 @@ def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[Settings]
 def _size(space: Space) -> float:
     if not isinstance(space, Range):
         return len(space)
-    return space.high - space.low + 1 if space.type == "int" else math.inf
+    match space.type:
+        case "int":
+            return space.high - space.low + 1
+        case "float":
+            return math.inf
+        case unknown:
+            assert_never(unknown)
 
 
 def _draw_one(space: Space, rng: np.random.Generator) -> Any:
     if not isinstance(space, Range):
         return space[rng.integers(len(space))]
     share = rng.random()
-    # An integer stands for the interval of length 1 around it, so that both ends are as likely as the rest.
-    low, high = (space.low - 0.5, space.high + 0.5) if space.type == "int" else (space.low, space.high)
-    value = math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if space.log else low + share * (high - low)
-    if space.type == "int":
-        return int(min(max(round(value), space.low), space.high))
-    return min(max(float(f"{value:.6g}"), space.low), space.high)  # six digits are enough, and fit into a name
+    match space.type:
+        case "int":  # stands for the interval of length 1 around it, so that both ends are as likely as the rest
+            whole = round(_between(space.low - 0.5, space.high + 0.5, share, space.log))
+            return int(min(max(whole, space.low), space.high))
+        case "float":
+            value = float(f"{_between(space.low, space.high, share, space.log):.6g}")  # enough digits, and they fit into a name
+            return min(max(value, space.low), space.high)
+        case unknown:
+            assert_never(unknown)
+
+
+def _between(low: float, high: float, share: float, log: bool) -> float:
+    return math.exp(math.log(low) + share * (math.log(high) - math.log(low))) if log else low + share * (high - low)
 
 
 def _probes(spaces: Mapping[str, Space]) -> Iterator[Settings]:

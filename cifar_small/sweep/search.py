@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, assert_never
 
 from cifar_small.config.resolved import resolve_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError, plural
@@ -251,9 +251,13 @@ def _suggest(trial: Any, key: str, space: Space) -> Any:
     if not isinstance(space, Range):
         # As text, because Optuna takes no lists for choices.
         return json.loads(trial.suggest_categorical(key, [json.dumps(value) for value in space]))
-    if space.type == "int":
-        return trial.suggest_int(key, int(space.low), int(space.high), log=space.log)
-    return trial.suggest_float(key, space.low, space.high, log=space.log)
+    match space.type:
+        case "int":
+            return trial.suggest_int(key, int(space.low), int(space.high), log=space.log)
+        case "float":
+            return trial.suggest_float(key, space.low, space.high, log=space.log)
+        case unknown:
+            assert_never(unknown)
 
 
 def _shown(settings: Mapping[str, Any]) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from cifar_small.config.resolved import ResolvedConfig
+from cifar_small.config.schema.run import Selection
 from cifar_small.data.datamodule import DataModule
 from cifar_small.inference.forward import compute_logits
 from cifar_small.training.distributed import World
@@ -26,7 +29,7 @@ def validate(
     return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
 
 
-def select(state: State, val_accuracy: float, rule: str) -> bool:
+def select(state: State, val_accuracy: float, rule: Selection) -> bool:
     """Count the epoch just completed; do its weights take the place of those selected before?
 
     rule: best takes the first epoch of the highest accuracy on val, last takes every epoch.
@@ -34,7 +37,13 @@ def select(state: State, val_accuracy: float, rule: str) -> bool:
     better = val_accuracy > state.best_accuracy
     if better:
         state.best_accuracy, state.best_epoch = val_accuracy, state.epoch
-    return better or rule == "last"
+    match rule:
+        case "best":
+            return better
+        case "last":
+            return True
+        case unknown:
+            assert_never(unknown)
 
 
 def stale_epochs(state: State, resolved: ResolvedConfig) -> int:

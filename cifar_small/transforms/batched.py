@@ -168,14 +168,18 @@ def pad_images(images: Tensor, settings: BasicAugment, fill: Tensor) -> Tensor:
     pad = settings.crop
     if not pad:
         return images
-    if settings.pad == "reflect":
-        padded = [F.pad(part.float(), (pad,) * 4, mode="reflect").byte() for part in torch.split(images, 5000)]
-        return torch.cat(padded)
-    side = images.shape[-1]
-    size = side + 2 * pad
-    padded_images = fill.view(1, 3, 1, 1).expand(len(images), 3, size, size).clone()
-    padded_images[:, :, pad : pad + side, pad : pad + side] = images
-    return padded_images
+    match settings.pad:
+        case "reflect":
+            padded = [F.pad(part.float(), (pad,) * 4, mode="reflect").byte() for part in torch.split(images, 5000)]
+            return torch.cat(padded)
+        case "zero":
+            side = images.shape[-1]
+            size = side + 2 * pad
+            padded_images = fill.view(1, 3, 1, 1).expand(len(images), 3, size, size).clone()
+            padded_images[:, :, pad : pad + side, pad : pad + side] = images
+            return padded_images
+        case unknown:
+            assert_never(unknown)
 
 
 def crop_and_flip(padded: Tensor, images: Tensor, draws: Draws, side: int = 32) -> Tensor:

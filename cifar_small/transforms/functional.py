@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import assert_never
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from cifar_small.config.schema.augment import Border
 
 
 def resize(pixels: Tensor, side: int, interpolation: str = "bilinear") -> Tensor:
@@ -40,7 +43,7 @@ def affine_matrices(parameters: Tensor) -> Tensor:
     return torch.cat((matrix, -moved[:, :, None]), 2).float()
 
 
-def warp(pixels: Tensor, matrices: Tensor, border: str, fill: Tensor) -> Tensor:
+def warp(pixels: Tensor, matrices: Tensor, border: Border, fill: Tensor) -> Tensor:
     """Sample each image bilinearly through its matrix (B, 2, 3); beyond the edge lies `fill` (3,), or the mirrored image."""
     height, width = pixels.shape[2:]
     x = torch.arange(width, device=pixels.device) - (width - 1) / 2
@@ -49,10 +52,14 @@ def warp(pixels: Tensor, matrices: Tensor, border: str, fill: Tensor) -> Tensor:
     columns = m[:, 0, 0] * x + m[:, 0, 1] * y + m[:, 0, 2]
     rows = m[:, 1, 0] * x + m[:, 1, 1] * y + m[:, 1, 2]
     grid = torch.stack((columns * (2 / width), rows * (2 / height)), 3)
-    if border == "reflect":
-        return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
-    level = fill.view(1, 3, 1, 1)
-    return F.grid_sample(pixels - level, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + level
+    match border:
+        case "reflect":
+            return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="reflection", align_corners=False)
+        case "zero":
+            level = fill.view(1, 3, 1, 1)
+            return F.grid_sample(pixels - level, grid, mode="bilinear", padding_mode="zeros", align_corners=False) + level
+        case unknown:
+            assert_never(unknown)
 
 
 def _blend(pixels: Tensor, other: Tensor, factor: Tensor) -> Tensor:
@@ -153,10 +160,10 @@ def equalize(pixels: Tensor) -> Tensor:
     return torch.where(step > 0, table.gather(2, levels), levels).view(shape).float()
 
 
-def _moved(column: int) -> Callable[[Tensor, Tensor, str, Tensor], Tensor]:
+def _moved(column: int) -> Callable[[Tensor, Tensor, Border, Tensor], Tensor]:
     """The operation that sets one column of `affine_matrices`' parameters."""
 
-    def operation(pixels: Tensor, strength: Tensor, border: str, fill: Tensor) -> Tensor:
+    def operation(pixels: Tensor, strength: Tensor, border: Border, fill: Tensor) -> Tensor:
         parameters = torch.zeros(len(pixels), 6, dtype=torch.float64, device=pixels.device)
         parameters[:, 3] = 1
         parameters[:, column] = strength.double()
@@ -165,7 +172,7 @@ def _moved(column: int) -> Callable[[Tensor, Tensor, str, Tensor], Tensor]:
     return operation
 
 
-def _sheared(column: int) -> Callable[[Tensor, Tensor, str, Tensor], Tensor]:
+def _sheared(column: int) -> Callable[[Tensor, Tensor, Border, Tensor], Tensor]:
     move = _moved(column)
     return lambda pixels, strength, border, fill: move(
         pixels, torch.rad2deg(torch.atan(strength.double())), border, fill
@@ -175,7 +182,7 @@ def _sheared(column: int) -> Callable[[Tensor, Tensor, str, Tensor], Tensor]:
 # The list of RandAugment (Cubuk et al. 2019, arXiv 1909.13719) and TrivialAugment (Müller & Hutter 2021, arXiv 2103.10158):
 # name: operation, its largest strength in TrivialAugment's wide list, in RandAugment, and whether its sign is random. Strengths
 # are linear in the level; a shear or rotation is about the center, and all are bilinear.
-OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor, str, Tensor], Tensor], float, float, bool]] = {
+OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor, Border, Tensor], Tensor], float, float, bool]] = {
     "identity": (lambda pixels, strength, border, fill: pixels, 0, 0, False),
     "shear_x": (_sheared(4), 0.99, 0.3, True),
     "shear_y": (_sheared(5), 0.99, 0.3, True),
@@ -194,7 +201,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor, str, Tensor], Tensor], flo
 LEVELS = 30  # level 0: no change (of all but autocontrast and equalize), level 30: the largest strength
 
 
-def apply_operations(pixels: Tensor, operations: Tensor, strengths: Tensor, border: str, fill: Tensor) -> Tensor:
+def apply_operations(pixels: Tensor, operations: Tensor, strengths: Tensor, border: Border, fill: Tensor) -> Tensor:
     """Apply to each image its own operations in turn, images with the same one together.
 
     operations: int64 (B, n), indices into OPERATIONS, on the CPU, where the images are grouped without asking the device;

@@ -75,9 +75,9 @@ def train_an_epoch(config: Config, folder: Path) -> Trainer:
     return trainer
 
 
-def lessons_of(config: Config) -> tuple[dict[int, TeacherTargets], DataModule]:
-    problem = load_datamodule(config)
-    return load_teacher_targets(resolve_config(config), problem, 16)[0], problem
+def teacher_targets_of(config: Config) -> tuple[dict[int, TeacherTargets], DataModule]:
+    datamodule = load_datamodule(config)
+    return load_teacher_targets(resolve_config(config), datamodule, 16)[0], datamodule
 
 
 # ----------------------------------------------------------------------------------------------------------------------- loss
@@ -124,16 +124,16 @@ def test_a_pupil_that_agrees_with_its_teacher_has_nothing_to_learn_from_it() -> 
 
 
 def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tuple[Run, Run]) -> None:
-    teacher_targets, problem = lessons_of(pupil(*teachers))
-    pixels = normalize(problem.images[:40], problem.mean, problem.std)
-    targets = torch.eye(10)[problem.labels[:40]]
+    teacher_targets, datamodule = teacher_targets_of(pupil(*teachers))
+    pixels = normalize(datamodule.images[:40], datamodule.mean, datamodule.std)
+    targets = torch.eye(10)[datamodule.labels[:40]]
     taught = teacher_targets[0].of_pixels(targets, pixels, "fp32")
     assert torch.equal(taught[:, :10], targets)
     said = []
     for run in teachers:
         net = load_net(run)
         with torch.no_grad():
-            said.append(torch.softmax(net.model.eval()(normalize(problem.images[:40], net.mean, net.std)) / 3.0, dim=1))
+            said.append(torch.softmax(net.model.eval()(normalize(datamodule.images[:40], net.mean, net.std)) / 3.0, dim=1))
     torch.testing.assert_close(taught[:, 10:], (said[0] + said[1]) / 2, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(said[0], said[1], atol=1e-2)
     assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40)), targets)  # nets wait for the pixels
@@ -143,15 +143,15 @@ def test_a_teacher_is_given_pixels_in_its_own_normalisation(teachers: tuple[Run,
     odd = Run(tmp_path / "odd")
     shutil.copytree(teachers[0].folder, odd.folder)
     save_checkpoint(odd.best, {**load_checkpoint(odd.best), "mean": [0.1, 0.5, 0.3], "std": [0.2, 0.9, 0.5]})
-    teacher_targets, problem = lessons_of(pupil(odd))
+    teacher_targets, datamodule = teacher_targets_of(pupil(odd))
     net = load_net(odd)
-    raw = problem.images[:20]
+    raw = datamodule.images[:20]
     with torch.no_grad():
         expected = net.model.eval()(normalize(raw, net.mean, net.std))
-    got = teacher_targets[0].teachers[0](normalize(raw, problem.mean, problem.std))
+    got = teacher_targets[0].teachers[0](normalize(raw, datamodule.mean, datamodule.std))
     torch.testing.assert_close(got, expected, atol=1e-4, rtol=1e-4)
     # With equal statistics the pixels are the pupil's own, to the bit.
-    same = lessons_of(pupil(Run(train_on_the_same(tmp_path))))[0][0].teachers[0]
+    same = teacher_targets_of(pupil(Run(train_on_the_same(tmp_path))))[0][0].teachers[0]
     assert torch.equal(same.scale, torch.ones(1, 3, 1, 1))
     assert torch.equal(same.offset, torch.zeros(1, 3, 1, 1))
 
@@ -227,8 +227,8 @@ def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_labels_are_mixed_whoever_teaches(teachers: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = pupil(teachers[0], mixup_alpha=1.0)
-    for mix, chosen, problem, targets in seen_targets(config, tmp_path, monkeypatch):
-        labels = torch.eye(10)[problem.labels[chosen]]
+    for mix, chosen, datamodule, targets in seen_targets(config, tmp_path, monkeypatch):
+        labels = torch.eye(10)[datamodule.labels[chosen]]
         torch.testing.assert_close(targets[:, :10], mix.weight * labels + (1 - mix.weight) * labels[mix.partner])
         torch.testing.assert_close(targets.sum(1), torch.full((64,), 2.0))
 
@@ -260,8 +260,8 @@ def test_a_file_is_joined_by_id_and_mixed_as_labels_are(spoken: Path, tmp_path: 
         config = by_file(spoken, **{kind: 1.0}, mix_prob=0.5)
         steps = seen_targets(config, tmp_path, monkeypatch)
         assert {mix.kind for mix, *_ in steps} == {"none", kind.partition("_")[0]}
-        for mix, chosen, problem, targets in steps:
-            own = torch.tensor(np.array([row[int(problem.ids[index])] for index in chosen]))
+        for mix, chosen, datamodule, targets in steps:
+            own = torch.tensor(np.array([row[int(datamodule.ids[index])] for index in chosen]))
             if mix.kind == "ricap":
                 shares = [
                     (bottom - top) * (right - left) / 1024 for top, bottom, left, right in (one.box for one in mix.patches)
@@ -274,11 +274,11 @@ def test_a_file_is_joined_by_id_and_mixed_as_labels_are(spoken: Path, tmp_path: 
 
 def test_predictions_of_train_are_of_the_images_trained_on(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     _, predictions, _ = predict(teachers[0], "train", output=tmp_path / "train.npz")
-    problem = load_datamodule(teachers[0].config())
+    datamodule = load_datamodule(teachers[0].config())
     assert predictions.meta.split == "train"
-    assert predictions.ids.tolist() == problem.ids.tolist()
+    assert predictions.ids.tolist() == datamodule.ids.tolist()
     assert predictions.labels is not None
-    assert predictions.labels.tolist() == problem.labels.tolist()
+    assert predictions.labels.tolist() == datamodule.labels.tolist()
     assert not teachers[0].test_readings_file.exists()
 
 

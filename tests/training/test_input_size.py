@@ -40,14 +40,14 @@ IMAGENET = {"rules": RULES, "model": {"family": "torchvision/resnet18"}, "weight
 
 
 @pytest.fixture(scope="module")
-def problem() -> DataModule:
+def datamodule() -> DataModule:
     return load_datamodule(parse_config(tiny_raw(input={"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]})))
 
 
-def pixels(problem: DataModule, augment: Any, side: int, workers: int = 0, interpolation: str = "bilinear") -> Tensor:
+def pixels(datamodule: DataModule, augment: Any, side: int, workers: int = 0, interpolation: str = "bilinear") -> Tensor:
     """Sixteen training images of an epoch as a phase that augments at `side` gets them."""
-    order = epoch_order(len(problem.images), 3, 0)
-    with closing(Augmenter(problem, 3, workers, interpolation)) as augmenter:
+    order = epoch_order(len(datamodule.images), 3, 0)
+    with closing(Augmenter(datamodule, 3, workers, interpolation)) as augmenter:
         return torch.cat(list(augmenter.epoch(augment, order, 0, [slice(0, 9), slice(9, 16)], side)))
 
 
@@ -177,33 +177,33 @@ def test_settings_grow_with_the_image() -> None:
     assert scaled(TorchvisionAugment(engine="torchvision", policy="augmix", crop=4, cutout=8), 64).crop == 8
 
 
-def test_without_augmentation_before_and_after_differ_by_rounding_alone(problem: DataModule) -> None:
+def test_without_augmentation_before_and_after_differ_by_rounding_alone(datamodule: DataModule) -> None:
     nothing = Augment(crop=0, flip="none")
-    before = resize(pixels(problem, nothing, 32), 96)
-    after = pixels(problem, nothing, 96)
+    before = resize(pixels(datamodule, nothing, 32), 96)
+    after = pixels(datamodule, nothing, 96)
     assert after.shape == (16, 3, 96, 96)
     assert (before - after).abs().max() <= 0.5 / 255 / 0.2 + 1e-5
 
 
 @pytest.mark.parametrize("pad", ["zero", "reflect"])
-def test_crops_move_the_enlarged_image_by_its_own_pixels(problem: DataModule, pad: Any) -> None:
+def test_crops_move_the_enlarged_image_by_its_own_pixels(datamodule: DataModule, pad: Any) -> None:
     augment = scaled(Augment(crop=4, flip="none", pad=pad), 64)
-    images = enlarge(problem.images[:40], 64, "bilinear")
+    images = enlarge(datamodule.images[:40], 64, "bilinear")
     draws = draw(augment, torch.arange(40), torch.Generator().manual_seed(0), torch.zeros(40, dtype=torch.bool), 0, side=64)
     assert (draws.offset.min(), draws.offset.max()) == (0, 16)
-    found = crop_and_flip(pad_images(images, augment, problem.fill), torch.arange(40), draws, 64)
+    found = crop_and_flip(pad_images(images, augment, datamodule.fill), torch.arange(40), draws, 64)
     for image, crop, (row, column) in zip(images, found, draws.offset.tolist(), strict=True):
         down, right = 8 - row, 8 - column
         kept = image[:, max(0, -down) : 64 - max(0, down), max(0, -right) : 64 - max(0, right)]
         assert torch.equal(crop[:, max(0, down) : 64 + min(0, down), max(0, right) : 64 + min(0, right)], kept)
 
 
-def test_covered_squares_and_boxes_have_the_share_of_the_image_they_had(problem: DataModule) -> None:
+def test_covered_squares_and_boxes_have_the_share_of_the_image_they_had(datamodule: DataModule) -> None:
     for settings_ in (
         Augment(crop=0, flip="none", cutout=8),
         Augment(crop=0, flip="none", erasing=1.0, erasing_scale=(0.1, 0.2)),
     ):
-        shares = [(pixels(problem, settings_, side) == 0).all(1).float().mean().item() for side in (32, 128)]
+        shares = [(pixels(datamodule, settings_, side) == 0).all(1).float().mean().item() for side in (32, 128)]
         assert shares[0] == pytest.approx(shares[1], rel=0.35)
         assert 0.02 < shares[1] < 0.2
 
@@ -230,15 +230,15 @@ ENGINES: list[Any] = [
 
 
 @pytest.mark.parametrize("augment", ENGINES, ids=lambda one: one.engine)
-def test_every_engine_augments_at_the_enlarged_size_and_cuts_do_not_matter(problem: DataModule, augment: Any) -> None:
-    found = pixels(problem, augment, 48, interpolation="bicubic")
+def test_every_engine_augments_at_the_enlarged_size_and_cuts_do_not_matter(datamodule: DataModule, augment: Any) -> None:
+    found = pixels(datamodule, augment, 48, interpolation="bicubic")
     assert found.shape == (16, 3, 48, 48)
     assert found.isfinite().all()
-    order = epoch_order(len(problem.images), 3, 0)
-    with closing(Augmenter(problem, 3, 0, "bicubic")) as augmenter:
+    order = epoch_order(len(datamodule.images), 3, 0)
+    with closing(Augmenter(datamodule, 3, 0, "bicubic")) as augmenter:
         one_by_one = torch.cat(list(augmenter.epoch(augment, order, 0, [slice(at, at + 1) for at in range(16)], 48)))
     assert torch.equal(one_by_one, found)
-    plain = normalize(enlarge(problem.images[order[:16]], 48, "bicubic"), problem.mean, problem.std)
+    plain = normalize(enlarge(datamodule.images[order[:16]], 48, "bicubic"), datamodule.mean, datamodule.std)
     assert 0.1 < (found - plain).abs().mean((1, 2, 3)).gt(0).float().mean() <= 1
 
 

@@ -50,7 +50,7 @@ TORCHVISION = {"engine": "torchvision", "policy": "trivialaugment_wide", "crop":
 
 
 @pytest.fixture(scope="module")
-def problem() -> DataModule:
+def datamodule() -> DataModule:
     return load_datamodule(parse_config(tiny_raw()))
 
 
@@ -59,11 +59,11 @@ def section(augment: dict[str, Any]) -> AnyAugment:
 
 
 def pixels_of(
-    problem: DataModule, augment: AnyAugment, epoch: int = 0, parts: list[Any] | None = None, seed: int = 0, workers: int = 0
+    datamodule: DataModule, augment: AnyAugment, epoch: int = 0, parts: list[Any] | None = None, seed: int = 0, workers: int = 0
 ) -> torch.Tensor:
     """The pixels of 24 places of an epoch's order, however they are cut into parts."""
-    order = epoch_order(len(problem.images), seed, epoch)
-    with closing(Augmenter(problem, seed, workers)) as augmenter:
+    order = epoch_order(len(datamodule.images), seed, epoch)
+    with closing(Augmenter(datamodule, seed, workers)) as augmenter:
         return torch.cat(list(augmenter.epoch(augment, order, epoch, parts or [slice(0, 24)])))
 
 
@@ -274,12 +274,12 @@ def test_torchvision_is_seeded_by_image_and_leaves_global_state_alone(settings: 
     assert len({one.tobytes() for one in probe(transform, photograph(), 20)}) > 6
 
 
-def test_torchvisions_policy_stands_between_crop_and_cutout(problem: DataModule) -> None:
+def test_torchvisions_policy_stands_between_crop_and_cutout(datamodule: DataModule) -> None:
     basic = {"crop": 2, "pad": "reflect", "flip": "random"}
     # Level 0 of every operation but autocontrast and equalize is the identity: those images are the tensor engine's.
     policy = {"engine": "torchvision", "policy": "randaugment", "num_ops": 1, "magnitude": 0, "cutout": 8}
-    found = pixels_of(problem, section({**basic, **policy}))
-    expected = pixels_of(problem, section({**basic, "cutout": 8}))
+    found = pixels_of(datamodule, section({**basic, **policy}))
+    expected = pixels_of(datamodule, section({**basic, "cutout": 8}))
     same = [torch.equal(one, other) for one, other in zip(found, expected, strict=True)]
     assert 15 <= sum(same) < 24
     assert torch.equal(found == 0, expected == 0)  # the same squares are covered in the other images
@@ -288,25 +288,25 @@ def test_torchvisions_policy_stands_between_crop_and_cutout(problem: DataModule)
 # ---- all engines
 
 
-def test_engines_agree_on_what_is_certain(problem: DataModule) -> None:
+def test_engines_agree_on_what_is_certain(datamodule: DataModule) -> None:
     """Mirrored and normalised: the same pixels by three libraries, and the statistics of the training images."""
-    order = epoch_order(len(problem.images), 0, 0)
-    mirrored = normalize(problem.images[order].flip(3), problem.mean, problem.std)
+    order = epoch_order(len(datamodule.images), 0, 0)
+    mirrored = normalize(datamodule.images[order].flip(3), datamodule.mean, datamodule.std)
     everything = [slice(0, 100), slice(100, len(order))]
     flip = [{"name": "HorizontalFlip", "p": 1.0}]
-    found = pixels_of(problem, section({"engine": "albumentations", "pipeline": flip}), parts=everything)
+    found = pixels_of(datamodule, section({"engine": "albumentations", "pipeline": flip}), parts=everything)
     assert torch.equal(found, mirrored)
     assert found.dtype == torch.float32
     assert found.mean((0, 2, 3)).abs().max().item() < 1e-4
     assert (found.std((0, 2, 3)) - 1).abs().max().item() < 1e-3
     plain: dict[str, Any] = {"crop": 0, "vertical_flip": 1.0, "flip": "none"}
-    upside_down = normalize(problem.images[order].flip(2), problem.mean, problem.std)
-    assert torch.equal(pixels_of(problem, section(plain), parts=everything), upside_down)
+    upside_down = normalize(datamodule.images[order].flip(2), datamodule.mean, datamodule.std)
+    assert torch.equal(pixels_of(datamodule, section(plain), parts=everything), upside_down)
     pipeline = [{"name": "VerticalFlip", "p": 1.0}]
-    found = pixels_of(problem, section({"engine": "albumentations", "pipeline": pipeline}), parts=everything)
+    found = pixels_of(datamodule, section({"engine": "albumentations", "pipeline": pipeline}), parts=everything)
     assert torch.equal(found, upside_down)
     policy = {"engine": "torchvision", "policy": "randaugment", "num_ops": 1, "magnitude": 0}
-    found = pixels_of(problem, section({**plain, **policy}), parts=everything)
+    found = pixels_of(datamodule, section({**plain, **policy}), parts=everything)
     same = (found == upside_down).flatten(1).all(1)
     assert 0.7 < same.float().mean().item() < 0.95  # 12 of 14 operations do nothing at level 0
 
@@ -319,47 +319,47 @@ ENGINES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_pixels_depend_on_seed_epoch_and_image_only(problem: DataModule, engine: str) -> None:
+def test_pixels_depend_on_seed_epoch_and_image_only(datamodule: DataModule, engine: str) -> None:
     augment = section(ENGINES[engine])
-    whole = pixels_of(problem, augment)
-    assert torch.equal(pixels_of(problem, augment, parts=[slice(0, 5), slice(5, 24)]), whole)
+    whole = pixels_of(datamodule, augment)
+    assert torch.equal(pixels_of(datamodule, augment, parts=[slice(0, 5), slice(5, 24)]), whole)
     np.random.seed(1)
     torch.manual_seed(1)
-    assert torch.equal(pixels_of(problem, augment, parts=[slice(16, 24)]), whole[16:])  # as after a resume in mid-epoch
+    assert torch.equal(pixels_of(datamodule, augment, parts=[slice(16, 24)]), whole[16:])  # as after a resume in mid-epoch
     rows = torch.tensor([3, 11, 4, 20])  # as one of several ranks takes its share of a batch
-    assert torch.equal(pixels_of(problem, augment, parts=[rows]), whole[rows])
+    assert torch.equal(pixels_of(datamodule, augment, parts=[rows]), whole[rows])
     for other in ({"epoch": 1}, {"seed": 1}):
         order, its_order = epoch_order(256, 0, 0)[:24].tolist(), epoch_order(256, other.get("seed", 0), other.get("epoch", 0))
         parts = [torch.argsort(its_order)[order]]  # the same images, wherever they stand in the other order
-        found = pixels_of(problem, augment, parts=parts, **other)
+        found = pixels_of(datamodule, augment, parts=parts, **other)
         assert sum(torch.equal(one, two) for one, two in zip(found, whole, strict=True)) < 12
 
 
-def test_the_tensor_engine_is_the_plain_functions(problem: DataModule) -> None:
+def test_the_tensor_engine_is_the_plain_functions(datamodule: DataModule) -> None:
     augment = section({"crop": 2, "flip": "random"})
     assert isinstance(augment, Augment)
-    order = epoch_order(len(problem.images), 3, 2)
-    with closing(Augmenter(problem, 3)) as augmenter:
+    order = epoch_order(len(datamodule.images), 3, 2)
+    with closing(Augmenter(datamodule, 3)) as augmenter:
         found = next(augmenter.epoch(augment, order, 2, [slice(10, 20)]))
         draws = draw(augment, order, torch_generator(3, AUGMENT, 2), augmenter.parity, 2)[10:20]
-    pixels = crop_and_flip(pad_images(problem.images, augment, problem.fill), order[10:20], draws)
-    assert torch.equal(found, normalize(pixels, problem.mean, problem.std))
+    pixels = crop_and_flip(pad_images(datamodule.images, augment, datamodule.fill), order[10:20], draws)
+    assert torch.equal(found, normalize(pixels, datamodule.mean, datamodule.std))
 
 
 @pytest.fixture(scope="module")
-def in_process(problem: DataModule) -> dict[str, torch.Tensor]:
+def in_process(datamodule: DataModule) -> dict[str, torch.Tensor]:
     parts = [slice(start, start + 4) for start in range(0, 40, 4)]
-    return {name: pixels_of(problem, section(ENGINES[name]), parts=parts) for name in ("albumentations", "torchvision")}
+    return {name: pixels_of(datamodule, section(ENGINES[name]), parts=parts) for name in ("albumentations", "torchvision")}
 
 
 @pytest.mark.parametrize(("engine", "workers"), [("albumentations", 1), ("albumentations", 2), ("torchvision", 2)])
 def test_workers_give_the_same_pixels_in_the_same_order(
-    problem: DataModule, in_process: dict[str, torch.Tensor], engine: str, workers: int
+    datamodule: DataModule, in_process: dict[str, torch.Tensor], engine: str, workers: int
 ) -> None:
     parts = [slice(start, start + 4) for start in range(0, 40, 4)]
-    found = pixels_of(problem, section(ENGINES[engine]), parts=parts, workers=workers)
+    found = pixels_of(datamodule, section(ENGINES[engine]), parts=parts, workers=workers)
     assert torch.equal(found, in_process[engine])
-    resumed = pixels_of(problem, section(ENGINES[engine]), parts=parts[7:], workers=workers)
+    resumed = pixels_of(datamodule, section(ENGINES[engine]), parts=parts[7:], workers=workers)
     assert torch.equal(resumed, in_process[engine][28:])
 
 

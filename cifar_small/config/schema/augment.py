@@ -11,13 +11,15 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 from cifar_small.config.own_code import OWN
 from cifar_small.config.schema.base import Probability, Range, Section, Sigma, Zoom
 
+Border = Literal["zero", "reflect"]
+
 
 class BasicAugment(Section):
     """What the tensor and the torchvision engine share: the crop and flips before, the covered squares after."""
 
     crop: Annotated[int, Field(ge=0, le=16)] = 4
     """Pixels of padding before a random 32x32 crop; 0: no crop."""
-    pad: Literal["zero", "reflect"] = "zero"
+    pad: Border = "zero"
     """What the padding of the crop holds: zero (black) or the image mirrored at its edge."""
     flip: Literal["none", "random", "alternating"] = "random"
     """Mirror left to right: never, with probability 1/2, or alternating: every image in every other epoch."""
@@ -85,7 +87,7 @@ class Augment(BasicAugment):
     """Smallest and largest factor by which the content is resized; above 1 it grows."""
     shear: Annotated[float, Field(ge=0, le=80)] = 0.0
     """Largest shear in degrees to either side, along each axis."""
-    border: Literal["zero", "reflect"] = "zero"
+    border: Border = "zero"
     """What fills pixels beyond the edge of a moved image: zero (the mean color) or the image mirrored."""
     policy: Literal["trivialaugment", "randaugment"] | None = None
     """A published policy with random operations: trivialaugment or randaugment."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
@@ -52,7 +52,8 @@ _VIEWS_SCHEMA = {"anyOf": [{"enum": list(VIEW_SETS)}, {"type": "string"}, {"type
 Views = Annotated[str, BeforeValidator(views_name), WithJsonSchema(_VIEWS_SCHEMA)]
 
 
-_LABELS: Mapping[str, str] = {"ID,Labels": "numbers", "id,label": "names"}
+LabelKind = Literal["numbers", "names"]
+_LABELS: Mapping[str, LabelKind] = {"ID,Labels": "numbers", "id,label": "names"}
 
 
 class Rules(Section):
@@ -68,7 +69,7 @@ class Rules(Section):
     """Images in the unlabelled file; null: any number."""
     submission: Annotated[str, Field(pattern=r"^[A-Za-z][\w .-]*,[A-Za-z][\w .-]*$")] = "ID,Labels"
     """Header of the CSV: two columns, of ids and of labels."""
-    labels: Literal["numbers", "names"] | None = None
+    labels: LabelKind | None = None
     """Does the CSV number the classes or name them? null: numbers under ID,Labels, names under id,label."""
     ids: Annotated[str, Field(pattern=r"^[A-Za-z_]*0+(\.[A-Za-z]{1,5})?$")] = "0"
     """How the CSV writes id 0, such as 00000.png."""
@@ -84,7 +85,13 @@ class Rules(Section):
     @property
     def in_names(self) -> bool:
         """Does a submission name the classes, instead of numbering them?"""
-        return (self.labels or _LABELS[self.submission]) == "names"
+        match self.labels or _LABELS[self.submission]:
+            case "names":
+                return True
+            case "numbers":
+                return False
+            case unknown:
+                assert_never(unknown)
 
     def id_text(self, number: int) -> str:
         """An id as a submission writes it."""

@@ -13,6 +13,7 @@ from cifar_small.config.schema.base import Branch, Depth, Depths, PositiveInt, S
 from cifar_small.errors import plural
 
 LIBRARY = r"^(torchvision|timm)/[A-Za-z0-9_.]+$"
+Shortcut = Literal["conv", "pad"]
 
 
 class ResNetModel(Section):
@@ -28,7 +29,7 @@ class ResNetModel(Section):
     """Stride of each stage's first block; null: 1, then 2."""
     stem_width: Width | None = None
     """Channels of the first convolution; null: as the first stage."""
-    shortcut: Literal["conv", "pad"] = "conv"
+    shortcut: Shortcut = "conv"
     """Where a block changes the shape: conv, a 1x1 projection (option B), or pad, zeros (option A)."""
     preact: bool = False
     """BatchNorm and activation before each convolution (He et al. 2016, v2)?"""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, assert_never
 
 from pydantic import Field, model_validator
 
@@ -56,6 +56,7 @@ class Engine(Section):
     OMIT_DEFAULT = frozenset({"track", "workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
 
+Selection = Literal["best", "last"]
 WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 
 
@@ -88,7 +89,7 @@ class Config(Recipe):
     """Average fast at first, so that a short run does not keep its first weights? Needs ema_decay."""
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     """What the run consists of: each phase has epochs, and settings that differ from the phase before."""
-    selection: Literal["best", "last"] = "best"
+    selection: Selection = "best"
     """Which epoch's weights count: the best on val, or the last."""
     patience: PositiveInt | None = None
     """Stop after this many epochs of the last phase without a better accuracy on val; null: never."""
@@ -126,7 +127,13 @@ class Config(Recipe):
 
     def augmented_at(self, resolution: int) -> int:
         """Pixels a side that training images are augmented at, in a phase that trains at `resolution`."""
-        return resolution if self.input.augment == "after" else 32
+        match self.input.augment:
+            case "after":
+                return resolution
+            case "before":
+                return 32
+            case unknown:
+                assert_never(unknown)
 
     @model_validator(mode="after")
     def _slices_are_equal(self) -> Config:

@@ -106,11 +106,11 @@ def _compare_meta(submission: Submission, result: CheckResult) -> str:
 def _compare_run(submission: Submission, result: CheckResult) -> str:
     if submission.recorded_meta.members:
         return ""  # the record of an ensemble holds its members' hashes alone
-    one = submission.members[0]
-    if one.recorded is None:
+    member = submission.members[0]
+    if member.recorded is None:
         raise Unavailable("the record holds no result of the run: its predictions lay outside the run directory")
-    own, sessions = one.run.sessions(), one.recorded.sessions
-    result.same("summary.json", one.summary.plain(), one.recorded.summary.plain())
+    own, sessions = member.run.sessions(), member.recorded.sessions
+    result.same("summary.json", member.summary.plain(), member.recorded.summary.plain())
     for number, (session, recorded) in enumerate(zip(own, sessions, strict=False), start=1):
         result.same(f"session {number} of env.json", session.plain(), recorded.plain())
     result.require(len(own) >= len(sessions), f"{len(sessions)} sessions or more", f"{len(own)}")
@@ -135,14 +135,14 @@ def ensemble(submission: Submission, result: CheckResult) -> str:
 def _made_again(meta: NetFacts, nets: Iterator[Predictions], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
     """The logits (N, K) that the next of these nets give in the way recorded, through ensembles of ensembles."""
     if not meta.members:
-        one = next(nets)
-        place = places_of(ids, one)
-        return None if place is None else one.logits[place]
+        made = next(nets)
+        place = places_of(ids, made)
+        return None if place is None else made.logits[place]
     logits = [_made_again(member, nets, ids) for member in meta.members]
     weights = np.array([1 / len(logits) if member.weight is None else member.weight for member in meta.members])
     if meta.method not in TITLES:
         raise Unavailable(f"it was made as {meta.name}, which this audit does not make again")
-    known = [one for one in logits if one is not None]
+    known = [part for part in logits if part is not None]
     return blend(cast(Method, meta.method), np.stack(known), weights) if len(known) == len(logits) else None
 
 
@@ -154,13 +154,13 @@ def _compare_fit(submission: Submission, result: CheckResult) -> str:
     runs = [*(member.folder for member in submission.members), *submission.left_out]
     files = [path for run in runs if run is not None for path in sorted(run.predictions.glob("*.npz"))]
     by_hash = {sha256_file(path): path for path in files}
-    val = [load_predictions(by_hash[one]) for one in fitted.predictions if one in by_hash]
+    val = [load_predictions(by_hash[digest]) for digest in fitted.predictions if digest in by_hash]
     if len(val) < len(fitted.predictions):
         result.gap("not all predictions of val that its weights were fitted on are at hand: give the runs it left out, too")
         return ""
     val = on_shared_images(val)
-    places = [places_of(val[0].ids, one) for one in val]
-    logits = np.stack([one.logits[place] for one, place in zip(val, places, strict=True)])
+    places = [places_of(val[0].ids, each) for each in val]
+    logits = np.stack([each.logits[place] for each, place in zip(val, places, strict=True)])
     labels = val[0].labels
     assert labels is not None
     found = fit_weights(logits, labels) if meta.method == "weighted" else select_greedily(logits, labels)
@@ -172,7 +172,7 @@ def _compare_fit(submission: Submission, result: CheckResult) -> str:
 
 
 def _rounded(weights: Sequence[float]) -> list[float]:
-    return [round(one, 4) for one in weights]
+    return [round(weight, 4) for weight in weights]
 
 
 @link("weights", "the checkpoint holds the weights that made the predictions")
@@ -201,7 +201,7 @@ def onnx_file(member: Member, result: CheckResult) -> str:
     val = member.splits[1]
     images = val.take(np.arange(min(ONNX_IMAGES, len(val))))
     logits = [predict_images(net, images, "none", precision="fp32").logits for net in nets]
-    own, other = (one - one.mean(axis=1, keepdims=True) for one in logits)
+    own, other = (values - values.mean(axis=1, keepdims=True) for values in logits)
     apart, most = float(np.linalg.norm(own - other) / np.linalg.norm(own)), ONNX_APART[recorded.precision]
     said = f"logits of {len(images):,} images of val apart by {apart:.1%} of their size"
     result.require(apart <= most, f"logits apart by at most {most:.0%}, as rounding to {recorded.precision} explains", said)

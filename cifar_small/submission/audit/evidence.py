@@ -302,8 +302,8 @@ def gather(
             raise UserError(f"got {len(folders)} run directories; {csv.name} was made by one net: give one")
         run = folders[0] if folders else None
         made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
-        one = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources, ancestral)
-        return Submission(csv, content, record, rules, csv_rules, made, [one], sources, sample=sample)
+        alone = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources, ancestral)
+        return Submission(csv, content, record, rules, csv_rules, made, [alone], sources, sample=sample)
     members, nets = [], list(meta.nets())
     assigned, left_out = _assign(nets, meta.left_out, folders)
     shared = meta.picked("rules", "images_sha256")
@@ -350,7 +350,7 @@ def _assign(
 
     Raises UserError for one that is nobody's.
     """
-    wanted = [*members, *(net for one in left_out for net in one.nets())]
+    wanted = [*members, *(net for former in left_out for net in former.nets())]
     left = list(runs)
     found: list[Run | None] = [None] * len(wanted)
 

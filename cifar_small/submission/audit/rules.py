@@ -60,8 +60,8 @@ def selection(member: Member, result: CheckResult) -> str:
     own = None if member.folder is None else member.folder.metrics_file
     paths = [path for path in (own, member.copied("metrics.csv")) if path is not None and path.exists()]
     if member.folder is not None and "soup" in member.checkpoint:
-        taken = [one for one in said.soup if one.taken]
-        result.same("epoch of the last member", max(one.epoch for one in taken), said.selected_epoch)
+        taken = [net for net in said.soup if net.taken]
+        result.same("epoch of the last member", max(net.epoch for net in taken), said.selected_epoch)
         how = "all of them" if len(taken) == len(said.soup) else "chosen on val"
         return f"an average of {len(taken)} of {len(said.soup)} nets, {how}"
     if not paths:
@@ -167,17 +167,17 @@ def test_readings(member: Member, result: CheckResult) -> str:
     own = member.run.test_readings()
     if recorded is not None:
         result.require(own[: len(recorded)] == recorded, f"the record's: {_told(recorded)}", _told(own))
-        hidden = [one for one in own[len(recorded) :] if _time(one.time) < _time(member.written)]
+        hidden = [reading for reading in own[len(recorded) :] if _time(reading.time) < _time(member.written)]
         result.require(
             not hidden, "the record to hold all readings before it was written", f"{len(hidden)} more: {_told(hidden)}"
         )
     _compare_chain(member, result)
-    known = {one.predictions_sha256 for one in own}
+    known = {reading.predictions_sha256 for reading in own}
     for path, predictions in find_predictions(member.run.predictions):
         of_test = predictions.meta.split == "test"
         result.require(not of_test or predictions.meta.sha256 in known, f"a reading that made {path.name}", "none")
     ended = max((_time(session.started) for session in member.run.sessions()), default=None)
-    early = [one for one in own if ended is not None and _time(one.time) < ended]
+    early = [reading for reading in own if ended is not None and _time(reading.time) < ended]
     result.require(not early, f"no reading before the last session of training, {ended}", _told(early))
     _judge_labels_at_hand(member, result)
     return _told(own)
@@ -215,7 +215,7 @@ def _told(readings: Sequence[TestReading]) -> str:
     """How often, when and with what result."""
     if not readings:
         return "never read"
-    each = [f"{one.time}, views {one.views}, {one.accuracy:.2%} of {one.images:,}" for one in readings]
+    each = [f"{reading.time}, views {reading.views}, {reading.accuracy:.2%} of {reading.images:,}" for reading in readings]
     return f"read {'once' if len(each) == 1 else f'{len(each)} times'}: {'; '.join(each)}"
 
 
