@@ -69,10 +69,10 @@ def _run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _load(folder: Path, data_root: str | None, device: str | None) -> tuple[Net, Images]:
     """A run's net and its images of val."""
-    from cifar_small.inference.predict import load_net, load_own_splits, with_overrides
+    from cifar_small.inference.predict import load_net, load_own_splits, relocate_net
     from cifar_small.runs.directory import Run
 
-    net = with_overrides(load_net(Run(folder)), device, data_root)
+    net = relocate_net(load_net(Run(folder)), device, data_root)
     return net, load_own_splits(net)[1]
 
 

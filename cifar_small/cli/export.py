@@ -190,7 +190,7 @@ def _export(options: argparse.Namespace) -> int:
     megabytes = sum((options.output / name).stat().st_size for name in FILES) / 1e6
     print(f"{net.parameters:,} parameters, {net.facts.checkpoint}.pt of epoch {net.facts.epoch}: {', '.join(FILES)}, "
           f"{megabytes:.1f} MB -> {options.output}")  # fmt: skip
-    print(f"read {options.output / CARD} before publishing it: it names commands and hardware, and states no licence")
+    print(f"read {options.output / CARD} before publishing it: it names commands and hardware, and states no license")
     return 0
 
 

@@ -77,13 +77,13 @@ def _shift(options: argparse.Namespace) -> int:
 
 
 def _net(run: Run, options: argparse.Namespace) -> Net:
-    from cifar_small.inference.predict import load_net, with_overrides
+    from cifar_small.inference.predict import load_net, relocate_net
 
     if options.precision == "int8":
         from cifar_small.export.onnx_session import load_onnx
 
-        return with_overrides(load_onnx(run, run.folder / "int8.onnx"), None, options.data_root)
-    return with_overrides(load_net(run), options.device, options.data_root)
+        return relocate_net(load_onnx(run, run.folder / "int8.onnx"), None, options.data_root)
+    return relocate_net(load_net(run), options.device, options.data_root)
 
 
 def _sets(runs: list[tuple[Any, Net]], options: argparse.Namespace) -> list[ShiftSet]:

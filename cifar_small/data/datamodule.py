@@ -76,7 +76,7 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
     mean, std = channel_moments(images)
     if min(std) < 1e-6:
         raise DataError(
-            f"{images.source}: a colour channel is constant (means {np.round(mean, 3).tolist()}); expected photographs"
+            f"{images.source}: a color channel is constant (means {np.round(mean, 3).tolist()}); expected photographs"
         )
     return mean, std
 

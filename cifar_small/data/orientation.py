@@ -142,7 +142,7 @@ def misread_memory(images: Pixels) -> str | None:
 def require_in_order(images: Pixels, where: str) -> None:
     """Raise DataError for images whose memory was read in the wrong order; `where` names them."""
     if what := memory_order(images).misread:
-        raise DataError(f"{where}: the pixels look like {what}; save the images as uint8 (N, 32, 32, 3), colours side by side")
+        raise DataError(f"{where}: the pixels look like {what}; save the images as uint8 (N, 32, 32, 3), colors side by side")
 
 
 def turned(images: Pixels, trained: PixelStatistics) -> str | None:

@@ -29,7 +29,7 @@ from cifar_small.export.onnx_session import as_onnx_net, open_session, read_onnx
 from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
 from cifar_small.files import write_atomic, write_json
 from cifar_small.inference.forward import compute_logits
-from cifar_small.inference.predict import Net, load_net, load_own_splits, with_overrides
+from cifar_small.inference.predict import Net, load_net, load_own_splits, relocate_net
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.metrics.spread import BUSY, Spread, ratios, spread
 from cifar_small.reporting.tables import Table, aligned
@@ -223,7 +223,7 @@ def bench_runs(
     files: int8 files of the runs. Raises CheckpointError for one of no run's weights.
     """
     require_extra()
-    nets = [with_overrides(load_net(run), None, data_root) for run in runs]
+    nets = [relocate_net(load_net(run), None, data_root) for run in runs]
     contents = _match(nets, files)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     load = os.getloadavg()

@@ -100,7 +100,7 @@ def model_card(net: Net, run: Run) -> str:
         f"## Use\n\n{USE.format(views=config.views, torch=torch.__version__)}".rstrip(),
         _training(net, run),
         "## Limits\n\nMeasured on the splits named above and on nothing else: not on other data or corrupted images; neither "
-        "calibration nor fairness. No licence is stated; whoever publishes these weights has to.",
+        "calibration nor fairness. No license is stated; whoever publishes these weights has to.",
     ]
     home = str(Path.home()).rstrip("/")  # "/" itself, as of users without a home, would be every slash
     text = "\n\n".join(sections)

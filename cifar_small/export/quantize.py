@@ -30,7 +30,7 @@ from cifar_small.export.onnx_export import checked_onnx, properties_of
 from cifar_small.export.onnx_session import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.inference.forward import compute_logits
-from cifar_small.inference.predict import Net, load_net, load_own_splits, with_overrides
+from cifar_small.inference.predict import Net, load_net, load_own_splits, relocate_net
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
@@ -166,7 +166,7 @@ def quantize(
     """Write the int8 ONNX file of a run's net, and say what it costs on the run's val images; count: of calibration images."""
     require_extra()
     refuse_existing(output, overwrite)
-    net = with_overrides(load_net(run), None, data_root)
+    net = relocate_net(load_net(run), None, data_root)
     train, val = load_own_splits(net)
     images = calibration_images(net, train, count)
     probe_writable(output)
@@ -182,7 +182,7 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
 
     `facts` say how much of the net it touches; sizes are those of the weights.
     """
-    net = with_overrides(load_net(run), None, data_root)
+    net = relocate_net(load_net(run), None, data_root)
     _, val = load_own_splits(net)
     integer = dynamic_int8(net.model)
     linear = [module for module in net.model.modules() if isinstance(module, nn.Linear)]

@@ -42,7 +42,7 @@ def compute_logits(
     weighted = VIEWS[name] if isinstance(views, str) else views
     forward = partial(_forward, model, preprocess=preprocess, precision=precision, batch_size=batch_size)
     total = len(images) + (0 if share == 1 else _count(len(images), share))
-    with tqdm(total=total, unit="img", disable=None if progress else True, desc=f"views: {_name(views)}") as bar:
+    with tqdm(total=total, unit="img", disable=None if progress else True, desc=f"views: {views_label(views)}") as bar:
         if share == 1:
             logits = forward(images, weighted, bar=bar)
         else:
@@ -87,5 +87,6 @@ def _forward(
     return torch.cat(logits)
 
 
-def _name(views: str | Weighted) -> str:
+def views_label(views: str | Weighted) -> str:
+    """A set of views in words: its name, or the views of one that has none."""
     return views if isinstance(views, str) else ", ".join(str(view) for view, _ in views)

@@ -33,7 +33,7 @@ from cifar_small.environment import (
 )
 from cifar_small.errors import CheckpointError, DataError, UserError, plural
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
-from cifar_small.inference.forward import _name, compute_logits
+from cifar_small.inference.forward import compute_logits, views_label
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint
@@ -153,7 +153,7 @@ def predict_images(
         "format": FORMAT,
         "name": net.config.name,
         "seed": net.config.seed,
-        "views": _name(views),
+        "views": views_label(views),
         "rules": net.config.rules.model_dump(),
         "config": config_dict(net.config),
         "packages": package_versions(),
@@ -177,7 +177,7 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
         raise UserError(
             "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
         )
-    data = elsewhere(parse_config(config, "the predictions' config"), None, data_root).data
+    data = relocate_config(parse_config(config, "the predictions' config"), None, data_root).data
     images = load_splits(data)[1] if split == "val" else load_test(data)
     if images.sha256 != meta.images_sha256:
         raise DataError(
@@ -223,7 +223,7 @@ def predict(
     if split != "submit" and (allow_rows is not None or layout != "auto"):
         raise UserError(f"allow_rows and layout say how an unlabelled file is read; they have no effect on the split {split}")
     own = net or load_net(run, checkpoint)
-    net = with_overrides(own, device, data_root)
+    net = relocate_net(own, device, data_root)
     if net.facts.checkpoint != checkpoint:
         raise UserError(
             f"the given net is {net.facts.checkpoint}.pt in another form, not {checkpoint}.pt; name its own checkpoint"
@@ -283,12 +283,12 @@ def _notes_of_unfinished(run: Run, net: Net) -> list[str]:
     ]
 
 
-def with_overrides(net: Net, device: str | None, data_root: str | None) -> Net:
+def relocate_net(net: Net, device: str | None, data_root: str | None) -> Net:
     """The same net on another device or with its data in another place; None: as it is."""
-    return replace(net, config=elsewhere(net.config, device, data_root)) if device or data_root else net
+    return replace(net, config=relocate_config(net.config, device, data_root)) if device or data_root else net
 
 
-def elsewhere(config: Config, device: str | None, data_root: str | None) -> Config:
+def relocate_config(config: Config, device: str | None, data_root: str | None) -> Config:
     """The same configuration on another device or with its data in another place. Raises ConfigError for no device's name."""
     plain = config_dict(config)
     plain["engine"]["device"] = device or plain["engine"]["device"]

@@ -23,7 +23,7 @@ from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_json
 from cifar_small.inference.ensemble import Verdict
 from cifar_small.inference.forward import compute_logits
-from cifar_small.inference.predict import Net, elsewhere, load_net, predict_images
+from cifar_small.inference.predict import Net, load_net, predict_images, relocate_config
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models import refresh_statistics, set_frozen
 from cifar_small.randomness import ORDER, torch_generator
@@ -60,7 +60,7 @@ def make_soup(
         raise UserError(f"{output.folder} is not empty; choose a new or an empty folder for the soup")
     nets = [load_net(run, name) for run, name in zip(runs, checkpoints or ["best"] * len(runs), strict=True)]
     _check(runs, nets)
-    config = elsewhere(nets[0].config, device, data_root)
+    config = relocate_config(nets[0].config, device, data_root)
     config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
     averager = WeightAverager(replace(nets[0], config=config), _never_trained(nets))
     order = sorted(range(len(nets)), key=lambda index: -nets[index].facts.val_accuracy)
@@ -214,7 +214,7 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
             raise CheckpointError(f"{where} and {place} are of different nets ({differing}); only one shape can be averaged")
         for what, own, other in (
             ("classes", net.classes, first.classes),
-            ("normalisation", (net.mean, net.std), (first.mean, first.std)),
+            ("normalization", (net.mean, net.std), (first.mean, first.std)),
             ("input size", net.preprocess, first.preprocess),
             ("rules", net.config.rules, first.config.rules),
             ("data", net.facts.data, first.facts.data),

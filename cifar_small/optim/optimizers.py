@@ -204,7 +204,7 @@ def adjust_scale(scaling: Tensor, loss: Tensor, bad: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def climb(optimizer: torch.optim.Optimizer, settings: SAM) -> list[tuple[Tensor, Tensor]]:
+def move_uphill(optimizer: torch.optim.Optimizer, settings: SAM) -> list[tuple[Tensor, Tensor]]:
     """Move the weights to where SAM takes its gradient, in place; returns each parameter with its former value.
 
     Plain: w + rho g / |g|. Adaptive: w + rho w^2 g / |w g|, the same in coordinates scaled by each weight.
@@ -219,8 +219,8 @@ def climb(optimizer: torch.optim.Optimizer, settings: SAM) -> list[tuple[Tensor,
 
 
 @torch.no_grad()
-def descend(former: list[tuple[Tensor, Tensor]]) -> None:
-    """Give the weights the values they had before `climb`; the gradients stay."""
+def move_back(former: list[tuple[Tensor, Tensor]]) -> None:
+    """Give the weights the values they had before `move_uphill`; the gradients stay."""
     for parameter, value in former:
         parameter.copy_(value)
 

@@ -13,6 +13,7 @@ from cifar_small.errors import DataError, UserError
 from cifar_small.figures.run import draw_accuracy_over_time
 from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
+from cifar_small.reporting.tables import Table, markdown_grid
 from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
 
@@ -68,27 +69,27 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
         if missing := sorted(set(recipes) - {group[0].summary.name for group in ordered}):
             raise DataError(f"no record under {folder} is of {missing[0]!r}; run: cifar-small results")
         return _short_table(header, [group for group in ordered if group[0].summary.name in recipes])
-    lines = ["| " + " | ".join(header) + " |", "|" + "---|" * len(header)]
-    lines += ["| " + " | ".join(_row(group)) + " |" for group in ordered]
+    table = Table("", tuple(header), tuple(tuple(_row(group)) for group in ordered))
     commands = [_commands(group) for group in ordered] + without_run
     note = (
         "Rows are in the order of val. val: mean over seeds (n images in brackets); *best*: it chose the epoch, so it is "
         "slightly optimistic; the others are of the last epoch. "
         "test: read by an explicit command, each reading counted; of one seed with Wilson's 95 % interval, else mean and sd. "
         "minutes: training, evaluation and pictures, start-up without Python's imports. "
-        "Commands are those of the first seed as it was run; choose another output folder for yours."
+        "Commands are those of the first seed as it was run; choose another output folder for yours. Configs have moved since: "
+        "those of configs/prior are in configs/published, under the name of the recipe, and each record holds its config.yaml."
     )
-    return "\n".join([*lines, "", note, "", *commands])
+    return "\n".join([markdown_grid(table), "", note, "", *commands])
 
 
 def _short_table(header: Sequence[str], groups: Sequence[Sequence[_Recorded]]) -> str:
     """Some recipes in the columns that matter most, each with a link to its first record."""
     kept = [header.index(name) for name in ("data", "parameters", "epochs", "seeds", "test %", "minutes")]
-    lines = ["| recipe | " + " | ".join(header[index] for index in kept) + " |", "|" + "---|" * (len(kept) + 1)]
+    rows = []
     for group in groups:
         row = _row(group)
-        lines.append(f"| [{row[0]}]({group[0].place}) | " + " | ".join(row[index] for index in kept) + " |")
-    return "\n".join(lines)
+        rows.append((f"[{row[0]}]({group[0].place})", *(row[index] for index in kept)))
+    return markdown_grid(Table("", ("recipe", *(header[index] for index in kept)), tuple(rows)))
 
 
 def _commands(group: Sequence[_Recorded]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from markupsafe import Markup, escape
 
@@ -65,13 +65,23 @@ def to_markdown(tables: Sequence[Table]) -> str:
 
 
 def _markdown(table: Table) -> str:
+    notes = ["", *(f"- {_markdown_escaped(note)}" for note in table.notes)] if table.notes else []
+    escaped = replace(
+        table,
+        header=tuple(map(_markdown_escaped, table.header)),
+        rows=tuple(tuple(map(_markdown_escaped, row)) for row in table.rows),
+    )
+    return "\n".join([f"**{_markdown_escaped(table.title)}**", "", markdown_grid(escaped), *notes])
+
+
+def markdown_grid(table: Table) -> str:
+    """The pipe table alone, without title and notes, of cells that are Markdown already, such as links."""
+
     def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(_markdown_escaped(cell) for cell in cells) + " |"
+        return "| " + " | ".join(cells) + " |"
 
     rule = "|" + "|".join("---:" if right else "---" for right in table.numeric) + "|"
-    notes = ["", *(f"- {_markdown_escaped(note)}" for note in table.notes)] if table.notes else []
-    title = f"**{_markdown_escaped(table.title)}**"
-    return "\n".join([title, "", line(table.header), rule, *(line(row) for row in table.rows), *notes])
+    return "\n".join([line(table.header), rule, *map(line, table.rows)])
 
 
 def _markdown_escaped(text: str) -> str:

@@ -5,6 +5,8 @@ env.json      machine, versions, commit            previous.pt  the one before, 
 metrics.csv   a row per epoch                      best.pt      the selected weights
 summary.json  parameters, accuracy, time           predictions/ one file per split
 curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
+epoch-0010.pt, ...  weights kept of some epochs       final.pt     those of the run's end, where they are kept too
+.lock         held by the process that trains
 fp32.onnx, int8.onnx  the selected weights for use elsewhere, where `cifar-small onnx` and `quantize` were asked for them
 """
 
@@ -87,7 +89,8 @@ class Run:
         kept = [self.kept_file(epoch) for epoch in self.kept_epochs()]
         there = {path.stem: path for path in (self.best, self.final, *kept) if path.exists()}
         if name != "best" and name not in there:
-            raise CheckpointError(f"{self.folder} has no checkpoint {name}; expected one of {', '.join(there) or 'best'}")
+            expected = f"expected {'one of ' if len(there) > 1 else ''}{', '.join(there)}" if there else "nor any other yet"
+            raise CheckpointError(f"{self.folder} has no checkpoint {name}; {expected}")
         return there.get(name, self.best)
 
     def finished(self) -> Summary | None:

@@ -147,7 +147,7 @@ class StandInTrainer(Trainer):
             for phase in self.resolved.phases:
                 steps = phase.steps_in(phase.start, self.steps)
                 self.state.epoch, self.state.step = phase.start, max(0, steps - count)
-                self.enter(phase)
+                self.enter_phase(phase)
                 self.train_epoch(phase, _NoBar())
             self.state.optimizer.zero_grad()
             self.watch.strict = True
@@ -157,9 +157,9 @@ class StandInTrainer(Trainer):
             )
             self.watch.strict = False
 
-    def enter(self, phase: Phase) -> None:
+    def enter_phase(self, phase: Phase) -> None:
         """Enter a phase as any trainer does; torch's plain steps, which take the fused ones' place, refuse their flag."""
-        super().enter(phase)
+        super().enter_phase(phase)
         if not isinstance(self.state.optimizer, Muon):
             self.state.optimizer.register_step_pre_hook(lambda optimizer, *_: setattr(optimizer, "found_inf", None))
 

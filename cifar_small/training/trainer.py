@@ -28,9 +28,9 @@ from cifar_small.errors import DivergedError
 from cifar_small.models import LibraryNet, set_dropout, set_frozen, set_training, statistics_kept
 from cifar_small.optim.optimizers import (
     adjust_scale,
-    climb,
     clip_and_check,
-    descend,
+    move_back,
+    move_uphill,
     set_learning_rate,
     unscale,
     update_optimizer,
@@ -71,7 +71,7 @@ class Trainer:
     def __post_init__(self) -> None:
         self.config, self.device = self.resolved.config, self.data.device
         self.batch, self.steps, self.micro_batch = self.config.batch_size, self.batches.steps, self.batches.micro_batch
-        self.enter(self.resolved.phases[0])
+        self.enter_phase(self.resolved.phases[0])
 
     def fit(self, on_epoch: OnEpoch | None = None) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
@@ -80,7 +80,7 @@ class Trainer:
             while state.epoch < epochs and not out_of_patience(state, resolved):
                 phase = resolved.phase_at(state.epoch)
                 if state.epoch == phase.start and state.step == 0:
-                    self._begin(phase)
+                    self._start_phase(phase)
                 bar.set_description(f"epoch {state.epoch + 1}/{epochs}")
                 began, first_step = time.monotonic(), state.step
                 lr = self.train_epoch(phase, bar)
@@ -142,11 +142,11 @@ class Trainer:
         state.optimizer.zero_grad(set_to_none=True)
         total = self.backward(pixels, targets, settings, seed)
         if settings.sam is not None:
-            former = climb(state.optimizer, settings.sam)
+            former = move_uphill(state.optimizer, settings.sam)
             state.optimizer.zero_grad(set_to_none=True)
             with statistics_kept(state.model):
                 self.backward(pixels, targets, settings, seed, count=False)
-            descend(former)
+            move_back(former)
         world.sum(total)  # so that all ranks agree on whether it is finite
         bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
         state.optimizer.step()
@@ -184,7 +184,7 @@ class Trainer:
             unscale(state.model, scale)
         return total
 
-    def enter(self, phase: Phase) -> None:
+    def enter_phase(self, phase: Phase) -> None:
         """Let a phase's parameters train, by its optimizer, with its dropout, on all ranks."""
         state, settings = self.state, phase.settings
         self.cache = None
@@ -197,10 +197,10 @@ class Trainer:
         if graph != self.graph:
             self.graph, self.forward = graph, compiled(state.model if self.ranks is None else self.ranks, self.config.engine)
 
-    def _begin(self, phase: Phase) -> None:
+    def _start_phase(self, phase: Phase) -> None:
         """Enter a phase at its start, with a line about it in a run that freezes anything."""
         if phase.index > 0:
-            self.enter(phase)
+            self.enter_phase(phase)
         if any(each.settings.freeze for each in self.resolved.phases):
             trained = sum(p.numel() for p in self.state.model.parameters() if p.requires_grad)
             frozen = f"; frozen: {', '.join(phase.settings.freeze)}" if phase.settings.freeze else ""
@@ -254,7 +254,7 @@ class Trainer:
         """Continue from the newest whole checkpoint. Raises CheckpointError when there is none or the data has changed."""
         saved = self.checkpoints.load()
         # Between phases the state is that of the phase before; `fit` makes the change, as in a run that was not interrupted.
-        self.enter(self.resolved.phase_at(saved["epoch"] - (saved["step"] == 0)))
+        self.enter_phase(self.resolved.phase_at(saved["epoch"] - (saved["step"] == 0)))
         default = self.state.precision
         self.state.restore(saved)
         self.state.totals *= self.world.first  # as `World.collect` leaves them

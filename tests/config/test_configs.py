@@ -86,7 +86,7 @@ def test_trains_two_steps_in_every_phase(path: Path, tmp_path: Path, monkeypatch
     assert (trainer.steps, len(trainer.data.classes)) == (STEPS, classes_of(config))
     for phase in trainer.resolved.phases:
         ours.phase, trainer.state.epoch = phase, phase.start
-        trainer.enter(phase)
+        trainer.enter_phase(phase)
         before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
         ours.run(Stopwatch(ours.device, STEPS - 1))  # raises DivergedError for what is not finite
         for name, parameter in model.named_parameters():

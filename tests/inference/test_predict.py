@@ -316,7 +316,7 @@ def test_a_file_in_the_wrong_order_of_memory_is_refused(run: Run, tmp_path: Path
     images = load_test(Data(source="digits")).images
     write_unlabelled(tmp_path / "planes.pkl", images.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1), np.arange(len(images)))
     with pytest.raises(
-        DataError, match=r"pixels \(32, 32, 3\) reshaped to \(3, 32, 32\) and transposed, .* colours side by side"
+        DataError, match=r"pixels \(32, 32, 3\) reshaped to \(3, 32, 32\) and transposed, .* colors side by side"
     ):
         predict(run, "submit", file=tmp_path / "planes.pkl")
 

@@ -244,7 +244,7 @@ def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": [0.1, 0.2, 0.3]}, "differ in normalisation"),
+        ({"mean": [0.1, 0.2, 0.3]}, "differ in normalization"),
         ({"classes": [*"ABCDEFGHIJ"]}, "differ in classes"),
         ({"data": {"source": "digits", "sha256": "0"}}, "differ in data"),
         ({}, "hold the same weights; leave one out"),

@@ -22,10 +22,10 @@ from cifar_small.optim.optimizers import (
     GROWTH_STEPS,
     adjust_scale,
     build_optimizer,
-    climb,
     clip_and_check,
-    descend,
     look_ahead,
+    move_back,
+    move_uphill,
     unscale,
 )
 from cifar_small.runs.directory import Run
@@ -146,12 +146,12 @@ def test_sam_takes_its_gradient_uphill_and_steps_from_where_it_was(adaptive: boo
     uphill = backward(other, 0)
     gradient = torch.cat([parameter.grad.flatten() for parameter in other.parameters() if parameter.grad is not None])
 
-    former = climb(optimizer, SAM(rho=0.5, adaptive=adaptive))
+    former = move_uphill(optimizer, SAM(rho=0.5, adaptive=adaptive))
     found = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
     torch.testing.assert_close(found, perturbed)
     assert backward(model, 0) == pytest.approx(uphill.item(), rel=1e-5)
     assert uphill > loss_of(net(), 0)
-    descend(former)
+    move_back(former)
     assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
     optimizer.step()
     found = torch.cat([parameter.detach().flatten() for parameter in model.parameters()])

@@ -557,7 +557,7 @@ def test_an_average_is_thawed_with_its_net(ancestor_run: Path, tmp_path: Path) -
     config = parse_config(tiny_raw(data=SMALL, phases=phases, selection="last"))
     trainer = build_trainer(resolve_config(config), Run(tmp_path / "run"), quiet=True)
     for phase, frozen in zip(trainer.resolved.phases, (True, False), strict=True):
-        trainer.enter(phase)
+        trainer.enter_phase(phase)
         average = trainer.state.average
         assert average is not None
         trained = {name: parameter.requires_grad for name, parameter in average.module.named_parameters()}

@@ -110,7 +110,7 @@ class TrainerLoop:
         self.trainer = build_trainer(resolved, Run(folder), quiet=True)
         self.phase, state = phases[phase], self.trainer.state
         state.epoch = self.phase.start
-        self.trainer.enter(self.phase)
+        self.trainer.enter_phase(self.phase)
         self.device, self.precision = self.trainer.device, self.trainer.state.precision
         self.layout: str = config.engine.layout
         self.start_up_share = 1 / self.trainer.steps

@@ -23,7 +23,7 @@ from cifar_small.data.unlabelled import AskedLayout
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 from cifar_small.export.onnx_session import load_onnx, require_extra
 from cifar_small.files import sha256_bytes, sha256_file
-from cifar_small.inference.predict import Net, load_net, with_overrides
+from cifar_small.inference.predict import Net, load_net, relocate_net
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -141,7 +141,7 @@ class Member:
 
     def net(self, checkpoint: str | None = None) -> Net:
         """The net of that checkpoint, or of another, for the devices of this machine. Raises CheckpointError."""
-        return with_overrides(load_net(self.run, checkpoint or self.recorded_meta.checkpoint), "auto", None)
+        return relocate_net(load_net(self.run, checkpoint or self.recorded_meta.checkpoint), "auto", None)
 
     def onnx_net(self) -> Net:
         """The net as the ONNX file computes it. Raises Unavailable, or CheckpointError for a file of other weights."""
