@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import tiny_raw
 from synthetic import reading_of, session_of, summary_of
 
+from cifar_small.config.hashing import dump_config
+from cifar_small.config.loading import parse_config
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting import results
@@ -191,7 +194,7 @@ def test_figures_of_a_benchmark_beside_the_records_are_no_record(tmp_path: Path)
 def test_write_record_copies_what_a_reader_needs(tmp_path: Path) -> None:
     run = Run(tmp_path / "run")
     run.folder.mkdir()
-    run.config_file.write_text("name: net\n")
+    run.config_file.write_text(dump_config(parse_config(tiny_raw())))
     with pytest.raises(CheckpointError, match=r"has not finished \(no summary.json\)"):
         write_record(run, tmp_path / "out")
     assert not (tmp_path / "out").exists()
