@@ -146,7 +146,7 @@ def test_phases_change_keys_of_one_engine_and_replace_another() -> None:
         ({"augment": {**TORCHVISION, "num_ops": 2}}, "num_ops has no effect with policy trivialaugment_wide"),
         ({"augment": {**TORCHVISION, "severity": 2}}, "severity has no effect with policy trivialaugment_wide"),
         ({"augment": {**TORCHVISION, "crop": 0, "pad": "reflect"}}, "pad has no effect while crop is 0"),
-        ({"engine": {"workers": 2}}, "engine.workers 2 has no effect while every phase augments by the tensor engine"),
+        ({"engine": {"workers": 2}}, "engine.workers 2 has no effect while no phase augments image by image"),
         ({"ricap_beta": 150}, "ricap_beta: "),
     ],
 )
