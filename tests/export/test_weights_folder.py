@@ -186,7 +186,7 @@ def test_figures_stand_with_n_interval_and_views(folder: Path, run: Run) -> None
     assert "trained from scratch on scikit-learn's handwritten digits" in card
     assert "cifar-small train --config tiny.yaml" in card
     assert "256 images of the training part" in card
-    assert "1 threads, fp32" in card
+    assert "1 thread, fp32" in card
     assert f"{summary.seconds:,.0f} s for 2 epochs" in card
     assert f"torch {torch.__version__}" in card
 
