@@ -65,6 +65,8 @@ class Shown:
     def __str__(self) -> str:
         return to_text(self.tables)
 
+    __repr__ = __str__
+
     def _repr_html_(self) -> str:
         return to_html(self.tables)
 
@@ -83,7 +85,7 @@ class Plot:
         return render(self.figure, "png")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ParameterCount(Shown):
     """What a net costs, against the budget of its rules."""
 
@@ -107,7 +109,7 @@ class ParameterCount(Shown):
         return [Table("", header, (row,))]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Compared(Shown):
     """The tables of a comparison; `comparison` has the numbers."""
 
@@ -140,6 +142,11 @@ class TrainedRun:
     def parameters(self) -> int:
         """Trainable parameters, which the budget limits."""
         return self.summary.parameters
+
+    @property
+    def lineage(self) -> list[str]:
+        """The weights it started from or learned from, in words; empty: from scratch."""
+        return self.summary.lineage
 
     @cached_property
     def metrics(self) -> pd.DataFrame:

@@ -36,6 +36,13 @@ PACKAGES = (
 )
 
 
+def no_bar(wanted: bool = True) -> bool | None:
+    """What tqdm's `disable` is to be: a bar in a terminal (None: tqdm looks) and in a notebook, none in a log."""
+    if not wanted:
+        return True
+    return False if "ipykernel" in sys.modules else None  # a notebook is no terminal
+
+
 def resolve_device(name: str) -> torch.device:
     """The device a config asks for; `auto` takes a GPU if there is one. Never falls back silently."""
     if name == "auto":

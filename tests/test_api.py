@@ -58,7 +58,7 @@ def test_a_net_is_counted_and_shown_against_its_budget(tiny: Callable[..., Confi
     over = cs.param_count({**tiny_raw(), "rules": {"max_params": 500}})
     assert over.headroom == 500 - count.trainable
     assert "OVER" in str(over)
-    assert "OVER" not in str(count)
+    assert "OVER" not in repr(count)
     assert f'<td class="number">{count.trainable:,}</td>' in count._repr_html_()
 
 
@@ -96,6 +96,8 @@ def test_predictions_know_their_accuracy_and_confusion(runs: list[cs.TrainedRun]
     assert frame.confidence[0] == pytest.approx(exact.max() / exact.sum(), rel=1e-5)
     assert f"{val.accuracy:.2%} right" in str(val)
     assert val._repr_html_().count("<tr") == 12
+    assert repr(val) == str(val)  # and not its arrays
+    assert runs[0].lineage == []
 
 
 def test_the_test_split_is_read_once_however_often_it_is_asked_for(runs: list[cs.TrainedRun]) -> None:

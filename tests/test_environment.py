@@ -8,6 +8,7 @@ import platform
 import socket
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import cv2
@@ -132,3 +133,12 @@ def test_only_a_package_that_git_tracks_has_a_commit(tmp_path: Path) -> None:
     assert commit(package) == {"commit": git("rev-parse", "HEAD").strip(), "dirty": False}
     (package / "__init__.py").write_text("version = 3\n")
     assert commit(package)["dirty"] is True
+
+
+def test_bars_are_shown_in_terminals_and_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ipykernel", raising=False)
+    assert environment.no_bar() is None
+    assert environment.no_bar(False) is True
+    monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
+    assert environment.no_bar() is False
+    assert environment.no_bar(False) is True

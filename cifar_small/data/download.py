@@ -10,6 +10,7 @@ import urllib.request
 from pathlib import Path
 from typing import IO, Literal
 
+from cifar_small.environment import no_bar
 from cifar_small.errors import DataError
 from cifar_small.files import sync_folder
 
@@ -84,8 +85,8 @@ def _fetch(url: str, part: Path, algorithm: str) -> tuple[int, str]:
     digest, size = hashlib.new(algorithm, usedforsecurity=False), 0
     with opener.open(request, timeout=TIMEOUT) as response, part.open("wb") as file:
         declared = int(response.headers.get("Content-Length") or 0) or None
-        # disable=None: no bar where stderr is not a terminal
-        with tqdm(total=declared, unit="B", unit_scale=True, desc=part.name.split(".")[0], disable=None) as bar:
+        # disable=no_bar(): no bar where stderr is not a terminal
+        with tqdm(total=declared, unit="B", unit_scale=True, desc=part.name.split(".")[0], disable=no_bar()) as bar:
             while piece := response.read(_PIECE):
                 size += len(piece)
                 if size > MAX_BYTES:

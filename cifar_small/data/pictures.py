@@ -16,6 +16,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from cifar_small.data.formats import format_of_file
+from cifar_small.environment import no_bar
 from cifar_small.errors import DataError
 
 SIDE = 32
@@ -60,7 +61,7 @@ def read_pictures(sources: Sequence[Path | bytes], where: str) -> tuple[Pixels, 
     """Pictures as uint8 (N, 32, 32, 3), and how many of them were resized. Raises DataError."""
     pixels, resized = np.empty((len(sources), SIDE, SIDE, 3), np.uint8), 0
     slow = len(sources) > 5000  # some seconds
-    for row, source in enumerate(tqdm(sources, desc=f"reading {where}", unit="picture", disable=None if slow else True)):
+    for row, source in enumerate(tqdm(sources, desc=f"reading {where}", unit="picture", disable=no_bar(slow))):
         pixels[row], other = read_picture(source, f"{where} row {row}" if isinstance(source, bytes) else "")
         resized += other
     return pixels, resized

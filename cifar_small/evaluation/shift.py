@@ -20,6 +20,7 @@ from tqdm.auto import tqdm
 from cifar_small.data import Images, stratified_subset
 from cifar_small.data.evaluation_sets import corrupted_kinds, load_corrupted, load_pair
 from cifar_small.data.readers import read_npy
+from cifar_small.environment import no_bar
 from cifar_small.errors import DataError, UserError
 from cifar_small.files import sha256_bytes, write_atomic
 from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images
@@ -160,7 +161,7 @@ def predict_shifts(
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two run directories are called {twice[0]}; rename one")
     correct: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
-    with tqdm(total=len(runs) * len(sets), unit="set", disable=None) as bar:
+    with tqdm(total=len(runs) * len(sets), unit="set", disable=no_bar()) as bar:
         for one in sets:
             bar.set_description(one.facts.name)
             images: Images | None = None

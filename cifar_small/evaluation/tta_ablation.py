@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.data import Images
 from cifar_small.data.splits import halves
+from cifar_small.environment import no_bar
 from cifar_small.errors import DataError
 from cifar_small.inference.forward import least_certain
 from cifar_small.inference.predict import Net, predict_images
@@ -140,7 +141,7 @@ def view_logits(
     batch = images.take(np.arange(min(len(images), net.config.engine.eval_batch_size)))
     first = predict_images(net, batch, "none")  # so that the first view does not pay for the start
     logits, seconds = [], []
-    for view in tqdm(views, unit="view", disable=None if progress else True):
+    for view in tqdm(views, unit="view", disable=no_bar(progress)):
         start = time.perf_counter()
         logits.append(predict_images(net, images, [(view, 1.0)]).logits)
         seconds.append(time.perf_counter() - start)

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.config.resolved import resolve_config
 from cifar_small.data import Images
+from cifar_small.environment import no_bar
 from cifar_small.errors import CheckpointError, DataError
 from cifar_small.inference.ensemble import mean_logits
 from cifar_small.inference.predict import Net, predict_images
@@ -124,7 +125,7 @@ def monte_carlo(
     set_dropout(net.model, p)
     answers = []
     with torch.random.fork_rng(range(torch.cuda.device_count())):
-        for number in tqdm(range(passes), unit="pass", disable=None if progress else True):
+        for number in tqdm(range(passes), unit="pass", disable=no_bar(progress)):
             torch.manual_seed(stream_seed(seed, DROPOUT, number))
             answers.append(predict_images(net, images, "none", dropout=True))
     logits = np.stack([answer.logits for answer in answers])

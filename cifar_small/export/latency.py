@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.data import Images
 from cifar_small.data.datamodule import to_tensor
-from cifar_small.environment import autocast, describe, integer_sums_saturate
+from cifar_small.environment import autocast, describe, integer_sums_saturate, no_bar
 from cifar_small.errors import CheckpointError, UserError, plural
 from cifar_small.export.onnx_export import checked_onnx
 from cifar_small.export.onnx_session import as_onnx_net, open_session, read_onnx, require_extra, run_session
@@ -162,7 +162,7 @@ def measure(backends: Sequence[Backend], val: Images, threads: Sequence[int], ro
         right.append(logits.argmax(1).numpy() == val.labels)
     timings: dict[str, list[Timing]] = {backend.name: [] for backend in backends}
     with tqdm(
-        total=len(threads) * len(BATCHES) * rounds * len(backends), disable=None, desc=backends[0].net.config.name
+        total=len(threads) * len(BATCHES) * rounds * len(backends), disable=no_bar(), desc=backends[0].net.config.name
     ) as bar:
         for number in threads:
             calls = {backend.name: backend.start(number) for backend in backends}

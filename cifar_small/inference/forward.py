@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from cifar_small.config.schema import split_views
-from cifar_small.environment import autocast
+from cifar_small.environment import autocast, no_bar
 from cifar_small.models import activate_dropout
 from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import IMAGE, VIEWS, Weighted
@@ -42,7 +42,7 @@ def compute_logits(
     weighted = VIEWS[name] if isinstance(views, str) else views
     forward = partial(_forward, model, preprocess=preprocess, precision=precision, batch_size=batch_size)
     total = len(images) + (0 if share == 1 else _count(len(images), share))
-    with tqdm(total=total, unit="img", disable=None if progress else True, desc=f"views: {views_label(views)}") as bar:
+    with tqdm(total=total, unit="img", disable=no_bar(progress), desc=f"views: {views_label(views)}") as bar:
         if share == 1:
             logits = forward(images, weighted, bar=bar)
         else:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Predictions:
     """Logits of N images for K classes.
 
@@ -102,6 +102,8 @@ class Predictions:
             return text
         low, high = self.interval
         return f"{text}, {self.accuracy:.2%} right (95 % interval {low:.2%} to {high:.2%})"
+
+    __repr__ = __str__
 
     def _repr_html_(self) -> str:
         shown = self.frame().head(5) if self.labels is None else self.confusion

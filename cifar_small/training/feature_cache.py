@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 from cifar_small.config.phases import Phase
-from cifar_small.environment import autocast
+from cifar_small.environment import autocast, no_bar
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_atomic
 from cifar_small.models import LibraryNet, in_backbone
@@ -147,7 +147,7 @@ def _collected(
     """The features of images in some order, by their index in the dataset, on the CPU."""
     found = torch.empty(len(order), *shape, dtype=dtype)
     parts = zip(torch.split(order, SLICE), pixels, strict=True)
-    for rows, part in tqdm(parts, desc=f"features of {name}", total=-(-len(order) // SLICE), disable=None):
+    for rows, part in tqdm(parts, desc=f"features of {name}", total=-(-len(order) // SLICE), disable=no_bar()):
         found[rows] = _features(net, part, precision).to("cpu", dtype)
     if not found.isfinite().all():
         raise ConfigError(f"features of {name} are beyond what {dtype} holds; drop cached_views")

@@ -23,7 +23,7 @@ from cifar_small.config.phases import Phase, graph_of
 from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import PhaseSettings
 from cifar_small.data.datamodule import DataModule
-from cifar_small.environment import autocast, compiled
+from cifar_small.environment import autocast, compiled, no_bar
 from cifar_small.errors import DivergedError
 from cifar_small.models import LibraryNet, set_dropout, set_frozen, set_training, statistics_kept
 from cifar_small.optim.optimizers import (
@@ -315,7 +315,7 @@ class Trainer:
             total=self.resolved.steps(self.steps) * self.batch,
             initial=done * self.batch,
             unit="img",
-            disable=True if self.quiet else None,
+            disable=no_bar(not self.quiet),
             dynamic_ncols=True,
         )
 
