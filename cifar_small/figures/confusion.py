@@ -64,12 +64,15 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
 
 
 def _write_counts(axes: Any, counts: npt.NDArray[np.int64], errors: npt.NDArray[np.float64], top: float) -> None:
+    from matplotlib import rcParams
+
+    # In a column of a paper the largest count must still fit its cell: the cells take about half of the width.
+    cell = 72 * 0.45 * axes.figure.get_figwidth() / len(counts)  # points
+    size = min(0.83 * rcParams["font.size"], 0.9 * cell / (0.6 * len(f"{counts.max():,}")))
     for row, column in np.argwhere(counts):
         color = WHITE if errors[row, column] > 0.75 * top else INK
         weight = "bold" if row == column else "normal"
-        axes.text(
-            column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, weight=weight, fontsize="small"
-        )
+        axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, weight=weight, fontsize=size)
 
 
 def _neighbours(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
