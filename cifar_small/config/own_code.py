@@ -95,13 +95,19 @@ def load_own(named: str, sha256: str) -> Any:
             module = importlib.import_module(place)
     except ConfigError:
         raise
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         alone = "; the file must hold all that it uses, but for installed packages" if isinstance(error, ImportError) else ""
-        raise ConfigError(f"{named} does not run: {type(error).__name__}: {error}{alone}") from error
+        raise ConfigError(f"{named} does not run: {_what_was_raised(error)}{alone}") from error
     if not hasattr(module, name):
         known = [key for key, value in vars(module).items() if callable(value) and value.__module__ == module.__name__]
         raise ConfigError(f"{place} has no {name}; it defines {', '.join(known) or 'nothing that can be called'}")
     return getattr(module, name)
+
+
+def _what_was_raised(error: BaseException) -> str:
+    """The error in words; of wrong syntax without the name by which the file is kept."""
+    text = f"{error.msg}, line {error.lineno}" if isinstance(error, SyntaxError) and error.lineno else str(error)
+    return f"{type(error).__name__}: {text}"
 
 
 def _run_file(sha256: str) -> Any:

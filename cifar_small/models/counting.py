@@ -82,12 +82,12 @@ def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint
     trainable = count_parameters(net)
     try:
         macs = _macs(net, side)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         if not isinstance(model, OwnModel):
             raise
         raise ConfigError(
             f"{model.family} has {trainable:,} parameters but cannot be tried on an image of 3x{side}x{side} on torch's meta "
-            f"device, where no value can be looked at): {type(error).__name__}: {error}"
+            f"device, where no value can be looked at: {type(error).__name__}: {error}"
         ) from error
     return Footprint(trainable, total, buffers, fp32_bytes=4 * total, macs=macs)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import OwnModel
@@ -22,10 +23,15 @@ def build_own(model: OwnModel, num_classes: int) -> nn.Module:
         raise ConfigError(f"{model.family} is {own!r}; expected a class derived from torch.nn.Module")
     try:
         net = own(num_classes=num_classes, **deepcopy(model.arguments))
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         given = ", ".join(["num_classes", *model.arguments])
         raise ConfigError(f"{model.family} cannot be built with {given}: {type(error).__name__}: {error}") from error
     assert isinstance(net, nn.Module)
+    parameters = list(net.named_parameters())
+    if lazy := [name for name, parameter in parameters if is_lazy(parameter)]:
+        raise _broken(model, f"leaves the size of {lazy[0]} open until it sees images; expected sizes known when it is built")
+    if not parameters:
+        raise _broken(model, "has no parameters; expected some to train")
     return net
 
 
@@ -51,7 +57,8 @@ def check_own(model: OwnModel, num_classes: int, side: int) -> None:
         first.eval()
         other.eval()
         with torch.no_grad():
-            whole, again, alone = first(images), other(images), first(images[:1])
+            whole, again = _logits(first, images, model), _logits(other, images, model)
+            alone = _logits(first, images[:1], model)
         if not torch.equal(whole, again):
             raise _broken(model, "another net with its state dict predicts otherwise: what it learns must be in its parameters")
         if not torch.allclose(whole[:1], alone, atol=1e-4, rtol=1e-4):
@@ -65,14 +72,20 @@ def _seeded(model: OwnModel, num_classes: int, seed: int) -> nn.Module:
 
 def _training_pass(net: nn.Module, images: Tensor, model: OwnModel) -> Tensor:
     torch.manual_seed(3)
+    return _logits(net, images, model)
+
+
+def _logits(net: nn.Module, images: Tensor, model: OwnModel) -> Tensor:
     try:
         logits = net(images)
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(
             f"{model.family} cannot compute images {tuple(images.shape)}: {type(error).__name__}: {error}"
         ) from error
     if not (isinstance(logits, Tensor) and logits.is_floating_point()):
         raise _broken(model, f"returns {type(logits).__name__}, not a tensor of logits")
+    if not torch.isfinite(logits).all():
+        raise _broken(model, "maps random images to logits that are NaN or infinite")
     return logits.detach()
 
 

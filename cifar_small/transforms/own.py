@@ -20,7 +20,7 @@ def augment_by_own(settings: OwnAugment, images: Tensor, generator: torch.Genera
     function = load_own(settings.engine, settings.sha256)
     try:
         done = function(images.clone(), generator, **deepcopy(settings.arguments))
-    except Exception as error:  # whatever the user's code raises
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
         raise ConfigError(
             f"{settings.engine} cannot augment uint8 images {tuple(images.shape)}: {type(error).__name__}: {error}"
         ) from error

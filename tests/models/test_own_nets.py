@@ -161,6 +161,11 @@ def test_an_interrupted_run_goes_on_to_the_same_bits() -> None:
     assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def at_work(line: str) -> str:
+    """The net with another line in its forward."""
+    return NET.replace("        return", f"        {line}\n        return")
+
+
 FAULTS = {
     "no Net; it defines Other": "from torch import nn\nclass Other(nn.Module): pass",
     "expected a class derived from torch.nn.Module": "def Net(num_classes): return 3",
@@ -178,6 +183,24 @@ FAULTS = {
     ).replace("return self.fc(", "return self.hidden * self.fc("),
     "depend on the others of its batch": NET.replace("mean((2, 3)))", "mean((2, 3))) + x.mean()"),
     "cannot compute images (2, 3, 32, 32): RuntimeError": NET.replace("Conv2d(3", "Conv2d(4"),
+    "does not run: SyntaxError: '(' was never closed, line 1": "class Net(",
+    "does not run: SystemExit: 0": "raise SystemExit(0)",
+    "cannot be built with num_classes: SystemExit: 3": NET.replace(
+        "        self.conv =", "        raise SystemExit(3)\n        self.conv ="
+    ),
+    "cannot compute images (2, 3, 32, 32): SystemExit: 4": NET.replace(
+        "        return", "        raise SystemExit(4)\n        return"
+    ),
+    "cannot compute images (2, 3, 32, 32): ZeroDivisionError": NET.replace(
+        "        return", "        self.training or 1 / 0\n        return"
+    ),
+    "leaves the size of fc.weight open until it sees images": NET.replace("Linear(width,", "LazyLinear("),
+    "has no parameters; expected some to train": NET.replace(
+        "self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1)", "self.classes = num_classes"
+    )
+    .replace("        self.norm = nn.BatchNorm2d(width)\n        self.fc = nn.Linear(width, num_classes)\n", "")
+    .replace("self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))", "x.flatten(1)[:, : self.classes]"),
+    "maps random images to logits that are NaN or infinite": NET.replace("return self.fc(", "return float('nan') * self.fc("),
     "returns tuple, not a tensor": NET.replace("return self.fc(", "return 1, self.fc("),
 }
 
@@ -198,6 +221,8 @@ def test_a_net_that_looks_at_values_is_refused_when_it_is_counted() -> None:
     model = own(NET.replace("        return", "        assert x.sum().item() < 1e9\n        return"))
     with pytest.raises(ConfigError, match=f"has {PARAMETERS} parameters but cannot be tried on an image of 3x32x32"):
         footprint(model, 10)
+    with pytest.raises(ConfigError, match="where no value can be looked at: SystemExit: 4"):
+        footprint(own(at_work("raise SystemExit(4)")), 10)
 
 
 def test_numbers_beside_the_parameters_are_refused() -> None:

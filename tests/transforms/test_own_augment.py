@@ -56,6 +56,7 @@ FAULTS = {
     "gives other pixels for the same generator": OPS.replace(", generator=generator)", ")"),
     "changes nothing in 20 batches of 8 random images": OPS.replace("+ shift", "+ 0 * shift"),
     "cannot augment uint8 images (8, 3, 32, 32): ZeroDivisionError": OPS.replace("shift =", "1 / 0\n    shift ="),
+    "cannot augment uint8 images (8, 3, 32, 32): SystemExit: 5": OPS.replace("shift =", "raise SystemExit(5)\n    shift ="),
     "has no noise; it defines another": OPS.replace("def noise", "def another"),
 }
 
