@@ -97,16 +97,15 @@ def calibrate(folder: Path, vals: Sequence[Predictions], untouched: Collection[s
 
 def collect_trials(matrix: Iterable[tuple[str, Predictions]], vals: Sequence[Predictions]) -> Iterable[Trial]:
     """One for each run and set. Raises DataError for predictions without those of val."""
-    by_maker = {val.meta.maker: val for val in vals}
+    validations: dict[str, Validation] = {val.meta.maker: as_validation(val) for val in vals}
     sets: dict[str, list[tuple[str, Predictions]]] = {}
     for run, predictions in matrix:
         assert predictions.meta.shift is not None
-        if predictions.meta.maker not in by_maker:
+        if predictions.meta.maker not in validations:
             raise DataError(
                 f"{run} has no predictions of val with the same weights and views ({predictions.meta.views}) among those given"
             )
         sets.setdefault(predictions.meta.shift.name, []).append((run, predictions))
-    validations: dict[str, Validation] = {maker: as_validation(val) for maker, val in by_maker.items()}
     for members in sets.values():
         own = [validations[predictions.meta.maker] for _, predictions in members]
         scores = [val.score(predictions.logits) for val, (_, predictions) in zip(own, members, strict=True)]

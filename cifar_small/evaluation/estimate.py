@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import numpy.typing as npt
 
 from cifar_small.errors import DataError, UserError, plural
 from cifar_small.evaluation.entries import val_chose
@@ -131,8 +132,7 @@ def _val_of(file: Predictions, vals: Sequence[Predictions]) -> Predictions:
             f"{plural(len(vals), 'val file')} was; predict val with the same weights and views"
         )
     val = found[0]
-    if val.labels is None or val.meta.split != "val":
-        raise DataError(f"{val.meta.file} is of split {val.meta.split}; expected val, with labels")
+    _labels_of(val)
     if val.classes != file.classes:
         raise DataError(_other_classes(val, file))
     return val
@@ -146,12 +146,19 @@ def _other_classes(one: Predictions, other: Predictions) -> str:
 
 
 def as_validation(val: Predictions) -> Validation:
-    """The labelled logits for the estimators. Raises DataError where val lacks a class."""
-    assert val.labels is not None
-    missing = [name for place, name in enumerate(val.classes) if not (val.labels == place).any()]
+    """The labelled logits for the estimators. Raises DataError where they are not of val, or val lacks a class."""
+    labels = _labels_of(val)
+    missing = [name for place, name in enumerate(val.classes) if not (labels == place).any()]
     if missing:
         raise DataError(f"{val.meta.file} has no image of {', '.join(missing[:5])}; expected some of every class")
-    return Validation(val.logits, val.labels)
+    return Validation(val.logits, labels)
+
+
+def _labels_of(val: Predictions) -> npt.NDArray[np.int64]:
+    if val.labels is None or val.meta.split != "val":
+        without = " and has no labels" if val.labels is None else ""
+        raise DataError(f"{val.meta.file} is of split {val.meta.split}{without}; expected val, with labels")
+    return val.labels
 
 
 def _same_val(vals: Sequence[Predictions]) -> bool:

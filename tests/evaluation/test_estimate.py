@@ -224,6 +224,10 @@ def test_commands_write_the_calibration_the_record_and_one_line_for_what_is_wron
     code, _, err = said(*words)
     assert (code, err.count("\n")) == (2, 1)
     assert "add --overwrite" in err
+    replace(file_of(0), labels=None).save(tmp_path / "bare.npz")
+    code, _, err = said("calibrate", shifts, "--val", tmp_path / "bare.npz", *vals, "--output", tmp_path / "x")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "bare.npz is of split submit and has no labels; expected val, with labels" in err
     code, _, err = said("estimate", files[0], "--val", *vals, "--calibration", rows_file(tmp_path), "--output", tmp_path / "x")
     assert (code, err.count("\n")) == (3, 1)
     assert "is not a calibration" in err
