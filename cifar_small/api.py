@@ -18,7 +18,7 @@ from cifar_small.config.loading import load_config as _read_config
 from cifar_small.config.loading import parse_config, with_changes
 from cifar_small.config.own_code import with_hashes
 from cifar_small.config.schema import Config
-from cifar_small.errors import UserError
+from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.compare import compare as _compare
 from cifar_small.evaluation.entries import load_entries
@@ -26,7 +26,7 @@ from cifar_small.figures.run import draw_run
 from cifar_small.figures.style import render, save
 from cifar_small.files import sha256_file, write_atomic
 from cifar_small.inference.blend import Method
-from cifar_small.inference.predict import predict, predictions_file
+from cifar_small.inference.predict import check_split, predict, predictions_file, views_or
 from cifar_small.models.counting import footprint, num_classes_of
 from cifar_small.reporting.comparison_tables import comparison_tables
 from cifar_small.reporting.tables import Table, to_html, to_text
@@ -172,15 +172,17 @@ class TrainedRun:
         Predictions of an unlabelled file are always made anew. Raises UserError, DataError and CheckpointError.
         """
         run = Run(self.folder)
-        target = predictions_file(run, split, checkpoint, views or self.config.views, self.config.views)
-        if split != "submit" and target.exists():
+        check_split(split)
+        path_of_file = None if file is None else _path(file, "file")
+        target = predictions_file(run, split, checkpoint, views_or(self.config, views), self.config.views)
+        if split != "submit" and target.exists() and file is None:
             known = load_predictions(target)
             if known.meta.weights_sha256 == sha256_file(run.checkpoint(checkpoint)):
                 return known
         path, _, notes = predict(
             run,
             split,
-            file=None if file is None else Path(file),
+            file=path_of_file,
             views=views,
             checkpoint=checkpoint,
             allow_rows=allow_rows,
@@ -200,6 +202,8 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
 
     Raises ConfigError that lists every problem, each with its dotted key.
     """
+    if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
+        raise ConfigError(f'settings are {settings!r}; expected a mapping such as {{"seed": 1, "optim.lr": 0.2}}')
     changes = [(key, json.dumps(value)) for key, value in (settings or {}).items()]
     if isinstance(config, Config):
         if changes:
@@ -207,7 +211,7 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
         return config
     if isinstance(config, Mapping):
         return parse_config(with_hashes(with_changes(config, changes), trusted=True))
-    return _read_config(config, changes)
+    return _read_config(_path(config, "config", "a mapping, or the path of a YAML file"), changes)
 
 
 def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *, classes: int = 10) -> ParameterCount:
@@ -237,15 +241,17 @@ def train(
     """
     from cifar_small.training.train import train as run_training
 
+    if on_epoch is not None and not callable(on_epoch):
+        raise UserError(f"on_epoch is {on_epoch!r}; expected a function that is given each epoch's row")
     loaded = load_config(config, settings)
-    target = Path("runs") / f"{loaded.name}-seed{loaded.seed}" if folder is None else Path(folder)
+    target = Path("runs") / f"{loaded.name}-seed{loaded.seed}" if folder is None else _path(folder, "folder")
     run_training(loaded, target, resume=True, command="cifar_small.train", quiet=quiet, on_epoch=on_epoch)
     return load_run(target)
 
 
 def load_run(folder: str | Path) -> TrainedRun:
     """A finished run. Raises CheckpointError for another folder, or a run that has not finished."""
-    run = Run(folder)
+    run = Run(_path(folder, "folder", "the path of a run directory"))
     return TrainedRun(run.folder, run.record().summary)
 
 
@@ -267,6 +273,9 @@ def ensemble(
     """
     from cifar_small.inference.ensemble import combine, find_val
 
+    if not isinstance(members, Sequence) or isinstance(members, str):
+        raise UserError(f"members are {members!r}; expected a list of runs and predictions files")
+    target = _path(output, "output")
     runs = [member for member in members if isinstance(member, TrainedRun)]
     for run in runs:
         run.predict(split, file=file)
@@ -275,12 +284,12 @@ def ensemble(
     paths = [
         predictions_file(Run(member.folder), split, "best", member.config.views, member.config.views)
         if isinstance(member, TrainedRun)
-        else Path(member)
+        else _path(member, "a member", "a run, or the path of a predictions file")
         for member in members
     ]
     predictions = [load_predictions(path) for path in paths]
-    combine(predictions, method, find_val(paths, predictions)).save(Path(output))
-    return load_predictions(output)
+    combine(predictions, method, find_val(paths, predictions)).save(target)
+    return load_predictions(target)
 
 
 def compare(
@@ -291,6 +300,8 @@ def compare(
     names: of the entries, in their order; pairs: test each against each instead of against the first. Uses predictions that
     are there and reads no data. Raises UserError and CheckpointError.
     """
+    if split not in ("val", "test"):
+        raise UserError(f"split is {split!r}; expected val or test")
     return Compared(_compare(load_entries(_named(entries, names)), split, all_pairs=pairs))
 
 
@@ -305,9 +316,9 @@ def submit(
     from cifar_small.submission.submission_file import submit_file
 
     _, record = submit_file(
-        Path(predictions),
-        Path(output),
-        sample=None if sample is None else Path(sample),
+        _path(predictions, "predictions", "the path of a predictions file"),
+        _path(output, "output"),
+        sample=None if sample is None else _path(sample, "sample"),
         overwrite=overwrite,
         command="cifar_small.submit",
     )
@@ -320,14 +331,29 @@ def report(
     """Write one web page about runs and predictions files, as `cifar-small report` does, and return its path."""
     from cifar_small.reporting.page import common_split, render_page
 
+    target = _path(output, "output")
     found = load_entries(_named(entries, names))
     page = render_page(title, found, _compare(found, common_split(found), all_recipes=True), lambda predictions: None)
-    write_atomic(Path(output), page.encode())
-    return Path(output)
+    write_atomic(target, page.encode())
+    return target
+
+
+def _path(value: Any, what: str, expected: str = "a path") -> Path:
+    """A path that was given as text or as one. Raises UserError for anything else."""
+    if not isinstance(value, str | Path):
+        raise UserError(f"{what} is a {type(value).__name__}; expected {expected}")
+    return Path(value)
 
 
 def _named(entries: Sequence[Member], names: Sequence[str]) -> list[str]:
     """The entries as the command line names them."""
+    if not entries:
+        raise UserError("no entries; expected runs or predictions files")
+    for entry in entries:
+        if not isinstance(entry, TrainedRun):
+            _path(entry, "an entry", "runs or paths of predictions files, one by one: *runs for a list of them")
+    if isinstance(names, str) or not isinstance(names, Sequence):
+        raise UserError(f"names are {names!r}; expected a list of as many as entries")
     if names and len(names) != len(entries):
         raise UserError(f"{len(names)} names for {len(entries)} entries; expected as many")
     paths = [str(entry.folder if isinstance(entry, TrainedRun) else entry) for entry in entries]

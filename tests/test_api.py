@@ -144,3 +144,48 @@ def test_curves_are_a_picture(runs: list[cs.TrainedRun], tmp_path: Path) -> None
     assert plot._repr_png_().startswith(b"\x89PNG")
     plot.save(tmp_path / "curves.svg")
     assert "<svg" in (tmp_path / "curves.svg").read_text(encoding="utf-8")
+
+
+def test_what_is_no_split_reads_nothing(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
+    before = len(Run(runs[0].folder).test_readings())
+    for split in ("tset", None, ["val"]):
+        with pytest.raises(UserError, match=r"there is no split .*; expected one of train, val, test, submit"):
+            runs[0].predict(split)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="there is no split 'vla'"):
+        cs.ensemble(runs, tmp_path / "both.npz", split="vla")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="split is 'vla'; expected val or test"):
+        cs.compare(*runs, split="vla")  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="split val with an unlabelled file"):
+        runs[0].predict("val", file="unlabelled.pkl")
+    assert len(Run(runs[0].folder).test_readings()) == before
+
+
+WRONG: dict[str, Callable[[cs.TrainedRun, Path], object]] = {
+    "config is a int; expected a mapping, or the path of a YAML file": lambda run, out: cs.param_count(3),  # type: ignore[arg-type]
+    "settings are ['seed']; expected a mapping": lambda run, out: cs.load_config(tiny_raw(), ["seed"]),  # type: ignore[arg-type]
+    "settings are {1: 2}; expected a mapping": lambda run, out: cs.load_config(tiny_raw(), {1: 2}),  # type: ignore[dict-item]
+    "on_epoch is 3; expected a function": lambda run, out: cs.train(tiny_raw(), out, on_epoch=3),  # type: ignore[arg-type]
+    "folder is a int; expected a path": lambda run, out: cs.train(tiny_raw(), 3),  # type: ignore[arg-type]
+    "folder is a TrainedRun; expected the path of a run directory": lambda run, out: cs.load_run(run),  # type: ignore[arg-type]
+    "views: expected one of none, flip, shift,": lambda run, out: run.predict("val", views="flp"),
+    "file is a int; expected a path": lambda run, out: run.predict("submit", file=3),  # type: ignore[arg-type]
+    "expected a list of runs and predictions files": lambda run, out: cs.ensemble(run, out),  # type: ignore[arg-type]
+    "a member is a int; expected a run, or the path": lambda run, out: cs.ensemble([run, 2], out),  # type: ignore[list-item]
+    "there is no method 'mean'; expected one of logits,": lambda run, out: cs.ensemble([run, run], out, method="mean"),  # type: ignore[arg-type]
+    "output is a NoneType; expected a path": lambda run, out: cs.ensemble([run, run], None),  # type: ignore[arg-type]
+    "no entries; expected runs or predictions files": lambda run, out: cs.compare(),
+    "an entry is a list; expected runs or paths": lambda run, out: cs.report([run], output=out),  # type: ignore[arg-type]
+    "names are 'ab'; expected a list": lambda run, out: cs.compare(run, run, names="ab"),
+    "predictions is a TrainedRun; expected the path": lambda run, out: cs.submit(run, out),  # type: ignore[arg-type]
+}
+
+
+@pytest.mark.parametrize(("message", "call"), list(WRONG.items()), ids=list(WRONG))
+def test_a_wrong_argument_is_one_line_and_leaves_nothing(
+    message: str, call: Callable[[cs.TrainedRun, Path], object], runs: list[cs.TrainedRun], tmp_path: Path
+) -> None:
+    with pytest.raises(UserError) as caught:
+        call(runs[0], tmp_path / "out")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []

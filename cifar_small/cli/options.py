@@ -88,6 +88,17 @@ def config_given(options: argparse.Namespace) -> Path:
     return Path(found[0])
 
 
+def views_given(name: str) -> str:
+    """The type of --views: a choice of views, also by a name it had."""
+    from cifar_small.config.renamed import VIEWS
+    from cifar_small.config.schema import views_name
+
+    try:
+        return views_name(VIEWS.get(name, name))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 def add_checkpoint(parser: argparse.ArgumentParser) -> None:
     """--checkpoint: which weights of a run."""
     text = "which weights of the run: best, final, epoch-0010 ... (default: best; see engine.keep_every)"

@@ -20,17 +20,10 @@ from cifar_small.cli.options import (
     config_given,
     print_note,
     reserve,
+    views_given,
 )
-from cifar_small.config.renamed import VIEWS
-from cifar_small.config.schema import VIEW_SETS, views_name
+from cifar_small.config.schema import VIEW_SETS
 from cifar_small.errors import UserError, plural
-
-
-def _views(name: str) -> str:
-    try:
-        return views_name(VIEWS.get(name, name))
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,7 +33,7 @@ def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint(parser)
     parser.add_argument(
         "--views",
-        type=_views,
+        type=views_given,
         metavar="SET",
         help=f"test-time augmentation: {', '.join(VIEW_SETS)}; flip_shift@0.25: the whole set for the least certain quarter "
         "of the images alone (default: as the config says)",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve
+from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve, views_given
 from cifar_small.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -31,7 +31,9 @@ def _shift_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME=FILES",
         help="labelled sets such as CIFAR-10.1, as NAME=IMAGES.npy,LABELS.npy, or 10.2, as NAME=FILE.npz",
     )
-    parser.add_argument("--views", help="test-time augmentation (default: as the config says; none is the fastest)")
+    parser.add_argument(
+        "--views", type=views_given, help="test-time augmentation (default: as the config says; none is the fastest)"
+    )
     parser.add_argument(
         "--precision", choices=["fp32", "bf16", "int8"], help="int8: RUN/int8.onnx of quantize (default: as the config says)"
     )

@@ -23,7 +23,7 @@ from cifar_small.data.readers import read_npy
 from cifar_small.environment import no_bar
 from cifar_small.errors import DataError, UserError
 from cifar_small.files import sha256_bytes, write_atomic
-from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images
+from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or
 from cifar_small.metrics.significance import holm, mean_difference, seed_difference
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -166,7 +166,7 @@ def predict_shifts(
             bar.set_description(one.facts.name)
             images: Images | None = None
             for name, (run, net) in zip(names, runs, strict=True):
-                path, chosen = folder / name / f"{one.facts.name}.npz", views or net.config.views
+                path, chosen = folder / name / f"{one.facts.name}.npz", views_or(net.config, views)
                 known = None if overwrite or not path.exists() else _known(path, one.facts, net, chosen, precision)
                 if known is None:
                     images = images or one.load()

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, UserError
 from cifar_small.files import sha256_bytes
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.classification import mcnemar
@@ -37,6 +37,8 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     `meta` has `method`, `members` (each with its `weight`), `left_out`, `fitted_on` (the val predictions' hashes), `parameters`
     (the sum): `blending.blend(method, logits, weights)` of the members' files gives the same logits again.
     """
+    if method not in TITLES:
+        raise UserError(f"there is no method {method!r}; expected one of {', '.join(TITLES)}")
     members = on_shared_images(members)
     logits = _join(members)
     weights: npt.NDArray[np.float64] = np.full(len(members), 1 / len(members))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from cifar_small.config.hashing import config_dict, config_hash
 from cifar_small.config.loading import parse_config
-from cifar_small.config.schema import Config
+from cifar_small.config.schema import Config, views_name
 from cifar_small.data import (
     Images,
     color_notes,
@@ -42,6 +42,8 @@ from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.records import FORMAT, OnnxFacts, PredictionsMeta, WeightsFacts, parse
 from cifar_small.transforms.preprocess import STORED, Preprocess
 from cifar_small.transforms.views import Weighted
+
+SPLITS = ("train", "val", "test", "submit")
 
 
 @dataclass(frozen=True)
@@ -187,6 +189,22 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
     return images
 
 
+def check_split(split: object) -> None:
+    """Raise UserError for what is none of a run's splits."""
+    if split not in SPLITS:
+        raise UserError(f"there is no split {split!r}; expected one of {', '.join(SPLITS)}")
+
+
+def views_or(config: Config, views: str | None) -> str:
+    """The views that were asked for, else the config's. Raises UserError for a choice that there is not."""
+    if views is None:
+        return config.views
+    try:
+        return views_name(views)
+    except ValueError as error:
+        raise UserError(f"views: {error}") from None
+
+
 def predictions_file(run: Run, split: str, checkpoint: str, views: str, usual_views: str, form: str = "") -> Path:
     """Where predictions lie in a run: `val.npz`, and what is unlike the run's usual in the name: `val_epoch-0010_flip.npz`."""
     parts = [split, checkpoint if checkpoint != "best" else "", views if views != usual_views else "", form]
@@ -214,6 +232,7 @@ def predict(
     net: the checkpoint in another form than its weights. Returns the path, the predictions and notes in plain words.
     Reading `test` is recorded in the run directory.
     """
+    check_split(split)  # what is no split must not be read as test
     if (split == "submit") != (file is not None):
         raise UserError(
             f"split {split} {'without' if file is None else 'with'} an unlabelled file; "
@@ -228,7 +247,7 @@ def predict(
         raise UserError(
             f"the given net is {net.facts.checkpoint}.pt in another form, not {checkpoint}.pt; name its own checkpoint"
         )
-    chosen = views or net.config.views
+    chosen = views_or(net.config, views)
     form = f"onnx_{net.onnx.precision}" if net.onnx else ""
     target = output or predictions_file(run, split, checkpoint, chosen, net.config.views, form)
     refuse_existing(target, overwrite)

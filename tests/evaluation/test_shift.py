@@ -154,6 +154,16 @@ def test_a_wrong_option_ends_in_one_line(
     assert err.count("\n") == 1
 
 
+def test_views_that_there_are_not_are_refused_before_anything_is_read(
+    trained: Run, tmp_path: Path, said: Callable[..., tuple[int, str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        said("shift", trained.folder, "--output", tmp_path / "out", "--views", "flp")
+    assert caught.value.code == 2
+    assert "--views: expected one of none, flip, shift," in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def matrix_of(right: dict[str, list[float]], sets: list[tuple[str, int]], images: int = 400) -> ShiftMatrix:
     """Runs `a-0`, `a-1`, `b-0`, ... with these accuracies on these sets."""
     facts = [ShiftFacts(kind=kind, severity=severity, family="x", base="val", base_sha256="x") for kind, severity in sets]
