@@ -51,7 +51,7 @@ def smoke_config(config: Config) -> Config:
         "data": {"train_limit": min(config.data.train_limit or SMOKE_IMAGES, SMOKE_IMAGES)},
         "rules": {"pretrained": config.rules.pretrained or config.weights is not None},  # of a run, which saw more images
     }
-    taught = any(phase.settings.distill for phase in resolve_phases(config))
+    taught = any(phase.settings.distill or phase.settings.select for phase in resolve_phases(config))
     if not (config.starts_from_run or taught):  # which must have held out the same images
         changes["data"]["val_size"] = min(config.data.val_size, SMOKE_VAL)
     for section, values in changes.items():

@@ -96,6 +96,11 @@ def test_every_config_can_be_had_short_long_and_as_a_smoke_test(path: Path) -> N
     assert smoke.model == config.model
 
 
+def test_a_smoke_test_holds_out_the_images_that_a_proxy_did(tiny: Tiny) -> None:
+    phases = [{"epochs": 2, "select": {"share": 0.5, "proxy": "runs/proxy"}}]
+    assert smoke_config(tiny(phases=phases)).data.val_size == tiny().data.val_size > smoke_config(tiny()).data.val_size
+
+
 def run_main(*arguments: Any) -> int:
     return main([str(argument) for argument in arguments])
 
