@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 from cifar_small.files import kind_of
 
 _SAVE = "save its uint8 images and its ids (or labels) with numpy.savez"
+PICTURES = ("a PNG picture", "a JPEG picture")
 _CONVERT = {
     "a .npy array": f"load it with numpy.load and {_SAVE}",
     "a MATLAB file": f"give it the ending .mat, or read it with scipy.io.loadmat and {_SAVE}",
@@ -41,7 +43,8 @@ def other_format(start: bytes, path: Path | str, size: int) -> str | None:
     return None
 
 
-def format_of_file(path: Path) -> str | None:
-    """The same clause for a file that is there."""
+def format_of_file(path: Path, read: Collection[str] = ()) -> str | None:
+    """The same clause for a file that is there; none for the kinds that the caller does read."""
     with path.open("rb") as file:
-        return other_format(file.read(64), path, path.stat().st_size)
+        start = file.read(64)
+    return None if kind_of(start) in read else other_format(start, path, path.stat().st_size)

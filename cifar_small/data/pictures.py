@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from cifar_small.data.formats import format_of_file
+from cifar_small.data.formats import PICTURES, format_of_file
 from cifar_small.environment import no_bar
 from cifar_small.errors import DataError
 
@@ -49,7 +49,7 @@ def read_picture(source: Path | bytes, where: str = "") -> tuple[Pixels, bool]:
                     upright = ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC)
                 return np.asarray(upright, np.uint8), other
     except Exception as error:
-        known = format_of_file(source) if isinstance(source, Path) and source.is_file() else None
+        known = format_of_file(source, PICTURES) if isinstance(source, Path) and source.is_file() else None
         reason = known or f"is not a readable picture ({type(error).__name__}: {error})"
         raise DataError(f"{where}: {reason}; expected PNG, JPEG or WebP") from error
     if mode not in _MODES:

@@ -387,6 +387,10 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     (root / "train" / "bee" / "large.png").write_bytes(b"not a picture")
     with pytest.raises(DataError, match=r"large\.png: is not a readable picture"):
         load_train(data)
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)).save(root / "train" / "bee" / "large.png")
+    (root / "train" / "bee" / "large.png").write_bytes((root / "train" / "bee" / "large.png").read_bytes()[:300])
+    with pytest.raises(DataError, match=r"large\.png: is not a readable picture \(OSError: .*truncated"):
+        load_train(data)
     (root / "test" / "cow").mkdir()
     with pytest.raises(DataError, match=r"train and test differ in their class folders \(cow\)"):
         load_train(data)
