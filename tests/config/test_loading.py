@@ -190,7 +190,7 @@ OUT_OF_RANGE = [
     ("optim", {"name": "lamb"}, "optim.name: ", "lamb"),
     ("phases", [{"epochs": 0}], "phases.0.epochs: ", "got 0"),
     ("phases", [{"epochs": -3}], "phases.0.epochs: ", "got -3"),
-    ("phases", [{"epochs": 2.5}], "phases.0.epochs: ", "got 2.5"),
+    ("phases", [{"epochs": -2.5}], "phases.0.epochs: ", "got -2.5"),
     ("phases", [{"epochs": 2}, {}], "phases.1.epochs: ", "required"),
     ("phases", [], "phases: ", "at least 1"),
     ("phases", {}, "phases: ", "got {}"),

