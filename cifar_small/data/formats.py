@@ -33,7 +33,7 @@ def other_format(start: bytes, path: Path | str, size: int) -> str | None:
     """
     kind = kind_of(start)
     if kind in _CONVERT:
-        return f"is {kind}; {_CONVERT[kind]}"
+        return f"is {kind}; {_CONVERT[kind].removeprefix(f'give it the ending {Path(path).suffix}, or ')}"  # which it has
     for row, classes in _ROWS.items():
         if str(path).endswith(".bin") and size and size % row == 0:
             return (

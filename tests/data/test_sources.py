@@ -338,7 +338,7 @@ def test_what_is_no_npz_or_png_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.npz: is a git-lfs pointer; run `git lfs pull`"):
         load_train(Data(source="npz", root=str(tmp_path / "data.npz")))
     (tmp_path / "data.mat").write_bytes(b"MATLAB 5.0 MAT-file, Platform: GLNXA64")
-    with pytest.raises(DataError, match=r"data\.mat: is a MATLAB file; give it the ending"):
+    with pytest.raises(DataError, match=r"data\.mat: is a MATLAB file; read it with scipy\.io\.loadmat and save"):
         load_train(Data(source="npz", root=str(tmp_path / "data.mat")))
 
 
