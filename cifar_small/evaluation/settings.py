@@ -39,7 +39,7 @@ def settings_in_force(config: Config) -> dict[str, str]:
     """Every setting by its dotted key, in words; one that a phase changes has its value in each phase: `0.2 then 0`."""
     phases = resolve_phases(config)
     plain = config.model_dump(mode="json", exclude=set(Recipe.model_fields))
-    found = {key: _text(value) for key, value in flatten(plain).items() if not _begins(key, NOT_COMPARED)}
+    found = {key: str(value) for key, value in flatten(_whole(plain)).items() if not _begins(key, NOT_COMPARED)}
     found |= {f"engine.{key}": _text(getattr(config.engine, key)) for key in SHARED_BY_SEEDS}
     each = [flatten(_whole(phase.settings.model_dump(mode="json"))) for phase in phases]
     for key in dict.fromkeys(key for settings in each for key in settings):
@@ -57,6 +57,8 @@ def _whole(plain: Mapping[str, object]) -> dict[str, object]:
 def _text(value: object) -> str:
     if value is None:
         return "none"
+    if isinstance(value, list) and value and all(isinstance(number, float) for number in value):
+        return ", ".join(f"{number:.3g}" for number in value)
     return f"{value:g}" if isinstance(value, float) else value if isinstance(value, str) else json.dumps(value)
 
 
