@@ -62,6 +62,8 @@ def _remove(options: argparse.Namespace) -> int:
     from cifar_small.runs.removal import remove_run
 
     for folder in options.directories:
+        Run(folder).require()  # all of them before any is removed
+    for folder in options.directories:
         others = [*find_runs(options.runs), *(find_runs(folder.parent) if folder.parent != options.runs else ())]
         size = remove_run(Run(folder), records=options.records, others=others, force=options.force)
         print(f"{folder} removed, {size / 1e6:,.1f} MB freed")

@@ -53,10 +53,11 @@ def _needed_by(run: Run, records: Path, others: Iterable[Run]) -> Iterator[str]:
 
 
 def _builds_on(config: Config, folder: Path) -> bool:
-    """Does a config name this run directory, or a file in it, as its weights, its teacher or a teacher's predictions?"""
+    """Does a config name this run directory, or a file in it, as weights, teacher, predictions of one or proxy?"""
     named = [config.weights] if config.starts_from_run else []
     distills = [config.distill.model_dump() if config.distill else None, *(phase.get("distill") for phase in config.phases)]
     for distill in distills:
         named += [*(distill or {}).get("teachers", ()), (distill or {}).get("predictions")]
+    named += [(phase.get("select") or {}).get("proxy") for phase in config.phases]
     here = folder.resolve()
     return any(here in (Path(name).resolve(), *Path(name).resolve().parents) for name in named if name)

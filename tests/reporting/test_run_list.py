@@ -79,6 +79,12 @@ def test_watch_draws_until_interrupted(place: Path, said: Said, monkeypatch: pyt
     assert (code, out.count("runs/done"), len(looks)) == (0, 3, 3)
 
 
+def test_a_mistyped_name_among_several_removes_none(place: Path, said: Said) -> None:
+    code, _, line = said("remove", place / "done", place / "dnoe")
+    assert (code, "dnoe does not exist" in line) == (4, True)
+    assert (place / "done").is_dir()
+
+
 def test_what_nothing_needs_is_removed(place: Path, said: Said) -> None:
     size = status_of(Run(place / "done")).size
     assert said("remove", place / "done") == (0, f"runs/done removed, {size / 1e6:,.1f} MB freed\n", "")
@@ -98,7 +104,8 @@ def test_what_is_needed_stays(place: Path, said: Said) -> None:
     refused("runs/done is needed: submissions/mine/record.json is a record of its weights; add --force")
     shutil.rmtree("submissions")
     student = {**tiny_raw(), "phases": [{"epochs": 1, "distill": {"teachers": ["runs/done"]}}]}
-    for raw in (student, tiny_raw(weights="runs/done", rules={"max_params": 100_000, "rows": 360, "pretrained": True})):
+    picky = {**tiny_raw(), "phases": [{"epochs": 1, "select": {"share": 0.5, "proxy": "runs/done"}}]}
+    for raw in (student, picky, tiny_raw(weights="runs/done", rules={"max_params": 100_000, "rows": 360, "pretrained": True})):
         (place / "deeper" / "killed" / "config.yaml").write_text(dump_yaml(raw))
         refused("runs/deeper/killed starts or learns from it")
     shutil.rmtree(place / "deeper")
