@@ -57,6 +57,8 @@ def read_mat(path: Path) -> dict[str, Any]:
     """The arrays of numbers and lists of text in a MATLAB file up to version 7; columns become (N,). Raises DataError."""
     from scipy.io import loadmat, whosmat
 
+    if not path.is_file():
+        raise DataError(f"{path}: there is no such file; expected a .mat file")
     try:
         with path.open("rb") as file:
             declared = {name: math.prod(shape) for name, shape, _ in whosmat(file)}
@@ -67,7 +69,7 @@ def read_mat(path: Path) -> dict[str, Any]:
     except DataError:
         raise
     except Exception as error:  # scipy raises a dozen kinds for damaged files, NotImplementedError for version 7.3
-        known = None if not path.is_file() else format_of_file(path)
+        known = format_of_file(path)
         reason = known if known and "MATLAB" not in known.partition(";")[0] else f"is not a whole MATLAB file ({error})"
         raise DataError(f"{path}: {reason}; expected a .mat file up to version 7") from error
     return {name: _plain(value) for name, value in content.items() if not name.startswith("__")}

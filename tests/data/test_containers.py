@@ -234,3 +234,8 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
         table.write_text(text)
         with pytest.raises(DataError, match=phrase):
             load_train(data)
+
+
+def test_a_matlab_file_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"gone\.mat: there is no such file; expected a \.mat file"):
+        load_unlabelled(tmp_path / "gone.mat")
