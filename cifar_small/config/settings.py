@@ -146,7 +146,8 @@ def find_settings(word: str) -> list[Setting]:
     names = dict.fromkeys(name for each in settings for name in (each.key, each.key.rpartition(".")[2]))
     near = difflib.get_close_matches(key, names, 1)
     raise UserError(
-        f"no setting is called {word}" + (f"; did you mean {near[0]}?" if near else "; expected a key such as optim.lr")
+        f"no setting is called {word}"
+        + (f"; did you mean {near[0]}?" if near else "; expected a key such as optim.lr; cifar-small settings lists all")
     )
 
 

@@ -67,7 +67,7 @@ def status_of(run: Run) -> RunStatus:
 def list_runs(folder: Path) -> Table:
     """The table of the runs below a folder. Raises UserError where there are none."""
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder; expected one that holds run directories, such as runs")
+        raise UserError(f"{folder} does not exist: train a run first, or name the folder that holds some")
     found = [status_of(run) for run in find_runs(folder)]
     if not found:
         raise UserError(f"{folder} holds no run directories")

@@ -62,7 +62,7 @@ def test_states(place: Path, said: Said) -> None:
     assert said("runs")[0] == 0
     assert said("runs", "nowhere")[::2] == (
         2,
-        "cifar-small: error: nowhere is no folder; expected one that holds run directories, such as runs\n",
+        "cifar-small: error: nowhere does not exist: train a run first, or name the folder that holds some\n",
     )
 
 
