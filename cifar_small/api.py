@@ -31,27 +31,14 @@ from cifar_small.models.counting import footprint, num_classes_of
 from cifar_small.reporting.comparison_tables import comparison_tables
 from cifar_small.reporting.tables import Table, to_html, to_text
 from cifar_small.runs.directory import Run
-from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.predictions import Predictions as Predictions
+from cifar_small.runs.predictions import load_predictions as load_predictions
 from cifar_small.runs.records import SubmissionRecord, Summary
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from cifar_small.training.trainer import OnEpoch
-
-__all__ = [
-    "Predictions",
-    "TrainedRun",
-    "compare",
-    "ensemble",
-    "load_config",
-    "load_predictions",
-    "load_run",
-    "param_count",
-    "report",
-    "submit",
-    "train",
-]
 
 Split = Literal["train", "val", "test", "submit"]
 AnyConfig = str | Path | Mapping[str, Any] | Config

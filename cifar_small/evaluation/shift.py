@@ -23,7 +23,7 @@ from cifar_small.data.readers import read_npy
 from cifar_small.environment import no_bar
 from cifar_small.errors import DataError, UserError
 from cifar_small.files import sha256_bytes, write_atomic
-from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or
+from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or, write_predictions
 from cifar_small.metrics.significance import holm, mean_difference, seed_difference
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -207,21 +207,7 @@ def _predict(
         )
     made = predict_images(net, images, views, precision=precision)
     made = made.with_meta(split=SPLIT, shift=facts, run=run.folder.name, command=command)
-    content = made.to_bytes()
-    if facts.kind == CLEAN and facts.base == "test":
-        run.append_test_reading(
-            command=command,
-            views=views,
-            images=len(images),
-            images_sha256=images.sha256,
-            accuracy=made.accuracy,
-            predictions=path.name,
-            predictions_sha256=sha256_bytes(content),
-            checkpoint=net.facts.checkpoint,
-            weights_sha256=net.facts.weights_sha256,
-            **({"onnx_sha256": net.onnx.sha256} if net.onnx else {}),
-        )
-    write_atomic(path, content)
+    write_predictions(run, made, path, reads_test=facts.kind == CLEAN and facts.base == "test")
     return made
 
 

@@ -274,22 +274,27 @@ def predict(
     predictions = predictions.with_meta(split=split, run=run.folder.name, command=command, config=config_dict(own.config))
     if allow_rows is not None:
         predictions = predictions.with_meta(allowed_rows=allow_rows)
-    content = predictions.to_bytes()
-    if split == "test":  # recorded before the result can be seen, even if the file cannot be written
-        run.append_test_reading(
-            command=command,
-            views=chosen,
-            images=len(images),
-            images_sha256=images.sha256,
-            accuracy=predictions.accuracy,
-            predictions=target.name,
-            predictions_sha256=sha256_bytes(content),
-            checkpoint=checkpoint,
-            weights_sha256=net.facts.weights_sha256,
-            **({"onnx_sha256": net.onnx.sha256} if net.onnx else {}),
-        )
-    write_atomic(target, content)
+    write_predictions(run, predictions, target, reads_test=split == "test")
     return target, predictions, notes
+
+
+def write_predictions(run: Run, predictions: Predictions, path: Path, *, reads_test: bool) -> None:
+    """Write a predictions file of a run; what reads the labels of the test split is recorded in the run first."""
+    content, meta = predictions.to_bytes(), predictions.meta
+    if reads_test:  # recorded before the result can be seen, even if the file cannot be written
+        run.append_test_reading(
+            command=meta.command,
+            views=meta.views,
+            images=len(predictions.ids),
+            images_sha256=meta.images_sha256,
+            accuracy=predictions.accuracy,
+            predictions=path.name,
+            predictions_sha256=sha256_bytes(content),
+            checkpoint=meta.checkpoint,
+            weights_sha256=meta.weights_sha256,
+            **({"onnx_sha256": meta.onnx.sha256} if meta.onnx else {}),
+        )
+    write_atomic(path, content)
 
 
 def _notes_of_unfinished(run: Run, net: Net) -> list[str]:
