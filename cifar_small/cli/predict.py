@@ -56,7 +56,6 @@ def _predict(options: argparse.Namespace) -> int:
       cifar-small predict runs/resnet_hour-seed0 --split test               the accuracy to report, once
     """
     from cifar_small.inference.predict import predict
-    from cifar_small.metrics.classification import wilson_interval
     from cifar_small.runs.directory import Run
 
     run, net = Run(options.directory), None
@@ -84,7 +83,7 @@ def _predict(options: argparse.Namespace) -> int:
     for note in notes:
         print_note(note)
     if predictions.labels is not None:
-        low, high = wilson_interval(int(predictions.correct.sum()), len(predictions.ids))
+        low, high = predictions.interval
         interval = f"95 % interval {low:.2%} to {high:.2%}"
         print(f"{options.split} accuracy {predictions.accuracy:.2%} of {len(predictions.ids):,} images, {interval}")
     weights = "" if options.checkpoint == "best" else f"weights {options.checkpoint}, "

@@ -11,7 +11,6 @@ from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import code_sha256
 from cifar_small.errors import DataError
 from cifar_small.files import sha256_bytes, sha256_file
-from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.predictions import find_predictions
@@ -43,8 +42,7 @@ def summary(member: Member, result: CheckResult) -> str:
         del again["epochs_planned"], again["last_epoch"]
         again["soup"] = state["soup"]
     if val.labels is not None:
-        right = int(val.correct.sum())
-        again |= {"val_accuracy": val.accuracy, "val_interval": list(wilson_interval(right, len(val.ids)))}
+        again |= {"val_accuracy": val.accuracy, "val_interval": list(val.interval)}
     plain = said.plain()
     result.same("summary.json", again, {key: plain.get(key) for key in again})
     result.same("the weights of val.npz:", said.weights_sha256, val.meta.weights_sha256)
