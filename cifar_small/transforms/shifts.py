@@ -74,6 +74,49 @@ def _jpeg(qualities: Sequence[int], chroma: str) -> ShiftKind:
     )
 
 
+def _webp(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
+    """Saved as lossy WebP and read again; it keeps color at half the resolution in both directions."""
+    from PIL import Image
+
+    def once(image: Pixels) -> Pixels:
+        buffer = io.BytesIO()
+        Image.fromarray(image).save(buffer, "WEBP", quality=(80, 50, 30, 15, 5)[severity - 1])
+        return np.asarray(Image.open(buffer).convert("RGB"), np.uint8)
+
+    return np.stack([once(one) for one in images])
+
+
+def _palette(images: Pixels, severity: int, _: np.random.Generator) -> Pixels:
+    """As GIF keeps it: few colors, chosen for each image, and errors spread to the pixels beside (dither)."""
+    from PIL import Image
+
+    colors = (64, 32, 16, 12, 8)[severity - 1]
+
+    def once(image: Pixels) -> Pixels:
+        whole = Image.fromarray(image)
+        # quantize() dithers only toward a palette that is given.
+        few = whole.quantize(colors, Image.Quantize.MEDIANCUT)
+        return np.asarray(whole.quantize(palette=few, dither=Image.Dither.FLOYDSTEINBERG).convert("RGB"), np.uint8)
+
+    return np.stack([once(one) for one in images])
+
+
+def _letterbox(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
+    """The whole image, flatter or narrower, between two black bars."""
+    from PIL import Image
+
+    inner = (28, 26, 24, 22, 20)[severity - 1]
+    start = (SIDE - inner) // 2
+
+    def once(image: Pixels, upright: bool) -> Pixels:
+        found = np.zeros_like(image)
+        small = Image.fromarray(image).resize((inner, SIDE) if upright else (SIDE, inner), Image.Resampling.BICUBIC)
+        found[(slice(None), slice(start, start + inner)) if upright else slice(start, start + inner)] = np.asarray(small)
+        return found
+
+    return np.stack([once(one, bool(upright)) for one, upright in zip(images, rng.integers(0, 2, len(images)), strict=True)])
+
+
 SIZES = (64, 40, 28)  # pixels a side, of the severities of resampling: more than the image has, a little more, fewer
 
 
@@ -190,6 +233,9 @@ KINDS: Mapping[str, ShiftKind] = {
     "moved": ShiftKind("crop", 5, _moved),
     "rotated": ShiftKind("camera", 5, _rotated),
     "sharpened": ShiftKind("camera", 5, _sharpened),
+    "webp": ShiftKind("format", 5, _webp),
+    "palette": ShiftKind("format", 5, _palette),
+    "letterbox": ShiftKind("format", 5, _letterbox),
 }
 # The 15 of the mean corruption error.
 MCE_KINDS = (*COMMON, "jpeg_compression")

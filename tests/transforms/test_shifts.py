@@ -33,7 +33,7 @@ def test_every_kind_changes_images_alike_for_a_seed(kind: str) -> None:
     assert all((one != images).any() for one in found)
     assert len({one.tobytes() for one in found}) == len(found)
     assert np.array_equal(shifted(kind, 1, images, 0), found[0])
-    assert KINDS[kind].family in {"noise", "blur", "weather", "digital", "jpeg", "resample", "color", "crop", "camera"}
+    assert KINDS[kind].family.isalpha()
 
 
 def test_there_are_fifteen_and_four_corruptions() -> None:
@@ -138,6 +138,43 @@ def test_haze_is_a_map_of_heights_in_0_to_1() -> None:
 def test_elastic_severity_1_only_moves_corners_and_keeps_a_flat_image() -> None:
     flat = np.full((3, 32, 32, 3), 0.25, np.float32)
     assert corruptions.elastic_transform(flat, 5, RNG(0)) == pytest.approx(0.25, abs=1e-5)
+
+
+def test_webp_is_pils_at_falling_quality() -> None:
+    images = pictures(2)
+    buffer = io.BytesIO()
+    Image.fromarray(images[1]).save(buffer, "WEBP", quality=30)
+    assert np.array_equal(shifted("webp", 3, images, 0)[1], np.asarray(Image.open(buffer).convert("RGB")))
+    away = [np.abs(shifted("webp", severity, images, 0).astype(int) - images).mean() for severity in range(1, 6)]
+    assert away == sorted(away)
+
+
+def test_a_palette_leaves_so_many_colors_and_spreads_its_errors() -> None:
+    images = pictures(4)
+    for severity, most in enumerate((64, 32, 16, 12, 8), 1):
+        few = shifted("palette", severity, images, 0)
+        assert all(len(np.unique(one.reshape(-1, 3), axis=0)) <= most for one in few)
+    ramp = np.repeat(np.linspace(0, 255, 32)[:, None], 32, 1).round().astype(np.uint8)
+    images = np.repeat(ramp[None, ..., None], 3, 3)
+    found = shifted("palette", 5, images, 0)
+    nearest = np.stack([np.asarray(Image.fromarray(one).quantize(8).convert("RGB")) for one in images])
+
+    def off(other: np.ndarray) -> float:
+        """How far the means of squares of 8x8 pixels are off."""
+        return float(np.abs((other.astype(float) - images).reshape(1, 4, 8, 4, 8, 3).mean((2, 4))).mean())
+
+    assert off(found) < 0.7 * off(nearest)
+
+
+def test_a_letterbox_is_the_whole_image_between_bars() -> None:
+    images = np.full((40, 32, 32, 3), 200, np.uint8)
+    found = shifted("letterbox", 5, images, 0)
+    black = (found == 0).all(3)
+    flat, narrow = black.all(2).sum(1), black.all(1).sum(1)  # rows and columns that are bars
+    assert {*zip(flat.tolist(), narrow.tolist(), strict=True)} == {(12, 0), (0, 12)}
+    assert black.sum() == 40 * 12 * 32
+    assert (found[~black] == 200).all()
+    assert black[flat == 12][0].all(1).nonzero()[0].tolist() == [*range(6), *range(26, 32)]
 
 
 @pytest.mark.parametrize(("kind", "chroma"), [("jpeg_420", 2), ("jpeg_444", 0)])
