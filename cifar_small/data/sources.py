@@ -92,6 +92,8 @@ def _required(root: Path | None, data: Data) -> Path:
 def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: Sequence[str], source: str) -> Images:
     loaded = Images(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int64), tuple(classes), source)
     require_in_order(loaded.images, source)
+    if len(loaded.classes) < 2:
+        raise DataError(f"{source}: has one class, {loaded.classes[0]!r}; expected two or more to tell apart")
     return loaded
 
 

@@ -285,6 +285,7 @@ def test_npz_source(tmp_path: Path) -> None:
         ({"train_labels": None}, "has no train_labels, only classes, test_images"),
         ({"classes": np.array(["ant", 1, None], object)}, "Python objects"),
         ({"classes": np.arange(3)}, "classes is int64"),
+        ({"train_labels": np.zeros(6, int), "classes": np.array(["ant"])}, "has one class, 'ant'; expected two or more"),
     ],
 )
 def test_wrong_npz_files_are_refused(tmp_path: Path, changes: dict[str, Any], phrase: str) -> None:
