@@ -33,7 +33,12 @@ def _compare_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", choices=list(FORMATS.values()), help="default: by the name of --output, else text")
     add_estimate(parser, "also show what estimate expects of the entries on a file without labels")
     add_output(parser, "file to write (default: print)")
-    parser.add_argument("--plot", type=Path, metavar="PNG", help="also draw accuracy against parameters and multiply-adds")
+    parser.add_argument(
+        "--plot",
+        type=Path,
+        metavar="PNG",
+        help="also draw accuracy against parameters, multiply-adds, training images and minutes",
+    )
     parser.add_argument("--plot-seeds", type=Path, metavar="PNG", help="also draw each recipe's mean, sd and seeds")
     add_overwrite(parser)
 
@@ -87,12 +92,12 @@ def _compare(options: argparse.Namespace) -> int:
             f"{options.split} -> {options.output}"
         )
     if options.plot is not None:
-        from cifar_small.figures.evaluation import draw_accuracy_over_size
+        from cifar_small.figures.evaluation import draw_accuracy_over_cost
         from cifar_small.figures.style import save
 
         title = f"What accuracy on {options.split} costs"
-        save(draw_accuracy_over_size(comparison.rows, options.split, title), options.plot)
-        print(f"accuracy against parameters and multiply-adds -> {options.plot}")
+        save(draw_accuracy_over_cost(comparison.rows, options.split, title), options.plot)
+        print(f"accuracy against what it costs -> {options.plot}")
     if options.plot_seeds is not None:
         from cifar_small.figures.run import draw_cells
         from cifar_small.figures.style import save

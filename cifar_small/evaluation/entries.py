@@ -84,7 +84,8 @@ class EntryRow:
     start: str  # scratch, pretrained or pretrained teacher
     lineage: tuple[str, ...]  # weights it started from, those of runs on its own images among them
     data: str
-    train_sha256: str  # of the indices it was trained on
+    train_images: int | None  # how many it was trained on, each member as many
+    train_sha256: str  # of their indices
     views: str
     members: int
     selection: str
@@ -110,6 +111,7 @@ class _Training:
     """What a finished run's directory says of its weights."""
 
     recipe: str
+    images: int | None
     epochs: float
     minutes: float
     hardware: str
@@ -251,6 +253,7 @@ def _training(run: Run) -> _Training:
     summary = record.summary
     return _Training(
         recipe_of(record),
+        summary.train_images or summary.data.train_limit,
         summary.epochs_trained,
         summary.seconds / 60,
         hardware,
@@ -296,6 +299,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         start=start_of(foreign),
         lineage=lineage,
         data=_joined(data.text for part in parts if (data := part.data)),
+        train_images=counts.pop() if whole and len(counts := {training.images for training in known}) == 1 else None,
         train_sha256=_joined(data.train_sha256 or "" for part in parts if (data := part.data)),
         views=views,
         members=len(parts),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.evaluation.entries import EntryRow
+from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
 from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure, percent_ticks
 from cifar_small.metrics.calibration import Reliability
@@ -168,29 +168,42 @@ def draw_coverage(
     return figure
 
 
-@in_style
-def draw_accuracy_over_size(rows: Sequence[EntryRow], split: str, title: str) -> Figure:
-    """Accuracy on a split, with Wilson's intervals, against parameters and against multiply-adds, each entry a numbered point.
+COSTS: tuple[tuple[str, Callable[[EntryRow], float | None]], ...] = (
+    ("parameters", lambda row: row.parameters),
+    ("multiply-adds of one image, one view", lambda row: row.macs),
+    ("training images", lambda row: row.train_images),
+    ("minutes of training", lambda row: row.minutes),
+)
 
+
+ALIKE = 0.02  # decades, 5 %: seeds of one recipe differ so in minutes
+
+
+@in_style
+def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) -> Figure:
+    """Accuracy on a split, with Wilson's intervals, against what it costs, each entry a numbered point.
+
+    A panel for parameters, and for multiply-adds, training images and minutes where entries differ in them by more than 5 %.
     Entries without an accuracy on the split are left out.
     """
     shown = [(number, row, row.scores[split]) for number, row in enumerate(rows, start=1) if split in row.scores]
-    figure = new_figure(12.5, 4.6)
-    panels = figure.subplots(1, 3, width_ratios=[1, 1, 0.62])
-    for axes, name, sizes in (
-        (panels[0], "parameters", [row.parameters for _, row, _ in shown]),
-        (panels[1], "multiply-adds of one image, one view", [row.macs for _, row, _ in shown]),
-    ):
+    panels = [
+        (name, sizes)
+        for name, cost in COSTS
+        if _decades(sizes := [cost(row) for _, row, _ in shown]) > ALIKE or name == "parameters"
+    ]
+    columns = min(len(panels), 2)
+    height = -(-len(panels) // columns)
+    beside = len(panels) == columns * height  # the key has a column of its own, else the cell that is left
+    figure = new_figure(5 * columns + 2.9 * beside, 4.6 * height)
+    grid = figure.add_gridspec(
+        height, columns + beside, width_ratios=[1, 1, 0.62][3 - columns - beside :] if beside else [1, 1]
+    )
+    for place, (name, sizes) in enumerate(panels):
+        axes = figure.add_subplot(grid[divmod(place, columns)])
         for size, (number, row, score) in zip(sizes, shown, strict=True):
-            if size is None:
-                continue
-            color = BLUE if row.start == "scratch" else ORANGE
-            low, high = score.interval
-            errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
-            face = color if row.legal else WHITE
-            axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=color, mfc=face, ms=15, capsize=3, linewidth=1.2)
-            text = WHITE if row.legal else color
-            axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
+            if size:
+                _numbered_point(axes, size, number, row, score)
         if name == "parameters":
             for budget in sorted({row.budget for _, row, _ in shown}):
                 axes.axvline(budget, color=GREY, linewidth=1, linestyle="--")
@@ -205,16 +218,26 @@ def draw_accuracy_over_size(rows: Sequence[EntryRow], split: str, title: str) ->
         axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_ylabel(f"accuracy on {split}, %")
-    key = panels[2]
+    key = figure.add_subplot(grid[:, columns] if beside else grid[-1, -1])
     key.axis("off")
+    step = 0.06 / (height if beside else 1)
     for place, (number, row, score) in enumerate(shown):
         said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
         color = BLUE if row.start == "scratch" else ORANGE
-        key.text(0, 1 - 0.06 * place, said, transform=key.transAxes, fontsize=9, va="top", color=color)
+        key.text(0, 1 - step * place, said, transform=key.transAxes, fontsize=9, va="top", color=color)
     said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
-    key.text(0, 1 - 0.06 * len(shown) - 0.04, said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
+    key.text(0, 1 - step * (len(shown) + 0.7), said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
     figure.suptitle(title)
     return figure
+
+
+def _numbered_point(axes: Any, size: float, number: int, row: EntryRow, score: Score) -> None:
+    color = BLUE if row.start == "scratch" else ORANGE
+    low, high = score.interval
+    errors = [[100 * (score.accuracy - low)], [100 * (high - score.accuracy)]]
+    face, text = (color, WHITE) if row.legal else (WHITE, color)
+    axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=color, mfc=face, ms=15, capsize=3, linewidth=1.2)
+    axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
 
 
 def _short_number(value: float, _: int) -> str:
@@ -225,6 +248,6 @@ def _short_number(value: float, _: int) -> str:
     return f"{value:g}"
 
 
-def _decades(sizes: Sequence[int | None]) -> float:
+def _decades(sizes: Sequence[float | None]) -> float:
     known = [size for size in sizes if size]
     return float(np.log10(max(known) / min(known))) if known else 0.0

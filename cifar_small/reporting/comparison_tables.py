@@ -204,10 +204,10 @@ def p_text(p: float) -> str:
 
 
 COLUMNS = (
-    "kind", "name", "against", "split", "parameters", "macs", "budget", "legal", "start", "data", "views", "members", "seeds",
-    "epochs", "minutes", "hardware", "test_readings", "val", "val_low", "val_high", "val_sd", "val_images", "test",
-    "test_low", "test_high", "test_sd", "test_images", "difference", "difference_low", "difference_high", "only_name",
-    "only_against", "test_kind", "p", "p_holm", "estimate", "estimate_low", "estimate_high",
+    "kind", "name", "against", "split", "parameters", "macs", "budget", "legal", "start", "data", "train_images", "views",
+    "members", "seeds", "epochs", "minutes", "hardware", "test_readings", "val", "val_low", "val_high", "val_sd",
+    "val_images", "test", "test_low", "test_high", "test_sd", "test_images", "difference", "difference_low",
+    "difference_high", "only_name", "only_against", "test_kind", "p", "p_holm", "estimate", "estimate_low", "estimate_high",
 )  # fmt: skip
 
 
@@ -233,6 +233,7 @@ def _entry_record(row: EntryRow) -> dict[str, object]:
         "legal": "yes" if row.legal else "; ".join(row.faults),
         "start": "; ".join(row.lineage) or "scratch",
         "data": row.data,
+        "train_images": row.train_images,
         "views": row.views,
         "members": row.members,
         "seeds": row.seed,

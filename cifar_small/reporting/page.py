@@ -25,7 +25,7 @@ from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
 from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
 from cifar_small.figures.confusion import draw_confusion
-from cifar_small.figures.evaluation import draw_accuracy_over_size, draw_reliability
+from cifar_small.figures.evaluation import draw_accuracy_over_cost, draw_reliability
 from cifar_small.figures.run import draw_run, draw_val_accuracy
 from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import (
@@ -169,8 +169,8 @@ def _charts(entries: Sequence[Entry], comparison: Comparison) -> list[tuple[str,
     charts = []
     if len(comparison.rows) > 1:
         split = comparison.split
-        title = f"Accuracy on {split} against parameters and multiply-adds"
-        charts.append((title, Markup(to_html(draw_accuracy_over_size(comparison.rows, split, ""), title))))
+        title = f"What accuracy on {split} costs"
+        charts.append((title, Markup(to_html(draw_accuracy_over_cost(comparison.rows, split, ""), title))))
     runs = [(name, rows) for name, run in distinct_runs(entries) if (rows := read_metrics(run.metrics_file))]
     if len(runs) > 1:
         title = "Accuracy on val over epochs, all runs"

@@ -267,6 +267,7 @@ class Summary(_Facts):
     val_accuracy: float
     val_interval: list[float]  # Wilson's 95 %, low and high
     val_images: int
+    train_images: int | None = None  # None: not recorded
     views: str
     val_accuracy_plain: float  # without views
     data: DataFacts
@@ -308,6 +309,7 @@ class Summary(_Facts):
         seconds: float,
         val_predictions_sha256: str,
         metrics_sha256: str | None = None,
+        train_images: int | None = None,
     ) -> Summary:
         """The summary of a run by the meta of its predictions of val, how many are right and the interval of that share."""
         assert val.epoch is not None
@@ -340,6 +342,7 @@ class Summary(_Facts):
         )
         extra: dict[str, object] = {
             "metrics_sha256": metrics_sha256,
+            "train_images": train_images,
             "soup": val.soup,
         }  # a soup has no metrics, a trained run no members
         extra["ended"] = "patience" if epochs < epochs_planned else None

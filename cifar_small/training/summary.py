@@ -63,6 +63,7 @@ def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModul
         seconds=round(state.seconds, 1),
         val_predictions_sha256=val_sha256,
         metrics_sha256=sha256_file(run.metrics_file),
+        train_images=len(data.images),
     )
     write_json(run.summary_file, summary.plain())
     return summary

@@ -13,7 +13,7 @@ from synthetic import made
 from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import evaluate
 from cifar_small.figures.confusion import draw_confusion
-from cifar_small.figures.evaluation import draw_accuracy_over_size, draw_reliability
+from cifar_small.figures.evaluation import draw_accuracy_over_cost, draw_reliability
 from cifar_small.figures.run import draw_cells, draw_curves, draw_val_accuracy
 from cifar_small.figures.style import paper_style, render, save, to_html
 from cifar_small.runs.predictions import Predictions
@@ -58,11 +58,27 @@ def test_no_tick_stands_above_a_hundred_per_cent() -> None:
 def test_the_cost_picture_has_the_budgets_line() -> None:
     row = EntryRow(**dict.fromkeys(EntryRow.__dataclass_fields__) | {"name": "a", "parameters": 20_000, "macs": 10**6})  # type: ignore[arg-type]
     row = replace(row, budget=100_000, faults=(), lineage=(), scores={"val": Score(90, 100, "")})
-    left, right, _ = draw_accuracy_over_size([row, replace(row, name="b")], "val", "").axes
+    left, right, _ = draw_accuracy_over_cost([row, replace(row, name="b", macs=2 * 10**6)], "val", "").axes
     assert [list(line.get_xdata()) for line in left.lines if line.get_linestyle() == "--"] == [[100_000, 100_000]]
     assert "budget 100,000" in {text.get_text() for text in left.texts}
     assert left.get_xlim()[1] > 100_000
     assert not [line for line in right.lines if line.get_linestyle() == "--"]
+
+
+def test_the_cost_picture_has_a_panel_for_what_entries_differ_in() -> None:
+    row = EntryRow(**dict.fromkeys(EntryRow.__dataclass_fields__) | {"name": "a", "parameters": 20_000, "macs": 10**6})  # type: ignore[arg-type]
+    row = replace(row, budget=100_000, faults=(), lineage=(), scores={"val": Score(90, 100, "")}, train_images=500, minutes=2.0)
+
+    def panels(*others: EntryRow) -> dict[str, list[float]]:
+        *axes, _ = draw_accuracy_over_cost([row, *others], "val", "").axes
+        return {one.get_xlabel(): [float(bars.lines[0].get_xdata()[0]) for bars in one.containers] for one in axes}
+
+    assert panels() == panels(replace(row, name="b", train_images=None)) | {"parameters": [20_000]}
+    assert panels(replace(row, train_images=5000, minutes=9.5), replace(row, train_images=None)) == {
+        "parameters": [20_000, 20_000, 20_000],
+        "training images": [500, 5000],
+        "minutes of training": [2, 9.5, 2],
+    }
 
 
 def test_confusions_show_counts_and_shares() -> None:

@@ -99,7 +99,7 @@ def test_figures_take_the_colors_of_the_page(folder: Path) -> None:
     charts = re.findall(r'<svg class="chart".*?</svg>', page_of(folder), flags=re.S)
     labels = [re.findall(r'aria-label="(.*?)"', chart)[0] for chart in charts]
     curves = "Loss, accuracy and learning rate over epochs"
-    together = ["Accuracy on val against parameters and multiply-adds", "Accuracy on val over epochs, all runs"]
+    together = ["What accuracy on val costs", "Accuracy on val over epochs, all runs"]
     assert labels == [*together, *[curves, "Confusion matrix", "Accuracy against confidence"] * 2]
     for chart in charts:
         assert {"var(--ink)", "var(--blue)"} <= set(re.findall(r"var\(.*?\)", chart))
