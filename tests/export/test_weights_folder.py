@@ -152,6 +152,14 @@ def test_the_card_says_that_a_run_was_extended(tmp_path: Path, run: Run, folder:
     assert "extended" not in card_of(folder)
 
 
+def test_the_card_says_that_patience_ended_a_run(tmp_path: Path, run: Run) -> None:
+    ended = Run(shutil.copytree(run.folder, tmp_path / "ended"))
+    summary = json.loads(ended.summary_file.read_text())
+    ended.summary_file.write_text(json.dumps({**summary, "epochs_planned": 12, "ended": "patience"}))
+    export(ended, tmp_path / "other")
+    assert "for 2 epochs, ended by patience after epoch 2 of 12" in card_of(tmp_path / "other")
+
+
 def test_the_front_matter_is_the_hubs_and_holds_the_recorded_figures(folder: Path, run: Run) -> None:
     data = ModelCard(card_of(folder)).data
     summary, readings = run.summary(), run.test_readings()

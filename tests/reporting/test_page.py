@@ -55,6 +55,15 @@ def test_says_where_the_numbers_come_from(folder: Path) -> None:
         assert text in card, text
 
 
+def test_says_that_patience_ended_a_run(folder: Path, tmp_path: Path) -> None:
+    run = Run(shutil.copytree(folder / "first", tmp_path / "ended"))
+    summary = json.loads(run.summary_file.read_text())
+    run.summary_file.write_text(json.dumps({**summary, "epochs_planned": 12, "ended": "patience"}))
+    assert main(["report", str(run.folder), "--output", str(tmp_path / "report.html")]) == 0
+    assert "(epoch 2 of 2; ended by patience after epoch 2 of 12)" in page_of(tmp_path)
+    assert "patience" not in page_of(folder).split("Where these numbers come from")[1].split("</section>")[0]
+
+
 def test_every_text_is_escaped(folder: Path) -> None:
     page = page_of(folder)
     assert "A &lt; B &amp; C" in page

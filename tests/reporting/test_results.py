@@ -142,6 +142,16 @@ def test_a_reading_by_an_int8_file_is_not_the_nets_own(tmp_path: Path) -> None:
     assert rows(render_results(tmp_path / "b"))[0]["test %"] == "read once with other weights or forms"
 
 
+def test_a_run_that_patience_ended_says_so(tmp_path: Path) -> None:
+    record(tmp_path / "submissions")
+    path = tmp_path / "submissions/net-0/record.json"
+    content = json.loads(path.read_text())
+    content["run"]["summary"] |= {"epochs": 7, "epochs_planned": 20, "ended": "patience"}
+    path.write_text(json.dumps(content))
+    (row,) = rows(render_results(tmp_path / "submissions"))
+    assert row["epochs"] == "7 of 20, by patience"
+
+
 def test_other_recipes_have_rows_of_their_own_best_first(tmp_path: Path) -> None:
     record(tmp_path, 0, name="weak", recipe="b" * 64, val=0.5)
     record(tmp_path, 0, name="strong", recipe="c" * 64, val=0.9)
