@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,13 +22,16 @@ from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.compare import compare as _compare
 from cifar_small.evaluation.entries import load_entries
+from cifar_small.evaluation.estimate import Estimation
+from cifar_small.evaluation.estimate import estimate as _estimate
 from cifar_small.figures.run import draw_run
 from cifar_small.figures.style import render, save
-from cifar_small.files import sha256_file, write_atomic
+from cifar_small.files import sha256_file, write_atomic, write_json
 from cifar_small.inference.blend import Method
 from cifar_small.inference.predict import check_split, predict, predictions_file, views_or
 from cifar_small.models.counting import footprint, num_classes_of
 from cifar_small.reporting.comparison_tables import comparison_tables
+from cifar_small.reporting.estimate_files import estimation_record, estimation_table
 from cifar_small.reporting.tables import Table, to_html, to_text
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions as Predictions
@@ -106,6 +109,19 @@ class Compared(Shown):
     def tables(self) -> Sequence[Table]:  # type: ignore[override]
         """Entries, scores, paired tests and notes."""
         return comparison_tables(self.comparison)
+
+
+@dataclass(frozen=True, repr=False)
+class Estimated(Shown):
+    """What runs are expected to score on a file without labels; `estimation` has the numbers."""
+
+    estimation: Estimation
+
+    @property
+    def tables(self) -> Sequence[Table]:  # type: ignore[override]
+        """A row for each run, with the warnings below."""
+        table = estimation_table(self.estimation)
+        return [replace(table, notes=(*table.notes, *(f"warning: {warning}" for warning in self.estimation.warnings)))]
 
 
 @dataclass(frozen=True)
@@ -290,6 +306,22 @@ def compare(
     if split not in ("val", "test"):
         raise UserError(f"split is {split!r}; expected val or test")
     return Compared(_compare(load_entries(_named(entries, names)), split, all_pairs=pairs))
+
+
+def estimate(*runs: TrainedRun, file: str | Path, output: str | Path = "estimate.json") -> Estimated:
+    """What runs are expected to score on the unlabelled `file`, each with an interval, from their predictions of val and of it.
+
+    `output` is written anew: the record that the file was looked at. Raises UserError and DataError.
+    """
+    if lone := [run for run in runs if not isinstance(run, TrainedRun)]:
+        raise UserError(f"{lone[0]!r} is no run; expected runs of load_run or train, one by one: *runs for a list of them")
+    if not runs:
+        raise UserError("no runs; expected one or more")
+    target = _path(output, "output")
+    files, vals = [run.predict("submit", file=file) for run in runs], [run.predict("val") for run in runs]
+    found = _estimate(files, vals)
+    write_json(target, estimation_record(found, "cifar_small.estimate").plain())
+    return Estimated(found)
 
 
 def submit(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -138,6 +139,18 @@ def test_an_unlabelled_file_is_answered(runs: list[cs.TrainedRun], tmp_path: Pat
     assert [int(row.split(",")[1]) for row in rows[1:]] == answers.predicted.tolist()
 
 
+def test_what_runs_will_score_is_estimated_and_recorded(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
+    images = load_test(runs[0].config.data)
+    write_unlabelled(tmp_path / "unlabelled.pkl", images.images, images.ids)
+    found = cs.estimate(*runs, file=tmp_path / "unlabelled.pkl", output=tmp_path / "estimate.json")
+    kept = json.loads((tmp_path / "estimate.json").read_text())
+    assert [run["estimate"] for run in kept["runs"]] == [run.accuracy for run in found.estimation.runs]
+    assert [run["val_accuracy"] for run in kept["runs"]] == [run.accuracy for run in runs]
+    assert kept["looked_at"]["images"] == 360
+    assert found._repr_html_().count("<tr>") == 3
+    assert all(str(found).count(f"warning: {line[:20]}") for line in found.estimation.warnings)
+
+
 @pytest.mark.usefixtures("pictures")
 def test_curves_are_a_picture(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
     plot = runs[0].curves()
@@ -175,6 +188,8 @@ WRONG: dict[str, Callable[[cs.TrainedRun, Path], object]] = {
     "output is a NoneType; expected a path": lambda run, out: cs.ensemble([run, run], None),  # type: ignore[arg-type]
     "no entries; expected runs or predictions files": lambda run, out: cs.compare(),
     "an entry is a list; expected runs or paths": lambda run, out: cs.report([run], output=out),  # type: ignore[arg-type]
+    "no runs; expected one or more": lambda run, out: cs.estimate(file="a.pkl"),
+    "'run' is no run; expected runs": lambda run, out: cs.estimate("run", file="a.pkl", output=out),  # type: ignore[arg-type]
     "names are 'ab'; expected a list": lambda run, out: cs.compare(run, run, names="ab"),
     "predictions is a TrainedRun; expected the path": lambda run, out: cs.submit(run, out),  # type: ignore[arg-type]
 }

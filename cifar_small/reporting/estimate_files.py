@@ -24,6 +24,11 @@ FILES = ("calibration.json", "calibration.csv", "calibration.md", "calibration.p
 
 def describe_estimation(estimation: Estimation) -> str:
     """The table of all runs, what each estimator assumes, and the warnings."""
+    return "\n".join([to_text([estimation_table(estimation)]), *(f"warning: {warning}" for warning in estimation.warnings)])
+
+
+def estimation_table(estimation: Estimation) -> Table:
+    """A row for each run, the best first; the notes say what each estimator assumes."""
     chosen = estimation.calibration
     methods = [name for name in ESTIMATORS if any(name in run.raw for run in estimation.runs)]
     header = ("run", "val %", "estimate %", *methods)
@@ -39,8 +44,7 @@ def describe_estimation(estimation: Estimation) -> str:
         *estimation.notes,
     ]
     images = len(estimation.runs[0].file.ids)
-    table = Table(f"Expected accuracy on {images:,} images without labels", header, tuple(rows), tuple(notes))
-    return "\n".join([to_text([table]), *(f"warning: {warning}" for warning in estimation.warnings)])
+    return Table(f"Expected accuracy on {images:,} images without labels", header, tuple(rows), tuple(notes))
 
 
 def estimation_record(estimation: Estimation, command: str) -> EstimationRecord:
