@@ -1,4 +1,4 @@
-"""Predictions made of few numbers, for the tests of everything that works on predictions files."""
+"""Predictions made of few numbers, and pictures, for the tests of everything that works on them."""
 
 from __future__ import annotations
 
@@ -49,6 +49,16 @@ def made(
         classes,
         parse(PredictionsMeta, {**facts, **meta}, "made"),
     )
+
+
+def photographs(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
+    """Images that are smooth as photographs are: noise at several scales, each channel alike, (N, 32, 32, 3)."""
+    rng = np.random.default_rng(seed)
+    total = np.zeros((count, side, side, 3))
+    for cells, weight in ((4, 1.0), (8, 0.7), (16, 0.4), (32, 0.12)):
+        grid = rng.standard_normal((count, cells, cells, 1)) + 0.4 * rng.standard_normal((count, cells, cells, 3))
+        total += weight * grid.repeat(side // cells, axis=1).repeat(side // cells, axis=2)
+    return np.clip(120 + 45 * total, 0, 255).astype(np.uint8)
 
 
 def summary_of(**changes: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from cifar_small import __version__
 from cifar_small.cli import (
     compare,
     configs,
+    data,
     ensemble,
     estimate,
     evaluate,
@@ -44,6 +45,7 @@ exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4
 5 training diverged; 143 stopped by a signal and saved"""
 ALL = (
     *configs.COMMANDS,
+    *data.COMMANDS,
     *train.COMMANDS,
     *weights.COMMANDS,
     *predict.COMMANDS,

@@ -75,7 +75,7 @@ def _candidates(images: Pixels, others: Pixels, within: bool) -> tuple[Indices, 
     rows, columns = _thumbnails(images), _thumbnails(others)
     pairs = []
     for top in range(0, len(rows), _ROWS):
-        for left in range(0, len(columns), _COLUMNS):
+        for left in range(0, min(top + _ROWS, len(columns)) if within else len(columns), _COLUMNS):
             alike = rows[top : top + _ROWS] @ columns[left : left + _COLUMNS].T
             if within:
                 height, width = alike.shape

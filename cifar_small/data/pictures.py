@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,7 @@ _MODES = ("RGB", "L", "P", "RGBA", "LA", "1")
 _MOST_PIXELS = 2**26  # of one picture, before it is decoded
 Pixels = npt.NDArray[np.uint8]
 Labelled = tuple[Pixels, npt.NDArray[np.int64], list[str]]
+LabelledFiles = tuple[list[Path], npt.NDArray[np.int64], list[str]]
 
 
 def read_picture(source: Path | bytes, where: str = "") -> tuple[Pixels, bool]:
@@ -74,6 +76,12 @@ def picture_files(folder: Path) -> list[Path]:
 
 def read_class_folders(root: Path, split: str) -> Labelled:
     """Pictures in <split>/<class>/, their labels, and the names of the classes. Raises DataError."""
+    files, labels, classes = files_of_classes(root, split)
+    return read_pictures(files, str(root / split))[0], labels, classes
+
+
+def files_of_classes(root: Path, split: str) -> LabelledFiles:
+    """The files in <split>/<class>/, their labels, and the names of the classes. Raises DataError."""
     classes = class_folders(root / "train")
     # Competitions give no labelled test part, and training needs none.
     needed = split == "test" or (root / "test").is_dir()
@@ -90,7 +98,7 @@ def read_class_folders(root: Path, split: str) -> Labelled:
         labels += [label] * len(found)
     if not files:
         raise DataError(f"{root / split}: no images; expected {split}/<class>/*.png, .jpg or .webp")
-    return read_pictures(files, str(root / split))[0], np.array(labels, np.int64), classes
+    return files, np.array(labels, np.int64), classes
 
 
 def class_folders(folder: Path) -> list[str]:
@@ -120,7 +128,13 @@ def label_file(root: Path) -> Path | None:
 
 
 def read_flat(root: Path, table: Path) -> Labelled:
-    """The pictures of train/ that a CSV names, in its order, their labels, and the names of the classes. Raises DataError.
+    """The pictures of train/ that a CSV names, in its order, their labels, and the names of the classes. Raises DataError."""
+    files, labels, classes = files_of_table(root, table)
+    return read_pictures(files, str(root / "train"))[0], labels, classes
+
+
+def files_of_table(root: Path, table: Path) -> LabelledFiles:
+    """The files of train/ that a CSV names, in its order, their labels, and the names of the classes. Raises DataError.
 
     table: a header of two names, then a row for each picture: its name, with or without its ending, and its class.
     """
@@ -143,5 +157,15 @@ def read_flat(root: Path, table: Path) -> Labelled:
     files = [by_name[name] for name in names]
     if len(set(files)) < len(files):
         raise DataError(f"{table}: names a picture twice; expected each once")
-    pixels, _ = read_pictures(files, str(root / "train"))
-    return pixels, np.array([classes.index(label) for label in labels], np.int64), classes
+    return files, np.array([classes.index(label) for label in labels], np.int64), classes
+
+
+def stored_sizes(files: Sequence[Path]) -> Counter[tuple[int, int]]:
+    """How many pictures are stored at each width and height, as their headers say; files: those that were read before."""
+    from PIL import Image
+
+    sizes: Counter[tuple[int, int]] = Counter()
+    for file in tqdm(files, desc="sizes of pictures", unit="picture", disable=no_bar(len(files) > 5000)):
+        with Image.open(file, formats=_FORMATS) as picture:
+            sizes[picture.size] += 1
+    return sizes

@@ -16,7 +16,7 @@ from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_ha
 from cifar_small.data.containers import integers, read_table, tables_of
 from cifar_small.data.images import Images
 from cifar_small.data.orientation import require_in_order
-from cifar_small.data.pictures import label_file, read_class_folders, read_flat
+from cifar_small.data.pictures import files_of_classes, files_of_table, label_file, read_class_folders, read_flat
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError, plural
@@ -68,8 +68,7 @@ def _in_order(images: Images, classes: tuple[str, ...]) -> Images:
 
 
 def _load_source(data: Data, split: Split) -> Images:
-    given = data.root or os.environ.get(VARIABLE)
-    root = Path(given).expanduser() if given else None
+    root = _root(data)
     match data.source:
         case "digits":
             return _digits(split)
@@ -81,6 +80,11 @@ def _load_source(data: Data, split: Split) -> Images:
             return _folder(_required(root, data), split)
         case unknown:
             assert_never(unknown)
+
+
+def _root(data: Data) -> Path | None:
+    given = data.root or os.environ.get(VARIABLE)
+    return Path(given).expanduser() if given else None
 
 
 def _required(root: Path | None, data: Data) -> Path:
@@ -155,13 +159,27 @@ def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any
 def _folder(root: Path, split: Split) -> Images:
     """Class folders, or Kaggle's flat train/ with a CSV of labels, or parquet tables named by their split."""
     where = f"folder {split} of {root}"
-    if (table := label_file(root)) and not any(entry.is_dir() for entry in (root / "train").iterdir()):
+    if table := _table_of_flat(root):
         if split == "test":
             raise DataError(f"{root}: {table.name} labels train/ alone; there is no labelled test part to read")
         return _images(*read_flat(root, table), where)
     if not (root / "train").is_dir() and (files := tables_of(root, split)):
         return _images(*_labelled_table(files), where)
     return _images(*read_class_folders(root, split), where)
+
+
+def _table_of_flat(root: Path) -> Path | None:
+    table = label_file(root)
+    return table if table and not any(entry.is_dir() for entry in (root / "train").iterdir()) else None
+
+
+def picture_files_of(data: Data, split: Split) -> list[Path]:
+    """The file of each image of a folder of pictures, in the order of the ids; none where a source is read from arrays."""
+    root = _root(data)
+    if data.source != "folder" or root is None or not (root / "train").is_dir():
+        return []
+    table = _table_of_flat(root)
+    return (files_of_table(root, table) if table else files_of_classes(root, split))[0]
 
 
 def _labelled_table(files: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from synthetic import photographs
 
 from cifar_small.cli.main import main
 from cifar_small.config.schema import Data, Rules
@@ -18,16 +19,6 @@ from cifar_small.data import Images, is_available, load_test, load_train, write_
 from cifar_small.data.duplicates import NEAR, find_copies
 from cifar_small.errors import DataError
 from cifar_small.submission.diagnose import GRID, Diagnosis, _compression, _order, color_grid, copies_csv, diagnose, render_card
-
-
-def photographs(count: int, seed: int = 0, side: int = 32) -> np.ndarray:
-    """Images that are smooth as photographs are: noise at several scales, each channel alike, (N, 32, 32, 3)."""
-    rng = np.random.default_rng(seed)
-    total = np.zeros((count, side, side, 3))
-    for cells, weight in ((4, 1.0), (8, 0.7), (16, 0.4), (32, 0.12)):
-        grid = rng.standard_normal((count, cells, cells, 1)) + 0.4 * rng.standard_normal((count, cells, cells, 3))
-        total += weight * grid.repeat(side // cells, axis=1).repeat(side // cells, axis=2)
-    return np.clip(120 + 45 * total, 0, 255).astype(np.uint8)
 
 
 def jpeg(image: np.ndarray, quality: int = 75) -> np.ndarray:
