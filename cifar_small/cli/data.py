@@ -48,9 +48,10 @@ def _data(options: argparse.Namespace) -> int:
     if folder is not None:
         reserve(options.overwrite, *(folder / name for name in FILES))
     found = survey(config.data, [load_predictions(path) for path in options.predictions])
+    written = [] if folder is None else write_survey(found, folder)
     print(describe(found))
-    if folder is not None:
-        print(f"-> {folder}: {', '.join(path.name for path in write_survey(found, folder))}")
+    if written:
+        print(f"-> {folder}: {', '.join(path.name for path in written)}")
     return 0
 
 

@@ -181,10 +181,12 @@ def _draw(survey: DataSurvey, folder: Path) -> None:
     save(draw_class_counts(survey.counts, survey.classes, f"{survey.source}: {total}"), folder / "class_counts.png")
     save(draw_samples(_samples(survey), f"{survey.source}: images of each class"), folder / "samples.png")
     if survey.copies:
-        pairs = sorted(survey.copies, key=lambda pair: (not pair.contradicts, pair.likeness))[:PAIRS]
+        # Of those with two labels the surest come first; of the others those that show how far "near" goes.
+        differing = sorted((pair for pair in survey.copies if pair.contradicts), key=lambda pair: -pair.likeness)
+        others = sorted((pair for pair in survey.copies if not pair.contradicts), key=lambda pair: pair.likeness)
+        pairs = [*differing, *others][:PAIRS]
         tiles = [(side_by_side(pair.image.pixels, pair.other.pixels), *_captions(pair)) for pair in pairs]
-        contradict = sum(pair.contradicts for pair in survey.copies)
-        first = f"first those whose labels differ ({contradict:,}), then " if contradict else ""
+        first = f"the {len(differing):,} whose labels differ, most alike first, then " if differing else ""
         title = f"{len(pairs)} of {plural(len(survey.copies), 'copy', 'copies')}: {first}the least alike"
         save(draw_tiles(tiles, title), folder / "copies.png")
     if survey.labels is not None and survey.labels.suspects:
