@@ -186,7 +186,9 @@ def _draw(survey: DataSurvey, folder: Path) -> None:
         others = sorted((pair for pair in survey.copies if not pair.contradicts), key=lambda pair: pair.likeness)
         pairs = [*differing, *others][:PAIRS]
         tiles = [(side_by_side(pair.image.pixels, pair.other.pixels), *_captions(pair)) for pair in pairs]
-        first = f"the {len(differing):,} whose labels differ, most alike first, then " if differing else ""
+        first = (
+            f"first those whose labels differ ({len(differing):,}), the most alike before others; then " if differing else ""
+        )
         title = f"{len(pairs)} of {plural(len(survey.copies), 'copy', 'copies')}: {first}the least alike"
         save(draw_tiles(tiles, title), folder / "copies.png")
     if survey.labels is not None and survey.labels.suspects:
