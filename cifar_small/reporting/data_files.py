@@ -31,7 +31,10 @@ MANY_NEAR = 0.2  # share of train that are near copies, more than photographs ha
 
 def describe(survey: DataSurvey) -> str:
     """The facts and tables, for the terminal."""
-    return "\n\n".join(["\n".join([survey.source, *_facts(survey)]), to_text(list(_tables(survey, LONGEST)))])
+    facts = [survey.source, *_facts(survey)]
+    if len(survey.classes) > LONGEST:
+        facts.append(f"the counts of all {len(survey.classes):,} classes are in data.md")
+    return "\n\n".join(["\n".join(facts), to_text(list(_tables(survey, LONGEST)))])
 
 
 def _facts(survey: DataSurvey) -> list[str]:
