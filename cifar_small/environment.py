@@ -6,6 +6,7 @@ import ctypes
 import hashlib
 import os
 import platform
+import re
 import signal
 import subprocess
 import sys
@@ -41,6 +42,22 @@ def no_bar(wanted: bool = True) -> bool | None:
     if not wanted:
         return True
     return False if "ipykernel" in sys.modules else None  # a notebook is no terminal
+
+
+def memory_at_hand() -> int | None:
+    """Bytes that a process can still take; None where that is not known.
+
+    On Linux what is available, within a container's limit; elsewhere all memory of the machine.
+    """
+    with suppress(OSError, ValueError):
+        found = [int(re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024]
+        with suppress(OSError, ValueError):  # "max" is no number
+            found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+        return min(found)
+    names = getattr(os, "sysconf_names", {})
+    if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= names.keys():
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return None
 
 
 def resolve_device(name: str) -> torch.device:

@@ -67,7 +67,9 @@ def quick_runs() -> Iterator[None]:
         for name in ("draw_curves", "draw_confusion"):
             patch.setattr(summary, name, lambda *_, **__: None)
         patch.setattr(summary, "save", lambda _, path: write_atomic(path, b"a picture"))
-        patch.setattr(datamodule, "load_train", lambda data: read(data) if data.source == "digits" else load_train(data))
+        patch.setattr(
+            datamodule, "load_train", lambda data, side: read(data) if data.source == "digits" else load_train(data, side)
+        )
         yield
 
 

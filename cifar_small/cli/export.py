@@ -37,7 +37,9 @@ def _onnx(options: argparse.Namespace) -> int:
     reserve(options.overwrite, target)
     content, difference, largest = write_onnx(net, target)
     print(f"{net.parameters:,} parameters, {len(content) / 1e6:.2f} MB -> {target}")
-    print(f"input: uint8 images (N, 32, 32, 3), RGB, not normalized; output: logits (N, {len(net.classes)})")
+    print(
+        f"input: uint8 images (N, {net.stored}, {net.stored}, 3), RGB, not normalized; output: logits (N, {len(net.classes)})"
+    )
     print(f"checked against torch on {CHECKED} synthetic images: logits up to {largest:.1f} differ by at most {difference:.1e}")
     return 0
 

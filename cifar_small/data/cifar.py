@@ -144,7 +144,7 @@ def _find_other(what: Release, root: Path, names: Sequence[str]) -> tuple[dict[s
         return None
     table = read_table(files)
     column = what.labels if what.labels in table.columns else what.labels.removesuffix("s")
-    rows = table.pixels.transpose(0, 3, 1, 2).reshape(-1, 3072)
+    rows = table.pictures.pixels.transpose(0, 3, 1, 2).reshape(-1, 3072)
     shares = np.array_split(np.arange(len(rows)), len(names))  # the tables do not say where batches ended
     parts = {name: {"data": rows[one]} for name, one in zip(names, shares, strict=True)}
     if column in table.columns:

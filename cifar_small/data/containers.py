@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.data.formats import format_of_file
-from cifar_small.data.pictures import Pixels, read_pictures
+from cifar_small.data.images import SIDE
+from cifar_small.data.pictures import Pictures, read_pictures
 from cifar_small.data.readers import MAX_BYTES
 from cifar_small.errors import DataError
 
@@ -21,9 +22,9 @@ _PICTURES = ("img", "image", "images", "picture")  # columns of pictures, as the
 
 
 class TableOfPictures(NamedTuple):
-    """The pictures of a parquet table, (N, 32, 32, 3), and its columns of whole numbers by name with their class names."""
+    """The pictures of a parquet table, and its columns of whole numbers by name with their class names."""
 
-    pixels: Pixels
+    pictures: Pictures
     columns: Mapping[str, npt.NDArray[np.int64]]
     names: Mapping[str, list[str]]
 
@@ -88,7 +89,7 @@ def tables_of(root: Path, split: str) -> list[Path]:
     return sorted(root.glob(f"{split}*.parquet")) or sorted(root.glob(f"*/{split}*.parquet"))
 
 
-def read_table(paths: Sequence[Path]) -> TableOfPictures:
+def read_table(paths: Sequence[Path], side: int = SIDE) -> TableOfPictures:
     """Pictures and whole numbers of parquet files with the same columns, one after the other. Raises DataError.
 
     A picture is encoded bytes, alone or under `bytes`, as in the tables of the Hugging Face hub.
@@ -113,7 +114,7 @@ def read_table(paths: Sequence[Path]) -> TableOfPictures:
     wholes = [field.name for field in table.schema if pyarrow.types.is_integer(field.type)]
     columns = {name: np.asarray(table[name].to_numpy(), np.int64) for name in wholes if not table[name].null_count}
     encoded = [cell for cell in cells if isinstance(cell, bytes)]
-    return TableOfPictures(read_pictures(encoded, str(paths[0]))[0], columns, _class_names(table.schema.metadata or {}))
+    return TableOfPictures(read_pictures(encoded, str(paths[0]), side), columns, _class_names(table.schema.metadata or {}))
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

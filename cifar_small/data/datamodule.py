@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cifar_small.config.schema import Config, Data
-from cifar_small.data.images import Images
+from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import PixelStatistics, pixel_statistics
 from cifar_small.data.sources import load_train
 from cifar_small.data.splits import index_hash, stratified_split, stratified_subset
@@ -23,7 +23,7 @@ from cifar_small.runs.records import DataFacts
 class DataModule:
     """The data of a run on its device, and how it is computed."""
 
-    images: Tensor  # uint8 (N, 3, 32, 32), channels-last
+    images: Tensor  # uint8 (N, 3, side, side), channels-last
     labels: Tensor  # int64 (N,)
     ids: npt.NDArray[np.int64]  # (N,), ids of the images
     val: Images
@@ -37,6 +37,11 @@ class DataModule:
     precision: str
 
     @property
+    def side(self) -> int:
+        """Pixels a side of the images as they are stored: 32, or more where they were read from larger pictures."""
+        return int(self.images.shape[-1])
+
+    @property
     def fill(self) -> Tensor:
         """The mean color as uint8 (3,)."""
         return (255 * torch.tensor(self.mean, device=self.device)).round().byte()
@@ -46,7 +51,7 @@ def load_datamodule(config: Config) -> DataModule:
     """Read and split the data of a config onto its device. Raises DataError when no step could be made of it."""
     device = resolve_device(config.engine.device)
     precision = resolve_precision(config.engine.precision, device)
-    images, val, facts = load_splits(config.data)
+    images, val, facts = load_splits(config.data, config.read_at)
     if config.batch_size > len(images):
         raise DataError(
             f"batch_size {config.batch_size} is above the {len(images):,} training images, so no step would be made; lower it"
@@ -64,7 +69,7 @@ def load_datamodule(config: Config) -> DataModule:
         images.classes,
         mean,
         std,
-        pixel_statistics(images.images),
+        pixel_statistics(images.at_32),
         facts,
         device,
         precision,
@@ -91,14 +96,17 @@ def channel_moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def to_tensor(images: Images, device: torch.device) -> Tensor:
-    """uint8 (N, 3, 32, 32) in channels-last memory order on the device; on a CPU a view of the array where it is writable."""
+    """uint8 (N, 3, side, side) in channels-last memory order on the device; on a CPU a view of a writable array."""
     pixels = images.images if images.images.flags.writeable else images.images.copy()
     return torch.from_numpy(pixels).to(device).permute(0, 3, 1, 2)
 
 
-def load_splits(data: Data) -> tuple[Images, Images, DataFacts]:
-    """The training and validation images of a config, and the hashes that identify them. Never touches the test split."""
-    everything = load_train(data)
+def load_splits(data: Data, side: int = SIDE) -> tuple[Images, Images, DataFacts]:
+    """The training and validation images of a config, and the hashes that identify them. Never touches the test split.
+
+    side: as in `load_train`.
+    """
+    everything = load_train(data, side)
     assert everything.labels is not None
     train, val = stratified_split(everything.labels, data.val_size, data.split_seed)
     if data.train_limit is not None:
@@ -106,4 +114,6 @@ def load_splits(data: Data) -> tuple[Images, Images, DataFacts]:
     facts = DataFacts(source=data.source, sha256=everything.sha256, val_sha256=index_hash(val), train_sha256=index_hash(train))
     if data.train_limit is not None:
         facts = facts.updated(train_limit=data.train_limit)
+    if everything.side != SIDE:
+        facts = facts.updated(side=everything.side)
     return everything.take(train), everything.take(val), facts

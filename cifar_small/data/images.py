@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -11,13 +11,16 @@ import numpy.typing as npt
 
 from cifar_small.errors import DataError
 
+SIDE = 32  # pixels a side of what data sets of arrays hold
+
 
 @dataclass(frozen=True)
 class Images:
     """Images in memory with what is known about them.
 
-    images: uint8 (N, 32, 32, 3), RGB; labels: int64 (N,) in [0, K) or None; ids: int64 (N,), unique; classes: K names;
-    source: what it was read from, for messages and records. Raises DataError when the parts do not fit together.
+    images: uint8 (N, 32, 32, 3), RGB, or larger squares; labels: int64 (N,) in [0, K) or None; ids: int64 (N,), unique;
+    classes: K names; source: what it was read from, for messages and records; small: of larger images the same at 32x32, by
+    which they are recognized. Raises DataError when the parts do not fit together.
     """
 
     images: npt.NDArray[np.uint8]
@@ -25,11 +28,13 @@ class Images:
     ids: npt.NDArray[np.int64]
     classes: tuple[str, ...]
     source: str
+    small: npt.NDArray[np.uint8] | None = None
 
     def __post_init__(self) -> None:
-        shape, count = self.images.shape, len(self.images)
-        if self.images.dtype != np.uint8 or shape[1:] != (32, 32, 3):
-            raise DataError(f"{self.source}: images are {self.images.dtype} {shape}; expected uint8 (N, 32, 32, 3)")
+        shape, count = self.at_32.shape, len(self.images)
+        if self.at_32.dtype != np.uint8 or shape[1:] != (SIDE, SIDE, 3):
+            raise DataError(f"{self.source}: images are {self.at_32.dtype} {shape}; expected uint8 (N, 32, 32, 3)")
+        assert self.images.shape == (len(self.at_32), self.side, self.side, 3)
         if not count:
             raise DataError(f"{self.source}: no images; expected at least one")
         if len(self.ids) != count:
@@ -52,11 +57,21 @@ class Images:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def side(self) -> int:
+        """Pixels a side."""
+        return int(self.images.shape[1])
+
+    @property
+    def at_32(self) -> npt.NDArray[np.uint8]:
+        """The images at 32x32, which say what they show whatever size a net wants: for hashes, copies, the order of memory."""
+        return self.images if self.small is None else self.small
+
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 over shapes, pixels, labels, ids and class names."""
-        digest = hashlib.sha256(repr((self.images.shape, self.classes, self.labels is not None)).encode())
-        for array in (self.images, self.labels, self.ids):
+        """SHA-256 over shapes, pixels at 32x32, labels, ids and class names: the same for nets of every size."""
+        digest = hashlib.sha256(repr((self.at_32.shape, self.classes, self.labels is not None)).encode())
+        for array in (self.at_32, self.labels, self.ids):
             if array is not None:
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
@@ -64,4 +79,15 @@ class Images:
     def take(self, indices: npt.NDArray[np.int64]) -> Images:
         """The images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[indices]
-        return Images(self.images[indices], labels, self.ids[indices], self.classes, self.source)
+        small = None if self.small is None else self.small[indices]
+        return Images(self.images[indices], labels, self.ids[indices], self.classes, self.source, small)
+
+    def enlarged(self, side: int) -> Images:
+        """The images at least at `side` pixels a side: those of 32x32 by Pillow's bicubic kernel, as pictures are read."""
+        if side <= self.side:
+            return self
+        from PIL import Image
+
+        whole = (side, side)
+        larger = np.stack([np.asarray(Image.fromarray(one).resize(whole, Image.Resampling.BICUBIC)) for one in self.images])
+        return replace(self, images=larger, small=self.at_32)

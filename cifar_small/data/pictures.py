@@ -1,6 +1,6 @@
-"""Single pictures and folders of them: PNG, JPEG and WebP of any size, brought to 32x32 RGB as they are read.
+"""Single pictures and folders of them: PNG, JPEG and WebP of any size, brought to one size, RGB, as they are read.
 
-A picture of 32x32 pixels is taken as it is. Of another the largest square in its middle is resized by Pillow's bicubic kernel,
+A picture of that size is taken as it is. Of another the largest square in its middle is resized by Pillow's bicubic kernel,
 which widens with the reduction (antialiasing). JPEGs are first turned as their EXIF orientation says.
 """
 
@@ -11,16 +11,20 @@ import io
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from cifar_small.data.formats import PICTURES, format_of_file
-from cifar_small.environment import no_bar
+from cifar_small.data.images import SIDE
+from cifar_small.environment import memory_at_hand, no_bar
 from cifar_small.errors import DataError
 
-SIDE = 32
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
 KERNEL = "the middle square, by Pillow's bicubic kernel with antialiasing"
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 LABEL_FILES = ("trainLabels.csv", "train_labels.csv", "labels.csv", "train.csv")
@@ -28,12 +32,26 @@ _FORMATS = ("PNG", "JPEG", "WEBP")
 _MODES = ("RGB", "L", "P", "RGBA", "LA", "1")
 _MOST_PIXELS = 2**26  # of one picture, before it is decoded
 Pixels = npt.NDArray[np.uint8]
-Labelled = tuple[Pixels, npt.NDArray[np.int64], list[str]]
+
+
+class Pictures(NamedTuple):
+    """Pictures as they were read.
+
+    pixels: uint8 (N, side, side, 3); small: the same at 32x32, None where that is the side; resized: how many were of another
+    size than the side.
+    """
+
+    pixels: Pixels
+    small: Pixels | None
+    resized: int
+
+
+Labelled = tuple[Pictures, npt.NDArray[np.int64], list[str]]
 LabelledFiles = tuple[list[Path], npt.NDArray[np.int64], list[str]]
 
 
-def read_picture(source: Path | bytes, where: str = "") -> tuple[Pixels, bool]:
-    """A picture as uint8 (32, 32, 3), RGB, and whether it was resized; grey and palette are converted, transparency is dropped.
+def read_picture(source: Path | bytes, where: str = "") -> Image:
+    """A picture in RGB, upright; grey and palette are converted, transparency is dropped.
 
     source: a file, or its bytes, which `where` names. Raises DataError.
     """
@@ -45,11 +63,7 @@ def read_picture(source: Path | bytes, where: str = "") -> tuple[Pixels, bool]:
             # Size and mode stand in the header; what is not wanted is refused before it is decoded.
             size, mode = picture.size, picture.mode
             if mode in _MODES and size[0] * size[1] <= _MOST_PIXELS:
-                upright = ImageOps.exif_transpose(picture).convert("RGB")
-                other = upright.size != (SIDE, SIDE)
-                if other:
-                    upright = ImageOps.fit(upright, (SIDE, SIDE), Image.Resampling.BICUBIC)
-                return np.asarray(upright, np.uint8), other
+                return ImageOps.exif_transpose(picture).convert("RGB")
     except Exception as error:
         known = format_of_file(source, PICTURES) if isinstance(source, Path) and source.is_file() else None
         reason = known or f"is not a readable picture ({type(error).__name__}: {error})"
@@ -59,14 +73,51 @@ def read_picture(source: Path | bytes, where: str = "") -> tuple[Pixels, bool]:
     raise DataError(f"{where}: is {size[0]}x{size[1]} pixels; expected at most {_MOST_PIXELS:,} in all; make it smaller first")
 
 
-def read_pictures(sources: Sequence[Path | bytes], where: str) -> tuple[Pixels, int]:
-    """Pictures as uint8 (N, 32, 32, 3), and how many of them were resized. Raises DataError."""
-    pixels, resized = np.empty((len(sources), SIDE, SIDE, 3), np.uint8), 0
+def fitted(picture: Image, side: int) -> Pixels:
+    """A picture as uint8 (side, side, 3): as it is where that is its size, else its middle square resized."""
+    from PIL import Image, ImageOps
+
+    if picture.size != (side, side):
+        picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
+    return np.asarray(picture, np.uint8)
+
+
+def read_pictures(sources: Sequence[Path | bytes], where: str, side: int = SIDE) -> Pictures:
+    """Pictures at `side` pixels a side, but at 32x32 where that is the size of all. Raises DataError."""
+    if side != SIDE and all(_stored_size(source) == (SIDE, SIDE) for source in sources):
+        side = SIDE
+    small = np.empty((len(sources), SIDE, SIDE, 3), np.uint8) if side != SIDE else None
+    _require_memory(len(sources), side, where)
+    pixels, resized = np.empty((len(sources), side, side, 3), np.uint8), 0
     slow = len(sources) > 5000  # some seconds
     for row, source in enumerate(tqdm(sources, desc=f"reading {where}", unit="picture", disable=no_bar(slow))):
-        pixels[row], other = read_picture(source, f"{where} row {row}" if isinstance(source, bytes) else "")
-        resized += other
-    return pixels, resized
+        picture = read_picture(source, f"{where} row {row}" if isinstance(source, bytes) else "")
+        pixels[row] = fitted(picture, side)
+        if small is not None:
+            small[row] = fitted(picture, SIDE)
+        resized += picture.size != (side, side)
+    return Pictures(pixels, small, resized)
+
+
+def _stored_size(source: Path | bytes) -> tuple[int, int] | None:
+    """Width and height as the header says; None for what is no picture, which reading it explains."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else source, formats=_FORMATS) as picture:
+            return picture.size
+    except Exception:
+        return None
+
+
+def _require_memory(count: int, side: int, where: str) -> None:
+    """Raise DataError for more pictures than the memory holds twice: as they are read, and split into train and val."""
+    needed, there = 2 * 3 * count * side**2, memory_at_hand()
+    if there is not None and needed > there:
+        raise DataError(
+            f"{where}: {count:,} pictures at {side}x{side} take {needed / 1e9:.1f} GB of memory while they are split, and "
+            f"{there / 1e9:.1f} GB are available; lower input.size, or use a machine with more memory"
+        )
 
 
 def picture_files(folder: Path) -> list[Path]:
@@ -74,10 +125,10 @@ def picture_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if not file.name.startswith("."))
 
 
-def read_class_folders(root: Path, split: str) -> Labelled:
+def read_class_folders(root: Path, split: str, side: int = SIDE) -> Labelled:
     """Pictures in <split>/<class>/, their labels, and the names of the classes. Raises DataError."""
     files, labels, classes = files_of_classes(root, split)
-    return read_pictures(files, str(root / split))[0], labels, classes
+    return read_pictures(files, str(root / split), side), labels, classes
 
 
 def files_of_classes(root: Path, split: str) -> LabelledFiles:
@@ -127,10 +178,10 @@ def label_file(root: Path) -> Path | None:
     return found[0] if found and (root / "train").is_dir() else None
 
 
-def read_flat(root: Path, table: Path) -> Labelled:
+def read_flat(root: Path, table: Path, side: int = SIDE) -> Labelled:
     """The pictures of train/ that a CSV names, in its order, their labels, and the names of the classes. Raises DataError."""
     files, labels, classes = files_of_table(root, table)
-    return read_pictures(files, str(root / "train"))[0], labels, classes
+    return read_pictures(files, str(root / "train"), side), labels, classes
 
 
 def files_of_table(root: Path, table: Path) -> LabelledFiles:

@@ -14,9 +14,9 @@ import numpy.typing as npt
 from cifar_small.config.schema import Data
 from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_hand, read_cifar
 from cifar_small.data.containers import integers, read_table, tables_of
-from cifar_small.data.images import Images
+from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import require_in_order
-from cifar_small.data.pictures import files_of_classes, files_of_table, label_file, read_class_folders, read_flat
+from cifar_small.data.pictures import Labelled, files_of_classes, files_of_table, label_file, read_class_folders, read_flat
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError, plural
@@ -28,14 +28,20 @@ _DIGITS_TEST = 360  # of 1797
 Split = Literal["train", "test"]
 
 
-def load_train(data: Data) -> Images:
-    """The labelled training part of a source: images uint8 (N, 32, 32, 3), ids 0..N-1. Raises DataError."""
-    return _load(data, "train")
+def load_train(data: Data, side: int = SIDE) -> Images:
+    """The labelled training part of a source: images uint8 (N, 32, 32, 3), ids 0..N-1. Raises DataError.
+
+    side: of pictures in files, unless all of them are 32x32, which are left so.
+    """
+    return _load(data, "train", side)
 
 
-def load_test(data: Data) -> Images:
-    """The labelled test part of a source: images uint8 (N, 32, 32, 3), ids 0..N-1. Raises DataError."""
-    return _load(data, "test")
+def load_test(data: Data, side: int = SIDE) -> Images:
+    """The labelled test part of a source: images uint8 (N, side, side, 3), ids 0..N-1. Raises DataError.
+
+    side: of the images of the training part.
+    """
+    return _load(data, "test", side).enlarged(side)
 
 
 def is_available(data: Data) -> bool:
@@ -49,8 +55,8 @@ def class_names(data: Data) -> tuple[str, ...]:
     return data.classes or known.get(data.source) or load_train(data).classes
 
 
-def _load(data: Data, split: Split) -> Images:
-    images = _load_source(data, split)
+def _load(data: Data, split: Split, side: int) -> Images:
+    images = _load_source(data, split, side)
     return _in_order(images, data.classes) if data.classes else images
 
 
@@ -67,7 +73,7 @@ def _in_order(images: Images, classes: tuple[str, ...]) -> Images:
     return replace(images, labels=place[images.labels], classes=classes)
 
 
-def _load_source(data: Data, split: Split) -> Images:
+def _load_source(data: Data, split: Split, side: int) -> Images:
     root = _root(data)
     match data.source:
         case "digits":
@@ -77,7 +83,7 @@ def _load_source(data: Data, split: Split) -> Images:
         case "npz":
             return _npz(_required(root, data), split)
         case "folder":
-            return _folder(_required(root, data), split)
+            return _folder(_required(root, data), split, side)
         case unknown:
             assert_never(unknown)
 
@@ -93,9 +99,16 @@ def _required(root: Path | None, data: Data) -> Path:
     return root
 
 
-def _images(images: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: Sequence[str], source: str) -> Images:
-    loaded = Images(np.ascontiguousarray(images), labels, np.arange(len(images), dtype=np.int64), tuple(classes), source)
-    require_in_order(loaded.images, source)
+def _images(
+    images: npt.NDArray[np.uint8],
+    labels: npt.NDArray[np.int64],
+    classes: Sequence[str],
+    source: str,
+    small: npt.NDArray[np.uint8] | None = None,
+) -> Images:
+    ids = np.arange(len(images), dtype=np.int64)
+    loaded = Images(np.ascontiguousarray(images), labels, ids, tuple(classes), source, small)
+    require_in_order(loaded.at_32, source)
     if len(loaded.classes) < 2:
         raise DataError(f"{source}: has one class, {loaded.classes[0]!r}; expected two or more to tell apart")
     return loaded
@@ -156,16 +169,18 @@ def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any
     return found[0], found[1].ravel() if found[1].ndim == 2 and 1 in found[1].shape else found[1], classes
 
 
-def _folder(root: Path, split: Split) -> Images:
+def _folder(root: Path, split: Split, side: int) -> Images:
     """Class folders, or Kaggle's flat train/ with a CSV of labels, or parquet tables named by their split."""
     where = f"folder {split} of {root}"
     if table := _table_of_flat(root):
         if split == "test":
             raise DataError(f"{root}: {table.name} labels train/ alone; there is no labelled test part to read")
-        return _images(*read_flat(root, table), where)
-    if not (root / "train").is_dir() and (files := tables_of(root, split)):
-        return _images(*_labelled_table(files), where)
-    return _images(*read_class_folders(root, split), where)
+        pictures, labels, classes = read_flat(root, table, side)
+    elif not (root / "train").is_dir() and (files := tables_of(root, split)):
+        pictures, labels, classes = _labelled_table(files, side)
+    else:
+        pictures, labels, classes = read_class_folders(root, split, side)
+    return _images(pictures.pixels, labels, classes, where, pictures.small)
 
 
 def _table_of_flat(root: Path) -> Path | None:
@@ -182,10 +197,10 @@ def picture_files_of(data: Data, split: Split) -> list[Path]:
     return (files_of_table(root, table) if table else files_of_classes(root, split))[0]
 
 
-def _labelled_table(files: Sequence[Path]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]:
-    found = read_table(files)
+def _labelled_table(files: Sequence[Path], side: int) -> Labelled:
+    found = read_table(files, side)
     column = next((name for name in LABEL_COLUMNS if name in found.columns), None)
     if column is None:
         raise DataError(f"{files[0]}: has no column of labels; expected whole numbers in {' or '.join(LABEL_COLUMNS)}")
     labels = found.columns[column]
-    return found.pixels, labels, found.names.get(column, [str(number) for number in range(int(labels.max(initial=0)) + 1)])
+    return found.pictures, labels, found.names.get(column, [str(number) for number in range(int(labels.max(initial=0)) + 1)])

@@ -39,4 +39,4 @@ def count_copies(images: Images, *of: Images) -> int:
 
 
 def _fingerprints(images: Images) -> list[bytes]:
-    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images.images]
+    return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images.at_32]

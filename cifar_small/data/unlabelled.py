@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.data.containers import read_binary, read_mat, read_table
-from cifar_small.data.images import Images
+from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import (
     CHW_BELOW,
     HWC_ABOVE,
@@ -28,7 +28,7 @@ from cifar_small.data.orientation import (
     turned,
 )
 from cifar_small.data.pickles import read_pickle
-from cifar_small.data.pictures import ENDINGS, KERNEL, read_pictures
+from cifar_small.data.pictures import ENDINGS, KERNEL, Pictures, read_pictures
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.errors import DataError, plural
 from cifar_small.files import write_atomic
@@ -38,22 +38,27 @@ _SHAPES = "(N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"
 
 
 def load_unlabelled(
-    path: str | Path, *, classes: tuple[str, ...] = (), layout: AskedLayout = "auto", rows: int | None = None
+    path: str | Path, *, classes: tuple[str, ...] = (), layout: AskedLayout = "auto", rows: int | None = None, side: int = SIDE
 ) -> tuple[Images, list[str]]:
     """Unlabelled images in file order with the file's own ids, and notes in plain words on what was assumed or looks odd.
 
     path: a pickle with `data` and `ids`, an .npz with `data` or `images` and `ids`, a .npy of images, a .mat or .parquet file,
     a .bin of CIFAR's binary version, or a folder of pictures named by number.
     layout: how an image's 3072 values lie in memory, whatever the shape says; auto: as shape and pixels agree on.
-    rows: the number of images there must be. Raises DataError.
+    rows: the number of images there must be. side: pixels a side of the images that a net was trained on. Raises DataError.
     """
     path = Path(path)
     notes: list[str] = []
+    small: npt.NDArray[np.uint8] | None = None
     if path.is_dir():
-        images, ids = _read_pictures(path, notes)
+        pictures, ids = _read_pictures(path, notes, side)
+        images, small = pictures.pixels, pictures.small
     else:
-        data, listed = read_raw(path, notes)
-        images = _in_rows(data, str(path), layout, notes)
+        data, listed = read_raw(path, notes, side)
+        if isinstance(data, Pictures):
+            images, small = data.pixels, data.small
+        else:
+            images = _in_rows(data, str(path), layout, notes)
         if listed is None:
             listed = np.arange(len(images))
             notes.append("the file has no ids: its images were numbered from 0 in its order")
@@ -72,12 +77,18 @@ def load_unlabelled(
         )
     if not np.array_equal(ids, np.arange(len(ids))):
         notes.append(f"ids are not 0..{len(ids) - 1} in order (they span {ids.min()}..{ids.max()}); they are written as given")
-    loaded = Images(images, None, ids, classes, str(path))
+    loaded = Images(images, None, ids, classes, str(path), small)
+    if loaded.side < side:
+        notes.append(f"all images are 32x32; this net was trained on pictures read at {side}x{side}, so they were enlarged")
+        loaded = loaded.enlarged(side)
     return loaded, notes + _content_notes(loaded)
 
 
-def read_raw(path: Path, notes: list[str] | None = None) -> tuple[Any, Any]:
-    """Images and ids (None: it has none) as a file holds them, unchecked; what else is in it is noted. Raises DataError."""
+def read_raw(path: Path, notes: list[str] | None = None, side: int = SIDE) -> tuple[Any, Any]:
+    """Images and ids (None: it has none) as a file holds them, unchecked; what else is in it is noted. Raises DataError.
+
+    side: as in `load_unlabelled`, for a file of encoded pictures, which are returned as `Pictures`.
+    """
     match path.suffix.lower():
         case ".npz":
             return _read_npz(path, notes)
@@ -87,8 +98,9 @@ def read_raw(path: Path, notes: list[str] | None = None) -> tuple[Any, Any]:
             found = read_mat(path)
             return _entries({"ids": None, **found}, list(found), str(path), ("data", "images"), notes)
         case ".parquet":
-            table = read_table([path])
-            found = {"data": table.pixels, "ids": table.columns.get("id", table.columns.get("ids"))}
+            table = read_table([path], side)
+            data = table.pictures.pixels if table.pictures.small is None else table.pictures
+            found = {"data": data, "ids": table.columns.get("id", table.columns.get("ids"))}
             return _entries(found, ["data", *(name for name in table.columns if name != "id")], str(path), ("data",), notes)
         case ".bin":
             found = read_binary(path, ("labels",) if path.stat().st_size % 3073 == 0 else ("coarse_labels", "fine_labels"))
@@ -110,7 +122,7 @@ def write_unlabelled(path: str | Path, images: npt.NDArray[np.uint8], ids: npt.N
 
 def color_notes(images: Images, mean: Sequence[float]) -> list[str]:
     """Warnings where colors are far from the training images' or look swapped; mean: of red, green, blue there, in 0..1."""
-    own = images.images.reshape(len(images), -1, 3).mean(1) / 255  # (N, 3)
+    own = images.at_32.reshape(len(images), -1, 3).mean(1) / 255  # (N, 3)
     center, error = own.mean(0), own.std(0) / np.sqrt(len(own))
     notes = []
     far = np.abs(center - mean) > np.maximum(0.1, 4 * error)
@@ -133,7 +145,7 @@ def color_notes(images: Images, mean: Sequence[float]) -> list[str]:
 
 def turn_notes(images: Images, trained: PixelStatistics) -> list[str]:
     """A warning where the images lie otherwise than those a net was trained on."""
-    what = turned(images.images, trained)
+    what = turned(images.at_32, trained)
     return [f"beside the training images, these look like {what}: predictions would be wrong without a word"] if what else []
 
 
@@ -173,7 +185,7 @@ def _entries(
     return entries[found[0]], entries["ids"]
 
 
-def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
+def _read_pictures(folder: Path, notes: list[str], side: int) -> tuple[Pictures, npt.NDArray[np.int64]]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
     if not files:
         kinds = sorted({file.suffix for file in folder.iterdir()} - {""})[:5]
@@ -194,11 +206,12 @@ def _read_pictures(folder: Path, notes: list[str]) -> tuple[npt.NDArray[np.uint8
             f"{plural(len(padded), 'name')} with zeros in front, such as {padded[0]}: ids are written without them; where the "
             "competition wants them, set rules.ids, or submit with its sample submission"
         )
-    pixels, resized = read_pictures(files, str(folder))
+    pictures = read_pictures(files, str(folder), side)
+    pixels, small, resized = pictures
     if resized:
-        notes.append(f"{plural(resized, 'picture')} of another size became 32x32: {KERNEL}")
-    require_in_order(pixels, str(folder))
-    return pixels, np.array([int(file.stem) for file in files], np.int64)
+        notes.append(f"{plural(resized, 'picture')} of another size became {pixels.shape[1]}x{pixels.shape[1]}: {KERNEL}")
+    require_in_order(pixels if small is None else small, str(folder))
+    return pictures, np.array([int(file.stem) for file in files], np.int64)
 
 
 def _in_rows(data: Any, where: str, layout: AskedLayout, notes: list[str]) -> npt.NDArray[np.uint8]:
@@ -297,7 +310,7 @@ def _as_ids(listed: Any, where: str, notes: list[str]) -> npt.NDArray[np.int64]:
 def _content_notes(images: Images) -> list[str]:
     """What looks odd about the pictures: constant ones and exact duplicates."""
     notes = []
-    flat = images.images.reshape(len(images), -1)
+    flat = images.at_32.reshape(len(images), -1)
     constant = flat.min(1) == flat.max(1)
     black = constant & (flat[:, 0] == 0)
     for which, what in ((black, "all zero"), (constant & ~black, "of one value throughout")):

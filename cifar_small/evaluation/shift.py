@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.data import Images, stratified_subset
 from cifar_small.data.evaluation_sets import corrupted_kinds, load_corrupted, load_pair
+from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
 from cifar_small.environment import no_bar
 from cifar_small.errors import DataError, UserError
@@ -76,6 +77,12 @@ def load_base(nets: Sequence[Net], split: Literal["val", "test"], count: int | N
             raise UserError(
                 f"{net.config.name} and {nets[0].config.name} hold out different val images; expected the same of all runs"
             )
+    if nets[0].stored != SIDE:
+        side = nets[0].stored
+        raise UserError(
+            f"{nets[0].config.name} was trained on pictures read at {side}x{side}; shifts are of 32x32 "
+            "images: expected a run whose input.size is 32"
+        )
     base = load_own_test(nets[0]) if split == "test" else load_own_splits(nets[0])[1]
     if count is None or count == len(base):
         return base

@@ -10,6 +10,7 @@ import torch
 
 from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.data.images import SIDE
 from cifar_small.data.test_split import is_official
 from cifar_small.errors import command_line, plural
 from cifar_small.inference.predict import Net
@@ -30,7 +31,7 @@ from cifar_small.data import load_unlabelled
 from cifar_small.export.weights_folder import load_exported
 from cifar_small.inference.predict import predict_images
 
-images, _ = load_unlabelled("images.npz")  # data: uint8 (N, 32, 32, 3), RGB; ids; or a competition's pickle, a folder of PNGs
+images, _ = load_unlabelled("images.npz"{read})  # data: uint8 (N, 32, 32, 3), RGB; ids; or a pickle, a folder of PNGs
 print(predict_images(load_exported("."), images, views="{views}").predicted)
 ```
 
@@ -40,7 +41,7 @@ With torch alone (written by torch {torch}):
 import torch
 
 net = torch.export.load("model.pt2").module()
-images = torch.randint(0, 256, (4, 3, 32, 32), dtype=torch.uint8)  # RGB, 0 to 255: normalisation is part of the net
+images = torch.randint(0, 256, (4, 3, {side}, {side}), dtype=torch.uint8)  # RGB, 0 to 255: normalisation is part of the net
 print(net(images).argmax(1))  # places in the list of classes
 ```
 """
@@ -92,12 +93,14 @@ def _test_accuracy(net: Net, views: str, reading: TestReading) -> Accuracy:
 def model_card(net: Net, run: Run) -> str:
     """The text of README.md: front matter, figures, how to load, how it was trained. What was not measured is said to be so."""
     config, found = net.config, accuracies(net, run)
+    read = "" if net.stored == SIDE else f", side={net.stored}"
+    use = USE.format(views=config.views, torch=torch.__version__, read=read, side=net.stored)
     sections = [
         f"---\n{dump_yaml(_front_matter(net, found))}---",
         f"# {config.name}, seed {config.seed}",
         _introduction(net),
         _figures(net, run, found),
-        f"## Use\n\n{USE.format(views=config.views, torch=torch.__version__)}".rstrip(),
+        f"## Use\n\n{use}".rstrip(),
         _training(net, run),
         "## Limits\n\nMeasured on the splits named above and on nothing else: not on other data or corrupted images; neither "
         "calibration nor fairness. No license is stated; whoever publishes these weights has to.",
@@ -145,9 +148,10 @@ def _introduction(net: Net) -> str:
     known = ", ".join(map(str, net.facts.lineage))
     own = f"trained from scratch{f' in steps (first {known})' if known else ''}"
     words = {"scratch": own, "pretrained": f"started from {known}"}
+    size = f"{net.stored}x{net.stored}"
     origin = words.get(start_of(foreign_lineage(net.facts)), f"trained from scratch, with what it learned of {known},")
     return (
-        f"A {config.model.family} for 32x32 RGB images of {len(net.classes)} classes, {origin} on {title}.\n\n"
+        f"A {config.model.family} for {size} RGB images of {len(net.classes)} classes, {origin} on {title}.\n\n"
         f"Classes, in the order of the logits: {', '.join(net.classes)}."
     )
 

@@ -24,13 +24,13 @@ ROUNDING = 4  # times torch's own error in fp32, which the order of its sums dec
 
 
 class _FromStored(nn.Module):
-    """A net with its preprocessing in front: uint8 (N, 32, 32, 3) -> logits (N, K)."""
+    """A net with its preprocessing in front: uint8 (N, stored, stored, 3) -> logits (N, K)."""
 
     def __init__(self, net: Net) -> None:
         super().__init__()
         model = copy.deepcopy(net.model).cpu().eval()
         merge_pooled_norms(model)
-        self.net = FromPixels(model, net.preprocess)
+        self.net = FromPixels(model, net.preprocess, net.stored)
 
     def forward(self, images: Tensor) -> Tensor:
         """From the order of axes that images are stored in."""
@@ -59,7 +59,7 @@ def export_onnx(net: Net) -> bytes:
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         program = torch.onnx.export(
             model,
-            (torch.zeros(2, 32, 32, 3, dtype=torch.uint8),),
+            (torch.zeros(2, net.stored, net.stored, 3, dtype=torch.uint8),),
             dynamo=True,
             input_names=[INPUT],
             output_names=[OUTPUT],
@@ -92,7 +92,7 @@ def largest_difference(net: Net, content: bytes, file: str) -> tuple[float, floa
     """
     generator = torch.Generator().manual_seed(0)
     fields = torch.rand(CHECKED, 3, 6, 6, generator=generator)
-    images = (255 * F.interpolate(fields, size=(32, 32), mode="bicubic")).round().clamp(0, 255).byte()
+    images = (255 * F.interpolate(fields, size=(net.stored, net.stored), mode="bicubic")).round().clamp(0, 255).byte()
     expected, got = (
         compute_logits(one.model, images, one.preprocess, "none", "fp32", CHECKED)
         for one in (net, as_onnx_net(net, content, file))

@@ -47,7 +47,8 @@ def seal_model(model: Any, properties: Mapping[str, Any]) -> bytes:
 
     Notes of the exporter are left out: they name source files of the machine, and nothing reads them.
     """
-    model.doc_string = f"{INPUT}: uint8 (N, 32, 32, 3), RGB, not normalized; {OUTPUT}: float32 (N, classes)"
+    side = model.graph.input[0].type.tensor_type.shape.dim[1].dim_value
+    model.doc_string = f"{INPUT}: uint8 (N, {side}, {side}, 3), RGB, not normalized; {OUTPUT}: float32 (N, classes)"
     graph = model.graph
     for part in (graph, *graph.node, *graph.value_info, *graph.initializer, *graph.input, *graph.output):
         part.ClearField("metadata_props")

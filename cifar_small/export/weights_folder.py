@@ -122,9 +122,9 @@ def _import_safetensors() -> Any:
 
 def _program(net: Net) -> bytes:
     """The net as torch.export saves it, for any number of images."""
-    example = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
+    example = torch.zeros(2, 3, net.stored, net.stored, dtype=torch.uint8)
     with torch.no_grad():
-        model = FromPixels(net.model, net.preprocess).eval()
+        model = FromPixels(net.model, net.preprocess, net.stored).eval()
         program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("images", min=1)}})
     buffer = io.BytesIO()
     torch.export.save(program, buffer)

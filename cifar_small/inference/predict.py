@@ -21,6 +21,7 @@ from cifar_small.data import (
     turn_notes,
 )
 from cifar_small.data.datamodule import load_splits, to_tensor
+from cifar_small.data.images import SIDE
 from cifar_small.data.orientation import PixelStatistics
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import (
@@ -40,7 +41,7 @@ from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.records import FORMAT, OnnxFacts, PredictionsMeta, WeightsFacts, parse
-from cifar_small.transforms.preprocess import STORED, Preprocess
+from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import Weighted
 
 SPLITS = ("train", "val", "test", "submit")
@@ -62,8 +63,13 @@ class Net:
     @property
     def preprocess(self) -> Preprocess:
         """From stored pixels to its input. An ONNX file enlarges images itself."""
-        side = STORED if self.onnx else self.config.side
+        side = self.stored if self.onnx else self.config.side
         return Preprocess(self.mean, self.std, side, self.config.interpolation)
+
+    @property
+    def stored(self) -> int:
+        """Pixels a side of the images that it was trained on, and is given, before they are resized for it."""
+        return self.facts.data.side
 
     @property
     def parameters(self) -> int:
@@ -104,7 +110,7 @@ def with_weights(config: Config, classes: int, weights: Mapping[str, Tensor], pa
 
 def load_own_splits(net: Net) -> tuple[Images, Images]:
     """The training and validation images of a net. Raises CheckpointError if its data is not what it was trained on."""
-    train, val, facts = load_splits(net.config.data)
+    train, val, facts = load_splits(net.config.data, net.stored)
     if facts != net.facts.data:
         raise CheckpointError(
             f"{net.config.name} was trained on other data than {val.source} now holds, so its train and val images are not "
@@ -117,7 +123,7 @@ def load_own_splits(net: Net) -> tuple[Images, Images]:
 def load_own_test(net: Net) -> Images:
     """The test images that belong to a net's training part. Raises CheckpointError, or DataError where others lie there."""
     train, val = load_own_splits(net)
-    test = load_test(net.config.data)
+    test = load_test(net.config.data, net.stored)
     if is_official(net.facts.data.sha256, test.sha256) is False:
         raise DataError(
             f"{test.source}: {plural(len(test), 'image')}, not the official test part of the data this net was trained on; "
@@ -144,6 +150,11 @@ def predict_images(
 
     views, dropout: as in `compute_logits`; precision: a resolved one (default: the config's, on this machine).
     """
+    if images.side != net.stored:
+        raise UserError(
+            f"{images.source}: the images are {images.side}x{images.side}, and this net was trained on pictures read at "
+            f"{net.stored}x{net.stored}; read these so too (load_unlabelled and load_test take the side)"
+        )
     engine = net.config.engine
     prepare_process(engine)
     device = resolve_device("cpu" if net.onnx else engine.device)
@@ -180,7 +191,8 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
             "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
         )
     data = relocate_config(parse_config(config, "the predictions' config"), None, data_root).data
-    images = load_splits(data)[1] if split == "val" else load_test(data)
+    side = meta.data.side if meta.data else SIDE
+    images = load_splits(data, side)[1] if split == "val" else load_test(data, side)
     if images.sha256 != meta.images_sha256:
         raise DataError(
             f"{images.source} now holds other images than those predicted; restore the data, "
@@ -255,7 +267,7 @@ def predict(
     notes = _notes_of_unfinished(run, net) if checkpoint == "best" else []
     if file is not None:
         rows = allow_rows if allow_rows is not None else net.config.rules.rows
-        images, found = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows)
+        images, found = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows, side=net.stored)
         notes += found
         if net.config.input.mean is None:  # else it says nothing of the images it was trained on
             notes += color_notes(images, net.mean)

@@ -129,7 +129,7 @@ class WeightAverager:
         self.net, engine = net, net.config.engine
         self.device = resolve_device(engine.device)
         self.precision = resolve_precision(engine.precision, self.device)
-        train, self.val, facts = load_splits(net.config.data)
+        train, self.val, facts = load_splits(net.config.data, net.stored)
         if facts != net.facts.data:
             raise CheckpointError(
                 "the runs were trained on other data than is there now, so statistics and accuracy would be of other images; "

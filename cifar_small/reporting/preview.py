@@ -82,7 +82,7 @@ def _cells(
     steps = sorted({place // batch for place in places if place < last})
     parts = [slice(step * batch, (step + 1) * batch) for step in steps]
     found: dict[int, Tile] = {}
-    side = config.augmented_at(settings.resolution)
+    side = config.augmented_at(settings.resolution, data.side)
     batches = augmenter.epoch(settings.augment, order, epoch, parts, side)
     for step, rows, pixels in zip(steps, parts, batches, strict=True):
         targets = F.one_hot(data.labels[order[rows].to(data.device)], len(data.classes)).float()
@@ -120,7 +120,7 @@ def count_blanks(data: DataModule, augmenter: Augmenter, config: Config, phase: 
     order = epoch_order(len(data.images), config.seed, epoch)
     count = min(COUNTED, len(order))
     parts = [slice(start, min(start + 250, count)) for start in range(0, count, 250)]  # images may be 224 pixels wide
-    side = config.augmented_at(phase.settings.resolution)
+    side = config.augmented_at(phase.settings.resolution, data.side)
     shares = []
     for rows, pixels in zip(parts, augmenter.epoch(phase.settings.augment, order, epoch, parts, side), strict=True):
         before = data.images[order[rows].to(data.device)].permute(0, 2, 3, 1).cpu().numpy()

@@ -49,6 +49,7 @@ class DataFacts(_Facts):
     val_sha256: str | None = None  # of the indices held out
     train_sha256: str | None = None  # of the indices trained on
     train_limit: int | None = None
+    side: int = 32  # pixels a side that pictures were brought to as they were read; runs of before 32 was not all say nothing
 
     @property
     def text(self) -> str:

@@ -51,7 +51,7 @@ class Batches:
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
         order = epoch_order(len(self.data.images), seed, epoch)
         steps = range(first_step, phase.steps_in(epoch, self.steps))
-        side = self.config.augmented_at(settings.resolution)
+        side = self.config.augmented_at(settings.resolution, self.data.side)
         mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
         places = [self._places(step, mix) for step, mix in zip(steps, mixes, strict=True)]
         pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)

@@ -100,6 +100,11 @@ class Checkpoints:
             )
         saved, _ = load_newest(run.last, run.previous)
         before, now = parse(DataFacts, saved["data"], run.last, CheckpointError), self.data.facts
+        if before != now and before.updated(side=now.side) == now:
+            raise CheckpointError(
+                f"{run.folder} was begun on pictures brought to {before.side}x{before.side} as they were read; now they are "
+                f"read at {now.side}x{now.side}: start a new run, or end this one with the version that began it"
+            )
         if before != now:
             raise CheckpointError(
                 f"{run.folder} was trained on other data: {before.plain()} then, {now.plain()} now; use that data"

@@ -130,7 +130,9 @@ def _of_view(
     settings, config, epoch = phase.settings, batches.config, phase.start + view
     order = epoch_order(len(batches.data.images), config.seed, epoch)
     places = [slice(start, min(start + SLICE, len(order))) for start in range(0, len(order), SLICE)]
-    augmented = batches.augmenter.epoch(settings.augment, order, epoch, places, config.augmented_at(settings.resolution))
+    augmented = batches.augmenter.epoch(
+        settings.augment, order, epoch, places, config.augmented_at(settings.resolution, batches.data.side)
+    )
     pixels = (resize(part, settings.resolution, config.interpolation) for part in augmented)
     return _collected(net, pixels, order, precision, shape, dtype, f"view {view + 1}")
 

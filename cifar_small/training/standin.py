@@ -209,9 +209,9 @@ def stand_in(config: Config, classes: int, images: int, precision: str) -> Stand
 
 
 def _data(config: Config, classes: int, images: int, precision: str) -> DataModule:
-    names, ids = tuple(map(str, range(classes))), np.arange(images)
+    names, ids, side = tuple(map(str, range(classes))), np.arange(images), config.read_at
     val = Images(np.zeros((1, 32, 32, 3), np.uint8), None, ids[:1], names, "none")
-    on_device = torch.empty(images + config.data.val_size, 32, 32, 3, dtype=torch.uint8, device=META).permute(0, 3, 1, 2)
+    on_device = torch.empty(images + config.data.val_size, side, side, 3, dtype=torch.uint8, device=META).permute(0, 3, 1, 2)
     labels = torch.empty(images, dtype=torch.int64, device=META)
     half, facts = (0.5, 0.5, 0.5), DataFacts(source="none")
     pixels = PixelStatistics((), ())

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, BasicAugment, OwnAugment, PerImageAugment
 from cifar_small.data.datamodule import DataModule
+from cifar_small.data.images import SIDE
 from cifar_small.environment import ENDING_SIGNALS
 from cifar_small.errors import UserError
 from cifar_small.randomness import AUGMENT, ORDER, PARITY, SAMPLE, numpy_generator, torch_generator
@@ -127,7 +128,7 @@ class Augmenter:
 
     def _windows(self, settings: BasicAugment, images: Tensor, chosen: Tensor, draws: Draws, side: int) -> Tensor:
         """Cropped and flipped images of the dataset, enlarged first: uint8 (B, 3, side, side)."""
-        if side == images.shape[-1]:
+        if side == images.shape[-1] == SIDE:  # larger data sets are not padded as a whole: memory
             return crop_and_flip(self._pad(settings, images), chosen, draws)
         enlarged = enlarge(images[chosen], side, self.interpolation)
         padded = pad_images(enlarged, settings, self._fill_on(images.device))

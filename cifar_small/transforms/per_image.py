@@ -33,7 +33,7 @@ Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B
 def check_pipelines(resolved: ResolvedConfig) -> None:
     """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError."""
     for phase in resolved.phases:
-        augment, side = phase.settings.augment, resolved.config.augmented_at(phase.settings.resolution)
+        augment, side = phase.settings.augment, resolved.config.augmented_at(phase.settings.resolution, resolved.config.read_at)
         match augment:
             case Augment():
                 continue

@@ -1,4 +1,4 @@
-"""The input of a net: 32x32 pixels, normalized, and enlarged to the size the net is evaluated at."""
+"""The input of a net: pixels as they are stored, normalized, and resized to the size the net is evaluated at."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
+from cifar_small.data.images import SIDE
 from cifar_small.transforms.functional import resize
-
-STORED = 32  # pixels a side of the images in a data set
 
 
 @dataclass(frozen=True)
@@ -19,11 +18,11 @@ class Preprocess:
 
     mean: tuple[float, ...]  # 0..1, per channel
     std: tuple[float, ...]
-    side: int = STORED
+    side: int = SIDE
     interpolation: str = "bilinear"
 
     def __call__(self, images: Tensor) -> Tensor:
-        """uint8 or float 0..255 (B, 3, 32, 32) -> float32 (B, 3, side, side)."""
+        """uint8 or float 0..255 (B, 3, H, H) -> float32 (B, 3, side, side)."""
         return self.enlarge(self.normalize(images))
 
     def normalize(self, images: Tensor) -> Tensor:
@@ -45,18 +44,18 @@ class FromPixels(nn.Module):
     offset: Tensor
     rows: Tensor | None
 
-    def __init__(self, net: nn.Module, preprocess: Preprocess) -> None:
+    def __init__(self, net: nn.Module, preprocess: Preprocess, stored: int = SIDE) -> None:
         super().__init__()
         self.net = net
         scale, offset = scale_and_offset(preprocess.mean, preprocess.std, torch.device("cpu"))
         self.register_buffer("scale", scale.clone())
         self.register_buffer("offset", offset.clone())
-        # The interpolation of each unit vector, as columns: (side, 32).
-        matrix = preprocess.enlarge(torch.eye(STORED).view(STORED, 1, 1, STORED).expand(-1, -1, STORED, -1))[:, 0, 0].T
-        self.register_buffer("rows", None if preprocess.side == STORED else matrix.contiguous())
+        # The interpolation of each unit vector, as columns: (side, stored).
+        matrix = preprocess.enlarge(torch.eye(stored).view(stored, 1, 1, stored).expand(-1, -1, stored, -1))[:, 0, 0].T
+        self.register_buffer("rows", None if preprocess.side == stored else matrix.contiguous())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map uint8 images (N, 3, 32, 32), RGB, to logits (N, K)."""
+        """Map uint8 images (N, 3, stored, stored), RGB, to logits (N, K)."""
         pixels = images.float() * self.scale - self.offset
         if self.rows is not None:
             pixels = self.rows @ pixels @ self.rows.T

@@ -15,8 +15,9 @@ from torch.nn import functional as F
 class View:
     """The image, or a copy of it: shifted, then mirrored, turned upside down, blurred.
 
-    The content moves down by `rows` and right by `columns` pixels; the border is reflected, or zero (`constant`), which on
-    normalized images is their mean color. Equal views compare equal, so one pass serves every choice that holds them.
+    The content moves down by `rows` and right by `columns` pixels, of images larger than 32x32 by as many more; the border is
+    reflected, or zero (`constant`), which on normalized images is their mean color. Equal views compare equal, so one pass
+    serves every choice that holds them.
     """
 
     rows: int = 0
@@ -30,8 +31,9 @@ class View:
         """Map normalized images (B, C, H, W) to the same shape."""
         if self.rows or self.columns:
             height, width = pixels.shape[2:]
-            margin = max(abs(self.rows), abs(self.columns))
-            top, left = margin - self.rows, margin - self.columns
+            rows, columns = self.rows * _unit(pixels), self.columns * _unit(pixels)
+            margin = max(abs(rows), abs(columns))
+            top, left = margin - rows, margin - columns
             padded = F.pad(pixels, (margin,) * 4, mode=self.pad)
             pixels = padded[:, :, top : top + height, left : left + width]
         if self.mirrored:
@@ -51,14 +53,19 @@ class View:
         return " ".join(name for name, on in parts if on) or "the image"
 
 
+def _unit(pixels: Tensor) -> int:
+    """Pixels that stand for one of a 32x32 image."""
+    return max(1, round(pixels.shape[-1] / 32))
+
+
 def _blur(pixels: Tensor) -> Tensor:
-    """Gaussian blur, sigma 1 pixel, within each channel, 5 taps a side, reflected border."""
-    channels = pixels.shape[1]
-    taps = torch.exp(-0.5 * torch.arange(-2.0, 3.0, device=pixels.device) ** 2)
+    """Gaussian blur within each channel, reflected border: of 32x32 images with sigma 1 pixel and 5 taps a side."""
+    channels, radius = pixels.shape[1], 2 * _unit(pixels)
+    taps = torch.exp(-0.5 * (torch.arange(-radius, radius + 1.0, device=pixels.device) / _unit(pixels)) ** 2)
     taps = (taps / taps.sum()).to(pixels.dtype)
-    padded = F.pad(pixels, (2, 2, 2, 2), mode="reflect")
-    rows = F.conv2d(padded, taps.view(1, 1, 5, 1).expand(channels, 1, 5, 1), groups=channels)
-    return F.conv2d(rows, taps.view(1, 1, 1, 5).expand(channels, 1, 1, 5), groups=channels)
+    padded = F.pad(pixels, (radius,) * 4, mode="reflect")
+    rows = F.conv2d(padded, taps.view(1, 1, -1, 1).expand(channels, 1, -1, 1), groups=channels)
+    return F.conv2d(rows, taps.view(1, 1, 1, -1).expand(channels, 1, 1, -1), groups=channels)
 
 
 IMAGE, MIRROR = View(), View(mirrored=True)

@@ -13,7 +13,7 @@ from scipy.io import savemat
 
 from cifar_small.config.schema import Data
 from cifar_small.data import Images, load_test, load_train, load_unlabelled
-from cifar_small.data.pictures import read_picture
+from cifar_small.data.pictures import fitted, read_picture, read_pictures
 from cifar_small.errors import DataError
 from tests.data.test_orientation import MISREAD, scenes
 from tests.data.test_sources import C10, COARSE, FINE, cifar10, cifar100, folder, unpacked
@@ -179,22 +179,24 @@ def test_pictures_of_any_size_and_kind_become_32_by_32(tmp_path: Path) -> None:
     wide.paste((10, 20, 30), (16, 0, 80, 64))  # the middle square has one colour, what is cut off another
     for name in ("a.png", "b.jpg", "c.webp"):
         wide.save(tmp_path / name, lossless=True) if name == "c.webp" else wide.save(tmp_path / name)
-        pixels, resized = read_picture(tmp_path / name)
-        assert (resized, pixels.shape) == (True, (32, 32, 3))
-        assert np.abs(pixels.astype(int)[:, 2:-2] - [10, 20, 30]).max() <= (12 if name == "b.jpg" else 0)
+        pixels, small, resized = read_pictures([tmp_path / name], "here")
+        assert (resized, small, pixels.shape) == (1, None, (1, 32, 32, 3))
+        assert np.abs(pixels.astype(int)[0, :, 2:-2] - [10, 20, 30]).max() <= (12 if name == "b.jpg" else 0)
     stripes = Image.fromarray((np.arange(64)[:, None] // 2 % 2 * 255).repeat(64, 1).astype(np.uint8))
     stripes.save(tmp_path / "d.png")
-    rows = read_picture(tmp_path / "d.png")[0][4:-4, 0, 0].astype(int)  # stripes two pixels high become one pixel high
+    rows = fitted(read_picture(tmp_path / "d.png"), 32)[4:-4, 0, 0].astype(int)  # stripes two pixels high become one pixel high
     assert set(np.sign(np.diff(rows[::2] - rows[1::2]))) == {0}
     thin = Image.fromarray((np.arange(64)[:, None] % 2 * 255).repeat(64, 1).astype(np.uint8))
     thin.save(tmp_path / "e.png")
-    assert np.abs(read_picture(tmp_path / "e.png")[0].astype(int) - 127.5).max() < 30  # antialiased, not every other line
+    assert (
+        np.abs(fitted(read_picture(tmp_path / "e.png"), 32).astype(int) - 127.5).max() < 30
+    )  # antialiased, not every other line
     turned = Image.new("RGB", (32, 32))
     turned.paste((200, 200, 200), (0, 0, 32, 16))
     exif = turned.getexif()
     exif[0x0112] = 3  # upside down
     turned.save(tmp_path / "f.jpg", exif=exif, quality=100)
-    upright = read_picture(tmp_path / "f.jpg")[0]
+    upright = fitted(read_picture(tmp_path / "f.jpg"), 32)
     assert (upright[2].mean() < 5, upright[-3].mean() > 195) == (True, True)
 
 

@@ -119,7 +119,7 @@ def loop_transform(recipe: str, mean: Sequence[float], std: Sequence[float]) -> 
 def contenders(config: Config, workers: Sequence[int]) -> list[Contender]:
     """Every recipe by every engine with every number of processes it can use; in each recipe the tensor engine comes first."""
     phase = resolve_config(config).phases[0].settings
-    own, side = phase.augment, config.augmented_at(phase.resolution)
+    own, side = phase.augment, config.augmented_at(phase.resolution, config.read_at)
     recipes: dict[str, dict[str, AnyAugment | None]] = {}
     for recipe, engines in RECIPES.items():
         recipes[recipe] = {engine: _section(engine, given) for engine, given in engines.items()}

@@ -125,13 +125,18 @@ class Config(Recipe):
         """The share of the last epoch that is trained: 1, or of 7.6 epochs 0.6."""
         return float(self.phases[-1]["epochs"]) % 1 or 1.0
 
-    def augmented_at(self, resolution: int) -> int:
-        """Pixels a side that training images are augmented at, in a phase that trains at `resolution`."""
+    @property
+    def read_at(self) -> int:
+        """Pixels a side that pictures in files are brought to as they are read; where all are 32x32, they are left so."""
+        return self.side if self.data.source == "folder" else 32
+
+    def augmented_at(self, resolution: int, stored: int) -> int:
+        """Pixels a side that training images, which are read at `stored`, are augmented at in a phase of a `resolution`."""
         match self.input.augment:
             case "after":
                 return resolution
             case "before":
-                return 32
+                return stored
             case unknown:
                 assert_never(unknown)
 

@@ -19,6 +19,7 @@ from cifar_small.config.schema import Config, Data, Rules
 from cifar_small.data import Images, is_available, load_unlabelled
 from cifar_small.data.cifar import VARIABLE
 from cifar_small.data.datamodule import load_splits
+from cifar_small.data.images import SIDE
 from cifar_small.data.unlabelled import AskedLayout
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
 from cifar_small.export.onnx_session import load_onnx, require_extra
@@ -37,8 +38,8 @@ class Sources:
 
     def __init__(self, data_root: str | None, file: Path | None, layout: AskedLayout) -> None:
         self.data_root, self.file, self.layout = data_root, file, layout
-        self._splits: dict[Data, tuple[Images, Images, DataFacts]] = {}
-        self._unlabelled: dict[tuple[str, ...], Images] = {}
+        self._splits: dict[tuple[Data, int], tuple[Images, Images, DataFacts]] = {}
+        self._unlabelled: dict[tuple[tuple[str, ...], int], Images] = {}
 
     def located(self, data: Data) -> Data:
         """The same data where it lies now. Raises Unavailable where it would have to be downloaded."""
@@ -47,25 +48,26 @@ class Sources:
             raise Unavailable(f"the {data.source} data are not at hand: give their folder")
         return here
 
-    def splits(self, data: Data) -> tuple[Images, Images, DataFacts]:
+    def splits(self, data: Data, side: int) -> tuple[Images, Images, DataFacts]:
         """Training and validation images, and their hashes. Raises Unavailable when they are not at hand."""
         here = self.located(data)
-        if here not in self._splits:
+        if (here, side) not in self._splits:
             try:
-                self._splits[here] = load_splits(here)
+                self._splits[here, side] = load_splits(here, side)
             except DataError as error:
                 if self.data_root is not None:
                     raise
                 raise Unavailable(f"{error}; give the folder of the data") from None
-        return self._splits[here]
+        return self._splits[here, side]
 
-    def unlabelled(self, classes: tuple[str, ...]) -> Images:
-        """The images of the unlabelled file. Raises Unavailable without one."""
+    def unlabelled(self, classes: tuple[str, ...], side: int = SIDE) -> Images:
+        """The images of the unlabelled file, for a net trained on those of `side` pixels. Raises Unavailable without one."""
         if self.file is None:
             raise Unavailable("no unlabelled file: give it")
-        if classes not in self._unlabelled:
-            self._unlabelled[classes] = load_unlabelled(self.file, classes=classes, layout=self.layout)[0]
-        return self._unlabelled[classes]
+        if (classes, side) not in self._unlabelled:
+            found, _ = load_unlabelled(self.file, classes=classes, layout=self.layout, side=side)
+            self._unlabelled[classes, side] = found
+        return self._unlabelled[classes, side]
 
 
 class PredictionsFile:
@@ -188,7 +190,7 @@ class Member:
     @cached_property
     def splits(self) -> tuple[Images, Images, DataFacts]:
         """Training and validation images of its config, and their hashes. Raises Unavailable."""
-        return self.sources.splits(self.config.data)
+        return self.sources.splits(self.config.data, self.data.side)
 
     @cached_property
     def val(self) -> Predictions:

@@ -22,7 +22,7 @@ def repeated(member: Member, result: CheckResult) -> str:
     """Logits again, in the recorded precision and views, within TOLERANCE; labels may differ only as far as that explains."""
     before = member.made.predictions
     net = member.onnx_net() if before.meta.onnx else member.net()
-    images = member.sources.unlabelled(net.classes)
+    images = member.sources.unlabelled(net.classes, net.stored)
     return compare_again(before, net, images, result)
 
 
