@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cifar_small.cli.parser import CUTOFF, SETTERS
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import probe_writable, refuse_existing
 
@@ -177,7 +179,7 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
     while rest:
         flag = rest.pop(0)
         if not flag.startswith("--"):
-            raise ConfigError(f"unexpected argument {flag!r}; settings are overridden as --section.key value")
+            raise ConfigError(f"unexpected argument {flag!r}; {_how_to_override(flag)}")
         key, equals, value = flag[2:].partition("=")
         if not equals:
             if not rest or rest[0].startswith("--"):
@@ -188,20 +190,32 @@ def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 # What others call options of a command.
-ALSO_CALLED = {"show_config": "print-config", "config_file": "config", "out": "output"}
+ALSO_CALLED = {
+    **{"show_config": "print-config", "config_file": "config", "cfg": "config", "resume_from": "resume"},
+    **dict.fromkeys(("out", "out_dir", "log_dir", "logdir", "save_dir", "save_path", "work_dir"), "output"),
+}
 
 
 def check_overrides(arguments: Sequence[str], known: Sequence[str]) -> None:
     """Raise UserError for an option that is neither one of the command, `known`, nor a setting, naming the nearest."""
     from cifar_small.config.schema import Config
 
-    for flag in arguments:
-        key = flag.removeprefix("--").partition("=")[0]
-        first, dot, inner = key.partition(".")
-        if key != flag and first not in Config.model_fields:
-            near = _nearest(first.replace("-", "_"), [name.removeprefix("--") for name in known])
-            hint = f"did you mean --{near}{dot}{inner}?" if near else "settings are overridden as --section.key value"
-            raise UserError(f"unknown option --{key}; {hint}")
+    for place, flag in enumerate(arguments):
+        name = flag.partition("=")[0]
+        first, dot, inner = name.lstrip("-").partition(".")
+        if re.match(r"--|-[a-zA-Z]", flag) and (first not in Config.model_fields or not name.startswith("--")):
+            if name in SETTERS:
+                raise UserError(f"unknown option {name}; {_how_to_override(*arguments[place : place + 2])}")
+            near = _nearest(first.replace("-", "_"), [name.removeprefix("--") for name in known]) if len(first) > 1 else ""
+            hint = f"did you mean --{near}{dot}{inner}?" if near else _how_to_override()
+            raise UserError(f"unknown option {name}; {hint}")
+
+
+def _how_to_override(*given: str) -> str:
+    """How a setting is overridden here, by the one that is given as key=value, if any."""
+    pair = next((found for text in given if (found := re.fullmatch(r"(?:--[\w-]+=)?([a-z][\w.]*)=(.+)", text))), None)
+    example = f"--{pair[1]} {shlex.quote(pair[2])}" if pair else "--optim.lr 0.2"
+    return f"settings are overridden by their own names: {'' if pair else 'for example '}{example}"
 
 
 def _nearest(word: str, options: Sequence[str]) -> str:
@@ -210,8 +224,11 @@ def _nearest(word: str, options: Sequence[str]) -> str:
     from cifar_small.config.schema import Config
 
     near = [name for name in options if name.replace("-", "_").startswith(word) or name == ALSO_CALLED.get(word)]
-    if not near and not (meant := meant_setting(Config, [word], "")):
-        near = difflib.get_close_matches(word, [*options, *Config.model_fields, *MEANT], 1)
+    if not near and word not in MEANT:
+        near = [name for name in Config.model_fields if name.startswith(word)]  # mixup_alpha for mixup
+    meant = "" if near else meant_setting(Config, [word], "")
+    if not near and not meant:
+        near = difflib.get_close_matches(word, [*options, *Config.model_fields, *MEANT], 1, CUTOFF)
         meant = meant_setting(Config, near, "") if near and near[0] in MEANT else ""
     if near and (near[0] in options or not meant):
         return near[0]

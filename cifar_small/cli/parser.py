@@ -9,7 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import NoReturn
 
+# Options of other toolkits that set what their value names: --set optim.lr=0.2.
+SETTERS = {f"--{name}" for name in ("set", "cfg-options", "cfg_options", "override", "overrides", "opts", "options")}
 TYPES = {"int": "a whole number", "float": "a number"}
+CUTOFF = 0.7  # likeness from which a word is taken for another: epochs for num_epochs, but not select for set
 
 
 class OneLineParser(argparse.ArgumentParser):
@@ -31,13 +34,15 @@ class OneLineParser(argparse.ArgumentParser):
 def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
     """`; did you mean X?` of the nearest known word, or of one that begins so; without any: `otherwise`."""
     words = list(known)
-    near = [each for each in words if each.startswith(word)] or difflib.get_close_matches(word, words, 1, cutoff=0.6)
+    near = [each for each in words if each.startswith(word)] or difflib.get_close_matches(word, words, 1, cutoff=CUTOFF)
     return f"; did you mean {near[0]}?" if near else otherwise
 
 
 def unknown_options(rest: Sequence[str], known: Sequence[str]) -> str:
     """What to say of arguments that a command does not take."""
     word = next((each for each in rest if each.startswith("-")), rest[0])
+    if word.partition("=")[0] in SETTERS:
+        return f"unknown option {word}; this command has no settings to override"
     if not word.startswith("-"):
         return f"unexpected argument {word!r}"
     return f"unknown option {word}{did_you_mean(word.partition('=')[0], known)}"

@@ -9,6 +9,7 @@ replaces the whole list. All problems of a config are reported at once, each wit
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from pathlib import Path
@@ -23,7 +24,7 @@ from cifar_small.config.phases import merge, phases_and_problems
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, LibraryModel
-from cifar_small.config.shipped import find_config
+from cifar_small.config.shipped import require_config
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
 from cifar_small.errors import ConfigError, command_line
 
@@ -46,14 +47,14 @@ def load_config(
 
     Raises ConfigError that lists every problem, each with its dotted key; `label` stands before the key of an override.
     """
-    raw = _read_mapping(find_config(path), ())
+    raw = _read_mapping(require_config(path), ())
     if "config" in raw and "model" not in raw:
         line = command_line("sweep", path)
         raise ConfigError(f"{path} is a sweep, not the config of one run; train all of its runs with: {line}")
     config, problems = _checked(with_hashes(with_changes(raw, overrides, label, note), trusted))
     if config is None:
         keys = [key for key, _ in overrides]
-        own = [f"{label}{problem}" for problem in problems if _is_of(problem, keys)]
+        own = [f"{label}{_in_full(problem, label)}" for problem in problems if _is_of(problem, keys)]
         of_file = [problem for problem in problems if not _is_of(problem, keys)]
         raise ConfigError(_listed(of_file + own, str(path) if of_file else ""))
     return config
@@ -70,6 +71,14 @@ def with_changes(
     for key, value in with_kinds_first([(key, parse_yaml(value, f"{label}{key}")) for key, value in overrides]):
         override(changed, key, value, label, note)
     return changed
+
+
+def _in_full(problem: str, label: str) -> str:
+    """A problem of an override, whose nearest setting is named as an override would name it: optim.lr, not 'lr'."""
+    section = problem.partition(":")[0].rpartition(".")[0]
+    begin = label if label.startswith("-") else ""
+    meant = re.sub(r"did you mean '(\w+)'\?", rf"did you mean {section}{'.' if section else ''}\1?", problem)
+    return meant.replace("did you mean ", f"did you mean {begin}")
 
 
 def _is_of(problem: str, keys: Sequence[str]) -> bool:

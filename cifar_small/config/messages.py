@@ -32,6 +32,8 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
             key = item["ctx"]["discriminator"].strip("'")
             where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
             message = f"expected one of {', '.join(tag for option in options for tag in tags(option))}"
+        if item["type"] in ("model_type", "model_attributes_type", "dict_type") and options:
+            message = f"is a section, not one value; set what it holds, such as {where}.{next(iter(options[0].model_fields))}"
         shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
         message = message[0].lower() + message[1:]
         lines.append(f"{where}: {message}{shown}" if where else message)
@@ -42,6 +44,19 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
 MEANT = {
     "epochs": "phases.0.epochs",
     "learning_rate": "optim.lr",
+    "bs": "batch_size",
+    "random_seed": "seed",
+    "dataset": "data.source",
+    **dict.fromkeys(("data_dir", "data_path", "data_root"), "data.root"),
+    **dict.fromkeys(("arch", "architecture", "net", "backbone"), "model.family"),
+    "pretrained": "weights imagenet",
+    **dict.fromkeys(("image_size", "img_size", "input_size", "imgsz"), "input.size"),
+    **dict.fromkeys(("gpu", "gpus", "cuda"), "engine.device cuda"),
+    **dict.fromkeys(("num_workers", "n_workers"), "engine.workers"),
+    **dict.fromkeys(("amp", "fp16", "bf16"), "engine.precision"),
+    **dict.fromkeys(("grad_accum", "accumulate_grad_batches"), "engine.micro_batch_size"),
+    "warmup": "schedule.warmup_epochs",
+    "tta": "views",
     "wd": "optim.weight_decay",
     "optimizer": "optim.name",
     "scheduler": "schedule.name",
@@ -56,7 +71,7 @@ MEANT = {
 def meant_setting(root: type[BaseModel], path: list[str], prefix: str) -> str:
     """The setting that an unknown key means: of a section that has one of that name, or by another name; else nothing."""
     *outer, key = path
-    if not outer:
+    if not outer and key not in MEANT:
         for name, field in root.model_fields.items():
             if any(key in section.model_fields for section in sections_of(field.annotation)):
                 return f"{prefix}{name}.{key}"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_small.config.strict_yaml import read_yaml
+from cifar_small.errors import ConfigError
 from cifar_small.files import refuse_existing, write_atomic
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -42,6 +44,22 @@ def find_config(path: str | Path) -> Path:
     """
     path = Path(path)
     return path if os.path.exists(path) else find_shipped(path) or path
+
+
+def require_config(path: str | Path) -> Path:
+    """The same. Raises ConfigError for what is not there where another is called much the same."""
+    found = find_config(path)
+    if not os.path.exists(found) and (near := _nearest_config(found)):
+        raise ConfigError(f"there is no config {path}; did you mean {near}?")
+    return found
+
+
+def _nearest_config(path: Path) -> str | None:
+    """The file beside a missing one, or the shipped config, whose name is most like its own."""
+    beside = [str(file) for file in path.parent.glob("*.yaml")] if path.parent.is_dir() else []
+    known = {Path(name).stem: name for name in (*reversed(shipped_configs()), *beside)}
+    near = [stem for stem in known if stem.startswith(path.stem)] or difflib.get_close_matches(path.stem, known, 1, cutoff=0.75)
+    return known[near[0]] if near else None
 
 
 def shipped_name(path: Path) -> str | None:

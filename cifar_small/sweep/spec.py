@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.schema import PositiveInt, Section, Seed
-from cifar_small.config.shipped import find_config
+from cifar_small.config.shipped import require_config
 from cifar_small.config.strict_yaml import read_yaml
 from cifar_small.errors import ConfigError
 
@@ -154,7 +154,7 @@ def load_sweep(path: str | Path) -> Sweep:
 
     Raises ConfigError that lists every problem, each with its key.
     """
-    path = find_config(path)
+    path = require_config(path)
     raw = read_yaml(path)
     if not isinstance(raw, dict):
         got = "nothing" if raw is None else f"a {type(raw).__name__}"

@@ -157,7 +157,7 @@ class Data(Section):
 
 
 class Input(Section):
-    """What the net is given: the 32x32 images, enlarged on the device, and how they are normalized.
+    """What the net is given: images at which size (32x32 ones enlarged on the device), and how they are normalized.
 
     null: as the weights that the run starts from have it; without such weights, what the text of the setting says.
     """
@@ -171,7 +171,7 @@ class Input(Section):
     std: Channels | None = None
     """Standard deviation of each channel that the input is divided by; null: as for `mean`."""
     augment: Literal["before", "after"] = "before"
-    """Are images augmented and mixed before they are enlarged, at 32x32, which costs less, or after it?
+    """Are images augmented and mixed before they are resized, as they are stored (at 32x32: which costs less), or after it?
 
     After needs a size above 32. Lengths in `augment` are of the 32x32 image in both cases: a crop of 4 at 224 pixels shifts by
     up to 28.
