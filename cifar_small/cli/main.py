@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from cifar_small import __version__
 from cifar_small.cli import (
     compare,
+    completion,
     configs,
     data,
     ensemble,
@@ -60,6 +61,7 @@ ALL = (
     *levels.COMMANDS,
     *settings.COMMANDS,
     *export.COMMANDS,
+    *completion.COMMANDS,
 )
 
 
@@ -71,6 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if rest and not options.chosen.overrides:
         parser.error(unknown_options(rest, options.known))
     options.overrides, options.command, options.call = rest, shlex.join(["cifar-small", *given]), main
+    options.parser, options.commands = parser, ALL
     return exit_code("cifar-small", lambda: _run(options), options)
 
 

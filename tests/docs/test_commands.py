@@ -47,6 +47,7 @@ NOT_RUN = {
     "cifar-small quantize": "tests/export/test_onnx_and_int8.py",
     "cifar-small bench": "tests/export/test_onnx_and_int8.py",
     "cifar-small predict runs/resnet_hour-seed0 --split val --onnx": "tests/export/test_onnx_and_int8.py",
+    "cifar-small completion": "needs the extra completion; tests/cli/test_completion.py",
     "cifar-small soup runs/kept-seed0/": "needs a run that kept epochs; tests/inference/test_soup.py",
     "cifar-small results --picture": "needs a record of CIFAR-10; tests/reporting/test_results.py",
     "cifar-small report runs/a-seed0 runs/b-seed0 --output paper.html --paper": "tests/reporting/test_page.py",

@@ -272,10 +272,10 @@ def test_each_reading_of_test_is_recorded(run: Run) -> None:
 
 def test_test_images_must_belong_to_the_training_part(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     train_part, test = load_own_splits(load_net(run))[0], load_test(CONFIG.data)
-    monkeypatch.setattr("cifar_small.inference.predict.load_test", lambda _: train_part.take(np.arange(200)))
+    monkeypatch.setattr("cifar_small.inference.predict.load_test", lambda *_: train_part.take(np.arange(200)))
     with pytest.raises(DataError, match="200 of 200 images are among those the net was trained or selected on"):
         predict(run, "test")
-    monkeypatch.setattr("cifar_small.inference.predict.load_test", lambda _: test)
+    monkeypatch.setattr("cifar_small.inference.predict.load_test", lambda *_: test)
     official = {load_train(CONFIG.data).sha256: train_part.sha256}
     monkeypatch.setattr("cifar_small.data.test_split._OFFICIAL", official)
     with pytest.raises(DataError, match="360 images, not the official test part of the data this net was trained on"):

@@ -207,8 +207,8 @@ def test_resume_refuses_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
     train(tiny(), folder, quiet=True)
     original = cifar_small.data.datamodule.load_train
 
-    def changed(data: Any) -> Any:
-        images = original(data)
+    def changed(data: Any, side: int) -> Any:
+        images = original(data, side)
         pixels = images.images.copy()
         pixels[0, 0, 0, 0] ^= 1
         return cifar_small.data.Images(pixels, images.labels, images.ids, images.classes, images.source)
@@ -409,7 +409,7 @@ def test_a_run_goes_on_in_the_precision_it_was_begun_in(
 
 
 def test_over_budget_is_refused_before_data_is_read(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar_small.data.datamodule, "load_train", lambda data: pytest.fail("data was read"))
+    monkeypatch.setattr(cifar_small.data.datamodule, "load_train", lambda *_: pytest.fail("data was read"))
     count = count_parameters(build_model(tiny().model, 10))
     with pytest.raises(ConfigError, match=rf"{count:,} trainable parameters, 1 over the budget of {count - 1:,}; widest that"):
         train(tiny(rules={"max_params": count - 1}), tmp_path / "run", quiet=True)
@@ -435,8 +435,8 @@ def test_refusals_leave_nothing_behind(
 
 
 def test_training_never_reads_the_test_split(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cifar_small.inference.predict, "load_test", lambda data: pytest.fail("test was read"))
-    monkeypatch.setattr(cifar_small.data, "load_test", lambda data: pytest.fail("test was read"))
+    monkeypatch.setattr(cifar_small.inference.predict, "load_test", lambda *_: pytest.fail("test was read"))
+    monkeypatch.setattr(cifar_small.data, "load_test", lambda *_: pytest.fail("test was read"))
     train(tiny(), tmp_path / "run", quiet=True)
     assert Run(tmp_path / "run").test_readings() == []
 
