@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from cifar_small.data.duplicates import NEAR
-from cifar_small.data.pictures import KERNEL, SIDE
+from cifar_small.data.images import SIDE
+from cifar_small.data.pictures import KERNEL
 from cifar_small.errors import plural
 from cifar_small.evaluation.data_survey import COMPARED, CopyPair, DataSurvey, ImageRef
 from cifar_small.figures.data_survey import draw_class_counts, draw_samples, draw_tiles, side_by_side
