@@ -149,6 +149,7 @@ def test_version() -> None:
         (["train", "a.yaml", "--gpus", "2"], "unknown option --gpus; did you mean --engine.device cuda?"),
         (["train", "a.yaml", "--num-workers", "2"], "unknown option --num-workers; did you mean --engine.workers?"),
         (["train", "a.yaml", "--mixup", "0.2"], "unknown option --mixup; did you mean --mixup_alpha?"),
+        (["train", "a.yaml", "--pretrained"], "unknown option --pretrained; did you mean --weights imagenet?"),
         (["train", "a.yaml", "--amp"], "unknown option --amp; did you mean --engine.precision?"),
         (["train", "a.yaml", "--work-dir", "x"], "unknown option --work-dir; did you mean --output?"),
         (["train", "a.yaml", "--zzz", "x"], "unknown option --zzz; settings are overridden by their own names: for example"),
