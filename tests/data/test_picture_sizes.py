@@ -140,7 +140,7 @@ def test_a_run_of_before_is_predicted_as_before_and_not_continued(
         older.setattr(Config, "read_at", 32)
         run = Run(cs.train(raw_of(root), tmp_path / "run", quiet=True).folder)
     assert load_net(run).stored == 32
-    path, val, _ = predict(run, "val", overwrite=True)
+    _, val, _ = predict(run, "val", overwrite=True)
     assert val.meta.data is not None
     assert "side" not in val.meta.data.plain()
     monkeypatch.setattr(run.__class__, "summary", lambda self: None)
