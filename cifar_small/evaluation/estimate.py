@@ -51,7 +51,7 @@ def scale(drop: float) -> float:
     return 0.01 + RELATIVE * abs(drop)
 
 
-DEFAULT = DropCalibration("doc", 1.41, 1.82, 2000, "submissions/studies/estimate")
+DEFAULT = DropCalibration("doc", 1.48, 1.8, 2000, "submissions/studies/estimate")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from cifar_small.evaluation.calibrate import Study, Trial
 from cifar_small.figures.style import GREY, INK, LINES, Figure, in_style, new_figure
 
-FAMILY_COLORS = dict(zip(("noise", "blur", "weather", "digital", "jpeg", "resample", "color"), LINES, strict=True))
+MARKERS = "o^sDv"  # when the colors are used up
 
 
 @in_style
@@ -25,25 +25,28 @@ def draw_study(study: Study) -> Figure:
     rows = -(-len(panels) // 4)
     figure = new_figure(12.5, 0.7 + 3.3 * rows)
     grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
+    # Each trial stands once: under its family, or as untouched.
+    groups = ["" if trial.shift.kind in study.untouched_kinds else trial.shift.family for trial in study.trials]
     low = 100 * min(trial.truth for trial in study.trials) - 3
     for axes, (title, values) in zip(grid.flat, panels, strict=False):
         axes.plot([low, 100], [low, 100], color=GREY, linewidth=1, linestyle="--")
-        for family, color in FAMILY_COLORS.items():
-            places = [place for place, trial in enumerate(study.trials) if trial.shift.family == family]
-            axes.plot(*_points(study.trials, values, places), "o", color=color, markersize=3, alpha=0.6, mew=0, label=family)
-        places = [place for place, trial in enumerate(study.trials) if trial.shift.kind in study.untouched_kinds]
-        if places:
+        for number, family in enumerate(sorted({*groups} - {""})):
+            places = [place for place, group in enumerate(groups) if group == family]
+            marker, color = MARKERS[number // len(LINES) % len(MARKERS)], LINES[number % len(LINES)]
+            axes.plot(*_points(study.trials, values, places), marker, color=color, markersize=3, alpha=0.6, mew=0, label=family)
+        if places := [place for place, group in enumerate(groups) if not group]:
             axes.plot(*_points(study.trials, values, places), "x", color=INK, markersize=4, mew=0.8, label="untouched")
         axes.set_title(title)
         axes.set_xlim(low, 100)
         axes.set_ylim(low, 100)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
-    for axes in grid[-1]:
+    for axes in list(grid.flat)[max(len(panels) - 4, 0) : len(panels)]:  # the lowest of each column
         axes.set_xlabel("true accuracy, %")
+        axes.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("estimated accuracy, %")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=10, markerscale=2)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)
     return figure
 
 

@@ -18,6 +18,7 @@ from cifar_small.evaluation.calibrate import Trial, calibrate, fit, judge
 from cifar_small.evaluation.compare import compare
 from cifar_small.evaluation.entries import load_entries
 from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, scale
+from cifar_small.figures.estimate import draw_study
 from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import mean_logits
 from cifar_small.metrics.estimators import ESTIMATORS
@@ -194,6 +195,19 @@ def test_the_study_chooses_by_its_table_and_keeps_the_untouched_out(shifts: Path
         calibrate(shifts, vals[:2])
     with pytest.raises(UserError, match="shifts of 1 families; expected at least 2"):
         calibrate(shifts, vals, ["crop", "blur"])
+
+
+@pytest.mark.parametrize("untouched", [[], ["crop"]])
+def test_the_picture_of_a_study_shows_every_trial_once(shifts: Path, untouched: list[str]) -> None:
+    study = calibrate(shifts, [net(number, 4) for number in range(3)], untouched)
+    many = [replace(trial, shift=trial.shift.updated(family=f"f{number}")) for number, trial in enumerate(study.trials)]
+    for trials in (study.trials, tuple(many)):  # more families than colors, too
+        first, *others, _ = draw_study(replace(study, trials=trials)).axes
+        for axes in (first, *others):
+            drawn = [value for line in axes.lines[1:] for value in line.get_xdata()]
+            assert sorted(drawn) == pytest.approx(sorted(100 * trial.truth for trial in trials))
+        styles = [(line.get_marker(), line.get_color()) for line in first.lines[1:]]
+        assert len(set(styles)) == len(styles)
 
 
 def test_commands_write_the_calibration_the_record_and_one_line_for_what_is_wrong(
