@@ -15,6 +15,7 @@ from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting.tables import Table, markdown_grid
 from cifar_small.runs.directory import read_metrics
+from cifar_small.runs.lineage import start_of
 from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -107,11 +108,12 @@ def _mean_val(group: Sequence[_Recorded]) -> float:
 
 def _row(group: Sequence[_Recorded]) -> list[str]:
     run, summary = group[0].run, group[0].summary
+    start = start_of(summary.lineage)
     minutes = statistics.mean(record.summary.seconds for record in group) / 60
     chosen = ", *best*" if summary.selection == "best" else ""
     return [
         summary.name + (", extended on the way" if run.extended else ""),
-        summary.data.text,
+        summary.data.text + ("" if start == "scratch" else f", {start}"),
         f"{summary.parameters:,}",
         f"{summary.epochs_trained:g}" + (f" of {summary.epochs_planned}, by patience" if summary.ended_early else ""),
         f"{len(group)} ({', '.join(str(record.summary.seed) for record in group)})",

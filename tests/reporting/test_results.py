@@ -113,6 +113,17 @@ def test_two_seeds_give_mean_sd_and_n(tmp_path: Path) -> None:
     assert row["minutes"] == "15.0"
 
 
+def test_a_recipe_that_started_from_other_weights_says_so(tmp_path: Path) -> None:
+    record(tmp_path, 0, val=0.93)
+    record(tmp_path, name="tuned", recipe="b" * 64, val=0.92)
+    path = tmp_path / "tuned-0/record.json"
+    content = json.loads(path.read_text())
+    content["run"]["summary"]["lineage"] = ["ImageNet weights of a net"]
+    path.write_text(json.dumps(content))
+    scratch, tuned = rows(render_results(tmp_path))
+    assert (scratch["data"], tuned["data"]) == ("cifar10", "cifar10, pretrained")
+
+
 def test_a_val_that_chose_the_epoch_says_so(tmp_path: Path) -> None:
     record(tmp_path, selection="best")
     assert rows(render_results(tmp_path))[0]["val %"] == "93.00 (5,000, *best*)"
