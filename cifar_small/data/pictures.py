@@ -213,10 +213,5 @@ def files_of_table(root: Path, table: Path) -> LabelledFiles:
 
 def stored_sizes(files: Sequence[Path]) -> Counter[tuple[int, int]]:
     """How many pictures are stored at each width and height, as their headers say; files: those that were read before."""
-    from PIL import Image
-
-    sizes: Counter[tuple[int, int]] = Counter()
-    for file in tqdm(files, desc="sizes of pictures", unit="picture", disable=no_bar(len(files) > 5000)):
-        with Image.open(file, formats=_FORMATS) as picture:
-            sizes[picture.size] += 1
-    return sizes
+    bar = tqdm(files, desc="sizes of pictures", unit="picture", disable=no_bar(len(files) > 5000))
+    return Counter(size for file in bar if (size := _stored_size(file)))

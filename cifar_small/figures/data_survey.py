@@ -73,16 +73,16 @@ def draw_tiles(tiles: Sequence[tuple[Pixels, str, str]], title: str) -> Figure:
     wide = max(pixels.shape[1] for pixels, _, _ in tiles) > 32
     columns, height = (4, 1.85) if wide else (6, 2.15)
     rows = -(-len(tiles) // columns)
-    figure = new_figure(9.3, 0.6 + height * rows)
+    figure = new_figure(9.3, 0.5 + height * rows)
     figure.get_layout_engine().set(h_pad=0.09)
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat:
         axes.set_axis_off()
     for axes, (pixels, above, below) in zip(grid.flat, tiles, strict=False):
         axes.imshow(pixels, interpolation="nearest")
-        axes.set_title(above, fontsize=8.5, pad=3, color=BLUE)
-        words = {"ha": "center", "va": "top", "fontsize": 8.5, "color": ORANGE, "linespacing": 1.15}
-        axes.text(0.5, -0.04, below, transform=axes.transAxes, **words)
+        axes.set_title(above, fontsize=9, pad=3, color=BLUE)
+        words = {"ha": "center", "va": "top", "fontsize": 9, "color": ORANGE, "linespacing": 1.15}
+        axes.text(0.5, -0.03, below, transform=axes.transAxes, **words)
     figure.suptitle(title)
     return figure
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
+from cifar_small.figures.data_survey import draw_tiles
 from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure, percent_ticks
 from cifar_small.metrics.calibration import Reliability
 from cifar_small.metrics.classification import wilson_interval
@@ -109,23 +110,12 @@ def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
     below.bar((np.arange(bins) + 0.5) * 100 / bins, 100 * found.counts / found.counts.sum(), width=90 / bins, color=BLUE)
 
 
-@in_style
 def draw_mistakes(mistakes: Sequence[tuple[npt.NDArray[np.uint8], Mistake]], title: str) -> Figure:
     """Images (32, 32, 3) called what they are not, most confident first, six to a row."""
-    columns = 6
-    rows = -(-len(mistakes) // columns)
-    figure = new_figure(1.55 * columns, 0.5 + 2.15 * rows)
-    figure.get_layout_engine().set(h_pad=0.09)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, (pixels, mistake) in zip(grid.flat, mistakes, strict=False):
-        axes.imshow(pixels, interpolation="nearest")
-        axes.set_title(mistake.true, fontsize=9, pad=3, color=BLUE)
-        said = f"called {mistake.predicted}\n{100 * mistake.confidence:.1f} %"
-        axes.text(0.5, -0.03, said, transform=axes.transAxes, ha="center", va="top", fontsize=9, color=ORANGE, linespacing=1.15)
-    figure.suptitle(title)
-    return figure
+    tiles = [
+        (pixels, mistake.true, f"called {mistake.predicted}\n{100 * mistake.confidence:.1f} %") for pixels, mistake in mistakes
+    ]
+    return draw_tiles(tiles, title)
 
 
 @in_style
@@ -196,9 +186,7 @@ def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) ->
     height = -(-len(panels) // columns)
     beside = len(panels) == columns * height  # the key has a column of its own, else the cell that is left
     figure = new_figure(5 * columns + 2.9 * beside, 4.6 * height)
-    grid = figure.add_gridspec(
-        height, columns + beside, width_ratios=[1, 1, 0.62][3 - columns - beside :] if beside else [1, 1]
-    )
+    grid = figure.add_gridspec(height, columns + beside, width_ratios=[*[1] * columns, *[0.62] * beside])
     for place, (name, sizes) in enumerate(panels):
         axes = figure.add_subplot(grid[divmod(place, columns)])
         for size, (number, row, score) in zip(sizes, shown, strict=True):

@@ -9,6 +9,7 @@ import os
 import re
 import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -128,12 +129,17 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[
     ],
 )
 def test_signal_saves_and_resume_is_exact(
-    undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, kind: signal.Signals
+    undisturbed: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    number: int,
+    kind: signal.Signals,
 ) -> None:
     folder, handler = tmp_path / "run", signal.getsignal(kind)
     if handler == signal.SIG_IGN:  # these tests run under nohup, which training respects
         handler = signal.SIG_DFL
-        signal.signal(kind, handler)
+        request.addfinalizer(partial(signal.signal, kind, signal.signal(kind, handler)))
     with monkeypatch.context() as patched:
         interrupt_at(patched, number, lambda: os.kill(os.getpid(), kind))
         with pytest.raises(Terminated, match=f"stopped by {kind.name}; the run is saved in .* and can be resumed"):
