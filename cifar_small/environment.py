@@ -95,6 +95,11 @@ def _cpu_has_bf16() -> bool:
     return bool(_cpu_facts()[1].intersection(BF16_FLAGS))
 
 
+def multiplies_in_tiles() -> bool:
+    """Whether this processor multiplies matrices of bf16 in tiles (AMX)."""
+    return "amx_bf16" in _cpu_facts()[1]
+
+
 def integer_sums_saturate() -> bool:
     """Whether this is an x86 processor without VNNI: its sums of two 8-bit products stop at 16 bits, so int8 nets may err."""
     x86 = platform.machine().lower() in ("x86_64", "amd64")

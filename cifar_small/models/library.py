@@ -18,7 +18,6 @@ from cifar_small._torchvision import import_torchvision
 from cifar_small.config.schema import LibraryModel
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import Dropout, SqueezeExcitation
-from cifar_small.models.depthwise import replace_depthwise
 from cifar_small.models.efficientnet_lite import timm_state
 
 TIMM_NAMES = {"mobilenet_v3_small": "mobilenetv3_small_100"}  # where timm's name is another than ours
@@ -76,7 +75,6 @@ class LibraryNet(nn.Module):
             residual = name.startswith("resnet")
             self.feature_map = _resnet_map if residual else _features_map
             self.pool = _resnet_pool if residual else _norm_pool if name.startswith("convnext") else _classifier_pool
-        replace_depthwise(self.backbone)
         match model.head:
             case "se":
                 self.attention: nn.Module = SqueezeExcitation(channels, SE_REDUCTION)

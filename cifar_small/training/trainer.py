@@ -26,6 +26,7 @@ from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, compiled, no_bar
 from cifar_small.errors import DivergedError
 from cifar_small.models import LibraryNet, set_dropout, set_frozen, set_training, statistics_kept
+from cifar_small.models.convolutions import FastConvolutions
 from cifar_small.optim.optimizers import (
     adjust_scale,
     clip_and_check,
@@ -70,6 +71,8 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.config, self.device = self.resolved.config, self.data.device
+        eager_on_cpu = self.device.type == "cpu" and not self.config.engine.compile  # a compiler has kernels of its own
+        self.convolutions = FastConvolutions() if eager_on_cpu else nullcontext()
         self.batch, self.steps, self.micro_batch = self.config.batch_size, self.batches.steps, self.batches.micro_batch
         self.enter_phase(self.resolved.phases[0])
 
@@ -169,7 +172,7 @@ class Trainer:
         for index, (images, target) in enumerate(slices):
             last = index + 1 == len(slices)  # whose backward pass exchanges the gradients of all
             with nullcontext() if last or self.ranks is None else self.ranks.no_sync():
-                with autocast(self.device, state.precision):
+                with autocast(self.device, state.precision), self.convolutions:
                     logits = self.forward(images).float()
                 if settings.distill is None:
                     loss = F.cross_entropy(logits, target, label_smoothing=settings.label_smoothing, reduction="sum")

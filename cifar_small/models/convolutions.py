@@ -1,0 +1,188 @@
+"""Convolutions whose backward pass is fast on a CPU: torch's forward pass and its gradients, summed in another order.
+
+Measured with torch 2.13.0 (docs/speed.md, docs/transfer.md), three kinds have no fast kernel there:
+
+depthwise   in bf16 the gradient of the input for a stride above 1, and in bf16 and fp32 that of the weights for kernels
+            above 3x3, take ten to a hundred times as long as the forward pass, and most of the training time of an EfficientNet
+small maps  where bf16 is multiplied in tiles (AMX), the gradient of the weights sums over rows of 32 pixels: rows of 8 and
+            fewer leave most of a tile empty, and it takes two to eight times as long as the forward pass
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from cifar_small.environment import multiplies_in_tiles
+
+TILE = 3  # the largest depthwise kernel whose weights' gradient is fast
+SMALL = 8  # pixels a side of the largest map whose weights' gradient is slow
+ROW = 128  # pixels in a row of images laid side by side: a few tiles, so that a rest is a small share
+
+backward = torch.ops.aten.convolution_backward
+
+
+class FastConvolutions(TorchFunctionMode):
+    """Within it, each call of a convolution that trains gets the backward pass that is fast for its shape.
+
+    So layers need not be replaced, and nets of a library or of the user's own gain as ours do.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
+        """Any torch function as it is; a convolution by `convolve`."""
+        call = convolve if func is torch.conv2d else func
+        return call(*args, **(kwargs or {}))
+
+
+def convolve(
+    input: Tensor,  # as torch calls them
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """`torch.conv2d`: the same output, and a faster backward pass where there is one."""
+    square = _square(weight.shape[2:], stride, padding, dilation)
+    trains = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+    if square is not None and trains and input.device.type == "cpu" and input.ndim == 4:
+        kernel, step, pad = square
+        precision = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else input.dtype
+        depthwise = groups == weight.shape[0] == input.shape[1] > 1
+        if depthwise and bias is None and (kernel > TILE or step > 1) and precision in (torch.bfloat16, torch.float32):
+            padded = F.pad(input.to(precision), 4 * [pad]).contiguous(memory_format=torch.channels_last)
+            return DepthwiseConvolution.apply(padded, weight.to(precision), step)  # type: ignore[no-any-return, no-untyped-call]
+        small = (input.shape[3] + 2 * pad - kernel) // step < SMALL
+        if groups == 1 and small and 2 * pad < kernel and precision == torch.bfloat16 and multiplies_in_tiles():
+            cast = None if bias is None else bias.to(precision)
+            return SmallMapConvolution.apply(input.to(precision), weight.to(precision), cast, step, pad)  # type: ignore[no-any-return, no-untyped-call]
+    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _square(
+    kernel: Sequence[int], stride: int | Sequence[int], padding: int | Sequence[int] | str, dilation: int | Sequence[int]
+) -> tuple[int, int, int] | None:
+    """Kernel, stride and padding where each is the same in both directions and nothing is dilated, else None."""
+    sizes = [{each} if isinstance(each, int | str) else {*each} for each in (kernel, stride, padding, dilation)]
+    if isinstance(padding, str) or sizes[3] != {1} or any(len(each) > 1 for each in sizes):
+        return None
+    size, step, pad = (int(each.pop()) for each in sizes[:3])
+    return size, step, pad
+
+
+class SmallMapConvolution(torch.autograd.Function):
+    """`F.conv2d` of images (N, C, H, W), whose weights' gradient is that of many images laid side by side."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding: int) -> Tensor:
+        """torch's convolution."""
+        ctx.save_for_backward(images, weight)
+        ctx.stride, ctx.padding, ctx.bias_sizes = stride, padding, None if bias is None else [len(bias)]
+        return F.conv2d(images, weight, bias, stride, padding)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+        """Gradients of images and bias as torch has them, and of the weights."""
+        images, weight = ctx.saved_tensors
+        wanted = [ctx.needs_input_grad[0], False, ctx.needs_input_grad[2]]
+        two, pads = [ctx.stride] * 2, [ctx.padding] * 2
+        of_images = of_bias = of_weight = None
+        if any(wanted):
+            of_images, _, of_bias = backward(
+                gradient, images, weight, ctx.bias_sizes, two, pads, [1, 1], False, [0, 0], 1, wanted
+            )
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient_of_weight(images, weight, gradient, ctx.stride, ctx.padding)
+        return of_images, of_weight, of_bias, None, None
+
+
+def gradient_of_weight(images: Tensor, weight: Tensor, gradient: Tensor, stride: int, padding: int) -> Tensor:
+    """The gradient of filters (O, C, k, k) from images (N, C, H, W) and the gradient (N, O, h, w) of their convolution.
+
+    Images lie side by side with enough zeros between them that no filter sees two; where the gradient has no pixel, it is zero.
+    """
+    channels, size = images.shape[1], weight.shape[-1]
+    if size == stride == 1:  # without padding, as it is less than half a kernel
+        pixels, slopes = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (images, gradient))
+        return (slopes.mT @ pixels).view(-1, channels, 1, 1)
+    tile = -(-(images.shape[3] + padding) // stride) * stride
+    count = max(1, min(len(images), ROW // tile))
+    rows, slopes = side_by_side(images, tile, count), side_by_side(gradient, tile // stride, count)
+    slopes = slopes[..., : (rows.shape[3] + 2 * padding - size) // stride + 1]
+    return _gradient(rows, weight, slopes, [stride, stride], [padding, padding], 1, 1)
+
+
+def side_by_side(images: Tensor, tile: int, count: int) -> Tensor:
+    """Lay images (N, C, H, W) side by side, each followed by zeros to `tile` pixels: (ceil(N / count), C, H, count * tile).
+
+    What is missing of the last row is zeros.
+    """
+    n, channels, height, width = images.shape
+    full, rest = divmod(n, count)
+    rows = images.new_empty(full + (rest > 0), height, count, tile, channels)
+    rows[..., width:, :] = 0
+    pixels = images.permute(0, 2, 3, 1)
+    rows[:full, ..., :width, :] = pixels[: full * count].reshape(full, count, height, width, channels).transpose(1, 2)
+    if rest:
+        rows[full, :, :rest, :width] = pixels[full * count :].transpose(0, 1)
+        rows[full, :, rest:] = 0
+    return rows.flatten(2, 3).permute(0, 3, 1, 2)
+
+
+class DepthwiseConvolution(torch.autograd.Function):
+    """`F.conv2d` of padded images (N, C, H, W) with one filter (C, 1, k, k) a channel."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, weight: Tensor, stride: int) -> Tensor:
+        """The convolution, without padding."""
+        ctx.save_for_backward(images, weight)
+        ctx.stride = stride
+        return F.conv2d(images, weight, stride=stride, groups=len(weight))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        """Gradients of the images and of the filters."""
+        images, weight = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_images = of_weight = None
+        if ctx.needs_input_grad[0]:
+            # A stride above 1 has no fast kernel in bf16.
+            x, w, slopes = (each.float() if ctx.stride > 1 else each for each in (images, weight, gradient))
+            of_images = _gradient(x, w, slopes, [ctx.stride] * 2, [0, 0], len(weight), 0).to(images.dtype)
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient_of_filters(images, weight, gradient, ctx.stride)
+        return of_images, of_weight, None
+
+
+def gradient_of_filters(images: Tensor, weight: Tensor, gradient: Tensor, stride: int) -> Tensor:
+    """The gradient of depthwise filters; of large ones tile by tile, each the kernel of a convolution of shifted images."""
+    size, steps = weight.shape[-1], [stride, stride]
+    if size <= TILE:
+        return _gradient(images, weight, gradient, steps, [0, 0], len(weight), 1)
+    found = torch.empty_like(weight)
+    starts = [*range(0, size - TILE, TILE), size - TILE]
+    height, width = (stride * (side - 1) + TILE for side in gradient.shape[2:])
+    for top, left in product(starts, starts):
+        shifted = images[:, :, top : top + height, left : left + width].contiguous(memory_format=torch.channels_last)
+        tile = weight[:, :, top : top + TILE, left : left + TILE].contiguous()
+        found[:, :, top : top + TILE, left : left + TILE] = _gradient(shifted, tile, gradient, steps, [0, 0], len(weight), 1)
+    return found
+
+
+def _gradient(
+    images: Tensor, weight: Tensor, gradient: Tensor, stride: list[int], padding: list[int], groups: int, which: int
+) -> Tensor:
+    """torch's own gradient of the images (which 0) or of the weight (1)."""
+    wanted = [which == 0, which == 1, False]
+    found = backward(gradient, images, weight, None, stride, padding, [1, 1], False, [0, 0], groups, wanted)
+    return found[which]  # type: ignore[no-any-return]

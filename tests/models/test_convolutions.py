@@ -1,0 +1,199 @@
+"""Convolutions with a backward pass of our own: torch's outputs, exact gradients, and which calls get them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from contextlib import nullcontext
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from cifar_small._torchvision import import_torchvision
+from cifar_small.config.schema import LibraryModel
+from cifar_small.models import build_model, convolutions
+from cifar_small.models.convolutions import FastConvolutions, side_by_side
+
+import_torchvision()
+layers = pytest.importorskip("timm.layers")
+
+
+def gradients(
+    conv: nn.Module, images: Tensor, weights: Tensor, *, fast: bool, bf16: bool = False
+) -> list[Tensor]:  # of output, images, weight and, where there is one, bias
+    images = images.clone().requires_grad_()
+    conv.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16), FastConvolutions() if fast else nullcontext():
+        output = conv(images)
+    (output.float() * weights[:, :, : output.shape[2], : output.shape[3]]).sum().backward()
+    return [output.detach(), images.grad, *(p.grad.clone() for p in conv.parameters())]  # type: ignore[list-item, union-attr]
+
+
+def depthwise(kernel: int, stride: int, same: bool, channels: int = 4) -> nn.Conv2d:
+    torch.manual_seed(kernel)
+    kind = layers.Conv2dSame if same else nn.Conv2d
+    return kind(channels, channels, kernel, stride, 0 if same else kernel // 2, groups=channels, bias=False)  # type: ignore[no-any-return]
+
+
+@pytest.fixture(autouse=True)
+def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule for processors with AMX holds, whatever this one has."""
+    monkeypatch.setattr(convolutions, "multiplies_in_tiles", lambda: True)
+
+
+@pytest.fixture
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the functions with gradients of our own that were called."""
+    calls: list[str] = []
+    for function in (convolutions.SmallMapConvolution, convolutions.DepthwiseConvolution):
+
+        def apply(*arguments: object, _function: type[torch.autograd.Function] = function) -> object:
+            calls.append(_function.__name__)
+            return super(torch.autograd.Function, _function).apply(*arguments)  # type: ignore[misc]
+
+        monkeypatch.setattr(function, "apply", apply)
+    return calls
+
+
+SHAPES = given(
+    kernel=st.sampled_from([3, 5, 7, 9]), stride=st.integers(1, 2), same=st.booleans(), side=st.sampled_from([4, 7, 8, 15])
+)
+
+
+@settings(max_examples=30, deadline=None)
+@SHAPES
+def test_depthwise_gradients_agree_with_the_librarys(kernel: int, stride: int, same: bool, side: int) -> None:
+    conv, images, weights = depthwise(kernel, stride, same), torch.randn(3, 4, side, side), torch.randn(3, 4, side, side)
+    expected, found = (gradients(conv, images, weights, fast=fast) for fast in (False, True))
+    for one, other in zip(expected, found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=15, deadline=None)
+@SHAPES
+def test_depthwise_gradients_in_bf16_are_near_to_the_exact_ones(kernel: int, stride: int, same: bool, side: int) -> None:
+    conv, images, weights = depthwise(kernel, stride, same), torch.randn(3, 4, side, side), torch.randn(3, 4, side, side)
+    exact, found = (gradients(conv, images, weights, fast=fast, bf16=fast) for fast in (False, True))
+    for true, other in zip(exact, found, strict=True):
+        assert (other - true).norm() < 0.01 * true.norm()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    kernel=st.integers(1, 5),
+    stride=st.integers(1, 3),
+    side=st.integers(5, 9),
+    count=st.integers(1, 40),
+    channels_last=st.booleans(),
+    data=st.data(),
+)
+def test_gradients_of_small_maps_agree_with_torchs(
+    kernel: int, stride: int, side: int, count: int, channels_last: bool, data: st.DataObject
+) -> None:
+    padding = data.draw(st.integers(0, (kernel - 1) // 2))
+    torch.manual_seed(count)
+    # In fp32 the two ways differ by the order of their sums alone, so that an error of layout could not hide in rounding.
+    images, weight = torch.randn(count, 3, side, side), torch.randn(5, 3, kernel, kernel, requires_grad=True)
+    if channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
+    output = torch.conv2d(images, weight, None, stride, padding)
+    slopes = torch.randn_like(output)
+    output.backward(slopes)
+    found = convolutions.gradient_of_weight(images, weight.detach(), slopes, stride, padding)
+    assert weight.grad is not None
+    torch.testing.assert_close(found, weight.grad, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_layer_on_small_maps_in_bf16_is_torchs(kernel: int, bias: bool, taken: list[str]) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(6, 10, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=bias)
+    images, weights = torch.randn(7, 6, 8, 8), torch.randn(7, 10, 8, 8)
+    exact = gradients(conv, images, weights, fast=False)
+    expected, found = (gradients(conv, images, weights, fast=fast, bf16=True) for fast in (False, True))
+    assert taken == ["SmallMapConvolution"]
+    assert torch.equal(expected[0], found[0])  # the forward pass is torch's, to the bit
+    assert torch.equal(expected[1], found[1])
+    assert len(found) == 3 + bias
+    for true, other in zip(exact, found, strict=True):
+        assert (other - true).norm() < 0.01 * true.norm()
+
+
+def test_images_lie_side_by_side_with_zeros_between() -> None:
+    images = torch.arange(1.0, 6.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
+    rows = side_by_side(images, tile=3, count=2)
+    assert rows.shape == (3, 1, 2, 6)
+    expected = [[1, 1, 0, 2, 2, 0], [3, 3, 0, 4, 4, 0], [5, 5, 0, 0, 0, 0]]
+    assert rows[:, 0, 0].tolist() == rows[:, 0, 1].tolist() == expected
+
+
+def test_what_does_not_train_has_no_gradient(taken: list[str]) -> None:
+    conv = depthwise(5, 2, True).requires_grad_(False)
+    with FastConvolutions():
+        assert not conv(torch.randn(2, 4, 8, 8)).requires_grad
+        assert taken == []
+        images = torch.randn(2, 4, 8, 8, requires_grad=True)
+        conv(images).sum().backward()
+    assert taken == ["DepthwiseConvolution"]
+    assert images.grad is not None
+    assert conv.weight.grad is None
+
+
+DEPTHWISE, SMALL = ["DepthwiseConvolution"], ["SmallMapConvolution"]
+
+
+@pytest.mark.parametrize(
+    ("conv", "side", "expected"),
+    [
+        (nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), 9, []),  # fast
+        (nn.Conv2d(8, 8, 5, padding=2, groups=8, bias=False), 9, DEPTHWISE),
+        (nn.Conv2d(8, 8, 3, 2, padding=1, groups=8, bias=False), 9, DEPTHWISE),
+        (nn.Conv2d(8, 8, 5, padding=2, groups=4, bias=False), 9, []),
+        (nn.Conv2d(8, 8, 5, padding=4, groups=8, bias=False, dilation=2), 9, []),
+        (nn.Conv2d(8, 8, 5, padding=2, groups=8), 9, []),
+        (nn.Conv2d(8, 16, 5, padding=2, groups=8, bias=False), 9, []),
+        (nn.Conv2d(8, 8, (3, 5), padding=(1, 2), groups=8, bias=False), 9, []),
+        (nn.Conv2d(8, 8, 3, padding="same"), 8, []),
+        (nn.Conv2d(8, 8, 3, padding=1), 8, SMALL),
+        (nn.Conv2d(8, 8, 3, padding=1), 9, []),  # its rows are long enough
+        (nn.Conv2d(8, 8, 3, 2, padding=1), 16, SMALL),
+        (nn.Conv2d(8, 8, 3, padding=2), 6, []),  # an output larger than the input
+        (nn.Conv2d(8, 8, 3, padding=1, groups=2), 8, []),
+    ],
+)
+def test_only_what_torch_is_slow_at_is_changed(conv: nn.Conv2d, side: int, expected: list[str], taken: list[str]) -> None:
+    images, weights = torch.randn(2, 8, side, side), torch.randn(2, conv.out_channels, 16, 16)
+    theirs = gradients(conv, images, weights, fast=False, bf16=True)
+    ours = gradients(conv, images, weights, fast=True, bf16=True)
+    assert taken == expected
+    assert torch.equal(theirs[0], ours[0])
+    taken.clear()
+    with torch.no_grad(), FastConvolutions():
+        conv(images)
+    assert taken == []
+
+
+def test_small_maps_are_left_alone_in_fp32_and_without_tiles(monkeypatch: pytest.MonkeyPatch, taken: list[str]) -> None:
+    conv, images, weights = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    gradients(conv, images, weights, fast=True)
+    monkeypatch.setattr(convolutions, "multiplies_in_tiles", lambda: False)
+    gradients(conv, images, weights, fast=True, bf16=True)
+    assert taken == []
+
+
+@pytest.mark.parametrize(
+    ("family", "count"), [("timm/tf_efficientnet_lite0", 11), ("torchvision/mobilenet_v3_small", 10), ("timm/resnet18", 0)]
+)
+def test_the_libraries_nets_have_depthwise_layers_that_gain(family: str, count: int, taken: list[str]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        net = build_model(LibraryModel.model_validate({"family": family}), 10).train()
+    copied = copy.deepcopy(net)  # as averages are made
+    assert [*copied.state_dict()] == [*net.state_dict()]
+    with FastConvolutions():
+        net(torch.randn(2, 3, 64, 64))
+    assert taken.count("DepthwiseConvolution") == count
