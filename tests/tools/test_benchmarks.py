@@ -114,9 +114,13 @@ def test_step_results_with_known_numbers() -> None:
     assert results["data_path_share"] == pytest.approx({"median": 0.375, "low": 0.25, "high": 0.5})
     assert results["ours_over_plain"] == pytest.approx({"median": 1.5, "low": 1.0, "high": 2.0})
     assert results["ours_over_ceiling"] == pytest.approx({"median": 0.625, "low": 0.5, "high": 0.75})
+    assert results["ceiling_over_torch"] is None
     for loop in results["loops"].values():
         loop |= {"precision": "fp32", "layout": "contiguous"}
     text = steps.render_steps(results)
+    assert "torch's gradients" not in text
+    results |= steps.step_results(seconds | {"torch": [0.2, 0.45]}, batch=100, macs=1_000_000) | {"loops": results["loops"]}
+    assert "the ceiling is 1.75 (1.50 .. 2.00) x itself with torch's gradients" in steps.render_steps(results)
     assert "data path, mixing and checks cost 37.5 (25.0 .. 50.0) % of a step" in text
     assert "our loop is 1.50 (1.00 .. 2.00) x the plain reference" in text
     assert text.splitlines()[1].split() == [
@@ -227,6 +231,17 @@ def test_ceiling_does_the_work_of_a_step_without_learning(tiny: Tiny, tmp_path: 
         assert torch.equal(parameter, old)
 
 
+def test_the_ceiling_may_have_torchs_gradients(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+    monkeypatch.setattr(
+        "cifar_small.models.convolutions.convolve", lambda *given, **options: seen.append(1) or torch.conv2d(*given, **options)
+    )
+    for plain_gradients in (True, False):
+        assert seen == []
+        BareModelLoop(TrainerLoop(tiny(), tmp_path), plain_gradients=plain_gradients).run(Stopwatch(CPU, 1))
+    assert seen
+
+
 def test_plain_reference_learns_and_its_pixels_are_ours(tiny: Tiny) -> None:
     config = tiny(batch_size=16, data={"source": "digits", "val_size": 200, "train_limit": 64})
     datamodule = load_datamodule(config)
@@ -308,10 +323,10 @@ def test_steps_prints_and_keeps_every_round(file: Path, tmp_path: Path, capsys: 
     results = content["results"]
     assert results["images"] == 96  # as many as three steps take, since 10 are too few
     assert {name: len(loop["seconds_a_step"]) for name, loop in results["loops"].items()} == dict.fromkeys(
-        ("ours", "ceiling", "plain"), 2
+        ("ours", "ceiling", "torch", "plain"), 2
     )
     assert {name: loop["layout"] for name, loop in results["loops"].items()} == {
-        "ours": "channels_last", "ceiling": "channels_last", "plain": "contiguous",
+        "ours": "channels_last", "ceiling": "channels_last", "torch": "channels_last", "plain": "contiguous",
     }  # fmt: skip
     text = capsys.readouterr().out
     assert text.startswith("bench steps: tiny (config ")

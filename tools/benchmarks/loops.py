@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -125,13 +126,18 @@ class TrainerLoop:
 
 
 class BareModelLoop:
-    """The net and the optimizer of our loop on one random batch that is already on the device."""
+    """The net and the optimizer of our loop on one random batch that is already on the device.
+
+    plain_gradients: with torch's own backward pass of convolutions, which on a CPU is not ours (models/convolutions.py).
+    """
 
     start_up_share = 0.0
 
-    def __init__(self, ours: TrainerLoop) -> None:
+    def __init__(self, ours: TrainerLoop, *, plain_gradients: bool = False) -> None:
         """Take the trainer of a loop, which must not be used otherwise afterwards."""
         self.trainer, self.phase = ours.trainer, ours.phase
+        if plain_gradients:
+            self.trainer.convolutions = nullcontext()
         self.device, self.precision, self.layout = ours.device, ours.precision, ours.layout
         generator, batch = torch.Generator().manual_seed(0), self.trainer.batch
         classes = len(self.trainer.data.classes)

@@ -13,15 +13,17 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.errors import UserError
 from cifar_small.metrics.spread import Spread, ratios, spread
+from cifar_small.models.convolutions import FastConvolutions
 from cifar_small.models.counting import footprint
 from cifar_small.reporting.tables import Table, aligned
 
 IMAGES = 5000
 HEADER = ("loop", "precision", "layout", "steps/s", "images/s", "GFLOP/s", "ms a step (lowest .. highest)")
 DETAIL = """\
-Three loops take turns, --rounds times --steps steps each:
+Four loops take turns, --rounds times --steps steps each:
   ours      the training loop of the config: augmentation, mixing, forward, backward, update, checks
   ceiling   its net, optimizer, precision, layout and micro-batches on one random batch already on the device
+  torch     the ceiling with torch's own gradients of convolutions, where ours are other ones: on a CPU, without engine.compile
   plain     what a student project has: PIL images, torchvision's RandomCrop, RandomHorizontalFlip, ToTensor and Normalize in a
             DataLoader, the same net in eager float32 and contiguous layout, SGD, loss.item() in every step
 Warm-up and the first step of each round are not counted; what an epoch costs at its start (order and draws) is shared over the
@@ -66,11 +68,10 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
             )
         require_steps(ours, options.steps)
         data = ours.trainer.data
-        loops: dict[str, Loop] = {
-            "ours": ours,
-            "ceiling": BareModelLoop(TrainerLoop(config, scratch, options.phase)),
-            "plain": DataLoaderLoop(config, data, options.workers, side),
-        }
+        loops: dict[str, Loop] = {"ours": ours, "ceiling": BareModelLoop(TrainerLoop(config, scratch, options.phase))}
+        if isinstance(ours.trainer.convolutions, FastConvolutions):
+            loops["torch"] = BareModelLoop(TrainerLoop(config, scratch, options.phase), plain_gradients=True)
+        loops["plain"] = DataLoaderLoop(config, data, options.workers, side)
         size = footprint(config.model, len(data.classes), side)
         print(
             f"{size.trainable:,} parameters, {size.macs / 1e6:,.1f} million multiply-adds; {len(data.images):,} "
@@ -117,6 +118,7 @@ def step_results(seconds: dict[str, list[float]], batch: int, macs: int) -> dict
         "data_path_share": spread(around).plain(),
         "ours_over_plain": ratios(seconds["plain"], seconds["ours"]).plain(),
         "ours_over_ceiling": ratios(seconds["ceiling"], seconds["ours"]).plain(),
+        "ceiling_over_torch": ratios(seconds["torch"], seconds["ceiling"]).plain() if "torch" in seconds else None,
     }
 
 
@@ -135,6 +137,7 @@ def render_steps(results: dict[str, Any]) -> str:
         for name, one in results["loops"].items()
     ]
     share, plain, ceiling = (Spread(**results[key]) for key in ("data_path_share", "ours_over_plain", "ours_over_ceiling"))
+    gradients = results["ceiling_over_torch"]
     percent = Spread(*(100 * value for value in (share.median, share.low, share.high)))
     return "\n".join(
         [
@@ -142,6 +145,7 @@ def render_steps(results: dict[str, Any]) -> str:
             f"data path, mixing and checks cost {percent.text('.1f')} % of a step",
             f"our loop is {plain.text()} x the plain reference",
             f"our loop is {ceiling.text()} x the ceiling",
+            *([f"the ceiling is {Spread(**gradients).text()} x itself with torch's gradients"] if gradients else ()),
         ]
     )
 
