@@ -770,6 +770,9 @@ def test_tpe_runs_its_trials_and_can_be_repeated(write: Write, fake: Callable[..
     assert load_config(tmp_path / "a" / "best.yaml").optim.lr == best["optim.lr"]
     assert told(tmp_path / "a") == ["COMPLETE"] * 6
     assert study_of(tmp_path / "a").best_value == pytest.approx(best["optim.lr"] / 2 + 0.005)  # the mean over the seeds
+    page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text(encoding="utf-8")
+    documented = re.findall(r"^optuna-dashboard runs/NAME/(.+)$", page, re.MULTILINE)
+    assert [(tmp_path / "a" / journal).is_file() for journal in documented] == [True]
     with pytest.raises(ConfigError, match="contains trials of other parameters or seeds"):
         run_sweep(write(**TPE), tmp_path / "a", quiet=True)
 

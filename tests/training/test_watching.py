@@ -58,6 +58,7 @@ def test_metrics_and_curves_are_there_while_it_trains(tiny: Tiny, tmp_path: Path
     run = Run(tmp_path / "run")
 
     def look(row: dict[str, object]) -> None:
+        assert [name for name, value in row.items() if isinstance(value, str)] == ["train_targets"]  # as docs/watching.md says
         found.append((len(read_metrics(run.metrics_file)), (run.folder / "curves.png").exists(), run.summary_file.exists()))
 
     train(tiny(phases=[{"epochs": 2}]), run.folder, quiet=True, on_epoch=look)
