@@ -40,7 +40,7 @@ CALIBRATION_BATCH = 25  # every activation of a batch is held in memory at once
 PERCENTILE = 99.99  # share of an activation's values within its range; beyond, half at either end, it saturates
 # What ONNX Runtime computes in integers. Its own default would also round BatchNorm's constants, for no kernel to use.
 INTEGER_OPS = (
-    *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "LeakyRelu", "Sigmoid", "MaxPool"),
+    *("Conv", "Gemm", "MatMul", "Add", "Mul", "Relu", "Clip", "LeakyRelu", "Sigmoid", "MaxPool"),
     *("Pad", "Slice", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
 )
 CLASSIFIERS = ("Gemm", "MatMul")

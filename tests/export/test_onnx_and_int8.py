@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -411,6 +412,34 @@ def test_other_families_quantize_too(family: str, left: int, trained: Run) -> No
     pixels = to_tensor(val, CPU)
     expected, got = logits_of(net, pixels), logits_of(as_onnx_net(net, content, "made"), pixels)
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+class Capped(nn.Module):
+    """Two convolutions whose outputs reach far beyond what ReLU6 lets through, as those of EfficientNet-Lite do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.convs = nn.ModuleList([nn.Conv2d(3, 16, 3, bias=False), nn.Conv2d(16, 16, 3, groups=16, bias=False)])
+        self.act, self.fc = nn.ReLU6(), nn.Linear(16, 10)
+        with torch.no_grad():
+            for conv in self.convs:
+                conv.weight.mul_(40)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for conv in self.convs:
+            x = self.act(conv(x))
+        return self.fc(x.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def test_what_an_activation_cuts_off_takes_no_part_of_the_range(trained: Run) -> None:
+    net = replace(untrained(PLAIN), model=Capped().eval())
+    images, val = load_own_splits(load_net(trained))
+    content, _ = static_int8(net, export_onnx(net), calibration_images(net, images, 100))
+    assert "Clip" not in {node.op_type for node in onnx.load_model_from_string(content).graph.node}  # the range does it
+    pixels = to_tensor(val, CPU)
+    expected, got = logits_of(net, pixels), logits_of(as_onnx_net(net, content, "made"), pixels)
+    assert np.abs(got - expected).max() < 0.05 * expected.std()
 
 
 def test_dynamic_changes_linear_layers_alone(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
