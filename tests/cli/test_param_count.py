@@ -37,8 +37,10 @@ def four(tmp_path):
 
 
 def cells(output, config):
-    (line,) = [line for line in output.splitlines() if line.split()[:1] == [config]]
-    return line.split()[1:]
+    """The row of a config; it has its file's name where another installation than that of the file is imported."""
+    rows = [line.split() for line in output.splitlines() if line.strip()]
+    (row,) = [row for row in rows if row[0] == config or row[0].removesuffix(".yaml").endswith(f"/{config}")]
+    return row[1:]
 
 
 def tool(*arguments, cwd=ROOT):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -125,8 +126,13 @@ def test_the_log_says_what_metrics_say_after_a_kill_too(
     assert len(log) == 3 * len(watching.SCALARS) + 4
 
 
+def hook_of_the_docs(tracker: str) -> str:
+    (block,) = re.findall(rf"```python\n(import {tracker}\n.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    return block  # type: ignore[no-any-return]
+
+
 def test_the_hook_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
+    block = hook_of_the_docs("trackio")
     tracked: list[Any] = []
     trackio = ModuleType("trackio")
     for name in ("init", "log", "finish"):
@@ -139,3 +145,20 @@ def test_the_hook_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert tracked[0][2]["config"]["batch_size"] == 64
     assert [given[0]["epoch"] for name, given, _ in tracked[1:3]] == [1, 2]
     assert 0 < tracked[3][1][0]["final val accuracy"] <= 1
+
+
+def test_the_hook_for_mlflow_gives_it_numbers_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    block = hook_of_the_docs("mlflow")
+    logged: list[tuple[dict[str, Any], int | None]] = []
+    mlflow = ModuleType("mlflow")
+    mlflow.set_tracking_uri = mlflow.log_params = lambda given: None  # type: ignore[attr-defined]
+    mlflow.start_run = lambda run_name: nullcontext()  # type: ignore[attr-defined]
+    mlflow.log_metrics = lambda metrics, step=None: logged.append((metrics, step))  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(dump_yaml(tiny_raw(phases=[{"epochs": 2}])))
+    exec(compile(block, str(PAGE), "exec"), {})
+    assert [step for _, step in logged] == [1, 2, None]
+    assert {float(value) for metrics, _ in logged for value in metrics.values()}  # it refuses anything else
+    assert logged[0][0].keys() >= {"val_accuracy", "train_loss", "lr"}
+    assert logged[2][0]["parameters"] > 0
