@@ -96,8 +96,9 @@ def _cpu_has_bf16() -> bool:
 
 
 def multiplies_in_tiles() -> bool:
-    """Whether this processor multiplies matrices of bf16 in tiles (AMX)."""
-    return "amx_bf16" in _cpu_facts()[1]
+    """Whether torch multiplies matrices of bf16 in tiles (AMX) here: the processor can, and the environment lets oneDNN."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", os.environ.get("DNNL_MAX_CPU_ISA", "ALL")).upper()
+    return "amx_bf16" in _cpu_facts()[1] and (limit in ("ALL", "DEFAULT") or "AMX" in limit)
 
 
 def integer_sums_saturate() -> bool:

@@ -142,3 +142,23 @@ def test_bars_are_shown_in_terminals_and_notebooks(monkeypatch: pytest.MonkeyPat
     monkeypatch.setitem(sys.modules, "ipykernel", types.ModuleType("ipykernel"))
     assert environment.no_bar() is False
     assert environment.no_bar(False) is True
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "expected"),
+    [
+        ({"amx_bf16"}, None, True),
+        ({"amx_bf16"}, "avx512_core_amx", True),
+        ({"amx_bf16"}, "AVX512_CORE_BF16", False),
+        ({"avx512_bf16"}, None, False),
+    ],
+)
+def test_tiles_are_the_processors_unless_the_environment_forbids_them(
+    flags: set[str], limit: str | None, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(environment, "_cpu_facts", lambda: ("a", frozenset(flags)))
+    monkeypatch.delenv("DNNL_MAX_CPU_ISA", raising=False)
+    monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+    if limit is not None:
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+    assert environment.multiplies_in_tiles() is expected

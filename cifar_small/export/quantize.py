@@ -10,9 +10,10 @@ from __future__ import annotations
 import copy
 import io
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -113,7 +114,8 @@ def static_int8(net: Net, fp32: bytes, images: Images, *, reduce_range: bool = F
         given, merged, quantized = (Path(temporary) / f"{name}.onnx" for name in ("fp32", "merged", "int8"))
         given.write_bytes(fp32)
         quant_pre_process(given, merged, skip_symbolic_shape=True)
-        nodes = list(onnx.load(merged).graph.node)
+        graph = onnx.load(merged).graph
+        nodes = list(graph.node)
         with redirect_stdout(io.StringIO()):  # it prints a line for each batch
             quantize_static(
                 merged,
@@ -125,7 +127,7 @@ def static_int8(net: Net, fp32: bytes, images: Images, *, reduce_range: bool = F
                 reduce_range=reduce_range,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=_ends(nodes),
+                nodes_to_exclude=[*_ends(nodes), *_off_zero(graph)],
                 calibrate_method=CalibrationMethod.Percentile,
                 extra_options={
                     "CalibPercentile": PERCENTILE,
@@ -152,6 +154,28 @@ def _ends(nodes: list[Any]) -> list[str]:
     first = next(place for place, node in enumerate(nodes) if node.op_type == "Conv")
     last = max(place for place, node in enumerate(nodes) if node.op_type in CLASSIFIERS)
     return [node.name for node in (*nodes[:first], *nodes[last + 1 :])]
+
+
+def _off_zero(graph: Any) -> list[str]:
+    """Names of the nodes that clip to a range without 0, or to one that is no constant.
+
+    ONNX Runtime leaves a Clip to the range of the integers behind it, which always holds 0.
+    """
+    from onnx import numpy_helper
+
+    constants = {tensor.name: float(numpy_helper.to_array(tensor)) for tensor in graph.initializer if not tensor.dims}
+    constants |= {
+        node.output[0]: float(numpy_helper.to_array(node.attribute[0].t))
+        for node in graph.node
+        if node.op_type == "Constant" and node.attribute[0].name == "value" and not node.attribute[0].t.dims
+    }
+
+    def holds_zero(bounds: Sequence[str]) -> bool:
+        given = zip((*bounds, "", "")[:2], (-inf, inf), strict=True)
+        low, high = (constants.get(name) if name else unbounded for name, unbounded in given)
+        return low is not None and high is not None and low <= 0 <= high
+
+    return [node.name for node in graph.node if node.op_type == "Clip" and not holds_zero(node.input[1:])]
 
 
 def quantize(

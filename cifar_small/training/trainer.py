@@ -71,7 +71,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.config, self.device = self.resolved.config, self.data.device
-        eager_on_cpu = self.device.type == "cpu" and not self.config.engine.compile  # a compiler has kernels of its own
+        eager_on_cpu = self.device.type == "cpu" and not self.config.engine.compile  # a compiled net keeps torch's gradients
         self.convolutions = FastConvolutions() if eager_on_cpu else nullcontext()
         self.batch, self.steps, self.micro_batch = self.config.batch_size, self.batches.steps, self.batches.micro_batch
         self.enter_phase(self.resolved.phases[0])

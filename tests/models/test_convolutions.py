@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.schema import LibraryModel
@@ -44,18 +47,26 @@ def tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(convolutions, "multiplies_in_tiles", lambda: True)
 
 
-@pytest.fixture
-def taken(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The names of the functions with gradients of our own that were called."""
+@contextmanager
+def counted() -> Iterator[list[str]]:
+    """The names of the functions with gradients of our own that are called."""
     calls: list[str] = []
-    for function in (convolutions.SmallMapConvolution, convolutions.DepthwiseConvolution):
+    with pytest.MonkeyPatch.context() as patch:
+        for function in (convolutions.SmallMapConvolution, convolutions.DepthwiseConvolution):
 
-        def apply(*arguments: object, _function: type[torch.autograd.Function] = function) -> object:
-            calls.append(_function.__name__)
-            return super(torch.autograd.Function, _function).apply(*arguments)  # type: ignore[misc]
+            def apply(*arguments: object, _function: type[torch.autograd.Function] = function) -> object:
+                calls.append(_function.__name__)
+                return super(torch.autograd.Function, _function).apply(*arguments)  # type: ignore[misc]
 
-        monkeypatch.setattr(function, "apply", apply)
-    return calls
+            patch.setattr(function, "apply", apply)
+        yield calls
+
+
+@pytest.fixture
+def taken() -> Iterator[list[str]]:
+    """The same for a whole test."""
+    with counted() as calls:
+        yield calls
 
 
 SHAPES = given(
@@ -67,7 +78,10 @@ SHAPES = given(
 @SHAPES
 def test_depthwise_gradients_agree_with_the_librarys(kernel: int, stride: int, same: bool, side: int) -> None:
     conv, images, weights = depthwise(kernel, stride, same), torch.randn(3, 4, side, side), torch.randn(3, 4, side, side)
-    expected, found = (gradients(conv, images, weights, fast=fast) for fast in (False, True))
+    expected = gradients(conv, images, weights, fast=False)
+    with counted() as calls:
+        found = gradients(conv, images, weights, fast=True)
+    assert calls == (DEPTHWISE if kernel > 3 or stride > 1 else [])
     for one, other in zip(expected, found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
@@ -86,23 +100,24 @@ def test_depthwise_gradients_in_bf16_are_near_to_the_exact_ones(kernel: int, str
     kernel=st.integers(1, 5),
     stride=st.integers(1, 3),
     side=st.integers(5, 9),
+    height=st.integers(5, 20),
     count=st.integers(1, 40),
     channels_last=st.booleans(),
     data=st.data(),
 )
 def test_gradients_of_small_maps_agree_with_torchs(
-    kernel: int, stride: int, side: int, count: int, channels_last: bool, data: st.DataObject
+    kernel: int, stride: int, side: int, height: int, count: int, channels_last: bool, data: st.DataObject
 ) -> None:
     padding = data.draw(st.integers(0, (kernel - 1) // 2))
     torch.manual_seed(count)
     # In fp32 the two ways differ by the order of their sums alone, so that an error of layout could not hide in rounding.
-    images, weight = torch.randn(count, 3, side, side), torch.randn(5, 3, kernel, kernel, requires_grad=True)
+    images, weight = torch.randn(count, 3, height, side), torch.randn(5, 3, kernel, kernel, requires_grad=True)
     if channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
     output = torch.conv2d(images, weight, None, stride, padding)
     slopes = torch.randn_like(output)
     output.backward(slopes)
-    found = convolutions.gradient_of_weight(images, weight.detach(), slopes, stride, padding)
+    found = convolutions.small_map_weight_gradient(images, weight.detach(), slopes, stride, padding)
     assert weight.grad is not None
     torch.testing.assert_close(found, weight.grad, rtol=1e-4, atol=1e-4)
 
@@ -111,8 +126,8 @@ def test_gradients_of_small_maps_agree_with_torchs(
 @pytest.mark.parametrize("bias", [False, True])
 def test_a_layer_on_small_maps_in_bf16_is_torchs(kernel: int, bias: bool, taken: list[str]) -> None:
     torch.manual_seed(0)
-    conv = nn.Conv2d(6, 10, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=bias)
-    images, weights = torch.randn(7, 6, 8, 8), torch.randn(7, 10, 8, 8)
+    conv = nn.Conv2d(32, 40, kernel, padding=kernel // 2 if kernel % 2 else 0, bias=bias)
+    images, weights = torch.randn(7, 32, 8, 8), torch.randn(7, 40, 8, 8)
     exact = gradients(conv, images, weights, fast=False)
     expected, found = (gradients(conv, images, weights, fast=fast, bf16=True) for fast in (False, True))
     assert taken == ["SmallMapConvolution"]
@@ -125,7 +140,7 @@ def test_a_layer_on_small_maps_in_bf16_is_torchs(kernel: int, bias: bool, taken:
 
 def test_images_lie_side_by_side_with_zeros_between() -> None:
     images = torch.arange(1.0, 6.0).reshape(5, 1, 1, 1).expand(5, 1, 2, 2)
-    rows = side_by_side(images, tile=3, count=2)
+    rows = side_by_side(images, pitch=3, count=2)
     assert rows.shape == (3, 1, 2, 6)
     expected = [[1, 1, 0, 2, 2, 0], [3, 3, 0, 4, 4, 0], [5, 5, 0, 0, 0, 0]]
     assert rows[:, 0, 0].tolist() == rows[:, 0, 1].tolist() == expected
@@ -143,6 +158,42 @@ def test_what_does_not_train_has_no_gradient(taken: list[str]) -> None:
     assert conv.weight.grad is None
 
 
+def test_keywords_and_numbers_of_any_kind_are_torchs() -> None:
+    images, weight = torch.randn(2, 32, 8, 8, requires_grad=True), torch.randn(32, 32, 3, 3, requires_grad=True)
+    expected = torch.conv2d(images, weight, padding=1)
+    with FastConvolutions():
+        assert torch.equal(
+            torch.nn.functional.conv2d(input=images, weight=weight, padding=(1, 1), stride=np.int64(1)), expected
+        )  # type: ignore[arg-type]
+
+
+def test_types_are_torchs(taken: list[str]) -> None:
+    images, weight = torch.randn(2, 32, 8, 8), torch.randn(32, 32, 3, 3, requires_grad=True)
+    with FastConvolutions():
+        with pytest.raises(RuntimeError, match="should be the same"):
+            torch.conv2d(images.bfloat16(), weight)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.conv2d(images.double(), weight.double()).dtype == torch.float64
+        assert taken == []
+        torch.conv2d(images.bfloat16(), weight.bfloat16())
+    assert taken == SMALL
+
+
+@pytest.mark.parametrize("channels", [8, 32])
+def test_recomputed_activations_give_the_same_gradients(channels: int, taken: list[str]) -> None:
+    conv = nn.Conv2d(channels, channels, 5, padding=2, groups=channels if channels == 8 else 1, bias=False)
+    images, found = torch.randn(2, channels, 9, 9), []
+    for recompute in (False, True):
+        conv.zero_grad()
+        with FastConvolutions(), torch.autocast("cpu", torch.bfloat16):
+            output = checkpoint(conv, images, use_reentrant=False) if recompute else conv(images)
+            output.float().square().sum().backward()
+        assert conv.weight.grad is not None
+        found.append(conv.weight.grad.clone())
+    assert torch.equal(*found)
+    assert len(taken) == 2  # computed again outside of the mode, which the engine leaves
+
+
 DEPTHWISE, SMALL = ["DepthwiseConvolution"], ["SmallMapConvolution"]
 
 
@@ -157,16 +208,20 @@ DEPTHWISE, SMALL = ["DepthwiseConvolution"], ["SmallMapConvolution"]
         (nn.Conv2d(8, 8, 5, padding=2, groups=8), 9, []),
         (nn.Conv2d(8, 16, 5, padding=2, groups=8, bias=False), 9, []),
         (nn.Conv2d(8, 8, (3, 5), padding=(1, 2), groups=8, bias=False), 9, []),
-        (nn.Conv2d(8, 8, 3, padding="same"), 8, []),
-        (nn.Conv2d(8, 8, 3, padding=1), 8, SMALL),
-        (nn.Conv2d(8, 8, 3, padding=1), 9, []),  # its rows are long enough
-        (nn.Conv2d(8, 8, 3, 2, padding=1), 16, SMALL),
-        (nn.Conv2d(8, 8, 3, padding=2), 6, []),  # an output larger than the input
-        (nn.Conv2d(8, 8, 3, padding=1, groups=2), 8, []),
+        (nn.Conv2d(32, 32, 3, padding="same"), 8, []),
+        (nn.Conv2d(32, 32, 3, padding=1), 8, SMALL),
+        (nn.Conv2d(32, 32, 3, padding=1), 10, SMALL),
+        (nn.Conv2d(32, 32, 3, padding=1), 11, []),  # above 10 not all shapes gain
+        (nn.Conv2d(31, 32, 3, padding=1), 8, []),  # few channels do not either
+        (nn.Conv2d(32, 32, 3, 2, padding=1), 16, SMALL),
+        (nn.Conv2d(32, 32, 1, 2), 16, []),
+        (nn.Conv2d(32, 32, 8, 8), 72, []),  # two do not fit a row
+        (nn.Conv2d(32, 32, 3, padding=2), 6, []),  # an output larger than the input
+        (nn.Conv2d(32, 32, 3, padding=1, groups=2), 8, []),
     ],
 )
 def test_only_what_torch_is_slow_at_is_changed(conv: nn.Conv2d, side: int, expected: list[str], taken: list[str]) -> None:
-    images, weights = torch.randn(2, 8, side, side), torch.randn(2, conv.out_channels, 16, 16)
+    images, weights = torch.randn(2, conv.in_channels, side, side), torch.randn(2, conv.out_channels, 16, 16)
     theirs = gradients(conv, images, weights, fast=False, bf16=True)
     ours = gradients(conv, images, weights, fast=True, bf16=True)
     assert taken == expected
@@ -178,7 +233,7 @@ def test_only_what_torch_is_slow_at_is_changed(conv: nn.Conv2d, side: int, expec
 
 
 def test_small_maps_are_left_alone_in_fp32_and_without_tiles(monkeypatch: pytest.MonkeyPatch, taken: list[str]) -> None:
-    conv, images, weights = nn.Conv2d(4, 4, 3, padding=1), torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
+    conv, images, weights = nn.Conv2d(32, 32, 3, padding=1), torch.randn(2, 32, 8, 8), torch.randn(2, 32, 8, 8)
     gradients(conv, images, weights, fast=True)
     monkeypatch.setattr(convolutions, "multiplies_in_tiles", lambda: False)
     gradients(conv, images, weights, fast=True, bf16=True)
