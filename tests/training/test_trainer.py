@@ -707,6 +707,7 @@ def test_compiled_training_has_the_same_losses(tmp_path: Path, monkeypatch: pyte
     assert [float(one) for one in losses[1]] == pytest.approx([float(one) for one in losses[0]], abs=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # torch on that one release
 def test_the_net_is_compiled_once_for_phases_of_one_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counted by a backend of ours; torch's own choice would compile a convolution again for other sizes of the batch."""
     phases = [{"epochs": 1}, {"epochs": 1, "label_smoothing": 0.1}, {"epochs": 1, "resolution": 24}, {"epochs": 1}]
