@@ -163,12 +163,8 @@ def _off_zero(graph: Any) -> list[str]:
     """
     from onnx import numpy_helper
 
+    # Preprocessing has made every constant an initializer.
     constants = {tensor.name: float(numpy_helper.to_array(tensor)) for tensor in graph.initializer if not tensor.dims}
-    constants |= {
-        node.output[0]: float(numpy_helper.to_array(node.attribute[0].t))
-        for node in graph.node
-        if node.op_type == "Constant" and node.attribute[0].name == "value" and not node.attribute[0].t.dims
-    }
 
     def holds_zero(bounds: Sequence[str]) -> bool:
         given = zip((*bounds, "", "")[:2], (-inf, inf), strict=True)

@@ -1,6 +1,6 @@
 """Convolutions whose backward pass is fast on a CPU: torch's forward pass and its gradients, summed in another order.
 
-Measured with torch 2.13.0 (docs/speed.md, docs/transfer.md), three kinds have no fast kernel there:
+Measured with torch 2.13.0 (docs/speed.md, docs/transfer.md), two kinds have no fast kernel there:
 
 depthwise   in bf16 the gradient of the input for a stride above 1, and in bf16 and fp32 that of the weights for kernels
             above 3x3, take ten to a hundred times as long as the forward pass, and most of the training time of an EfficientNet
