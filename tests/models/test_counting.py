@@ -157,6 +157,33 @@ def test_macs_of_attention_are_counted(monkeypatch):
     footprint.cache_clear()
 
 
+class Unusual(nn.Module):
+    """All that other counters miss or count twice: a scale, a GroupNorm, attention, weight_norm, one convolution at two places."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 8, 4, 4))
+        self.again = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm, self.scale = nn.GroupNorm(2, 8), nn.Parameter(torch.ones(8, 1, 1))
+        self.attention, self.head = nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 3)
+
+    def forward(self, images):
+        x = self.scale * self.norm(self.again(self.again(self.stem(images))))
+        x = x.flatten(2).transpose(1, 2)
+        return self.head(self.attention(x, x, x)[0].mean(1))
+
+
+def test_an_unusual_net_is_counted_in_full(monkeypatch):
+    monkeypatch.setattr("cifar_small.models.counting.build_model", lambda model, classes: Unusual())
+    places, stem, again, attention, head = 64, 3 * 8 * 16, 8 * 8 * 9, 4 * 8 * 8, 3 * 8
+    size = footprint(LibraryModel(family="timm/resnet18"), 3, 32)
+    # weight_norm keeps a length for each filter; the norm, the scale and the four projections have 16, 8 and 32 more
+    assert size.trainable == (stem + 8 + 8) + again + 16 + 8 + (attention + 4 * 8) + (head + 3)
+    assert size.macs == places * (stem + 2 * again + attention) + 2 * 8 * places**2 + head
+    footprint.cache_clear()
+    check_tensors(Unusual())
+
+
 @pytest.mark.parametrize(
     ("source", "classes"),
     [("cifar10", 10), ("cifar100", 100), ("cifar100_coarse", 20), ("digits", 10), ("npz", None), ("folder", None)],
