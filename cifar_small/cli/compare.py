@@ -18,7 +18,7 @@ from cifar_small.cli.options import (
     reserve,
 )
 from cifar_small.errors import UserError, plural
-from cifar_small.files import write_atomic
+from cifar_small.files import to_csv, write_atomic
 
 FORMATS = {".txt": "text", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
@@ -158,7 +158,7 @@ def _diff(options: argparse.Namespace) -> int:
         title = f"{min(options.show, len(rows)):,} of {plural(len(rows), 'image')} with different answers"
         print("\n" + to_text([Table(title, ("id", "A", "B"), tuple(rows[: options.show]))]))
     if options.output is not None:
-        write_atomic(options.output, "\n".join(["id,A,B", *(",".join(row) for row in rows), ""]).encode())
+        write_atomic(options.output, to_csv(("id", "A", "B"), rows).encode())
         print(f"{plural(len(rows), 'image')} -> {options.output}")
     for one in read:
         for warning in subs.warnings_of(one, classes):

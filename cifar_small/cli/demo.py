@@ -18,7 +18,7 @@ from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import compare
 from cifar_small.evaluation.entries import Entry
 from cifar_small.files import write_atomic
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import predict
 from cifar_small.reporting.comparison_tables import scores_table
 from cifar_small.reporting.param_table import print_param_table
@@ -93,7 +93,7 @@ def run_demo(folder: Path, command: str) -> None:
     _step(5, "Ensemble by the mean of the logits (cifar-small ensemble A.npz B.npz --output ...)")
     members = [load_predictions(run.predictions / "submit.npz") for run in runs]
     joined_file = folder / "ensemble.npz"
-    mean_logits(members).save(joined_file)
+    combine(members).save(joined_file)
     joined = load_predictions(joined_file)
     each = " + ".join(f"{member.meta.parameters:,}" for member in members)
     print(f"parameters {each} = {joined.meta.parameters:,} -> {joined_file}")

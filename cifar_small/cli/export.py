@@ -117,8 +117,8 @@ def _try_dynamic(options: argparse.Namespace) -> Int8Accuracy:
     result = try_dynamic(Run(options.directory), data_root=options.data_root)
     facts = result.facts
     print(
-        f"dynamic int8 of {plural(facts['layers'], 'linear layer')}: {100 * facts['weights_share']:.2g} % of the parameters, "
-        f"{100 * facts['macs_share']:.2g} % of the multiply-adds; every convolution stays in fp32, so it is hardly faster"
+        f"dynamic int8 of {plural(facts['layers'], 'linear layer')}: {100 * facts['weights_share']:.2g} % of the parameters; "
+        "every convolution stays in fp32"
     )
     print(f"weights {result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB")
     return result.accuracy

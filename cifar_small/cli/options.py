@@ -65,14 +65,9 @@ def add_overwrite(parser: argparse.ArgumentParser, what: str = "an existing file
     parser.add_argument("--overwrite", action="store_true", help=f"replace {what}")
 
 
-def add_config(
-    parser: argparse.ArgumentParser,
-    text: str = "YAML file, or a name that cifar-small configs lists",
-    *,
-    required: bool = False,
-) -> None:
+def add_config(parser: argparse.ArgumentParser, text: str) -> None:
     """--config: a config file."""
-    parser.add_argument("--config", type=Path, required=required, help=text)
+    parser.add_argument("--config", type=Path, help=text)
 
 
 def add_config_anyhow(parser: argparse.ArgumentParser, text: str, metavar: str = "CONFIG") -> None:

@@ -31,11 +31,11 @@ class OneLineParser(argparse.ArgumentParser):
         return [name for name in self._option_string_actions if name.startswith("--")]
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str = "") -> str:
-    """`; did you mean X?` of the nearest known word, or of one that begins so; without any: `otherwise`."""
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """`; did you mean X?` of the nearest known word, or of one that begins so; empty without any."""
     words = list(known)
     near = [each for each in words if each.startswith(word)] or difflib.get_close_matches(word, words, 1, cutoff=CUTOFF)
-    return f"; did you mean {near[0]}?" if near else otherwise
+    return f"; did you mean {near[0]}?" if near else ""
 
 
 def unknown_options(rest: Sequence[str], known: Sequence[str]) -> str:

@@ -81,7 +81,7 @@ def read_cifar(source: str, root: Path | None, split: str) -> tuple[npt.NDArray[
     """Images (N, 32, 32, 3), labels and class names of a split of an official release. Raises DataError."""
     what = RELEASES[source]
     names = what.train if split == "train" else what.test
-    parts, place = _find(what, source, root, names)
+    parts, place = _find(what, root, names)
     classes = [_string(name) for name in _entry(parts[what.meta], what.names, f"{place} {what.meta}")]
     if len(classes) != what.classes:
         raise DataError(f"{place} {what.meta}: names {len(classes)} classes; {source} has {what.classes}; download it again")
@@ -105,7 +105,7 @@ def is_at_hand(source: str) -> bool:
     return (place / what.folder / what.meta).is_file() or (place / what.archive).is_file()
 
 
-def _find(what: Release, source: str, root: Path | None, names: Sequence[str]) -> tuple[dict[str, Any], Path]:
+def _find(what: Release, root: Path | None, names: Sequence[str]) -> tuple[dict[str, Any], Path]:
     """The parts of a release, by the names of the python version, and the folder or archive they came from."""
     place = _CACHE.expanduser() if root is None else root
     files = (what.meta, *names)

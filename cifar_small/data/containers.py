@@ -22,11 +22,12 @@ _PICTURES = ("img", "image", "images", "picture")  # columns of pictures, as the
 
 
 class TableOfPictures(NamedTuple):
-    """The pictures of a parquet table, and its columns of whole numbers by name with their class names."""
+    """The pictures of a parquet table, its columns of whole numbers with their class names, and its ids as they stand."""
 
     pictures: Pictures
     columns: Mapping[str, npt.NDArray[np.int64]]
     names: Mapping[str, list[str]]
+    ids: list[Any] | None  # of a column `id` or `ids`, of any type and with what is missing
 
 
 def integers(values: Any, where: str) -> npt.NDArray[np.int64]:
@@ -113,8 +114,10 @@ def read_table(paths: Sequence[Path], side: int = SIDE) -> TableOfPictures:
         raise DataError(f"{paths[0]}: row {bad[0]} of {found[0]} holds no encoded picture; expected PNG or JPEG bytes")
     wholes = [field.name for field in table.schema if pyarrow.types.is_integer(field.type)]
     columns = {name: np.asarray(table[name].to_numpy(), np.int64) for name in wholes if not table[name].null_count}
+    ids = next((table[name].to_pylist() for name in ("id", "ids") if name in table.column_names), None)
     encoded = [cell for cell in cells if isinstance(cell, bytes)]
-    return TableOfPictures(read_pictures(encoded, str(paths[0]), side), columns, _class_names(table.schema.metadata or {}))
+    pictures = read_pictures(encoded, str(paths[0]), side)
+    return TableOfPictures(pictures, columns, _class_names(table.schema.metadata or {}), ids)
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

@@ -88,7 +88,10 @@ def channel_statistics(images: Images) -> tuple[tuple[float, ...], tuple[float, 
 
 def channel_moments(images: Images) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Per-channel mean and standard deviation of any pixels in 0..1, from exact histograms."""
-    counts = np.stack([np.bincount(images.images[..., channel].ravel(), minlength=256) for channel in range(3)])
+    counts = np.zeros((3, 256), np.int64)
+    for start in range(0, len(images), 1000):  # bincount makes int64 copies
+        part = images.images[start : start + 1000]
+        counts += np.stack([np.bincount(part[..., channel].ravel(), minlength=256) for channel in range(3)])
     values = np.arange(256) / 255
     mean = counts @ values / counts.sum(axis=1)
     variance = counts @ values**2 / counts.sum(axis=1) - mean**2

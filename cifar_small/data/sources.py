@@ -16,7 +16,15 @@ from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_ha
 from cifar_small.data.containers import integers, read_table, tables_of
 from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import require_in_order
-from cifar_small.data.pictures import Labelled, files_of_classes, files_of_table, label_file, read_class_folders, read_flat
+from cifar_small.data.pictures import (
+    Labelled,
+    LabelledFiles,
+    files_of_classes,
+    files_of_table,
+    label_file,
+    read_class_folders,
+    read_flat,
+)
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError, plural
@@ -52,7 +60,10 @@ def is_available(data: Data) -> bool:
 def class_names(data: Data) -> tuple[str, ...]:
     """The class names of a source, read from its data unless they are CIFAR-10's or the digits. Raises DataError."""
     known = {"cifar10": CIFAR10_CLASSES, "digits": tuple("0123456789")}
-    return data.classes or known.get(data.source) or load_train(data).classes
+    if names := data.classes or known.get(data.source):
+        return names
+    listed = _listed(data, "train")  # without decoding a picture
+    return tuple(listed[2]) if listed else load_train(data).classes
 
 
 def _load(data: Data, split: Split, side: int) -> Images:
@@ -190,11 +201,16 @@ def _table_of_flat(root: Path) -> Path | None:
 
 def picture_files_of(data: Data, split: Split) -> list[Path]:
     """The file of each image of a folder of pictures, in the order of the ids; none where a source is read from arrays."""
+    listed = _listed(data, split)
+    return listed[0] if listed else []
+
+
+def _listed(data: Data, split: Split) -> LabelledFiles | None:
     root = _root(data)
     if data.source != "folder" or root is None or not (root / "train").is_dir():
-        return []
+        return None
     table = _table_of_flat(root)
-    return (files_of_table(root, table) if table else files_of_classes(root, split))[0]
+    return files_of_table(root, table) if table else files_of_classes(root, split)
 
 
 def _labelled_table(files: Sequence[Path], side: int) -> Labelled:

@@ -100,7 +100,7 @@ def read_raw(path: Path, notes: list[str] | None = None, side: int = SIDE) -> tu
         case ".parquet":
             table = read_table([path], side)
             data = table.pictures.pixels if table.pictures.small is None else table.pictures
-            found = {"data": data, "ids": table.columns.get("id", table.columns.get("ids"))}
+            found = {"data": data, "ids": table.ids}
             return _entries(found, ["data", *(name for name in table.columns if name != "id")], str(path), ("data",), notes)
         case ".bin":
             found = read_binary(path, ("labels",) if path.stat().st_size % 3073 == 0 else ("coarse_labels", "fine_labels"))

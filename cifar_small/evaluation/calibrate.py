@@ -65,7 +65,7 @@ class Study:
     trials: tuple[Trial, ...]
     judged: tuple[Judged, ...]  # best first
     chosen: DropCalibration
-    untouched: tuple[Judged, ...]  # the same estimators on untouched kinds, fitted on all others
+    untouched: tuple[Judged, ...]  # the same estimators on untouched kinds, fitted on all others; none where all are far
     untouched_kinds: tuple[str, ...]
 
 
@@ -80,18 +80,16 @@ def calibrate(folder: Path, vals: Sequence[Predictions], untouched: Collection[s
         raise UserError(f"no predictions of the shift {unknown[0]!r} are in {folder}; expected of {', '.join(sorted(names))}")
     apart = [trial for trial in trials if {trial.shift.kind, trial.shift.family} & set(untouched)]
     used = [trial for trial in trials if trial not in apart]
-    families = sorted({trial.shift.family for trial in used} - {CLEAN})
+    families = sorted({trial.shift.family for trial in used if trial.drop < FAR} - {CLEAN})
     if len(families) < 2:
-        raise UserError(f"shifts of {len(families)} families; expected at least 2, to leave each out once")
+        near = f"on which the accuracy is less than {100 * FAR:.0f} points below that on val"
+        raise UserError(f"shifts of {len(families)} families {near}; expected at least 2, to leave each out once")
     methods = [name for name in (*ESTIMATORS, MEAN) if all(name in trial.raw for trial in used)]
     judged = sorted((judge(method, used, families) for method in methods), key=lambda one: one.scaled)
     best = judged[0].method
     chosen = fit(best, used)
-    later = [
-        judge_with(one.method, [(fit(one.method, used), trial) for trial in apart if trial.drop < FAR])
-        for one in judged
-        if apart
-    ]
+    near_apart = [trial for trial in apart if trial.drop < FAR]
+    later = [judge_with(one.method, [(fit(one.method, used), trial) for trial in near_apart]) for one in judged if near_apart]
     return Study(tuple(trials), tuple(judged), chosen, tuple(later), tuple(sorted({trial.shift.kind for trial in apart})))
 
 

@@ -115,12 +115,12 @@ def same_images(files: Sequence[Predictions]) -> list[Predictions]:
     for file in files:
         if file.classes != first.classes:
             raise DataError(_other_classes(file, first))
-        if file.meta.images_sha256 != first.meta.images_sha256 or set(file.ids.tolist()) != set(first.ids.tolist()):
+        ordered = file.at(first.ids)
+        if file.meta.images_sha256 != first.meta.images_sha256 or ordered is None or len(file.ids) > len(first.ids):
             raise DataError(f"{file.meta.file} and {first.meta.file} are predictions of different images; expected one file's")
         if file.meta.maker in [one.meta.maker for one in found]:
             raise UserError(f"{file.meta.file}: the same weights with the same views stand twice; name each once")
-        order = np.argsort(file.ids)[np.argsort(np.argsort(first.ids))]
-        found.append(replace(file, ids=file.ids[order], logits=file.logits[order], labels=None))
+        found.append(replace(ordered, labels=None))
     return found
 
 

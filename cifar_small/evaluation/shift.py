@@ -231,14 +231,14 @@ def load_matrix(folder: Path) -> Iterator[tuple[str, Predictions]]:
         raise DataError(f"{folder} has no predictions of shifted images; expected RUN/KIND-SEVERITY.npz as shift writes them")
 
 
-def mean_error(matrix: ShiftMatrix, run: str, kinds: Sequence[str] = MCE_KINDS) -> float | None:
-    """The mean over kinds of the mean error over their severities; None where a kind is missing. 0 to 1.
+def mean_error(matrix: ShiftMatrix, run: str) -> float | None:
+    """The mean over `MCE_KINDS` of the mean error over their severities; None where a kind is missing. 0 to 1.
 
     Source: Hendrycks & Dietterich (2019), without their division by another net's errors.
     """
     known = matrix.kinds()
-    errors = [np.mean([1 - matrix.accuracy(run, shift) for shift in known[kind]]) for kind in kinds if kind in known]
-    return float(np.mean(errors)) if len(errors) == len(kinds) else None
+    errors = [np.mean([1 - matrix.accuracy(run, shift) for shift in known[kind]]) for kind in MCE_KINDS if kind in known]
+    return float(np.mean(errors)) if len(errors) == len(MCE_KINDS) else None
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.data import Images
 from cifar_small.environment import no_bar
 from cifar_small.errors import CheckpointError, DataError
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import Net, predict_images
 from cifar_small.metrics.classification import log_softmax
 from cifar_small.metrics.coverage import CoverageCurve, best_curve, coverage_curve
@@ -98,8 +98,12 @@ def _measure(logits: npt.NDArray[Any], of: Predictions, meta: dict[str, Any]) ->
 
 
 def trained_dropout(net: Net) -> float:
-    """The dropout p in force when the net's weights were selected: that of their phase."""
-    return resolve_config(net.config).phase_at(net.facts.epoch - 1).settings.dropout
+    """The dropout p in force when the net's weights were selected: that of their phase.
+
+    A soup's epoch is the latest of its members', who may have been trained for longer than the first, whose config it has.
+    """
+    resolved = resolve_config(net.config)
+    return resolved.phase_at(min(net.facts.epoch, resolved.epochs) - 1).settings.dropout
 
 
 def monte_carlo(
@@ -148,18 +152,15 @@ def monte_carlo(
 def ensemble_uncertainty(members: Sequence[Predictions]) -> Uncertainty:
     """The uncertainty of several nets' predictions of the same images, joined by id.
 
-    Raises DataError as `ensemble.mean_logits` does, for files that do not belong together.
+    Raises DataError as `ensemble.combine` does, for files that do not belong together.
     """
     if len(members) < 2:
         raise DataError(
             "one predictions file holds one answer to each image, which cannot disagree with itself; give two or more, or "
             "a run directory for Monte-Carlo dropout"
         )
-    joined = mean_logits(members)  # for its checks and its meta; the mean itself says nothing of disagreement
-    logits = []
-    for member in members:
-        order = np.argsort(member.ids)
-        logits.append(member.logits[order[np.searchsorted(member.ids, joined.ids, sorter=order)]])
+    joined = combine(members)  # for its checks and its meta; the mean itself says nothing of disagreement
+    logits = [ordered.logits for member in members if (ordered := member.at(joined.ids)) is not None]
     facts = ("name", "seed", "run", "parameters", "views", "weights_sha256", "file", "sha256")
     listed = [member.meta.picked(*facts) for member in members]
     return _measure(np.stack(logits), joined, {"method": "ensemble", "answers": len(members), "members": listed})

@@ -33,7 +33,6 @@ from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, relocate_net
 from cifar_small.metrics.significance import paired_difference
-from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 
 CALIBRATION_IMAGES = 1000
@@ -150,9 +149,12 @@ def static_int8(net: Net, fp32: bytes, images: Images, *, reduce_range: bool = F
 
 
 def _ends(nodes: list[Any]) -> list[str]:
-    """Names of the nodes before the first convolution, which normalize, and after the classifier, which scale the logits."""
-    first = next(place for place, node in enumerate(nodes) if node.op_type == "Conv")
-    last = max(place for place, node in enumerate(nodes) if node.op_type in CLASSIFIERS)
+    """Names of the nodes before the first convolution, which normalize, and after the classifier, which scale the logits.
+
+    A user's net may have no convolution, or none but convolutions.
+    """
+    first = next((place for place, node in enumerate(nodes) if node.op_type == "Conv"), 0)
+    last = max((place for place, node in enumerate(nodes) if node.op_type in CLASSIFIERS), default=len(nodes) - 1)
     return [node.name for node in (*nodes[:first], *nodes[last + 1 :])]
 
 
@@ -206,12 +208,10 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
     _, val = load_own_splits(net)
     integer = dynamic_int8(net.model)
     linear = [module for module in net.model.modules() if isinstance(module, nn.Linear)]
-    size = footprint(net.config.model, len(net.classes), net.config.side)
     facts = {
         "method": "dynamic int8 of linear layers (torch.ao.quantization.quantize_dynamic)",
         "layers": len(linear),
         "weights_share": sum(module.weight.numel() for module in linear) / net.parameters,
-        "macs_share": sum(module.weight.numel() for module in linear) / size.macs,
     }
     return Quantized(compare_on(net, replace(net, model=integer), val), facts, bytes_of(integer), bytes_of(net.model))
 

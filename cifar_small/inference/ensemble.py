@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
 
@@ -35,7 +35,7 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     another; and for val predictions that are missing or of another split.
 
     `meta` has `method`, `members` (each with its `weight`), `left_out`, `fitted_on` (the val predictions' hashes), `parameters`
-    (the sum): `blending.blend(method, logits, weights)` of the members' files gives the same logits again.
+    (the sum): `blend.blend(method, logits, weights)` of the members' files gives the same logits again.
     """
     if method not in TITLES:
         raise UserError(f"there is no method {method!r}; expected one of {', '.join(TITLES)}")
@@ -88,22 +88,7 @@ def on_shared_images(val: Sequence[Predictions]) -> list[Predictions]:
             "with the same data.val_size and data.split_seed"
         )
     digest = sha256_bytes(" ".join([*sorted(set(hashes)), *map(str, shared)]).encode())
-    places = [_find(shared, member.ids) for member in val]
-    return [
-        replace(
-            member,
-            ids=shared,
-            logits=member.logits[place],
-            labels=None if member.labels is None else member.labels[place],
-            meta=member.meta.updated(images_sha256=digest),
-        )
-        for member, place in zip(val, places, strict=True)
-    ]
-
-
-def mean_logits(members: Sequence[Predictions]) -> Predictions:
-    """The mean of the members' logits; see `combine`."""
-    return combine(members, "logits")
+    return [part.with_meta(images_sha256=digest) for member in val if (part := member.at(shared)) is not None]
 
 
 def _labels(members: Sequence[Predictions]) -> list[str]:
@@ -127,26 +112,16 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
             own, other = getattr(member.meta, key), getattr(first.meta, key)
             if own != other:
                 raise DataError(f"{name} and {names[0]} differ in {key}: {own} and {other}; predict again")
-        place = places_of(first.ids, member)
-        if place is None:
+        ordered = member.at(first.ids)
+        if ordered is None or len(member.ids) > len(first.ids):
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
-        if not _same(None if member.labels is None else member.labels[place], first.labels):
+        if not _same(ordered.labels, first.labels):
             raise DataError(f"{name} has other labels than {names[0]}; predict the same split with every member")
         for earlier, (other, logits) in enumerate(zip(members, joined, strict=False)):
-            if np.array_equal(logits, member.logits[place]) or _weights(other) & _weights(member):
+            if np.array_equal(logits, ordered.logits) or _weights(other) & _weights(member):
                 raise DataError(f"{name} and {names[earlier]} have the same weights; leave one out")
-        joined.append(member.logits[place])
+        joined.append(ordered.logits)
     return np.stack(joined)
-
-
-def places_of(ids: npt.NDArray[np.int64], member: Predictions) -> npt.NDArray[np.int64] | None:
-    """Where these ids stand in a member, (N,); None where it has others."""
-    return _find(ids, member.ids) if np.array_equal(np.sort(member.ids), np.sort(ids)) else None
-
-
-def _find(ids: npt.NDArray[np.int64], among: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    order = np.argsort(among)
-    return np.asarray(order[np.searchsorted(among, ids, sorter=order)], np.int64)
 
 
 def _file(member: Predictions) -> str:

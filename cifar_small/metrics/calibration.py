@@ -39,19 +39,19 @@ class Reliability:
     ece_by_chance: float
 
 
-def reliability(confidences: Floats, correct: npt.NDArray[np.bool_], bins: int = BINS) -> Reliability:
+def reliability(confidences: Floats, correct: npt.NDArray[np.bool_]) -> Reliability:
     """Bin N images by confidence (N,) in [0, 1]; correct: which predictions are right, (N,)."""
-    place = np.clip(np.searchsorted(np.linspace(0, 1, bins + 1), confidences, side="left") - 1, 0, bins - 1)
-    counts = np.bincount(place, minlength=bins)
+    place = np.clip(np.searchsorted(np.linspace(0, 1, BINS + 1), confidences, side="left") - 1, 0, BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
 
     def ece(outcomes: npt.NDArray[np.bool_]) -> float:
-        gaps = np.bincount(place, weights=outcomes - confidences, minlength=bins)
+        gaps = np.bincount(place, weights=outcomes - confidences, minlength=BINS)
         return float(np.abs(gaps).sum() / len(confidences))
 
     rng = np.random.default_rng(0)
     by_chance = np.mean([ece(rng.random(len(confidences)) < confidences) for _ in range(DRAWS)])
     with np.errstate(invalid="ignore"):  # an empty bin has no mean
-        means = [np.bincount(place, weights=values, minlength=bins) / counts for values in (confidences, correct)]
+        means = [np.bincount(place, weights=values, minlength=BINS) / counts for values in (confidences, correct)]
     return Reliability(counts, means[0], means[1], ece(correct), float(by_chance))
 
 

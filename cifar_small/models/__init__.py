@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import assert_never
 
 import torch
 from torch import Tensor, nn
@@ -38,12 +38,6 @@ __all__ = [
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel | OwnModel
 HEAD = ("attention.", "fc.")  # what is not the backbone, in every net
 
-FAMILIES: dict[str, Callable[[Any, int], nn.Module]] = {
-    "resnet": ResNet,
-    "wideresnet": WideResNet,
-    "whitened_resnet": WhitenedResNet,
-}
-
 
 def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
     """The net of a config, freshly initialized from torch's global generator, in training mode.
@@ -51,12 +45,18 @@ def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
     It maps float images (N, 3, H, W) to logits (N, K). Raises ConfigError for a shape that cannot be built.
     """
     match model:
+        case ResNetModel():
+            return ResNet(model, num_classes)
+        case WideResNetModel():
+            return WideResNet(model, num_classes)
+        case WhitenedResNetModel():
+            return WhitenedResNet(model, num_classes)
         case LibraryModel():
             return LibraryNet(model, num_classes)
         case OwnModel():
             return build_own(model, num_classes)
         case _:
-            return FAMILIES[model.family](model, num_classes)
+            assert_never(model)
 
 
 def set_dropout(model: nn.Module, p: float) -> None:

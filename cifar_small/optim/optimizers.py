@@ -7,7 +7,7 @@ from typing import Any, assert_never
 import torch
 from torch import Tensor, nn
 
-from cifar_small.config.schema import SAM, SGD, Adam, Lookahead, Optim
+from cifar_small.config.schema import SAM, SGD, Adam, Lookahead, MuonSettings, Optim
 from cifar_small.models import in_backbone
 from cifar_small.optim.muon import Muon
 
@@ -42,27 +42,39 @@ def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, o
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     """The optimizer over the parameters that train now, fused where torch has it; learning rates are set before every step."""
     fused = not next(model.parameters()).is_meta  # torch has no fused step there, and nothing to gain
-    if isinstance(settings, SGD):
-        sgd = torch.optim.SGD(
-            parameter_groups(model, settings),
-            lr=settings.lr,
-            momentum=settings.momentum,
-            nesterov=settings.nesterov,
-            fused=fused,
-        )
-        _complete_momentum(sgd)
-        return sgd
-    if isinstance(settings, Adam):
-        groups, betas = parameter_groups(model, settings), (settings.beta1, settings.beta2)
-        match settings.name:
-            case "radam":
-                return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
-            case "adamw":
-                return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
-            case "adam":
-                return torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
-            case unknown:
-                assert_never(unknown)
+    match settings:
+        case SGD():
+            sgd = torch.optim.SGD(
+                parameter_groups(model, settings),
+                lr=settings.lr,
+                momentum=settings.momentum,
+                nesterov=settings.nesterov,
+                fused=fused,
+            )
+            _complete_momentum(sgd)
+            return sgd
+        case Adam():
+            return _adam(parameter_groups(model, settings), settings, fused)
+        case MuonSettings():
+            return _muon(model, settings)
+        case _:
+            assert_never(settings)
+
+
+def _adam(groups: list[dict[str, object]], settings: Adam, fused: bool) -> torch.optim.Optimizer:
+    betas = (settings.beta1, settings.beta2)
+    match settings.name:
+        case "radam":
+            return GuardedRAdam(groups, lr=settings.lr, betas=betas, eps=settings.eps)
+        case "adamw":
+            return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
+        case "adam":
+            return torch.optim.Adam(groups, lr=settings.lr, betas=betas, eps=settings.eps, fused=fused)
+        case unknown:
+            assert_never(unknown)
+
+
+def _muon(model: nn.Module, settings: MuonSettings) -> Muon:
     filters = {
         "lr": settings.lr,
         "momentum": settings.momentum,

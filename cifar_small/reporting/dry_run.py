@@ -39,6 +39,8 @@ def describe_run(config: Config) -> str:
         * (phase.settings.select.share if phase.settings.select else 1)
         for phase in resolved.phases
     )
+    some_frozen = any(phase.settings.freeze or phase.settings.cached_views for phase in resolved.phases)
+    frozen = ", as if nothing was frozen" if some_frozen else ""
     memory = memory_needed(config, classes, images) / 2**30
     total = f"{resolved.steps(steps):,}: {plural(resolved.epochs, 'epoch')} of {steps:,}"
     lines = (
@@ -46,7 +48,7 @@ def describe_run(config: Config) -> str:
         ("net", f"{size.macs / 1e6:,.1f} million multiply-adds for an image of {config.side}x{config.side} pixels"),
         ("data", f"{images:,} training images and {config.data.val_size:,} of val of {config.data.source}"),
         ("steps", f"{total} with {config.batch_size:,} images each"),
-        ("work", f"{work:.2g} FLOP in training ({FLOP_PER_MAC} for each multiply-add; without teachers and proxies)"),
+        ("work", f"{work:.2g} FLOP in training ({FLOP_PER_MAC} for each multiply-add{frozen}; without teachers and proxies)"),
         ("memory", f"{memory:.2f} GiB of tensors on a GPU at the fullest moment; what CUDA needs comes on top"),
     )
     facts = "\n".join(f"{name:<8}{text}" for name, text in lines)

@@ -78,7 +78,7 @@ def _cells(
     settings, batch = phase.settings, config.batch_size
     order = epoch_order(len(data.images), config.seed, epoch)
     places = torch.argsort(order)[chosen].tolist()
-    last = len(data.images) // batch * batch
+    last = phase.steps_in(epoch, len(data.images) // batch) * batch
     steps = sorted({place // batch for place in places if place < last})
     parts = [slice(step * batch, (step + 1) * batch) for step in steps]
     found: dict[int, Tile] = {}

@@ -15,7 +15,7 @@ from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting.tables import Table, markdown_grid
 from cifar_small.runs.directory import read_metrics
-from cifar_small.runs.lineage import start_of
+from cifar_small.runs.lineage import start_of, without_own
 from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -108,7 +108,7 @@ def _mean_val(group: Sequence[_Recorded]) -> float:
 
 def _row(group: Sequence[_Recorded]) -> list[str]:
     run, summary = group[0].run, group[0].summary
-    start = start_of(summary.lineage)
+    start = start_of(without_own(summary.lineage, summary.ancestors, summary.data))
     minutes = statistics.mean(record.summary.seconds for record in group) / 60
     chosen = ", *best*" if summary.selection == "best" else ""
     return [

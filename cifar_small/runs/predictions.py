@@ -109,6 +109,14 @@ class Predictions:
         shown = self.frame().head(5) if self.labels is None else self.confusion
         return f"<p>{escape(str(self))}</p>{shown.to_html()}"
 
+    def at(self, ids: npt.NDArray[np.int64]) -> Predictions | None:
+        """The predictions of these images (M,), in their order; None where one of them is missing."""
+        if not np.isin(ids, self.ids).all():
+            return None
+        order = np.argsort(self.ids)
+        rows = order[np.searchsorted(self.ids, ids, sorter=order)]
+        return replace(self, ids=ids, logits=self.logits[rows], labels=None if self.labels is None else self.labels[rows])
+
     def with_meta(self, **changes: object) -> Predictions:
         """The same with other values in `meta`."""
         return replace(self, meta=self.meta.updated(**changes))

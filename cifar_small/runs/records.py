@@ -278,6 +278,7 @@ class Summary(_Facts):
     val_predictions_sha256: str | None = None
     metrics_sha256: str | None = None
     lineage: list[str] = []
+    ancestors: list[Ancestor] = []
     soup: list[SoupMember] = []
     seconds: float  # in all sessions
     teachers: list[TeacherFacts] = []
@@ -345,6 +346,7 @@ class Summary(_Facts):
             "metrics_sha256": metrics_sha256,
             "train_images": train_images,
             "soup": val.soup,
+            "ancestors": val.ancestors,
         }  # a soup has no metrics, a trained run no members
         extra["ended"] = "patience" if epochs < epochs_planned else None
         extra["last_epoch"] = config.last_epoch if epochs == epochs_planned and config.last_epoch < 1 and not val.soup else None

@@ -29,6 +29,7 @@ def remove_run(run: Run, *, records: Path, others: Iterable[Run], force: bool = 
         raise UserError(f"{run.folder} is needed: {'; '.join(reasons)}", remedy="force")
     size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
     gone = run.folder.with_name(f".{run.folder.name}.removed")
+    shutil.rmtree(gone, ignore_errors=True)  # of a removal that was interrupted
     os.replace(run.folder, gone)
     shutil.rmtree(gone)
     return size
@@ -55,9 +56,9 @@ def _needed_by(run: Run, records: Path, others: Iterable[Run]) -> Iterator[str]:
 def _builds_on(config: Config, folder: Path) -> bool:
     """Does a config name this run directory, or a file in it, as weights, teacher, predictions of one or proxy?"""
     named = [config.weights] if config.starts_from_run else []
-    distills = [config.distill.model_dump() if config.distill else None, *(phase.get("distill") for phase in config.phases)]
-    for distill in distills:
-        named += [*(distill or {}).get("teachers", ()), (distill or {}).get("predictions")]
-    named += [(phase.get("select") or {}).get("proxy") for phase in config.phases]
+    whole = config.model_dump(include={"distill", "select"})
+    for recipe in (whole, *config.phases):
+        distill, select = recipe.get("distill") or {}, recipe.get("select") or {}
+        named += [*distill.get("teachers", ()), distill.get("predictions"), select.get("proxy")]
     here = folder.resolve()
     return any(here in (Path(name).resolve(), *Path(name).resolve().parents) for name in named if name)

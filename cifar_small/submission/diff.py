@@ -15,7 +15,7 @@ from cifar_small.errors import DataError, plural
 from cifar_small.metrics.classification import mcnemar, wilson_interval
 from cifar_small.metrics.significance import balance_test, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
-from cifar_small.submission.submission_file import read_csv
+from cifar_small.submission.submission_file import read_bytes, read_csv
 
 ALPHA = 0.001  # a warning may come by chance once in a thousand good files
 MOST_CHANGES = 5
@@ -61,10 +61,7 @@ def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = No
     rules: hold for a CSV with their header. Rows that cannot be read are left out and named among the faults.
     Raises DataError when none is left.
     """
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; expected a submission CSV") from None
+    content = read_bytes(path)
     lines = content.decode("utf-8-sig", "replace").replace('"', "").splitlines()
     header = lines[0] if lines else ""
     in_words = header != "ID,Labels" and len(lines) > 1 and not lines[1].rpartition(",")[2].strip().isdecimal()

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -270,7 +269,9 @@ def submit(
         rules, order = rules_of_sample(example, predictions.ids, predictions.classes, rules, str(sample))
         given = rules
         if order.tolist() != predictions.ids.tolist():
-            ordered = in_order_of(predictions, order)
+            reordered = predictions.at(order)
+            assert reordered is not None, "rules_of_sample has checked the ids"
+            ordered = reordered
             taken = {"order": {"file": sample.name, "sha256": sha256_bytes(example)}}
     if run is not None:
         _check_weights(predictions.meta, run, given)
@@ -345,13 +346,6 @@ def submit_file(
         overwrite=overwrite,
         command=command,
     )
-
-
-def in_order_of(predictions: Predictions, ids: npt.NDArray[np.int64]) -> Predictions:
-    """The predictions in the order of these ids, which are the same ones."""
-    place = {image: row for row, image in enumerate(predictions.ids.tolist())}
-    rows = [place[image] for image in ids.tolist()]
-    return replace(predictions, ids=ids, logits=predictions.logits[rows])
 
 
 def read_bytes(path: Path) -> bytes:

@@ -11,7 +11,7 @@ import torch
 from cifar_small.config.loading import load_config
 from cifar_small.data import load_train
 from cifar_small.environment import resolve_device
-from cifar_small.errors import DiskError, InUseError, UserError, plural
+from cifar_small.errors import DiskError, DivergedError, InUseError, UserError, plural
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import is_locked
 from cifar_small.sweep.cells import Cell
@@ -94,7 +94,7 @@ class Worker:
         except DiskError:
             raise  # the next run would end the same way
         except (UserError, torch.OutOfMemoryError, MemoryError) as error:
-            if isinstance(error, UserError):
+            if isinstance(error, UserError) and not isinstance(error, DivergedError):  # that one had its data and device
                 self._raise_if_shared(cell, error)
             self._record(cell, seed, error)
         except RuntimeError as error:

@@ -50,12 +50,12 @@ def _tensors(model: nn.Module) -> list[Tensor]:
 OF_THE_FIRST = 0.05  # a larger share of the first weights in an average at the run's end is said
 
 
-def average_warnings(config: Config, phases: Sequence[Phase], steps: int) -> list[str]:
-    """What to know at the start of a run of `steps` steps an epoch: averages that keep much of its first weights.
+def average_warnings(config: Config, phases: Sequence[Phase], total: int) -> list[str]:
+    """What to know at the start of a run of `total` steps: averages that keep much of its first weights.
 
     Lookahead is none: each of its moves starts from the slow weights, of which nothing older remains.
     """
-    total, decay = phases[-1].end * steps, config.ema_decay
+    decay = config.ema_decay
     if decay is not None and not config.ema_warmup and total > 1 and decay ** (total - 1) > OF_THE_FIRST:
         lower = 1 - float(f"{1 - 0.01 ** (1 / (total - 1)):.2g}")
         return [

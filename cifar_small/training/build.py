@@ -103,7 +103,7 @@ def build_trainer(
     for what, nets in (("teachers", teachers), ("proxies", proxies)):
         each = (f"{facts.run or facts.name}, {facts.parameters:,} parameters" for facts in nets)
         lines += [f"{what}: {'; '.join(each)} (not counted against the budget)"] if nets else []
-    for line in lines + average_warnings(config, resolved.phases, batches.steps):
+    for line in lines + average_warnings(config, resolved.phases, resolved.steps(batches.steps)):
         trainer.say(line)
     return trainer
 

@@ -175,22 +175,20 @@ def _load_file(path: str, rules: Rules, data: DataModule, where: str) -> tuple[P
 
 def _probabilities(predictions: Predictions, data: DataModule, temperature: float) -> Tensor:
     """A file's probabilities of the training images (N, K) at the temperature, joined by id."""
-    name, order = predictions.meta.file, np.argsort(predictions.ids)
-    place = np.searchsorted(predictions.ids, data.ids, sorter=order)
-    rows = order[np.minimum(place, len(order) - 1)]
-    missing = data.ids[predictions.ids[rows] != data.ids]
-    if len(missing):
+    name, ordered = predictions.meta.file, predictions.at(data.ids)
+    if ordered is None:
+        missing = data.ids[~np.isin(data.ids, predictions.ids)]
         raise ConfigError(
             f"distill.predictions {name} lacks {len(missing):,} of the {len(data.ids):,} training images, first "
             f"ids {missing[:5].tolist()}; expected predictions of the whole training split"
         )
     labels = data.labels.cpu().numpy()
-    if predictions.labels is None or not np.array_equal(predictions.labels[rows], labels):
+    if ordered.labels is None or not np.array_equal(ordered.labels, labels):
         raise ConfigError(
             f"distill.predictions {name} has other labels than the training images, so its ids belong to other images; "
             "expected predictions of the training split of this config"
         )
-    logits = torch.from_numpy(predictions.logits[rows]).to(data.device)
+    logits = torch.from_numpy(ordered.logits).to(data.device)
     return F.softmax(logits / temperature, dim=1)
 
 

@@ -140,13 +140,13 @@ class StandInTrainer(Trainer):
         black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
         augmenter.__dict__ |= {"_images_here": black.expand(len(self.data.images), -1, -1, -1), "_fill_here": black[0, :, 0, 0]}
 
-    def train_phases(self, count: int = STEPS) -> None:
-        """The last `count` steps of the first epoch of every phase, then a batch of evaluation with the config's views."""
+    def train_phases(self) -> None:
+        """The last `STEPS` steps of the first epoch of every phase, then a batch of evaluation with the config's views."""
         engine = self.config.engine
         with self.watch:
             for phase in self.resolved.phases:
                 steps = phase.steps_in(phase.start, self.steps)
-                self.state.epoch, self.state.step = phase.start, max(0, steps - count)
+                self.state.epoch, self.state.step = phase.start, max(0, steps - STEPS)
                 self.enter_phase(phase)
                 self.train_epoch(phase, _NoBar())
             self.state.optimizer.zero_grad()

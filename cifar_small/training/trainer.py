@@ -288,7 +288,7 @@ class Trainer:
         if step >= 0:
             epoch = self.state.epoch
             raise self._diverged(
-                f"loss or gradient is not finite at epoch {epoch + 1}, step {step + 1} of {self.steps}",
+                f"loss or gradient is not finite at epoch {epoch + 1}, step {step + 1} of {phase.steps_in(epoch, self.steps)}",
                 rate_at(phase, epoch, step, self.steps),
             )
 

@@ -13,12 +13,21 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
+from typing import assert_never
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, BasicAugment, OwnAugment, PerImageAugment
+from cifar_small.config.schema import (
+    AlbumentationsAugment,
+    AnyAugment,
+    Augment,
+    BasicAugment,
+    OwnAugment,
+    PerImageAugment,
+    TorchvisionAugment,
+)
 from cifar_small.data.datamodule import DataModule
 from cifar_small.data.images import SIDE
 from cifar_small.environment import ENDING_SIGNALS
@@ -65,8 +74,10 @@ class Augmenter:
                 yield from self._batched(scaled(settings, side), order, epoch, parts, side)
             case OwnAugment():
                 yield from self._by_own(settings, order, epoch, parts, side)
-            case _:
+            case TorchvisionAugment() | AlbumentationsAugment():
                 yield from self._image_by_image(settings, order, epoch, parts, side)
+            case _:
+                assert_never(settings)
 
     def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
         data = self.data

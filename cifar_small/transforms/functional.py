@@ -198,7 +198,7 @@ OPERATIONS: dict[str, tuple[Callable[[Tensor, Tensor, Border, Tensor], Tensor], 
     "autocontrast": (lambda pixels, strength, border, fill: autocontrast(pixels), 0, 0, False),
     "equalize": (lambda pixels, strength, border, fill: equalize(pixels), 0, 0, False),
 }
-LEVELS = 30  # level 0: no change (of all but autocontrast and equalize), level 30: the largest strength
+LEVELS = 30  # level 0: no change (but for autocontrast, equalize, and the 255 of solarize), level 30: the largest strength
 
 
 def apply_operations(pixels: Tensor, operations: Tensor, strengths: Tensor, border: Border, fill: Tensor) -> Tensor:

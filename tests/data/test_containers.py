@@ -92,7 +92,9 @@ def test_unlabelled_files_of_other_programs(tmp_path: Path) -> None:
         load_unlabelled(tmp_path / "d.mat")
 
 
-def write_table(path: Path, pictures: np.ndarray, labels: list[int], names: list[str] | None) -> None:
+def write_table(
+    path: Path, pictures: np.ndarray, labels: list[int], names: list[str] | None, ids: list[Any] | None = None
+) -> None:
     """A parquet table as the Hugging Face hub has it."""
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
 
@@ -102,7 +104,8 @@ def write_table(path: Path, pictures: np.ndarray, labels: list[int], names: list
         Image.fromarray(picture).save(file)
         cells.append({"bytes": file.read_bytes(), "path": None})
         file.unlink()
-    table = pyarrow.table({"img": cells, "label": pyarrow.array(labels, pyarrow.int64())})
+    columns = {"img": cells, "label": pyarrow.array(labels, pyarrow.int64())}
+    table = pyarrow.table(columns if ids is None else {**columns, "id": ids})
     if names:
         features = {"label": {"names": names, "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
@@ -119,6 +122,15 @@ def test_parquet_tables(tmp_path: Path) -> None:
     unlabelled, notes = load_unlabelled(tmp_path / "test-00000-of-00001.parquet")
     assert np.array_equal(unlabelled.images, SCENES[6:])
     assert any("'label', which are not read" in note for note in notes)
+    for ids in ([7, 3], ["7", "3"]):
+        write_table(tmp_path / "ids.parquet", SCENES[:2], [0, 1], None, ids)
+        found, notes = load_unlabelled(tmp_path / "ids.parquet")
+        assert found.ids.tolist() == [7, 3]
+        assert any("ids stand as str and were read" in note for note in notes) == (ids == ["7", "3"])
+    for ids, bad in (([7, None], "None"), (["7", "a"], "a")):
+        write_table(tmp_path / "ids.parquet", SCENES[:2], [0, 1], None, ids)
+        with pytest.raises(DataError, match=f"id '{bad}' in row 1 is not a whole number"):
+            load_unlabelled(tmp_path / "ids.parquet")
     (tmp_path / "plain_text").mkdir()
     write_table(tmp_path / "plain_text" / "train-0.parquet", SCENES, [*range(8)], None)
     (tmp_path / "train-00000-of-00001.parquet").unlink()

@@ -23,7 +23,7 @@ from cifar_small.evaluation.compare import Comparison, compare
 from cifar_small.evaluation.entries import Entry, load_entries
 from cifar_small.evaluation.evaluate import evaluate
 from cifar_small.files import sha256_file
-from cifar_small.inference.ensemble import combine, mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import holm, paired_difference
 from cifar_small.models.counting import footprint
@@ -423,10 +423,10 @@ def test_two_int8_files_of_a_net_are_two_entries(tmp_path: Path) -> None:
 def test_what_val_chose_is_said_where_val_is_the_judge() -> None:
     members = [made(answers(slice(at, 20)), labels=LABELS, seed=at, split="val", weights_sha256=str(at)) for at in range(3)]
     fitted = combine(members, "greedy", members)
-    plain = mean_logits(members)
+    plain = combine(members)
     others = made(LABELS, labels=LABELS, split="val", images_sha256="0" * 64).meta
     elsewhere = fitted.with_meta(images_sha256=others.images_sha256)  # of a val that fitted nothing
-    nested = mean_logits([fitted, made(answers(slice(9, 20)), labels=LABELS, seed=9, split="val", weights_sha256="9")])
+    nested = combine([fitted, made(answers(slice(9, 20)), labels=LABELS, seed=9, split="val", weights_sha256="9")])
     facts = {"name": "x", "seed": 0, "parameters": 1, "epoch": 1, "val_accuracy": 0.5, "config_sha256": "", "lineage": []}
     soup = [SoupMember(**facts, weights_sha256=str(at), taken=not at) for at in range(2)]
     tried = members[0].with_meta(soup=soup)
@@ -446,7 +446,7 @@ def test_an_ensembles_val_and_test_files_are_one_entry_and_know_their_members(tm
             replace(one, logits=one.logits + np.float32(0.01) * np.random.default_rng(at).random(one.logits.shape, np.float32))
             for at, one in enumerate(members)
         ]
-        mean_logits(noisy).save(tmp_path / f"both_{split}.npz")
+        combine(noisy).save(tmp_path / f"both_{split}.npz")
     files = [str(tmp_path / f"both_{split}.npz") for split in ("val", "test")]
     found = compare(load_entries([*files, str(runs[0].folder), str(runs[1].folder)]))
     joined = found.rows[0]

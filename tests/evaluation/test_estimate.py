@@ -20,12 +20,12 @@ from cifar_small.evaluation.entries import load_entries
 from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, scale
 from cifar_small.figures.estimate import draw_study
 from cifar_small.files import sha256_file
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.metrics.estimators import ESTIMATORS
 from cifar_small.reporting.estimate_files import estimation_record, load_calibration
 from cifar_small.reporting.page import _tables as page_tables
 from cifar_small.runs.estimation import load_estimation
-from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import ShiftFacts
 
 DOC = DropCalibration("doc", 1.0, 2.0, 2000, "a test")
@@ -193,8 +193,26 @@ def test_the_study_chooses_by_its_table_and_keeps_the_untouched_out(shifts: Path
         calibrate(shifts, vals, ["fog"])
     with pytest.raises(DataError, match="net2 has no predictions of val with the same weights and views"):
         calibrate(shifts, vals[:2])
-    with pytest.raises(UserError, match="shifts of 1 families; expected at least 2"):
+    with pytest.raises(UserError, match=r"shifts of 1 families on which .* less than 20 points below .*; expected at least 2"):
         calibrate(shifts, vals, ["crop", "blur"])
+
+
+def ruined(shifts: Path, family: str) -> None:
+    """Predictions of a family become guesses, far below val."""
+    for path in shifts.glob(f"*/{family}-*.npz"):
+        one = load_predictions(path)
+        replace(one, logits=np.roll(one.logits, 1, axis=0)).save(path)
+
+
+def test_untouched_kinds_and_families_that_are_all_too_hard_are_said_not_raised(shifts: Path) -> None:
+    vals = [net(number, 4) for number in range(3)]
+    ruined(shifts, "crop")
+    study = calibrate(shifts, vals, ["crop"])
+    assert (study.untouched, study.untouched_kinds) == ((), ("crop",))
+    assert calibrate(shifts, vals).chosen == study.chosen  # left out by hand or for being far: the same
+    ruined(shifts, "blur")
+    with pytest.raises(UserError, match="shifts of 1 families"):
+        calibrate(shifts, vals)
 
 
 @pytest.mark.parametrize("untouched", [[], ["crop"]])
@@ -328,7 +346,7 @@ def test_a_submission_chosen_by_its_estimate_says_so(tmp_path: Path, said: Calla
 
 def test_an_ensemble_is_estimated_like_a_run() -> None:
     vals, files = [net(number, 4) for number in range(2)], [file_of(number) for number in range(2)]
-    both = [mean_logits(members) for members in (vals, files)]
+    both = [combine(members) for members in (vals, files)]
     found = estimate([files[0], both[1]], [both[0], *vals], DOC)
     assert found.runs[1].val.accuracy == both[0].accuracy > vals[0].accuracy
     assert found.runs[1].accuracy > found.runs[0].accuracy

@@ -32,7 +32,7 @@ from cifar_small.evaluation.uncertainty import (
     selective,
     trained_dropout,
 )
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images
 from cifar_small.metrics.classification import log_softmax
 from cifar_small.models import set_dropout
@@ -136,6 +136,7 @@ def test_passes_depend_on_the_seed_and_nothing_else(net: Net, val: Images) -> No
 def test_dropout_is_that_of_the_phase_whose_weights_were_selected(net: Net, val: Images) -> None:
     assert trained_dropout(net) == 0.2
     assert trained_dropout(replace(net, facts=net.facts.updated(epoch=1))) == 0.3
+    assert trained_dropout(replace(net, facts=net.facts.updated(epoch=99))) == 0.2  # of a soup with a longer run
     little, much = monte_carlo(net, val, passes=5), monte_carlo(net, val, passes=5, dropout=0.8)
     assert (little.meta["dropout"], much.meta["dropout"]) == (0.2, 0.8)
     assert much.meta["dropout_trained_with"] == 0.2
@@ -180,7 +181,7 @@ def test_members_that_do_not_belong_together_are_refused() -> None:
         with pytest.raises(DataError) as refused:
             ensemble_uncertainty(members)
         with pytest.raises(DataError) as same:
-            mean_logits(members)
+            combine(members)
         assert str(refused.value) == str(same.value)
     with pytest.raises(DataError, match="one predictions file holds one answer to each image"):
         ensemble_uncertainty([member(1)])

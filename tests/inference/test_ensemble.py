@@ -16,7 +16,7 @@ from cifar_small.cli.main import main
 from cifar_small.errors import DataError
 from cifar_small.evaluation.entries import val_chose
 from cifar_small.inference.blend import blend
-from cifar_small.inference.ensemble import Verdict, combine, find_val, judge, match_val, mean_logits, on_shared_images
+from cifar_small.inference.ensemble import Verdict, combine, find_val, judge, match_val, on_shared_images
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import PredictionsMeta, parse
 
@@ -31,7 +31,7 @@ def test_mean_by_hand_joined_by_id() -> None:
     first = small([[1, 2], [3, 4]], [10, 11])
     second = small([[30, 10], [7, 5]], [11, 10])  # the other order
     third = small([[-2, 0.5], [0, 1]], [10, 11])
-    joined = mean_logits([first, second, third])
+    joined = combine([first, second, third])
     assert joined.ids.tolist() == [10, 11]
     assert joined.logits.dtype == np.float32
     assert joined.logits.tolist() == [[2.0, 2.5], [11.0, 5.0]]
@@ -40,7 +40,7 @@ def test_mean_by_hand_joined_by_id() -> None:
 
 def test_parameters_are_listed_and_summed() -> None:
     members = [made(seed=seed, parameters=100 + seed, val_accuracy=0.5, sha256=f"s{seed}") for seed in (1, 2, 3)]
-    meta = mean_logits(members).meta
+    meta = combine(members).meta
     assert meta.parameters == 306
     assert [member.parameters for member in meta.members] == [101, 102, 103]
     assert [member.sha256 for member in meta.members] == ["s1", "s2", "s3"]
@@ -50,7 +50,7 @@ def test_parameters_are_listed_and_summed() -> None:
 
 
 def test_labels_are_kept_and_scored() -> None:
-    joined = mean_logits([made([1, 2, 3], labels=[1, 2, 0], seed=1), made([1, 0, 3], labels=[1, 2, 0], seed=2)])
+    joined = combine([made([1, 2, 3], labels=[1, 2, 0], seed=1), made([1, 0, 3], labels=[1, 2, 0], seed=2)])
     assert joined.labels is not None
     assert joined.labels.tolist() == [1, 2, 0]
 
@@ -63,11 +63,9 @@ NOISE = hnp.arrays(np.float32, (3, 4, 2), elements=st.integers(-1000, 1000).map(
 def test_order_of_members_and_of_rows_does_not_matter(logits: np.ndarray, members: list[int], rows: list[int]) -> None:
     logits = logits + np.arange(3, dtype=np.float32)[:, None, None] * 4096  # so that no two are equal
     ids = np.array([3, 0, 9, 4])
-    plain = mean_logits([small(one, ids) for one in logits])
+    plain = combine([small(one, ids) for one in logits])
     # only the first member keeps its rows: its order is the ensemble's
-    shuffled = mean_logits(
-        [small(logits[members[0]], ids), *(small(logits[number][rows], ids[rows]) for number in members[1:])]
-    )
+    shuffled = combine([small(logits[members[0]], ids), *(small(logits[number][rows], ids[rows]) for number in members[1:])])
     assert shuffled.ids.tolist() == plain.ids.tolist()
     assert shuffled.logits.tobytes() == plain.logits.tobytes()
 
@@ -76,19 +74,19 @@ def test_order_of_members_and_of_rows_does_not_matter(logits: np.ndarray, member
 @given(NOISE)
 def test_mean_lies_between_its_members_and_of_nearly_equal_ones_is_the_member(logits: np.ndarray) -> None:
     logits = logits + np.arange(3, dtype=np.float32)[:, None, None] / 1024
-    joined = mean_logits([small(one, range(4)) for one in logits]).logits
+    joined = combine([small(one, range(4)) for one in logits]).logits
     assert (joined >= logits.min(0)).all()
     assert (joined <= logits.max(0)).all()
     base = logits[0]
     near = [small(base + offset, range(4)) for offset in np.float32([-0.25, 0.25])]
-    assert np.array_equal(mean_logits(near).logits, base)
+    assert np.array_equal(combine(near).logits, base)
 
 
 def test_ensemble_of_one_or_none_is_refused() -> None:
     with pytest.raises(DataError, match="needs at least two predictions files, got 1"):
-        mean_logits([made()])
+        combine([made()])
     with pytest.raises(DataError, match="got 0"):
-        mean_logits([])
+        combine([])
 
 
 @pytest.mark.parametrize(
@@ -108,13 +106,13 @@ def test_members_that_do_not_belong_together_are_refused(second: Predictions, me
     first = made(seed=1, file="a.npz")
     second = second.with_meta(file="b.npz")
     with pytest.raises(DataError, match=message):
-        mean_logits([first, second])
+        combine([first, second])
 
 
 def test_a_duplicate_is_found_among_many() -> None:
     members = [made(seed=seed, file=f"{seed}.npz") for seed in (1, 2, 3, 2)]
     with pytest.raises(DataError, match=r"2\.npz and .*2\.npz have the same weights"):
-        mean_logits(members)
+        combine(members)
 
 
 def test_a_duplicate_in_another_order_is_found() -> None:
@@ -122,12 +120,12 @@ def test_a_duplicate_in_another_order_is_found() -> None:
     rows = np.array([2, 0, 1])
     turned = Predictions(one.ids[rows], one.logits[rows], None, one.classes, one.meta)
     with pytest.raises(DataError, match="have the same weights"):
-        mean_logits([one, turned])
+        combine([one, turned])
 
 
 def test_members_with_other_labels_are_refused() -> None:
     with pytest.raises(DataError, match="labels"):
-        mean_logits([made(labels=[1, 2, 3], seed=1), made(labels=[3, 2, 1], seed=2)])
+        combine([made(labels=[1, 2, 3], seed=1), made(labels=[3, 2, 1], seed=2)])
 
 
 def test_a_member_with_nan_cannot_even_be_loaded(tmp_path: Path) -> None:
@@ -138,7 +136,7 @@ def test_a_member_with_nan_cannot_even_be_loaded(tmp_path: Path) -> None:
     with np.load(tmp_path / "good.npz") as file:
         np.savez(tmp_path / "bad.npz", **{**file, "logits": logits})
     with pytest.raises(DataError, match=r"bad\.npz, of file\.pkl: 1 of 3 images have NaN or infinite logits, first ids \[2\]"):
-        mean_logits([load_predictions(tmp_path / name) for name in ("good.npz", "bad.npz")])
+        combine([load_predictions(tmp_path / name) for name in ("good.npz", "bad.npz")])
 
 
 # -------------------------------------------------------------------------------------------------------- methods and weights
@@ -210,7 +208,7 @@ def test_weights_are_fitted_on_the_images_that_all_members_held_out() -> None:
     assert on_val.ids.tolist() == [3, 7]
     assert on_val.meta.images_sha256 == joined.meta.fitted_on.images_sha256
     assert val_chose(on_val) == "the weights of its members"
-    verdict = judge(mean_logits(val), val)
+    verdict = judge(combine(val), val)
     assert (verdict.images, verdict.best_accuracy) == (2, 1.0)
     same = [held_out(seed, [5, 3], [5, 3]) for seed in (1, 2)]
     assert all(one is other for one, other in zip(on_shared_images(same), same, strict=True))
@@ -226,7 +224,7 @@ def test_weights_are_fitted_on_the_images_that_all_members_held_out() -> None:
 )
 def test_val_of_other_data_or_without_a_shared_image_is_refused(second: Predictions, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        mean_logits([held_out(1, [5, 3, 7], [5, 3, 7]), second])
+        combine([held_out(1, [5, 3, 7], [5, 3, 7]), second])
 
 
 def test_what_is_not_fitted_says_so() -> None:

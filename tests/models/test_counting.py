@@ -158,7 +158,7 @@ def test_macs_of_attention_are_counted(monkeypatch):
 
 
 class Unusual(nn.Module):
-    """All that other counters miss or count twice: a scale, a GroupNorm, attention, weight_norm, one convolution at two places."""
+    """What other counters miss or count twice: a scale, a GroupNorm, attention, weight_norm, a convolution at two places."""
 
     def __init__(self):
         super().__init__()

@@ -122,6 +122,11 @@ def test_a_recipe_that_started_from_other_weights_says_so(tmp_path: Path) -> Non
     path.write_text(json.dumps(content))
     scratch, tuned = rows(render_results(tmp_path))
     assert (scratch["data"], tuned["data"]) == ("cifar10", "cifar10, pretrained")
+    same = {"source": "cifar10", "sha256": SHA, "val_sha256": SHA, "train_sha256": SHA}
+    first = {"name": "ImageNet weights", "data": same, "weights_sha256": SHA}  # which the name alone says
+    content["run"]["summary"] |= {"lineage": ["ImageNet weights, trained on cifar10"], "ancestors": [first], "data": same}
+    path.write_text(json.dumps(content))
+    assert [row["data"] for row in rows(render_results(tmp_path))] == ["cifar10", "cifar10"]
 
 
 def test_a_val_that_chose_the_epoch_says_so(tmp_path: Path) -> None:

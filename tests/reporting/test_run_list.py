@@ -105,7 +105,13 @@ def test_what_is_needed_stays(place: Path, said: Said) -> None:
     shutil.rmtree("submissions")
     student = {**tiny_raw(), "phases": [{"epochs": 1, "distill": {"teachers": ["runs/done"]}}]}
     picky = {**tiny_raw(), "phases": [{"epochs": 1, "select": {"share": 0.5, "proxy": "runs/done"}}]}
-    for raw in (student, picky, tiny_raw(weights="runs/done", rules={"max_params": 100_000, "rows": 360, "pretrained": True})):
+    anywhere = tiny_raw(select={"share": 0.5, "proxy": "runs/done"})
+    for raw in (
+        student,
+        picky,
+        anywhere,
+        tiny_raw(weights="runs/done", rules={"max_params": 100_000, "rows": 360, "pretrained": True}),
+    ):
         (place / "deeper" / "killed" / "config.yaml").write_text(dump_yaml(raw))
         refused("runs/deeper/killed starts or learns from it")
     shutil.rmtree(place / "deeper")

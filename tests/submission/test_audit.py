@@ -25,7 +25,7 @@ from cifar_small.data import load_test, load_train, load_unlabelled, write_unlab
 from cifar_small.errors import UserError
 from cifar_small.files import sha256_file
 from cifar_small.inference import predict
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -128,7 +128,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Place:
         predict.predict(place.run, "test", views="flip")
         submit(load_predictions(place.npz), place.csv, run=place.run)
         members = [load_predictions(run.predictions / "submit.npz") for run in (place.run, place.other)]
-        mean_logits(members).save(place.joint_npz)
+        combine(members).save(place.joint_npz)
         submit(load_predictions(place.joint_npz), place.joint_csv)
     return place
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import csv
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
+from conftest import tiny_raw
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -193,6 +196,13 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert output.read_text().splitlines() == ["id,A,B", *(f"{image},airplane,bird" for image in (1, 5, 9, 13, 17))]
     assert main(["diff", str(first), str(second), "--output", str(output)]) == 2
     assert main(["diff", str(first), str(second), "--show", "-1"]) == 2
+    names = write(tmp_path / "names.yaml", [])
+    names.write_text(yaml.safe_dump(tiny_raw(data={"source": "cifar10", "classes": ["cat, tabby", *NAMES[1:]]})))
+    whole = write(tmp_path / "c.csv", [0, 2])
+    other = write(tmp_path / "d.csv", [0, 0])
+    arguments = ["--config", str(names), "--output", str(output), "--overwrite"]
+    assert main(["diff", str(whole), str(other), *arguments]) == 0
+    assert list(csv.reader(output.read_text().splitlines())) == [["id", "A", "B"], ["1", "bird", "cat, tabby"]]
     second.write_text(second.read_text() + "20,fish\n")
     assert main(["diff", str(first), str(second)]) == 1
     assert f"{second}: has 1 row whose label is not a class name" in capsys.readouterr().out

@@ -290,11 +290,11 @@ def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> Non
 
 
 def test_lineage_survives_an_ensemble_of_ensembles() -> None:
-    from cifar_small.inference.ensemble import mean_logits
+    from cifar_small.inference.ensemble import combine
 
-    inner = mean_logits([made(seed=1, name="imagenet net", lineage=[IMAGENET]), made(seed=2)])
+    inner = combine([made(seed=1, name="imagenet net", lineage=[IMAGENET]), made(seed=2)])
     with pytest.raises(ConfigError, match="imagenet"):
-        check_rules(mean_logits([inner, made(seed=3)]))
+        check_rules(combine([inner, made(seed=3)]))
 
 
 def test_score_counts_missing_answers_as_wrong() -> None:

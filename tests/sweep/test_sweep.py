@@ -485,14 +485,16 @@ def test_table_literal_and_winner_by_val(
 
 
 def test_a_failed_run_is_left_alone_until_it_is_to_be_tried_again(
-    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def diverge(config: Config) -> float:
         raise DivergedError("loss is not finite")
 
     path, place = write(parameters={"optim.lr": [0.1]}), tmp_path / "out"
     fake(diverge)
-    assert run_sweep(path, place, quiet=True) == 5
+    with monkeypatch.context() as patched:
+        patched.setattr(worker_module, "load_train", lambda data: pytest.fail("a run that diverged had its data"))
+        assert run_sweep(path, place, quiet=True) == 5
     training = fake(lambda config: 0.5)
     assert run_sweep(path, place, quiet=True) == 5
     assert training.trained == []

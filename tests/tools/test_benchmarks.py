@@ -194,6 +194,36 @@ def test_ours_is_the_training_of_train(tiny: Tiny, tmp_path: Path) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in ours.trainer.state.model.state_dict().items())
 
 
+LITE = {"model": {"family": "timm/tf_efficientnet_lite0"}}
+
+
+def test_the_last_steps_of_an_epoch_that_ends_early_are_made_too(tiny: Tiny, tmp_path: Path) -> None:
+    ours = TrainerLoop(tiny(model=SMALL, phases=[{"epochs": 1.5}]), tmp_path)
+    for epoch in (1, 0, 1):  # of four steps, and of two
+        watch = Stopwatch(CPU, 1)
+        ours.run(watch)
+        assert watch.done == 2
+        assert ours.trainer.state.epoch == epoch
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ({"sam": {"rho": 0.05}}, "sam, two passes a step"),
+        ({"select": {"share": 0.5, "proxy": "runs/small"}}, "select, so that a part"),
+        ({"freeze": "backbone", "cached_views": 2, **LITE}, "cached_views, so that the head is trained alone"),
+    ],
+)
+def test_steps_refuse_what_the_bare_net_does_not_do(
+    setting: dict[str, Any], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = setting.get("model", SMALL)
+    phase = {"epochs": 2, **{key: value for key, value in setting.items() if key != "model"}}
+    file = write_config(tmp_path / "odd.yaml", model=model, phases=[phase])
+    assert cli.main(["steps", str(file), "--steps", "1", "--rounds", "1"]) == 2
+    assert says in capsys.readouterr().err
+
+
 def test_ours_starts_at_the_phase_asked_for(tiny: Tiny, tmp_path: Path) -> None:
     model = {**SMALL, "dropout": 0.4}
     config = tiny(model=model, phases=[{"epochs": 2}, {"epochs": 1, "dropout": 0.1, "optim": {"momentum": 0.5}}])

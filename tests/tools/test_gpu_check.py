@@ -58,11 +58,20 @@ def test_what_is_done_is_not_repeated_and_what_failed_is(tmp_path: Path) -> None
 
 def test_a_stage_waits_for_the_one_it_is_about(tmp_path: Path) -> None:
     mark = tmp_path / "mark"
-    planned = [Stage("94", shell("raise SystemExit(5)"), 60, 0), Stage("94_test", counting(mark), 60, 0)]
-    run_stages(planned, tmp_path, 60)
-    assert not mark.exists()
-    run_stages([Stage("94", shell("pass"), 60, 0), planned[1]], tmp_path, 60)
+    after = Stage("94_test", counting(mark), 60, 0, needs="94")
+    for first in ([], [Stage("94", shell("pass"), 60, 1e6)], [Stage("94", shell("raise SystemExit(5)"), 60, 0)]):
+        report = run_stages([*first, after], tmp_path, 60)  # not there, not begun for want of time, failed
+        assert "94_test" not in report["stages"]
+        assert not mark.exists()
+    run_stages([Stage("94", shell("pass"), 60, 0), after], tmp_path, 60)
     assert mark.exists()
+
+
+def test_a_stage_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("benchmarks.gpu_check.SAVING", 0.2)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
+    report = run_stages([Stage("5m", shell(deaf), 1, 0), Stage("next", shell("pass"), 60, 0)], tmp_path, 60)
+    assert [stage["rc"] for stage in report["stages"].values()] == [-9, 0]
 
 
 def test_a_stage_is_ended_when_its_time_is_over_and_goes_on_later(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

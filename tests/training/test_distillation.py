@@ -489,7 +489,7 @@ def test_the_bench_of_steps_says_that_it_has_no_teachers(tmp_path: Path, capsys:
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(tiny_raw(distill={"teachers": ["runs/a"]})))
     assert bench(["steps", str(path)]) == 2
-    assert "has teachers and the bare net has none" in capsys.readouterr().err
+    assert "has teachers, which the bare net does not ask" in capsys.readouterr().err
 
 
 def test_nothing_is_loaded_where_nobody_teaches(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:

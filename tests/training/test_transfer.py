@@ -27,7 +27,7 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import SGD, Adam, Config, Data, MuonSettings, Rules
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError
-from cifar_small.inference.ensemble import mean_logits
+from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import load_net
 from cifar_small.models import build_model, in_backbone, set_frozen, set_training
 from cifar_small.optim.optimizers import build_optimizer, parameter_groups, set_learning_rate, update_optimizer
@@ -403,7 +403,7 @@ def test_rules_of_before_hash_as_before() -> None:
 
 def test_an_ensemble_inherits_each_ancestor_once() -> None:
     members = [made(seed=1, lineage=[IMAGENET, TAUGHT]), made(seed=2, lineage=[IMAGENET]), made(seed=3)]
-    joined = mean_logits(members)
+    joined = combine(members)
     assert joined.meta.lineage == [IMAGENET, TAUGHT]
     with pytest.raises(ConfigError, match="started from other weights"):
         check_rules(joined)

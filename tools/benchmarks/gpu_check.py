@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,12 +40,13 @@ SAVING = 40  # seconds that a training is given to save after it was asked to en
 
 @dataclass(frozen=True)
 class Stage:
-    """A command, the seconds it may take at most, and the least with which it is begun."""
+    """A command, the seconds it may take at most, the least with which it is begun, and the stage that must have ended well."""
 
     name: str
     command: tuple[str, ...]
     limit: float
     least: float
+    needs: str = ""
     goes_on: bool = False  # does it save when it is asked to end, and continue by the same command?
 
 
@@ -66,16 +68,13 @@ def stages(folder: Path, data: Path | None, device: str, tiny: bool) -> list[Sta
         train = (*small, "train", "--config", config, "--output", run, "--resume", *on, *source, *graphs)
         found.append(Stage(name, (*train, "--engine.checkpoint_steps", "200"), 240 if name == "94" else 3600, 30, goes_on=True))
         if name == "94":
-            found.append(Stage("94_test", (*small, "predict", run, "--split", "test", "--overwrite"), 60, 10))
-            found.append(Stage("94_record", (*small, "record", run, "--output", str(folder / "record_94")), 30, 5))
+            found.append(Stage("94_test", (*small, "predict", run, "--split", "test", "--overwrite"), 60, 10, needs=name))
+            found.append(Stage("94_record", (*small, "record", run, "--output", str(folder / "record_94")), 30, 5, needs=name))
     return found
 
 
 def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[str, Any]:
-    """Run what is not done yet until `seconds` are over; returns the report, which is also written after every stage.
-
-    A stage whose predecessor of the same name (`94` of `94_test`) has not ended well is left for later.
-    """
+    """Run what is not done yet until `seconds` are over; returns the report, which is also written after every stage."""
     end = time.monotonic() + seconds
     report: dict[str, Any] = {"stages": {}}
     file = folder / "report.json"
@@ -83,8 +82,11 @@ def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[s
         report = json.loads(file.read_text(encoding="utf-8"))
     for stage in planned:
         done: dict[str, Any] = report["stages"]
-        before, left = done.get(stage.name.partition("_")[0]), end - time.monotonic()
-        if done.get(stage.name, {}).get("rc") == 0 or (before is not None and before["rc"] != 0 and "_" in stage.name):
+        left = end - time.monotonic()
+        if done.get(stage.name, {}).get("rc") == 0:
+            continue
+        if stage.needs and done.get(stage.needs, {}).get("rc") != 0:
+            print(f"{stage.name}: not begun, {stage.needs} has not ended well", flush=True)
             continue
         if left < stage.least:
             print(f"{stage.name}: not begun, {left:.0f} s are left", flush=True)
@@ -108,7 +110,9 @@ def _run(stage: Stage, log: Path, limit: float) -> int:
             return child.wait(timeout=max(1.0, limit))
         except subprocess.TimeoutExpired:
             child.terminate()
-            return child.wait(timeout=SAVING) or -15
+            with suppress(subprocess.TimeoutExpired):
+                return child.wait(timeout=SAVING) or -15
+            return -9  # by the next line
         finally:
             child.kill()
             child.wait()

@@ -21,7 +21,7 @@ from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train
 
-# Everything that has state, in seconds: two phases, momentum, averages, mixing, dropout, depth, erasing, kept weights.
+# What has state, in seconds: two phases, momentum, averages, Lookahead, mixing, dropout, depth, erasing, kept weights.
 CONFIG = {
     "name": "kill_resume",
     "rules": {"max_params": 100_000, "rows": None},
@@ -36,14 +36,15 @@ CONFIG = {
     "schedule": {"name": "cosine", "warmup_epochs": 1},
     "phases": [
         {"epochs": 5, "mixup_alpha": 0.5, "cutmix_alpha": 1.0},
-        {"epochs": 3, "dropout": 0.1, "optim": {"lr": 0.05, "decay": "all"}},  # other parameter groups, in another order
+        # other parameter groups, in another order
+        {"epochs": 3, "dropout": 0.1, "optim": {"lr": 0.05, "decay": "all"}, "lookahead": {"steps": 2}},
     ],
     "engine": {"device": "cpu", "threads": 1, "checkpoint_steps": 3, "keep_every": 3, "keep_last": 2},
 }  # fmt: skip
 
 
 def fingerprint(folder: Path) -> str:
-    """SHA-256 of weights, averages, momentum, selected and kept weights and every epoch's loss and accuracy."""
+    """SHA-256 of weights, averages, momentum, slow weights, selected and kept weights and every epoch's loss and accuracy."""
     run = Run(folder)
     last = load_checkpoint(run.last)
     digest = hashlib.sha256()
@@ -59,7 +60,19 @@ def fingerprint(folder: Path) -> str:
 
     for row in last["rows"]:
         row.pop("seconds"), row.pop("images_per_second")
-    for key in ("model", "optimizer", "average", "epoch", "step", "rows", "best_accuracy", "best_epoch"):
+    for key in (
+        "model",
+        "optimizer",
+        "average",
+        "slow",
+        "scaling",
+        "totals",
+        "epoch",
+        "step",
+        "rows",
+        "best_accuracy",
+        "best_epoch",
+    ):
         feed(last[key], key)
     for path in (run.best, *(run.kept_file(epoch) for epoch in run.kept_epochs())):
         feed(load_checkpoint(path)["weights"], path.stem)

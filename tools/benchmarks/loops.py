@@ -119,7 +119,7 @@ class TrainerLoop:
     def run(self, watch: Stopwatch) -> None:
         """The last `watch.steps + 1` steps of an epoch, and of the phase's next epoch the next time."""
         state, epochs = self.trainer.state, self.phase.end - self.phase.start
-        state.step = self.trainer.steps - watch.steps - 1
+        state.step = self.phase.steps_in(state.epoch, self.trainer.steps) - watch.steps - 1
         self.trainer.train_epoch(self.phase, watch)
         state.epoch = self.phase.start + (state.epoch - self.phase.start + 1) % epochs
         state.totals.zero_()

@@ -44,6 +44,14 @@ def _add_options(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("--workers", type=int, default=2, metavar="W", help="of the plain loop's DataLoader (default: 2)")
 
 
+NOT_BARE = {  # settings with which the bare net does other work than our loop
+    "distill": "teachers, which the bare net does not ask",
+    "select": "select, so that a part of a batch is trained on, and the bare net trains on all of it",
+    "sam": "sam, two passes a step, of which the bare net makes one",
+    "cached_views": "cached_views, so that the head is trained alone, and the bare net trains with its backbone",
+}
+
+
 def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
     if options.workers < 0:
         raise UserError(f"--workers {options.workers}: expected 0 or more processes of the DataLoader")
@@ -51,21 +59,18 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         raise UserError(
             "--images has no effect on --data real, which takes all training images; drop it, or set data.train_limit"
         )
-    if any(phase.settings.distill for phase in resolve_config(config).phases):
-        raise UserError(
-            f"{config.name} has teachers and the bare net has none; add --set distill=null, or the same for each phase "
-            "that names them"
-        )
+    for name, what in NOT_BARE.items():
+        if any(getattr(phase.settings, name) for phase in resolve_config(config).phases):
+            raise UserError(
+                f"{config.name} has {what}; what a step costs beside the net cannot be told: add --set {name}=null, or "
+                "the same for each phase that has it"
+            )
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
         scratch = Path(temporary)
         if options.data == "synthetic":
             config = synthetic(config, max(options.images or IMAGES, (options.steps + 1) * config.batch_size), scratch)
         ours = TrainerLoop(config, scratch, options.phase)
         side = ours.phase.settings.resolution
-        if ours.phase.settings.sam is not None:
-            raise UserError(
-                f"phase {options.phase} uses sam, two passes a step, which the bare net does not make; add --set sam=null"
-            )
         require_steps(ours, options.steps)
         data = ours.trainer.data
         loops: dict[str, Loop] = {"ours": ours, "ceiling": BareModelLoop(TrainerLoop(config, scratch, options.phase))}

@@ -16,7 +16,7 @@ from cifar_small.data import index_hash
 from cifar_small.data.datamodule import channel_statistics
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.blend import Method, blend, fit_weights, select_greedily
-from cifar_small.inference.ensemble import TITLES, on_shared_images, places_of
+from cifar_small.inference.ensemble import TITLES, on_shared_images
 from cifar_small.inference.predict import predict_images
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import config_differences
@@ -24,7 +24,7 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, parse
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, PredictionsFile, Submission
-from cifar_small.submission.submission_file import in_order_of, read_csv, render_csv
+from cifar_small.submission.submission_file import read_csv, render_csv
 
 CLOSE = 1e-5  # of the largest logit: another version of numpy may add in another order
 ONNX_IMAGES = 200
@@ -72,7 +72,9 @@ def labels(submission: Submission, result: CheckResult) -> str:
     result.same("classes", list(submission.classes), list(submission.made.predictions.classes))
     made = submission.made.predictions
     ids = submission.ordered(made.ids, CheckResult())  # the link `rows` speaks of the order
-    again = render_csv(in_order_of(made, ids), submission.csv_rules)
+    ordered = made.at(ids)
+    assert ordered is not None, "these are its own ids"
+    again = render_csv(ordered, submission.csv_rules)
     if again != submission.content:
         ours, theirs = again.splitlines(), submission.content.splitlines()
         places = [place for place, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]]
@@ -135,9 +137,8 @@ def ensemble(submission: Submission, result: CheckResult) -> str:
 def _made_again(meta: NetFacts, nets: Iterator[Predictions], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
     """The logits (N, K) that the next of these nets give in the way recorded, through ensembles of ensembles."""
     if not meta.members:
-        made = next(nets)
-        place = places_of(ids, made)
-        return None if place is None else made.logits[place]
+        made = next(nets).at(ids)
+        return None if made is None else made.logits
     logits = [_made_again(member, nets, ids) for member in meta.members]
     weights = np.array([1 / len(logits) if member.weight is None else member.weight for member in meta.members])
     if meta.method not in TITLES:
@@ -159,8 +160,13 @@ def _compare_fit(submission: Submission, result: CheckResult) -> str:
         result.gap("not all predictions of val that its weights were fitted on are at hand: give the runs it left out, too")
         return ""
     val = on_shared_images(val)
-    places = [places_of(val[0].ids, each) for each in val]
-    logits = np.stack([each.logits[place] for each, place in zip(val, places, strict=True)])
+    ordered = [each for one in val if (each := one.at(val[0].ids)) is not None]
+    if len(ordered) < len(val):
+        result.faults.append(
+            ("predictions of the same images of val", "other images in one of those its weights were fitted on")
+        )
+        return ""
+    logits = np.stack([each.logits for each in ordered])
     labels = val[0].labels
     assert labels is not None
     found = fit_weights(logits, labels) if meta.method == "weighted" else select_greedily(logits, labels)
