@@ -32,7 +32,7 @@ from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, relocate_net
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.metrics.spread import BUSY, Spread, ratios, spread
-from cifar_small.reporting.tables import Table, aligned
+from cifar_small.reporting.tables import Table, aligned, markdown_grid
 from cifar_small.runs.directory import Run, read_json
 
 BATCHES = (1, 64, 512)  # the first for the latency of one image, the others for throughput
@@ -247,13 +247,13 @@ def bench_runs(
                     "engines": [_plain(backend) for backend in measured],
                 }
             )
-    notes = _notes(facts, load, settings, results)
+    table, notes = Table("", HEADER, tuple(map(tuple, rows))), _notes(facts, load, settings, results)
     if output is not None and output.suffix == ".json":
         head = {"bench": "inference", "command": command, "started": started, "environment": facts, "load_average": list(load)}
         write_json(output, {**head, "settings": asdict(settings), "results": results})
     elif output is not None:
-        write_atomic(output, "\n".join([*_markdown(rows), "", *notes, "", f"`{command}`", ""]).encode())
-    return "\n".join([aligned(Table("", HEADER, tuple(map(tuple, rows)))), *notes])
+        write_atomic(output, "\n".join([markdown_grid(table), "", *notes, "", f"`{command}`", ""]).encode())
+    return "\n".join([aligned(table), *notes])
 
 
 def read_figures(path: Path, names: Mapping[str, str]) -> Table:
@@ -337,10 +337,6 @@ def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, 
             f"load average {load[0]:.1f} at start: other processes shared these cores; ratios are more reliable than figures"
         )
     return notes
-
-
-def _markdown(rows: Sequence[Sequence[str]]) -> list[str]:
-    return ["| " + " | ".join(line) + " |" for line in (HEADER, ["---"] * len(HEADER), *rows)]
 
 
 def _onnxruntime_version() -> str:
