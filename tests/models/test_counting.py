@@ -184,6 +184,19 @@ def test_an_unusual_net_is_counted_in_full(monkeypatch):
     check_tensors(Unusual())
 
 
+def test_counting_leaves_a_net_as_it_was():
+    """Other counters train its frozen layers, pass a batch through its BatchNorm, or leave entries in its state dict."""
+    net = build_model(resnet([1, 1, 1], [4, 6, 8]), 10)
+    net.layer1.eval()
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    modes = [module.training for module in net.modules()]
+    count_parameters(net)
+    check_tensors(net)
+    assert [module.training for module in net.modules()] == modes
+    assert list(net.state_dict()) == list(before)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("source", "classes"),
     [("cifar10", 10), ("cifar100", 100), ("cifar100_coarse", 20), ("digits", 10), ("npz", None), ("folder", None)],

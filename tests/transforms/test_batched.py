@@ -385,6 +385,16 @@ def test_strength_zero_is_the_identity(case: str) -> None:
         assert torch.equal(found, images.float())
 
 
+def test_contrast_is_taken_from_the_mean() -> None:
+    """albumentations' RandomBrightnessContrast takes it from black, which makes images brighter."""
+    images = torch.randint(80, 121, (50, 3, 32, 32), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    augment = Augment(contrast=0.5, flip="none")
+    found = distorted(augment, images, draws_of(augment, 50))
+    assert found.mean((1, 2, 3)).tolist() == pytest.approx(images.float().mean((1, 2, 3)).tolist(), abs=0.6)
+    ratios = found.std((1, 2, 3)) / images.float().std((1, 2, 3))
+    assert ratios.min() < 0.6 < 1.4 < ratios.max()
+
+
 def test_strengths_differ_per_image() -> None:
     images = pixels_of(1).expand(12, 3, 32, 32)
     single: list[dict[str, Any]] = [
