@@ -34,6 +34,10 @@ def with_epochs(config: Config, epochs: int) -> tuple[Config, list[str]]:
             span = sum(lengths[other.index] for other in phases if phase.schedule_start <= other.start < phase.schedule_end)
             place["schedule"] = _scaled_schedule(phase, span)
     _scale_swa(phases, lengths, new)
+    for phase, length, changes in zip(phases, lengths, new, strict=True):
+        views = phase.settings.cached_views
+        if views is not None and views > length:  # a single view of augmented images would be the same in every epoch
+            changes["cached_views"] = length if length > 1 else None
     if config.patience is not None:
         plain["patience"] = max(1, round(config.patience * epochs / total))
     if config.engine.keep_every is not None:

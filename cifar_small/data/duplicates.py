@@ -66,7 +66,9 @@ def find_copies(images: Pixels, reference: Pixels | None = None) -> Copies:
 def _compared(images: Pixels, others: Pixels, within: bool) -> tuple[Indices, Indices, Floats, npt.NDArray[np.bool_]]:
     """Pairs whose thumbnails are alike: places in images and others, correlation of details, whether byte for byte."""
     index, other = _candidates(images, others, within)
-    exact = (images[index] == others[other]).all(axis=(1, 2, 3))
+    parts = [slice(start, start + _PART) for start in range(0, len(index), _PART)]
+    same = [(images[index[part]] == others[other[part]]).all(axis=(1, 2, 3)) for part in parts]
+    exact = np.concatenate([np.zeros(0, np.bool_), *same])
     return index, other, np.where(exact, np.float32(1), _likeness(images, others, index, other)), exact
 
 

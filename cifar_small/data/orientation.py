@@ -164,7 +164,7 @@ def turned(images: Pixels, trained: PixelStatistics) -> str | None:
 
 
 def _some(images: Pixels) -> Pixels:
-    return images[:: max(1, len(images) // _SCORED)][:_SCORED]
+    return images[:: max(1, -(-len(images) // _SCORED))]
 
 
 def _roughness(images: Pixels) -> float:

@@ -18,6 +18,7 @@ import torch
 from tqdm.auto import tqdm
 
 from cifar_small.config.resolved import resolve_config
+from cifar_small.config.schema import OwnModel
 from cifar_small.data import Images
 from cifar_small.environment import no_bar
 from cifar_small.errors import CheckpointError, DataError
@@ -25,7 +26,7 @@ from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import Net, predict_images
 from cifar_small.metrics.classification import log_softmax
 from cifar_small.metrics.coverage import CoverageCurve, best_curve, coverage_curve
-from cifar_small.models import set_dropout
+from cifar_small.models import dropout_layers, set_dropout
 from cifar_small.randomness import DROPOUT, stream_seed
 from cifar_small.runs.predictions import Predictions
 
@@ -98,10 +99,12 @@ def _measure(logits: npt.NDArray[Any], of: Predictions, meta: dict[str, Any]) ->
 
 
 def trained_dropout(net: Net) -> float:
-    """The dropout p in force when the net's weights were selected: that of their phase.
+    """The dropout p in force when the net's weights were selected: that of their phase, or the largest in a net of one's own.
 
     A soup's epoch is the latest of its members', who may have been trained for longer than the first, whose config it has.
     """
+    if isinstance(net.config.model, OwnModel):
+        return max((layer.p for layer in dropout_layers(net.model)), default=0.0)
     resolved = resolve_config(net.config)
     return resolved.phase_at(min(net.facts.epoch, resolved.epochs) - 1).settings.dropout
 
@@ -117,16 +120,21 @@ def monte_carlo(
 ) -> Uncertainty:
     """The uncertainty of one net on its images of val by dropout: `passes` answers to each, only dropout layers active.
 
-    dropout: their p, by default the one trained with. Masks depend on the seed, the pass, the batch size and the device. Raises
-    CheckpointError for a net whose answers do not differ.
+    dropout: the p of all of them, by default as trained with. Masks depend on seed, pass, batch size and device.
+    Raises CheckpointError for a net whose answers do not differ.
     """
-    p = trained_dropout(net) if dropout is None else dropout
+    trained = trained_dropout(net)
+    p = trained if dropout is None else dropout
     advice = (
         "train one with dropout (model.dropout 0.1 to 0.3, also in the last phase), or give the predictions of several runs"
     )
     if not p:
         raise CheckpointError(f"{net.config.name} was trained without dropout at its end: all passes would be equal; {advice}")
-    set_dropout(net.model, p)
+    if not isinstance(net.config.model, OwnModel):
+        set_dropout(net.model, p)
+    elif dropout is not None:
+        for layer in dropout_layers(net.model):
+            layer.p = dropout
     answers = []
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         for number in tqdm(range(passes), unit="pass", disable=no_bar(progress)):
@@ -141,7 +149,7 @@ def monte_carlo(
         "method": "Monte-Carlo dropout",
         "answers": passes,
         "dropout": p,
-        "dropout_trained_with": trained_dropout(net),
+        "dropout_trained_with": trained,
         "dropout_seed": seed,
         "views": "none",
         "members": [first.meta.picked(*facts)],

@@ -25,7 +25,7 @@ from cifar_small.inference.ensemble import Verdict
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, predict_images, relocate_config
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.models import refresh_statistics, set_frozen
+from cifar_small.models import refresh_statistics, set_frozen_throughout
 from cifar_small.randomness import ORDER, torch_generator
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run, write_start
@@ -62,7 +62,8 @@ def make_soup(
     _check(runs, nets)
     config = relocate_config(nets[0].config, device, data_root)
     config = config.model_copy(update={"name": f"{config.name[:95]}_soup"})
-    averager = WeightAverager(replace(nets[0], config=config), _never_trained(nets))
+    freezes = [phase.settings.freeze for net in nets for phase in resolve_config(net.config).phases]
+    averager = WeightAverager(replace(nets[0], config=config), freezes)
     order = sorted(range(len(nets)), key=lambda index: -nets[index].facts.val_accuracy)
     taken = order if method == "uniform" else _choose(averager, nets, order)
     if len(taken) == 1:
@@ -120,10 +121,10 @@ def _place(run: Run, net: Net) -> str:
 class WeightAverager:
     """The net that weights are averaged into, with training images to refresh its statistics and val images to judge it."""
 
-    def __init__(self, net: Net, frozen: tuple[str, ...]) -> None:
+    def __init__(self, net: Net, freezes: Sequence[tuple[str, ...]]) -> None:
         """Read the data of a net, whose own weights stay as they are. Raises CheckpointError if it is not what it was.
 
-        frozen: beginnings of the names of parameters that none of the nets ever trained.
+        freezes: what each phase of each of the nets froze, as `freeze` in a config says it.
         """
         prepare_process(net.config.engine)
         self.net, engine = net, net.config.engine
@@ -136,7 +137,7 @@ class WeightAverager:
                 "restore the data, or give its present place as data root"
             )
         self.model = deepcopy(net.model).to(device=self.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
-        set_frozen(self.model, frozen)  # a BatchNorm that never trained keeps its statistics
+        set_frozen_throughout(self.model, freezes)  # a BatchNorm that never trained keeps its statistics
         self.val_images = to_tensor(self.val, self.device)
         batch = min(REFRESH_BATCH, engine.eval_batch_size, len(train))
         count = min(REFRESH_IMAGES, len(train)) // batch * batch  # batches of one size
@@ -226,12 +227,6 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
         for earlier, other_net in zip(places[:number], nets, strict=False):
             if other_net.facts.weights_sha256 == net.facts.weights_sha256:
                 raise CheckpointError(f"{earlier} and {place} hold the same weights; leave one out")
-
-
-def _never_trained(nets: Sequence[Net]) -> tuple[str, ...]:
-    """What every phase of every net freezes."""
-    frozen = [set(phase.settings.freeze) for net in nets for phase in resolve_config(net.config).phases]
-    return tuple(sorted(set.intersection(*frozen)))
 
 
 def _facts(run: Run, net: Net, taken: bool) -> SoupMember:

@@ -25,12 +25,14 @@ __all__ = [
     "ModelConfig",
     "activate_dropout",
     "build_model",
+    "dropout_layers",
     "fit_stem",
     "in_backbone",
     "merge_pooled_norms",
     "refresh_statistics",
     "set_dropout",
     "set_frozen",
+    "set_frozen_throughout",
     "set_training",
     "statistics_kept",
 ]
@@ -69,9 +71,13 @@ def set_dropout(model: nn.Module, p: float) -> None:
 
 def activate_dropout(model: nn.Module) -> None:
     """Put every dropout layer of the net, and nothing else, into training mode: they drop, BatchNorm keeps its statistics."""
-    for module in model.modules():
-        if isinstance(module, _DropoutNd):
-            module.train()
+    for layer in dropout_layers(model):
+        layer.train()
+
+
+def dropout_layers(model: nn.Module) -> list[_DropoutNd]:
+    """All dropout layers of a net: ours, a library's and the user's own."""
+    return [module for module in model.modules() if isinstance(module, _DropoutNd)]
 
 
 def in_backbone(name: str) -> bool:
@@ -101,6 +107,16 @@ def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
         parameter.requires_grad_(name not in frozen)
 
 
+def set_frozen_throughout(model: nn.Module, phases: Iterable[tuple[str, ...]]) -> None:
+    """Train every parameter but those that all these phases freeze, in place; as `set_frozen` does for a single one."""
+    trained: set[str] = set()
+    for prefixes in phases:
+        set_frozen(model, prefixes)
+        trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in trained)
+
+
 def set_training(model: nn.Module) -> None:
     """Training mode, in place, but for a BatchNorm that is frozen as a whole: it evaluates, and its statistics stay."""
     model.train()
@@ -110,8 +126,9 @@ def set_training(model: nn.Module) -> None:
 
 
 def _is_frozen(norm: _BatchNorm) -> bool:
-    """Does nothing of it train?"""
-    return not any(parameter.requires_grad for parameter in norm.parameters())
+    """Does nothing of it train that could? One without weight and bias goes with the layers around it."""
+    parameters = list(norm.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 
 
 @contextmanager

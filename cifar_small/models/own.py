@@ -30,8 +30,14 @@ def build_own(model: OwnModel, num_classes: int) -> nn.Module:
     parameters = list(net.named_parameters())
     if lazy := [name for name, parameter in parameters if is_lazy(parameter)]:
         raise _broken(model, f"leaves the size of {lazy[0]} open until it sees images; expected sizes known when it is built")
-    if not parameters:
-        raise _broken(model, "has no parameters; expected some to train")
+    fixed = frozenset(name for name, parameter in parameters if not parameter.requires_grad)
+    if len(fixed) == len(parameters):
+        raise _broken(model, "has no parameters that train; expected some")
+    if any(name.startswith("attention.") for name, _ in parameters):
+        raise _broken(
+            model, "names a module of its own `attention`, which here means a part of a pretrained net's head; rename it"
+        )
+    net.never_trains = fixed  # type: ignore[assignment]  # phases freeze and release the others
     return net
 
 

@@ -151,6 +151,9 @@ def _named(sweep: Sweep) -> list[tuple[str, Settings]]:
     return [(cell_name(settings), settings) for settings in drawn]
 
 
+IN_VAIN = 1000  # draws of known settings, one after another
+
+
 def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[Settings]:
     """Different cells in the order drawn, so that more trials only add cells. Raises ConfigError when there are not so many."""
     possible = math.prod(_size(space) for space in spaces.values())
@@ -158,8 +161,12 @@ def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[Settings]
         raise ConfigError(f"trials is {trials}, but the parameters have only {possible:.0f} combinations: use method grid")
     rng = numpy_generator(seed, SWEEP)
     found: dict[str, Settings] = {}
+    in_vain = 0
     while len(found) < trials:
         settings = {key: _draw_one(space, rng) for key, space in spaces.items()}
+        in_vain = in_vain + 1 if canonical(settings) in found else 0
+        if in_vain > IN_VAIN and math.isinf(possible):  # ranges of floats as narrow as the digits they are written with
+            raise ConfigError(f"trials is {trials}, but only {len(found)} different settings were found: widen low..high")
         found.setdefault(canonical(settings), settings)
     return list(found.values())
 

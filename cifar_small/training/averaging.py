@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import takewhile
 
 import torch
@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config, PhaseSettings
 from cifar_small.environment import autocast
-from cifar_small.models import refresh_statistics, set_frozen
+from cifar_small.models import refresh_statistics, set_frozen_throughout
 from cifar_small.optim.optimizers import look_ahead
 from cifar_small.training.state import State
 
@@ -83,21 +83,13 @@ def enter_averaging(state: State, phases: Sequence[Phase], ema_decay: float | No
             state.model.zero_grad()  # or the copy would have the gradients too
             state.average = AveragedModel(state.model)
         if state.average is not None:
-            _set_frozen_throughout(state.average.module, takewhile(lambda phase: phase.settings.swa, reversed(phases)))
+            # Where a weight of the average has moved, statistics must be taken anew.
+            averaged = takewhile(lambda phase: phase.settings.swa, reversed(phases))
+            set_frozen_throughout(state.average.module, [phase.settings.freeze for phase in averaged])
     if settings.lookahead is None:
         state.slow = {}
     elif not state.slow:
         state.slow = {name: value.detach().clone() for name, value in state.model.named_parameters()}
-
-
-def _set_frozen_throughout(net: nn.Module, phases: Iterable[Phase]) -> None:
-    """Freeze what all these phases freeze: where a weight of the average has moved, statistics must be taken anew."""
-    trained = set()
-    for phase in phases:
-        set_frozen(net, phase.settings.freeze)
-        trained |= {name for name, parameter in net.named_parameters() if parameter.requires_grad}
-    for name, parameter in net.named_parameters():
-        parameter.requires_grad_(name in trained)
 
 
 def average_step(state: State, settings: PhaseSettings, step: int, steps: int) -> None:

@@ -26,7 +26,7 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import load_teacher_targets
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
-from cifar_small.training.hard_images import load_hard_images
+from cifar_small.training.hard_images import check_shares, load_hard_images
 from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 from cifar_small.training.state import FIRST_SCALE, State
 from cifar_small.training.trainer import Trainer
@@ -59,6 +59,7 @@ def build_trainer(
     if parameters is None:
         parameters = check_budget(config, len(data.classes))
     micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size)
+    check_shares(resolved, config.batch_size // world.size, micro_batch)
     teacher_targets, teachers = load_teacher_targets(resolved, data, micro_batch)
     hard_images, proxies = load_hard_images(resolved, data, micro_batch)
     preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)

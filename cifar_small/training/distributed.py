@@ -239,9 +239,10 @@ def synchronize_batchnorm(model: nn.Module) -> None:
 
 
 def _synced(norm: nn.BatchNorm2d) -> nn.Module:
-    on_gpu = norm.weight.is_cuda
-    kind = nn.SyncBatchNorm if on_gpu else SyncedBatchNorm2d
-    synced = kind(norm.num_features, norm.eps, norm.momentum, device=norm.weight.device)
+    assert norm.running_mean is not None
+    device = norm.running_mean.device
+    kind = nn.SyncBatchNorm if device.type == "cuda" else SyncedBatchNorm2d
+    synced = kind(norm.num_features, norm.eps, norm.momentum, norm.affine, device=device)
     synced.weight, synced.bias = norm.weight, norm.bias
     synced.load_state_dict(norm.state_dict())
     return synced

@@ -98,9 +98,9 @@ def fill_cache(run: Run, net: nn.Module, batches: Batches, phase: Phase, precisi
     folder.mkdir(parents=True, exist_ok=True)
     require_space(run, needed - sum(path.stat().st_size for path in folder.glob("*.npy")))
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    val = _kept(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, shape, dtype))
+    val = _kept(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, dtype))
     views = [
-        _kept(folder / name, dtype, lambda view=view: _of_view(net, batches, phase, view, precision, shape, dtype))
+        _kept(folder / name, dtype, lambda view=view: _of_view(net, batches, phase, view, precision, dtype))
         for view, name in enumerate(names)
     ]
     return FeatureCache([view.to(data.device) for view in views], val.to(data.device), phase.start, precision)
@@ -117,15 +117,13 @@ def _features(net: LibraryNet, pixels: Tensor, precision: str) -> Tensor:
         return net.features(pixels.contiguous(memory_format=torch.channels_last))
 
 
-def _of_val(net: LibraryNet, batches: Batches, precision: str, shape: torch.Size, dtype: torch.dtype) -> Tensor:
+def _of_val(net: LibraryNet, batches: Batches, precision: str, dtype: torch.dtype) -> Tensor:
     pixels = (batches.preprocess(part) for part in torch.split(batches.data.val_images, SLICE))
     order = torch.arange(len(batches.data.val_images))
-    return _collected(net, pixels, order, precision, shape, dtype, "val")
+    return _collected(net, pixels, order, precision, dtype, "val")
 
 
-def _of_view(
-    net: LibraryNet, batches: Batches, phase: Phase, view: int, precision: str, shape: torch.Size, dtype: torch.dtype
-) -> Tensor:
+def _of_view(net: LibraryNet, batches: Batches, phase: Phase, view: int, precision: str, dtype: torch.dtype) -> Tensor:
     """The pixels that epoch `view` of the phase would see, those of its remainder included."""
     settings, config, epoch = phase.settings, batches.config, phase.start + view
     order = epoch_order(len(batches.data.images), config.seed, epoch)
@@ -134,7 +132,7 @@ def _of_view(
         settings.augment, order, epoch, places, config.augmented_at(settings.resolution, batches.data.side)
     )
     pixels = (resize(part, settings.resolution, config.interpolation) for part in augmented)
-    return _collected(net, pixels, order, precision, shape, dtype, f"view {view + 1}")
+    return _collected(net, pixels, order, precision, dtype, f"view {view + 1}")
 
 
 def _collected(
@@ -142,15 +140,18 @@ def _collected(
     pixels: Iterator[Tensor],
     order: Tensor,
     precision: str,
-    shape: torch.Size,
     dtype: torch.dtype,
     name: str,
 ) -> Tensor:
     """The features of images in some order, by their index in the dataset, on the CPU."""
-    found = torch.empty(len(order), *shape, dtype=dtype)
+    found: Tensor | None = None
     parts = zip(torch.split(order, SLICE), pixels, strict=True)
     for rows, part in tqdm(parts, desc=f"features of {name}", total=-(-len(order) // SLICE), disable=no_bar()):
-        found[rows] = _features(net, part, precision).to("cpu", dtype)
+        features = _features(net, part, precision).to("cpu", dtype)
+        if found is None:  # a phase may see its images at another resolution than val
+            found = torch.empty(len(order), *features.shape[1:], dtype=dtype)
+        found[rows] = features
+    assert found is not None
     if not found.isfinite().all():
         raise ConfigError(f"features of {name} are beyond what {dtype} holds; drop cached_views")
     return found

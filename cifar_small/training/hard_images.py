@@ -16,6 +16,7 @@ from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import Engine
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
+from cifar_small.errors import ConfigError
 from cifar_small.runs.records import TeacherFacts
 from cifar_small.training.distillation import Teacher, load_teacher
 
@@ -52,6 +53,18 @@ class HardImages:
 def hardest(share: float, images: int) -> int:
     """How many images a share of so many is, at least one."""
     return max(1, round(share * images))
+
+
+def check_shares(resolved: ResolvedConfig, share: int, micro_batch: int) -> None:
+    """Refuse micro-batches of a process's hardest images that would not be equal, by raising ConfigError."""
+    for phase in resolved.phases:
+        if phase.settings.select is not None:
+            count = hardest(phase.settings.select.share, share)
+            if count > micro_batch and count % micro_batch:
+                raise ConfigError(
+                    f"phases.{phase.index}.select leaves each process {count} of its {share} images, which slices of "
+                    f"engine.micro_batch_size {micro_batch} do not divide: use a divisor of {count}"
+                )
 
 
 def load_hard_images(

@@ -20,6 +20,7 @@ from cifar_small.runs.locks import locked
 from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
+from cifar_small.training.feature_cache import remove_cache
 from cifar_small.training.initial_weights import prepare_init
 from cifar_small.training.selection import stale_epochs
 from cifar_small.training.signals import collected_signals, leave_if_asked
@@ -132,6 +133,7 @@ def _finish(trainer: Trainer) -> Summary | None:
         return None
     state, run, resolved = trainer.state, trainer.checkpoints.run, trainer.resolved
     trainer.checkpoints.end_run(state)
+    remove_cache(run)  # where patience ended the phase
     summary = summarize(run, resolved.config, resolved.phases, trainer.data, state)
     if summary.ended_early:
         trainer.say(

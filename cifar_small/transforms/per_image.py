@@ -21,7 +21,7 @@ import torch
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.resolved import ResolvedConfig
-from cifar_small.config.schema import AlbumentationsAugment, Augment, OwnAugment, PerImageAugment
+from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, OwnAugment, PerImageAugment
 from cifar_small.errors import ConfigError
 from cifar_small.transforms.own import check_own_augment
 
@@ -32,15 +32,27 @@ Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B
 
 def check_pipelines(resolved: ResolvedConfig) -> None:
     """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError."""
+    config = resolved.config
     for phase in resolved.phases:
-        augment, side = phase.settings.augment, resolved.config.augmented_at(phase.settings.resolution, resolved.config.read_at)
+        # Pictures in a folder that are all 32x32 stay so, which shows when they are read.
+        sizes = dict.fromkeys(config.augmented_at(phase.settings.resolution, stored) for stored in (config.read_at, 32))
+        faults = [fault for side in sizes if (fault := _fault(phase.settings.augment, side)) is not None]
+        if len(faults) == len(sizes):
+            raise faults[0]
+
+
+def _fault(augment: AnyAugment, side: int) -> ConfigError | None:
+    try:
         match augment:
             case Augment():
-                continue
+                pass
             case OwnAugment():
                 check_own_augment(augment, side)
             case _:
                 build_transform(augment, side)
+    except ConfigError as error:
+        return error
+    return None
 
 
 def build_transform(settings: PerImageAugment, side: int = 32) -> Transform:

@@ -58,6 +58,14 @@ def test_a_schedule_over_several_phases_follows_their_sum(tiny: Tiny) -> None:
     assert [phase.settings.schedule.warmup_epochs for phase in phases] == [0.5, 1.2, 1.2]  # of 1 and of 3 epochs
 
 
+def test_cached_views_are_no_more_than_epochs_and_never_a_single_random_one(tiny: Tiny) -> None:
+    model = {"family": "timm/tf_efficientnet_lite0"}
+    phase = {"epochs": 8, "freeze": "backbone", "cached_views": 4, "augment": {"crop": 4}}
+    config = tiny(model=model, phases=[phase], rules={"max_params": 5_000_000})
+    assert [with_epochs(config, epochs)[0].phases[0]["cached_views"] for epochs in (4, 3, 1)] == [4, 3, None]
+    assert smoke_config(config).phases[0]["cached_views"] is None
+
+
 def test_what_has_no_room_is_dropped_and_said(tiny: Tiny) -> None:
     schedule = {"name": "multistep", "milestones": [80, 90, 95], "warmup_epochs": 1}
     config = tiny(phases=[{"epochs": 100, "schedule": schedule, "swa": {"every": 10}}])

@@ -153,7 +153,7 @@ def test_pairs_of_npy_files(tmp_path: Path) -> None:
         assert found.labels is not None
         assert (found.classes, found.labels.tolist()) == (("0", "1", "2", "3"), [0, 1, 2, 3] * 2)
         assert np.array_equal(found.images, SCENES)
-    (tmp_path / "0" / "classes.txt").write_text("ant\nbee\ncow\ndog\n")
+    (tmp_path / "0" / "classes.txt").write_text("ant\nbee\ncow\ndog\n\n")
     assert load_train(Data(source="npz", root=str(tmp_path / "0"))).classes == ("ant", "bee", "cow", "dog")
     with pytest.raises(DataError, match=r"has no test_images\.npy or test_data\.npy or x_test\.npy"):
         load_test(Data(source="npz", root=str(tmp_path / "0")))

@@ -10,6 +10,7 @@ import pytest
 
 from cifar_small.config.schema import Data
 from cifar_small.data import load_test, load_train
+from cifar_small.data import orientation as module
 from cifar_small.data.orientation import Pixels, PixelStatistics, misread_memory, pixel_statistics, turned
 
 MISREAD: dict[str, Callable[[Pixels], Pixels]] = {
@@ -89,6 +90,16 @@ def test_digits_are_judged_by_digits() -> None:
     assert turned(test, trained) is None
     assert "rows and columns exchanged" in (turned(TURNED["rows and columns exchanged"](test), trained) or "")
     assert all((misread_memory(undo(test)) or "").startswith(what) for what, undo in MISREAD.items())
+
+
+@pytest.mark.parametrize("count", [1, 1999, 2000, 2001, 3999, 4000, 50_000])
+def test_statistics_are_of_images_from_end_to_end(count: int) -> None:
+    """Of a folder that is sorted by class, no class is left out."""
+    numbers = np.arange(count)
+    chosen = module._some(numbers)
+    assert len(chosen) <= 2000
+    assert chosen[0] == 0
+    assert count - chosen[-1] <= -(-count // 2000)
 
 
 def test_statistics_go_into_a_checkpoint_and_back(trained: PixelStatistics) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,7 +18,10 @@ from cifar_small.config.schema import OwnModel
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import ConfigError
+from cifar_small.evaluation.uncertainty import monte_carlo
 from cifar_small.files import sha256_bytes
+from cifar_small.inference.predict import load_net, load_own_splits
+from cifar_small.models import build_model, set_frozen
 from cifar_small.models.counting import check_budget, footprint
 from cifar_small.models.own import check_own
 from cifar_small.runs.directory import Run
@@ -195,7 +199,14 @@ FAULTS = {
         "        return", "        self.training or 1 / 0\n        return"
     ),
     "leaves the size of fc.weight open until it sees images": NET.replace("Linear(width,", "LazyLinear("),
-    "has no parameters; expected some to train": NET.replace(
+    "names a module of its own `attention`": NET.replace(
+        "        self.fc =", "        self.attention = nn.Linear(2, 2)\n        self.fc ="
+    ),
+    "has no parameters that train; expected some": NET.replace(
+        "        self.fc =",
+        "        self.norm.requires_grad_(False)\n        self.conv.requires_grad_(False)\n        self.fc =",
+    ).replace("nn.Linear(width, num_classes)", "nn.Linear(width, num_classes).requires_grad_(False)"),
+    "my_nets.py:Net has no parameters that train": NET.replace(
         "self.conv = nn.Conv2d(3, width, 3, stride=2, padding=1)", "self.classes = num_classes"
     )
     .replace("        self.norm = nn.BatchNorm2d(width)\n        self.fc = nn.Linear(width, num_classes)\n", "")
@@ -211,6 +222,44 @@ def test_a_net_that_breaks_a_promise_says_which(message: str, text: str) -> None
         check_own(own(text), 10, 32)
     assert message in str(caught.value)
     assert "my_nets.py" in str(caught.value)
+
+
+FIXED = NET.replace("        self.norm =", "        self.conv.requires_grad_(False)\n        self.norm =").replace(
+    "self.norm = nn.BatchNorm2d(width)", "self.norm = nn.BatchNorm2d(width, affine=False)"
+)
+
+
+def test_what_it_fixes_stays_and_a_norm_without_weights_has_statistics(folder: Path) -> None:
+    """A whitening layer of the net's own, and a BatchNorm of which nothing could train."""
+    own(FIXED)
+    config = load_config(write(folder, selection="last"))
+    train(config, "runs/fixed", quiet=True)
+    after = torch.load(Run("runs/fixed").best, weights_only=True)["weights"]
+    torch.manual_seed(0)
+    start = build_model(config.model, 10)
+    assert {name for name, parameter in start.named_parameters() if not parameter.requires_grad} == {"conv.weight", "conv.bias"}
+    set_frozen(start, ())
+    assert not start.conv.weight.requires_grad
+    assert not torch.equal(after["norm.running_mean"], torch.zeros(8))
+    assert after["norm.num_batches_tracked"] > 0
+    assert check_budget(config, 10) == PARAMETERS - 16  # fixed or not, all of them count
+
+
+def test_its_own_dropout_is_what_monte_carlo_draws_by(folder: Path) -> None:
+    own(
+        NET.replace("        self.fc =", "        self.drop = nn.Dropout(0.3)\n        self.fc =").replace(
+            "torch.relu(self.norm(self.conv(x)))", "self.drop(torch.relu(self.norm(self.conv(x))))"
+        )
+    )
+    config = load_config(write(folder))
+    train(config, "runs/dropping", quiet=True)
+    net = load_net(Run("runs/dropping"))
+    val = load_own_splits(net)[1]
+    as_built, asked = monte_carlo(net, val, passes=3), monte_carlo(load_net(Run("runs/dropping")), val, passes=3, dropout=0.3)
+    assert (as_built.meta["dropout"], as_built.meta["dropout_trained_with"]) == (0.3, 0.3)
+    assert np.array_equal(as_built.probabilities, asked.probabilities)
+    less = monte_carlo(net, val, passes=3, dropout=0.01)
+    assert less.mutual_information.mean() < as_built.mutual_information.mean()
 
 
 def test_the_net_itself_keeps_them() -> None:

@@ -270,6 +270,12 @@ def test_random_cannot_draw_more_cells_than_there_are(write: Write) -> None:
         plan(load_sweep(write(method="random", trials=5, parameters=parameters)))
 
 
+def test_a_range_narrower_than_its_digits_does_not_hang(write: Write) -> None:
+    parameters = {"optim.lr": {"low": 0.1, "high": 0.1000001}}
+    with pytest.raises(ConfigError, match=r"trials is 5, but only 1 different settings were found: widen low\.\.high"):
+        plan(load_sweep(write(method="random", trials=5, parameters=parameters)))
+
+
 def test_cells_over_the_budget_are_listed_and_refused_or_skipped(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

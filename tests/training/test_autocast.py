@@ -72,7 +72,7 @@ def with_teachers(folder: Path, runs: list[Path]) -> dict[str, Tensor]:
 
 def of_a_greedy_soup(_: Path, runs: list[Path]) -> dict[str, Tensor]:
     nets = [load_net(Run(run)) for run in runs]
-    pot = WeightAverager(nets[0], ())
+    pot = WeightAverager(nets[0], [()])
     pot.average(nets[:1])  # as a greedy soup is tried with one member after the other
     weights: dict[str, Tensor] = pot.average(nets)["weights"]
     return weights

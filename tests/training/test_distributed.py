@@ -26,7 +26,7 @@ from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import locked
 from cifar_small.training.build import build_trainer
-from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
+from cifar_small.training.distributed import SINGLE_PROCESS, SyncedBatchNorm2d, World, share_batch, synchronize_batchnorm
 from cifar_small.training.train import train
 
 SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
@@ -252,6 +252,13 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         share_batch(60, 20, 2)
     with pytest.raises(ConfigError, match=r"batch_size 60 cannot be shared by 7 processes; .* multiple of 7"):
         share_batch(60, None, 7)
+
+
+def test_a_batchnorm_without_weights_is_synchronised_too() -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2, affine=False))
+    synchronize_batchnorm(net)
+    assert type(net[0]) is SyncedBatchNorm2d
+    assert list(net[0].parameters()) == []
 
 
 def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:

@@ -70,6 +70,21 @@ def test_training_on_features_is_training_on_pixels(
     assert not (tmp_path / "cached" / "features").exists()
 
 
+def test_maps_of_a_phase_at_another_resolution_than_val(tmp_path: Path) -> None:
+    """The head is trained on maps of fewer pixels than it is judged on."""
+    phase = {**HEAD, "cached_views": 1, "resolution": 32}
+    train(small(phase, head="se", input={"size": 64}), tmp_path / "run", quiet=True)
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_features_do_not_outlive_a_run_that_patience_ended(tmp_path: Path) -> None:
+    phase = {**HEAD, "epochs": 9, "cached_views": 1, "optim": {"name": "adamw", "lr": 1e-9}}
+    summary = train(small(phase, patience=1, selection="best"), tmp_path / "run", quiet=True)
+    assert summary is not None
+    assert summary.ended_early
+    assert not (tmp_path / "run" / "features").exists()
+
+
 def test_frozen_layers_run_without_autograd_in_evaluation() -> None:
     config = small(HEAD)
     net = build_model(config.model, 10)

@@ -14,17 +14,27 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cifar_small.config.loading import parse_config
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.environment import memory_format
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.reporting.dry_run import describe_run
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.training.hard_images import HardImages
+from cifar_small.training.hard_images import HardImages, check_shares
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
 
 Make = Callable[..., Config]
+
+
+def test_micro_batches_of_every_process_are_equal() -> None:
+    phases = [{"epochs": 1, "select": {"share": 0.5, "proxy": "runs/small"}}]
+    resolved = resolve_config(parse_config(tiny_raw(batch_size=120, phases=phases, engine={"micro_batch_size": 20})))
+    check_shares(resolved, 120, 20)
+    with pytest.raises(ConfigError, match=r"phases\.0\.select leaves each process 30 of its 60 images, which slices of .* 20"):
+        check_shares(resolved, 60, 20)
+    check_shares(resolved, 30, 20)  # fifteen images are one slice
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import load_net
-from cifar_small.models import build_model, in_backbone, set_frozen, set_training
+from cifar_small.models import build_model, in_backbone, refresh_statistics, set_frozen, set_frozen_throughout, set_training
 from cifar_small.optim.optimizers import build_optimizer, parameter_groups, set_learning_rate, update_optimizer
 from cifar_small.reporting.timeline import phase_rows
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -115,6 +115,18 @@ def test_a_batchnorm_frozen_as_a_whole_evaluates_and_its_statistics_stay() -> No
     set_frozen(net, ())
     set_training(net)
     assert all(module.training for module in net.modules())
+
+
+def test_what_phases_freeze_by_different_names_is_frozen_throughout() -> None:
+    """A backbone, then its first parts alone: these never train, so statistics of a soup or of SWA leave them as they are."""
+    net = build_model(parse_config(tiny_raw()).model, 10)
+    set_frozen_throughout(net, [("backbone",), ("conv1", "bn1", "layer1")])
+    frozen = {name.split(".")[0] for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"conv1", "bn1", "layer1"}
+    before = {name: value.clone() for name, value in net.named_buffers()}
+    refresh_statistics(net, [torch.randn(8, 3, 32, 32)])
+    kept = {name.split(".")[0] for name, value in net.named_buffers() if torch.equal(value, before[name])}
+    assert kept == {"bn1", "layer1"}
 
 
 def test_head_first_then_everything(tiny: Tiny, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ class BasicAugment(Section):
     crop: Annotated[int, Field(ge=0, le=16)] = 4
     """Pixels of padding before a random 32x32 crop; 0: no crop."""
     pad: Border = "zero"
-    """What the padding of the crop holds: zero (black) or the image mirrored at its edge."""
+    """What the padding of the crop holds: zero (the mean color) or the image mirrored at its edge."""
     flip: Literal["none", "random", "alternating"] = "random"
     """Mirror left to right: never, with probability 1/2, or alternating: every image in every other epoch."""
     vertical_flip: Probability = 0.0
