@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +20,7 @@ SEVERITIES = 5  # in a file of CIFAR-10-C, one after the other
 def load_corrupted(folder: Path, kind: str, severity: int, classes: tuple[str, ...]) -> Images:
     """One severity of `KIND.npy` of CIFAR-10-C, (50000, 32, 32, 3), with its part of `labels.npy`. Raises DataError."""
     path = folder / f"{kind}.npy"
-    images, labels = read_npy(path), read_npy(folder / "labels.npy")
+    images, labels = _whole_file(path, path.stat().st_mtime_ns if path.is_file() else 0), read_npy(folder / "labels.npy")
     if images.shape[1:] != (32, 32, 3) or not len(images) or len(images) % SEVERITIES or len(labels) != len(images):
         raise DataError(
             f"{path}: is {images.shape} with {len(labels):,} labels; expected (50000, 32, 32, 3) and 50,000, "
@@ -28,6 +29,12 @@ def load_corrupted(folder: Path, kind: str, severity: int, classes: tuple[str, .
     count = len(images) // SEVERITIES
     part = slice(count * (severity - 1), count * severity)
     return _labelled(images[part], labels[part], classes, f"{path} severity {severity}")
+
+
+@lru_cache(maxsize=1)
+def _whole_file(path: Path, _written: int) -> npt.NDArray[np.uint8]:
+    """A file of 154 MB, which is asked for once for each of its severities, one after the other."""
+    return read_npy(path)
 
 
 def corrupted_kinds(folder: Path) -> list[str]:

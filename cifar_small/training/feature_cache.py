@@ -82,7 +82,7 @@ def fill_cache(run: Run, net: nn.Module, batches: Batches, phase: Phase, precisi
     assert phase.settings.cached_views is not None
     data, folder = batches.data, cache_folder(run)
     net.eval()
-    shape = _features(net, batches.preprocess(data.val_images[:2]), precision).shape[1:]
+    shape = compute_features(net, batches.preprocess(data.val_images[:2]), precision).shape[1:]
     needed = 2 * shape.numel() * (len(data.images) * phase.settings.cached_views + len(data.val))
     if needed > MAX_BYTES:
         raise ConfigError(
@@ -112,7 +112,8 @@ def remove_cache(run: Run) -> None:
 
 
 @torch.no_grad()
-def _features(net: LibraryNet, pixels: Tensor, precision: str) -> Tensor:
+def compute_features(net: LibraryNet, pixels: Tensor, precision: str) -> Tensor:
+    """What the backbone of a net in evaluation makes of pixels (B, 3, H, H): (B, ...)."""
     with autocast(pixels.device, precision):
         return net.features(pixels.contiguous(memory_format=torch.channels_last))
 
@@ -147,7 +148,7 @@ def _collected(
     found: Tensor | None = None
     parts = zip(torch.split(order, SLICE), pixels, strict=True)
     for rows, part in tqdm(parts, desc=f"features of {name}", total=-(-len(order) // SLICE), disable=no_bar()):
-        features = _features(net, part, precision).to("cpu", dtype)
+        features = compute_features(net, part, precision).to("cpu", dtype)
         if found is None:  # a phase may see its images at another resolution than val
             found = torch.empty(len(order), *features.shape[1:], dtype=dtype)
         found[rows] = features

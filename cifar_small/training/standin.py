@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from cifar_small.data.datamodule import DataModule
 from cifar_small.data.images import Images
 from cifar_small.data.orientation import PixelStatistics
 from cifar_small.inference.forward import compute_logits
+from cifar_small.models import LibraryNet
 from cifar_small.models.counting import skeleton
 from cifar_small.optim.muon import Muon
 from cifar_small.optim.optimizers import build_optimizer
@@ -33,6 +34,7 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import Teacher, TeacherTargets
 from cifar_small.training.distributed import SINGLE_PROCESS, share_batch
+from cifar_small.training.feature_cache import SLICE, FeatureCache, compute_features
 from cifar_small.training.hard_images import HardImages
 from cifar_small.training.state import State
 from cifar_small.training.trainer import Trainer
@@ -162,6 +164,17 @@ class StandInTrainer(Trainer):
         super().enter_phase(phase)
         if not isinstance(self.state.optimizer, Muon):
             self.state.optimizer.register_step_pre_hook(lambda optimizer, *_: setattr(optimizer, "found_inf", None))
+
+    def _features_of(self, phase: Phase) -> FeatureCache:
+        """Features without numbers; what the backbone takes while it computes them is counted for one slice of images."""
+        views, side, precision = phase.settings.cached_views, phase.settings.resolution, self.state.precision
+        assert views is not None
+        self.state.model.eval()
+        pixels = torch.empty(min(SLICE, len(self.data.images)), 3, side, side, device=META)
+        shape = compute_features(cast(LibraryNet, self.state.model), pixels, precision).shape[1:]
+        dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+        kept = [torch.empty(len(self.data.images), *shape, dtype=dtype, device=META) for _ in range(views)]
+        return FeatureCache(kept, torch.empty(0, *shape, dtype=dtype, device=META), phase.start, precision)
 
     def step(self, *arguments: Any) -> Tensor:
         """One optimizer step, within which and after which nothing may wait."""

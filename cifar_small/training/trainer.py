@@ -127,11 +127,14 @@ class Trainer:
         if phase.settings.cached_views is None:
             return self.batches.epoch(phase, state.epoch, state.step)
         if self.cache is None:
-            self.cache = fill_cache(self.checkpoints.run, state.model, self.batches, phase, state.precision)
+            self.cache = self._features_of(phase)
             set_training(state.model)
             self.graph = ()  # so that the next phase has the whole net again
             self.forward = cast(LibraryNet, state.model).classify
         return self.batches.cached_epoch(phase, state.epoch, state.step, self.cache.of)
+
+    def _features_of(self, phase: Phase) -> FeatureCache:
+        return fill_cache(self.checkpoints.run, self.state.model, self.batches, phase, self.state.precision)
 
     def step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
         """One optimizer step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?

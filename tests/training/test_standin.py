@@ -25,6 +25,11 @@ WHITENED = {
     "stages": [{"width": 16, "branch": [[3, 16]]}, {"width": 16, "branch": [[1, 8], [3, 16]]}],
 }
 PLAIN = {"family": "resnet", "widths": [8, 8, 16], "blocks": [1, 1, 1]}
+LITE = {"family": "timm/tf_efficientnet_lite0"}
+CACHED = [
+    {"epochs": 2, "freeze": "backbone", "cached_views": 1, "augment": {"crop": 0, "flip": "none"}},
+    {"epochs": 1, "freeze": "none"},
+]
 DISTORTED = {"rotation": 5, "scale": [0.9, 1.1], "policy": "randaugment", "brightness": 0.1, "hue": 0.1, "blur": 0.5}
 
 
@@ -86,9 +91,23 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
         {"distill": {"teachers": ["TEACHER"]}, "cutmix_alpha": 1.0},
         {"distill": {"predictions": "a.npz"}, "mixup_alpha": 1.0},
         {"select": {"share": 0.5, "proxy": "PROXY"}, "cutmix_alpha": 1.0},
+        {"model": LITE, "phases": CACHED},
         {"input": {"size": 48, "augment": "after"}, "augment": {"policy": "trivialaugment", "crop": 4, "flip": "alternating"}},
     ],
-    ids=["sgd", "adam", "adamw", "muon", "swa", "phases", "image by image", "teachers", "predictions", "proxy", "enlarged"],
+    ids=[
+        "sgd",
+        "adam",
+        "adamw",
+        "muon",
+        "swa",
+        "phases",
+        "image by image",
+        "teachers",
+        "predictions",
+        "proxy",
+        "features",
+        "enlarged",
+    ],
 )
 def test_every_setting_trains_and_predicts(tmp_path: Path, changes: dict[str, Any]) -> None:
     if "teachers" in changes.get("distill", {}):
