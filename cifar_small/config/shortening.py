@@ -19,8 +19,9 @@ SMOKE_BATCH, SMOKE_IMAGES, SMOKE_VAL = 16, 32, 50
 def with_epochs(config: Config, epochs: int) -> tuple[Config, list[str]]:
     """The config over so many epochs, and each changed setting as `key: old -> new`.
 
-    Phases, warm-up, milestones, periods, patience and the epochs between kept or averaged weights change in proportion; what
-    then has no room, such as a second milestone in one epoch, is dropped. Raises ConfigError for fewer epochs than phases.
+    Phases, warm-up, milestones, periods, patience and the epochs between kept or averaged weights change in proportion, and no
+    more views are cached than there are epochs; what then has no room, such as a second milestone in one epoch, is dropped.
+    Raises ConfigError for fewer epochs than phases.
     """
     phases = resolve_phases(config)
     if epochs < len(phases):
@@ -115,6 +116,7 @@ def _changes(config: Config, before: Sequence[Phase], scaled: Config) -> list[st
         changes.append(
             (f"{where}swa.every", getattr(old.settings.swa, "every", None), getattr(new.settings.swa, "every", None))
         )
+        changes.append((f"{where}cached_views", old.settings.cached_views, new.settings.cached_views))
         if old.schedule_start == old.start:
             for key in ("name", "warmup_epochs", "period", "milestones"):
                 was, now = (getattr(phase.settings.schedule, key, None) for phase in (old, new))

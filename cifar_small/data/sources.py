@@ -174,8 +174,7 @@ def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any
     if (folder / "classes.npy").is_file():
         classes = read_npy(folder / "classes.npy")
     elif (folder / "classes.txt").is_file():
-        lines = (folder / "classes.txt").read_text(encoding="utf-8").splitlines()
-        classes = np.array([line for line in lines if line.strip()])
+        classes = np.array((folder / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines())
     else:  # numbers stand for themselves
         classes = np.array([str(number) for number in range(int(max(found[1].max(initial=0), 0)) + 1)])
     return found[0], found[1].ravel() if found[1].ndim == 2 and 1 in found[1].shape else found[1], classes

@@ -115,8 +115,8 @@ def same_images(files: Sequence[Predictions]) -> list[Predictions]:
     for file in files:
         if file.classes != first.classes:
             raise DataError(_other_classes(file, first))
-        ordered = file.at(first.ids)
-        if file.meta.images_sha256 != first.meta.images_sha256 or ordered is None or len(file.ids) > len(first.ids):
+        ordered = file.reordered(first.ids)
+        if file.meta.images_sha256 != first.meta.images_sha256 or ordered is None:
             raise DataError(f"{file.meta.file} and {first.meta.file} are predictions of different images; expected one file's")
         if file.meta.maker in [one.meta.maker for one in found]:
             raise UserError(f"{file.meta.file}: the same weights with the same views stand twice; name each once")

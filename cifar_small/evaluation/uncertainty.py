@@ -120,8 +120,8 @@ def monte_carlo(
 ) -> Uncertainty:
     """The uncertainty of one net on its images of val by dropout: `passes` answers to each, only dropout layers active.
 
-    dropout: the p of all of them, by default as trained with. Masks depend on seed, pass, batch size and device.
-    Raises CheckpointError for a net whose answers do not differ.
+    dropout: the p of ours or the user's, by default as trained with (a library's own keep theirs). Masks depend on the seed,
+    the pass, the batch size and the device. Raises CheckpointError for a net whose answers do not differ.
     """
     trained = trained_dropout(net)
     p = trained if dropout is None else dropout
@@ -130,16 +130,19 @@ def monte_carlo(
     )
     if not p:
         raise CheckpointError(f"{net.config.name} was trained without dropout at its end: all passes would be equal; {advice}")
+    before = [(layer, layer.p) for layer in dropout_layers(net.model)]
     if not isinstance(net.config.model, OwnModel):
         set_dropout(net.model, p)
     elif dropout is not None:
-        for layer in dropout_layers(net.model):
+        for layer, _ in before:
             layer.p = dropout
     answers = []
     with torch.random.fork_rng(range(torch.cuda.device_count())):
         for number in tqdm(range(passes), unit="pass", disable=no_bar(progress)):
             torch.manual_seed(stream_seed(seed, DROPOUT, number))
             answers.append(predict_images(net, images, "none", dropout=True))
+    for layer, own in before:
+        layer.p = own
     logits = np.stack([answer.logits for answer in answers])
     if passes > 1 and (logits == logits[0]).all():
         raise CheckpointError(f"{net.config.name} has no dropout layer that acts: all passes are equal; {advice}")

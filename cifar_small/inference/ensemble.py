@@ -112,8 +112,8 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
             own, other = getattr(member.meta, key), getattr(first.meta, key)
             if own != other:
                 raise DataError(f"{name} and {names[0]} differ in {key}: {own} and {other}; predict again")
-        ordered = member.at(first.ids)
-        if ordered is None or len(member.ids) > len(first.ids):
+        ordered = member.reordered(first.ids)
+        if ordered is None:
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
         if not _same(ordered.labels, first.labels):
             raise DataError(f"{name} has other labels than {names[0]}; predict the same split with every member")

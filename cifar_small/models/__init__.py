@@ -97,7 +97,9 @@ def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
         return {name for name in names if (in_backbone(name) if prefix == "backbone" else name.startswith(prefix))}
 
     for prefix in prefixes:
-        if not frozen_by(prefix) - never:
+        if frozen_by(prefix) and frozen_by(prefix) <= never:
+            raise ConfigError(f"freeze {prefix!r} names only what this net never trains of itself: drop it")
+        if not frozen_by(prefix):
             raise ConfigError(
                 f"freeze {prefix!r} matches no parameter of this net; its parameters start with "
                 f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
@@ -126,7 +128,7 @@ def set_training(model: nn.Module) -> None:
 
 
 def _is_frozen(norm: _BatchNorm) -> bool:
-    """Does nothing of it train that could? One without weight and bias goes with the layers around it."""
+    """Does nothing of it train that could? One without weight and bias never counts as frozen, whatever is around it."""
     parameters = list(norm.parameters())
     return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
 

@@ -33,24 +33,25 @@ def build_own(model: OwnModel, num_classes: int) -> nn.Module:
     fixed = frozenset(name for name, parameter in parameters if not parameter.requires_grad)
     if len(fixed) == len(parameters):
         raise _broken(model, "has no parameters that train; expected some")
-    if any(name.startswith("attention.") for name, _ in parameters):
-        raise _broken(
-            model, "names a module of its own `attention`, which here means a part of a pretrained net's head; rename it"
-        )
     net.never_trains = fixed  # type: ignore[assignment]  # phases freeze and release the others
     return net
 
 
-def check_own(model: OwnModel, num_classes: int, side: int) -> None:
+def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool = False) -> None:
     """Try a net on two random images, on the CPU. Raises ConfigError that says which promise it cannot keep, and why.
 
     Tried are: one logit a class; equal seeds give equal weights and equal training passes, as a resumed run needs; the state
     dict holds all that a prediction depends on; in evaluation an image's logits do not depend on the batch it stands in.
+    head_matters: does the config treat the backbone apart from the head, which it knows by its name?
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         images = torch.randn(2, 3, side, side)
         first, second = (_seeded(model, num_classes, seed=1) for _ in range(2))
+        if head_matters and any(name.startswith("attention.") for name, _ in first.named_parameters()):
+            raise _broken(
+                model, "calls a part `attention`, as the head of a pretrained net has one; rename it to tell backbone and head"
+            )
         if difference := _first_difference(first.state_dict(), second.state_dict()):
             raise _broken(model, f"two nets of one seed begin with other values of {difference}: resuming would not be exact")
         logits = _training_pass(first, images, model)

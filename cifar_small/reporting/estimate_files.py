@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -104,6 +104,11 @@ def study_tables(study: Study) -> list[Table]:
     if study.untouched:
         kinds = ", ".join(study.untouched_kinds)
         tables.append(_judged_table(f"Untouched: {kinds}", study.untouched, ["fitted on all other kinds, and chosen by them"]))
+    elif study.untouched_kinds:
+        kinds, least = ", ".join(study.untouched_kinds), 100 * FAR
+        tables[0] = replace(
+            tables[0], notes=(*tables[0].notes, f"untouched: {kinds}: all {least:.0f} points or more below val, so not judged")
+        )
     return tables
 
 

@@ -117,6 +117,10 @@ class Predictions:
         rows = order[np.searchsorted(self.ids, ids, sorter=order)]
         return replace(self, ids=ids, logits=self.logits[rows], labels=None if self.labels is None else self.labels[rows])
 
+    def reordered(self, ids: npt.NDArray[np.int64]) -> Predictions | None:
+        """The predictions in the order of these ids; None where they are not the same ones."""
+        return self.at(ids) if len(ids) == len(self.ids) else None
+
     def with_meta(self, **changes: object) -> Predictions:
         """The same with other values in `meta`."""
         return replace(self, meta=self.meta.updated(**changes))

@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from cifar_small.config.phases import Phase
 from cifar_small.config.resolved import ResolvedConfig
-from cifar_small.config.schema import Config, OwnModel
+from cifar_small.config.schema import SGD, Adam, Config, OwnModel
 from cifar_small.data.datamodule import DataModule, load_datamodule
+from cifar_small.data.images import SIDE
 from cifar_small.environment import memory_format, prepare_process
 from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, fit_stem, set_frozen
@@ -31,6 +32,7 @@ from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 from cifar_small.training.state import FIRST_SCALE, State
 from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.augmenter import Augmenter
+from cifar_small.transforms.per_image import check_pipelines
 from cifar_small.transforms.preprocess import Preprocess
 
 STEM_IMAGES = 5000  # training images whose patches a whitening stem is fitted to
@@ -56,6 +58,8 @@ def build_trainer(
     config = resolved.config
     prepare_process(config.engine)
     data = load_datamodule(config)
+    if config.read_at != SIDE:  # only now is it known whether pictures in files were left at 32x32
+        check_pipelines(resolved, data.side)
     if parameters is None:
         parameters = check_budget(config, len(data.classes))
     micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size)
@@ -74,7 +78,10 @@ def build_trainer(
         check_lineage(config.name, without_own(lineage_of(init.ancestors, []), init.ancestors, data.facts), config.rules)
         lines.append(load_pretrained(model, init, data.classes))
     if isinstance(config.model, OwnModel):
-        check_own(config.model, len(data.classes), config.side)
+        optims = [phase.settings.optim for phase in resolved.phases]
+        apart = [optim.backbone_lr_factor != 1 for optim in optims if isinstance(optim, SGD | Adam)]
+        apart += ["backbone" in phase.settings.freeze for phase in resolved.phases]
+        check_own(config.model, len(data.classes), config.side, head_matters=config.weights is not None or any(apart))
     _check_phases(config, resolved.phases, model, len(data.classes))
     cached = [phase.index for phase in resolved.phases if phase.settings.cached_views is not None]
     if cached and world.size > 1:

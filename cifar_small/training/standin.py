@@ -170,11 +170,15 @@ class StandInTrainer(Trainer):
         views, side, precision = phase.settings.cached_views, phase.settings.resolution, self.state.precision
         assert views is not None
         self.state.model.eval()
-        pixels = torch.empty(min(SLICE, len(self.data.images)), 3, side, side, device=META)
-        shape = compute_features(cast(LibraryNet, self.state.model), pixels, precision).shape[1:]
         dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-        kept = [torch.empty(len(self.data.images), *shape, dtype=dtype, device=META) for _ in range(views)]
-        return FeatureCache(kept, torch.empty(0, *shape, dtype=dtype, device=META), phase.start, precision)
+
+        def features(count: int, side: int) -> Tensor:
+            pixels = torch.empty(min(SLICE, count), 3, side, side, device=META)
+            shape = compute_features(cast(LibraryNet, self.state.model), pixels, precision).shape[1:]
+            return torch.empty(count, *shape, dtype=dtype, device=META)
+
+        kept = [features(len(self.data.images), side) for _ in range(views)]
+        return FeatureCache(kept, features(len(self.data.val_images), self.config.side), phase.start, precision)
 
     def step(self, *arguments: Any) -> Tensor:
         """One optimizer step, within which and after which nothing may wait."""

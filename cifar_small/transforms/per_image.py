@@ -22,6 +22,7 @@ import torch
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, OwnAugment, PerImageAugment
+from cifar_small.data.images import SIDE
 from cifar_small.errors import ConfigError
 from cifar_small.transforms.own import check_own_augment
 
@@ -30,12 +31,16 @@ Seeds = npt.NDArray[np.int64]
 Transform = Callable[[Pixels, Seeds], Pixels]  # uint8 (B, H, H, 3) and int64 (B,) -> uint8 (B, H, H, 3)
 
 
-def check_pipelines(resolved: ResolvedConfig) -> None:
-    """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError."""
+def check_pipelines(resolved: ResolvedConfig, stored: int | None = None) -> None:
+    """Build the pipelines of all phases, so that one that cannot run fails before anything trains. Raises ConfigError.
+
+    stored: pixels a side of the training images; None: not known yet, so that of pictures in files either size may do.
+    """
     config = resolved.config
     for phase in resolved.phases:
         # Pictures in a folder that are all 32x32 stay so, which shows when they are read.
-        sizes = dict.fromkeys(config.augmented_at(phase.settings.resolution, stored) for stored in (config.read_at, 32))
+        possible = (config.read_at, SIDE) if stored is None else (stored,)
+        sizes = dict.fromkeys(config.augmented_at(phase.settings.resolution, one) for one in possible)
         faults = [fault for side in sizes if (fault := _fault(phase.settings.augment, side)) is not None]
         if len(faults) == len(sizes):
             raise faults[0]

@@ -64,6 +64,7 @@ def test_cached_views_are_no_more_than_epochs_and_never_a_single_random_one(tiny
     config = tiny(model=model, phases=[phase], rules={"max_params": 5_000_000})
     assert [with_epochs(config, epochs)[0].phases[0]["cached_views"] for epochs in (4, 3, 1)] == [4, 3, None]
     assert smoke_config(config).phases[0]["cached_views"] is None
+    assert with_epochs(config, 1)[1] == ["phases.0.epochs 8 -> 1", "phases.0.cached_views 4 -> none"]
 
 
 def test_what_has_no_room_is_dropped_and_said(tiny: Tiny) -> None:

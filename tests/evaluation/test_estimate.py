@@ -22,7 +22,7 @@ from cifar_small.figures.estimate import draw_study
 from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
 from cifar_small.metrics.estimators import ESTIMATORS
-from cifar_small.reporting.estimate_files import estimation_record, load_calibration
+from cifar_small.reporting.estimate_files import estimation_record, load_calibration, study_tables
 from cifar_small.reporting.page import _tables as page_tables
 from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -209,6 +209,8 @@ def test_untouched_kinds_and_families_that_are_all_too_hard_are_said_not_raised(
     ruined(shifts, "crop")
     study = calibrate(shifts, vals, ["crop"])
     assert (study.untouched, study.untouched_kinds) == ((), ("crop",))
+    (table,) = study_tables(study)
+    assert table.notes[-1] == "untouched: crop: all 20 points or more below val, so not judged"
     assert calibrate(shifts, vals).chosen == study.chosen  # left out by hand or for being far: the same
     ruined(shifts, "blur")
     with pytest.raises(UserError, match="shifts of 1 families"):

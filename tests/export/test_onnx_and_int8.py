@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,7 @@ from cifar_small.export.onnx_session import (
     run_session,
     seal_model,
 )
-from cifar_small.export.quantize import Quantized, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
+from cifar_small.export.quantize import Quantized, _ends, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
 from cifar_small.files import sha256_file
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict, predict_images
@@ -412,6 +413,15 @@ def test_other_families_quantize_too(family: str, left: int, trained: Run) -> No
     pixels = to_tensor(val, CPU)
     expected, got = logits_of(net, pixels), logits_of(as_onnx_net(net, content, "made"), pixels)
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
+def test_layers_left_in_floats_of_a_net_without_convolution_or_classifier() -> None:
+    def ends(*kinds: str) -> list[str]:
+        return _ends([SimpleNamespace(op_type=kind, name=f"{place} {kind}") for place, kind in enumerate(kinds)])
+
+    assert ends("Sub", "Conv", "Relu", "Gemm", "Mul") == ["0 Sub", "4 Mul"]
+    assert ends("Sub", "Flatten", "Gemm", "Mul") == ["3 Mul"]
+    assert ends("Sub", "Conv", "ReduceMean") == ["0 Sub"]
 
 
 class Capped(nn.Module):

@@ -199,9 +199,6 @@ FAULTS = {
         "        return", "        self.training or 1 / 0\n        return"
     ),
     "leaves the size of fc.weight open until it sees images": NET.replace("Linear(width,", "LazyLinear("),
-    "names a module of its own `attention`": NET.replace(
-        "        self.fc =", "        self.attention = nn.Linear(2, 2)\n        self.fc ="
-    ),
     "has no parameters that train; expected some": NET.replace(
         "        self.fc =",
         "        self.norm.requires_grad_(False)\n        self.conv.requires_grad_(False)\n        self.fc =",
@@ -245,6 +242,13 @@ def test_what_it_fixes_stays_and_a_norm_without_weights_has_statistics(folder: P
     assert check_budget(config, 10) == PARAMETERS - 16  # fixed or not, all of them count
 
 
+def test_a_part_called_attention_is_refused_where_it_would_be_taken_for_the_head() -> None:
+    model = own(NET.replace("        self.fc =", "        self.attention = nn.Linear(2, 2)\n        self.fc ="))
+    check_own(model, 10, 32)
+    with pytest.raises(ConfigError, match=r"my_nets\.py:Net calls a part `attention`, as the head of a pretrained net has one"):
+        check_own(model, 10, 32, head_matters=True)
+
+
 def test_its_own_dropout_is_what_monte_carlo_draws_by(folder: Path) -> None:
     own(
         NET.replace("        self.fc =", "        self.drop = nn.Dropout(0.3)\n        self.fc =").replace(
@@ -260,6 +264,7 @@ def test_its_own_dropout_is_what_monte_carlo_draws_by(folder: Path) -> None:
     assert np.array_equal(as_built.probabilities, asked.probabilities)
     less = monte_carlo(net, val, passes=3, dropout=0.01)
     assert less.mutual_information.mean() < as_built.mutual_information.mean()
+    assert monte_carlo(net, val, passes=3).meta["dropout"] == 0.3  # the net is as it was
 
 
 def test_the_net_itself_keeps_them() -> None:

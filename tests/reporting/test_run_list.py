@@ -91,6 +91,13 @@ def test_what_nothing_needs_is_removed(place: Path, said: Said) -> None:
     assert [path.name for path in place.iterdir()] == ["deeper"]
 
 
+def test_what_an_interrupted_removal_left_is_no_hindrance(place: Path, said: Said) -> None:
+    (place / ".done.removed").mkdir()
+    (place / ".done.removed" / "best.pt").write_bytes(b"half")
+    assert said("remove", place / "done")[0] == 0
+    assert not (place / ".done.removed").exists()
+
+
 def test_what_is_needed_stays(place: Path, said: Said) -> None:
     run = Run(place / "done")
 

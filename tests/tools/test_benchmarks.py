@@ -224,6 +224,14 @@ def test_steps_refuse_what_the_bare_net_does_not_do(
     assert says in capsys.readouterr().err
 
 
+def test_steps_of_a_phase_beside_one_with_sam(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = write_config(tmp_path / "two.yaml", phases=[{"epochs": 1, "sam": {"rho": 0.05}}, {"epochs": 1, "sam": None}])
+    arguments = ["steps", str(file), "--steps", "1", "--rounds", "1", "--images", "128", "--workers", "0"]
+    assert cli.main([*arguments, "--phase", "0"]) == 2
+    assert "or choose another --phase" in capsys.readouterr().err
+    assert cli.main([*arguments, "--phase", "1"]) == 0
+
+
 def test_ours_starts_at_the_phase_asked_for(tiny: Tiny, tmp_path: Path) -> None:
     model = {**SMALL, "dropout": 0.4}
     config = tiny(model=model, phases=[{"epochs": 2}, {"epochs": 1, "dropout": 0.1, "optim": {"momentum": 0.5}}])

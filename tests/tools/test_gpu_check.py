@@ -70,7 +70,7 @@ def test_a_stage_waits_for_the_one_it_is_about(tmp_path: Path) -> None:
 def test_a_stage_that_does_not_end_when_asked_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("benchmarks.gpu_check.SAVING", 0.2)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(60)"
-    report = run_stages([Stage("5m", shell(deaf), 1, 0), Stage("next", shell("pass"), 60, 0)], tmp_path, 60)
+    report = run_stages([Stage("5m", shell(deaf), 4, 0), Stage("next", shell("pass"), 60, 0)], tmp_path, 60)
     assert [stage["rc"] for stage in report["stages"].values()] == [-9, 0]
 
 

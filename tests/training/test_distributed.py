@@ -254,11 +254,14 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         share_batch(60, None, 7)
 
 
-def test_a_batchnorm_without_weights_is_synchronised_too() -> None:
-    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2, affine=False))
+def test_a_batchnorm_without_weights_is_synchronised_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar_small.training.distributed._sum_over_ranks", lambda part: part)  # of one rank
+    plain, net = torch.nn.BatchNorm2d(2, affine=False), torch.nn.Sequential(torch.nn.BatchNorm2d(2, affine=False))
     synchronize_batchnorm(net)
     assert type(net[0]) is SyncedBatchNorm2d
-    assert list(net[0].parameters()) == []
+    images = torch.randn(8, 2, 4, 4)
+    torch.testing.assert_close(net(images), plain(images))
+    torch.testing.assert_close(net[0].running_var, plain.running_var)
 
 
 def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,13 @@ import pytest
 import torch
 from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw
+from PIL import Image
 
 from cifar_small import environment
 from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import AlbumentationsAugment, AnyAugment, Augment, Config, TorchvisionAugment
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.datamodule import DataModule, load_datamodule
@@ -30,11 +33,13 @@ from cifar_small.environment import package_versions
 from cifar_small.errors import ConfigError
 from cifar_small.randomness import AUGMENT, torch_generator
 from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import locked
+from cifar_small.training.build import build_trainer
 from cifar_small.training.train import train
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.batched import crop_and_flip, draw, pad_images
-from cifar_small.transforms.per_image import build_transform
+from cifar_small.transforms.per_image import build_transform, check_pipelines
 from cifar_small.transforms.preprocess import normalize
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -469,3 +474,28 @@ def test_without_albumentations_only_a_config_that_uses_it_is_refused(monkeypatc
     build_transform(section({"engine": "torchvision", "policy": "randaugment"}))
     monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
     assert package_versions() == {"torch": torch.__version__, "numpy": np.__version__}
+
+
+@pytest.mark.parametrize(("stored", "fits"), [(32, True), (64, False)])
+def test_a_pipeline_is_held_against_the_size_that_pictures_have(tmp_path: Path, stored: int, fits: bool) -> None:
+    """Pictures of a folder that are all 32x32 are left so, which is known once they are read, and then it is said at once."""
+    for split, name in product(("train", "test"), ("ant", "bee")):
+        (tmp_path / split / name).mkdir(parents=True)
+        for number in range(4):
+            colors = np.random.default_rng(number).integers(0, 256, (stored, stored, 3), np.uint8)
+            Image.fromarray(colors).save(tmp_path / split / name / f"{number}.png")
+    cropped = [{"name": "PadIfNeeded", "min_height": 40, "min_width": 40}, {"name": "RandomCrop", "height": 32, "width": 32}]
+    config = parse_config(
+        tiny_raw(
+            data={"source": "folder", "root": str(tmp_path), "val_size": 2},
+            input={"size": 64},
+            batch_size=4,
+            augment={"engine": "albumentations", "pipeline": cropped},
+        )
+    )
+    check_pipelines(resolve_config(config))  # at one of both sizes it can run
+    if fits:
+        assert build_trainer(resolve_config(config), Run(tmp_path), quiet=True).data.side == 32
+    else:
+        with pytest.raises(ConfigError, match=r"augment\.pipeline\.0: PadIfNeeded"):
+            build_trainer(resolve_config(config), Run(tmp_path), quiet=True)

@@ -102,7 +102,7 @@ def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[s
 
 
 def _run(stage: Stage, log: Path, limit: float) -> int:
-    """The exit code; -15 or 143 where the time was over, so that the stage is not done."""
+    """The exit code; -15 or 143 where the time was over, so that the stage is not done; -9 where it did not end when asked."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with open(log, "ab") as output:
         child = subprocess.Popen(stage.command, stdout=output, stderr=output, cwd=ROOT, env={**os.environ, "PYTHONPATH": path})

@@ -59,11 +59,14 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         raise UserError(
             "--images has no effect on --data real, which takes all training images; drop it, or set data.train_limit"
         )
+    phases = resolve_config(config).phases
     for name, what in NOT_BARE.items():
-        if any(getattr(phase.settings, name) for phase in resolve_config(config).phases):
+        # Teachers are read for all phases; the others are of the phase that is run.
+        looked_at = phases if name == "distill" else phases[options.phase : options.phase + 1]
+        if any(getattr(phase.settings, name) for phase in looked_at):
             raise UserError(
                 f"{config.name} has {what}; what a step costs beside the net cannot be told: add --set {name}=null, or "
-                "the same for each phase that has it"
+                f"--set phases.{options.phase}.{name}=null for a phase that has it, or choose another --phase"
             )
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
         scratch = Path(temporary)

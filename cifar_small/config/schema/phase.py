@@ -135,7 +135,7 @@ class Recipe(Section):
     freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names), WithJsonSchema(_NAMES_SCHEMA)] = ()
     """What does not train: none, backbone (all but the classifier), or a list of beginnings of parameter names.
 
-    A BatchNorm frozen as a whole keeps its statistics too.
+    A BatchNorm frozen as a whole keeps its statistics too; one without weight and bias never is.
     """
 
     OMIT_DEFAULT = frozenset(

@@ -72,7 +72,7 @@ def labels(submission: Submission, result: CheckResult) -> str:
     result.same("classes", list(submission.classes), list(submission.made.predictions.classes))
     made = submission.made.predictions
     ids = submission.ordered(made.ids, CheckResult())  # the link `rows` speaks of the order
-    ordered = made.at(ids)
+    ordered = made.reordered(ids)
     assert ordered is not None, "these are its own ids"
     again = render_csv(ordered, submission.csv_rules)
     if again != submission.content:
@@ -137,7 +137,7 @@ def ensemble(submission: Submission, result: CheckResult) -> str:
 def _made_again(meta: NetFacts, nets: Iterator[Predictions], ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
     """The logits (N, K) that the next of these nets give in the way recorded, through ensembles of ensembles."""
     if not meta.members:
-        made = next(nets).at(ids)
+        made = next(nets).reordered(ids)
         return None if made is None else made.logits
     logits = [_made_again(member, nets, ids) for member in meta.members]
     weights = np.array([1 / len(logits) if member.weight is None else member.weight for member in meta.members])
@@ -160,11 +160,10 @@ def _compare_fit(submission: Submission, result: CheckResult) -> str:
         result.gap("not all predictions of val that its weights were fitted on are at hand: give the runs it left out, too")
         return ""
     val = on_shared_images(val)
-    ordered = [each for one in val if (each := one.at(val[0].ids)) is not None]
-    if len(ordered) < len(val):
-        result.faults.append(
-            ("predictions of the same images of val", "other images in one of those its weights were fitted on")
-        )
+    ordered = [each for one in val if (each := one.reordered(val[0].ids)) is not None]
+    alike = len(ordered) == len(val)
+    result.require(alike, "val predictions of the same images", "other images in one of those its weights were fitted on")
+    if not alike:
         return ""
     logits = np.stack([each.logits for each in ordered])
     labels = val[0].labels

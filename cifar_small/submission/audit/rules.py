@@ -38,6 +38,9 @@ def summary(member: Member, result: CheckResult) -> str:
         "val_accuracy_plain": state["val_accuracy"],
         "data": state["data"],
     }
+    again["lineage"] = state.get("lineage", [])
+    if said.ancestors:  # of summaries from before they were kept, nothing is known
+        again["ancestors"] = state.get("ancestors", [])
     if "soup" in state:  # its epochs are those of all the runs it was made of
         del again["epochs_planned"], again["last_epoch"]
         again["soup"] = state["soup"]
