@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from typing import assert_never
 
-import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
+from torch import nn
 
 from cifar_small.config.schema import LibraryModel, OwnModel, ResNetModel, WhitenedResNetModel, WideResNetModel
-from cifar_small.errors import ConfigError
-from cifar_small.models.blocks import Dropout
 from cifar_small.models.library import LibraryNet
+from cifar_small.models.modes import (
+    activate_dropout,
+    dropout_layers,
+    in_backbone,
+    refresh_statistics,
+    set_dropout,
+    set_frozen,
+    set_frozen_throughout,
+    set_training,
+    statistics_kept,
+)
 from cifar_small.models.own import build_own
 from cifar_small.models.resnet import ResNet
 from cifar_small.models.whitened import WhitenedResNet, fit_stem, merge_pooled_norms
@@ -38,7 +42,6 @@ __all__ = [
 ]
 
 ModelConfig = ResNetModel | WideResNetModel | WhitenedResNetModel | LibraryModel | OwnModel
-HEAD = ("attention.", "fc.")  # what is not the backbone, in every net
 
 
 def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
@@ -59,112 +62,3 @@ def build_model(model: ModelConfig, num_classes: int) -> nn.Module:
             return build_own(model, num_classes)
         case _:
             assert_never(model)
-
-
-def set_dropout(model: nn.Module, p: float) -> None:
-    """Set p of every dropout layer that is ours (not of stochastic depth, nor within a library's backbone), in place."""
-    assert 0 <= p < 1, p
-    for module in model.modules():
-        if isinstance(module, Dropout):
-            module.p = p
-
-
-def activate_dropout(model: nn.Module) -> None:
-    """Put every dropout layer of the net, and nothing else, into training mode: they drop, BatchNorm keeps its statistics."""
-    for layer in dropout_layers(model):
-        layer.train()
-
-
-def dropout_layers(model: nn.Module) -> list[_DropoutNd]:
-    """All dropout layers of a net: ours, a library's and the user's own."""
-    return [module for module in model.modules() if isinstance(module, _DropoutNd)]
-
-
-def in_backbone(name: str) -> bool:
-    """Is the parameter or buffer of this name outside the head, which another set of classes would replace?"""
-    return not name.startswith(HEAD)
-
-
-def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
-    """Train every parameter but those whose names start with one of `prefixes` and those a net never trains, in place.
-
-    The prefix `backbone` stands for all but the head, in every net. Raises ConfigError for a prefix that freezes nothing.
-    """
-    names = dict(model.named_parameters())
-    never: frozenset[str] = getattr(model, "never_trains", frozenset())
-
-    def frozen_by(prefix: str) -> set[str]:
-        return {name for name in names if (in_backbone(name) if prefix == "backbone" else name.startswith(prefix))}
-
-    for prefix in prefixes:
-        if frozen_by(prefix) and frozen_by(prefix) <= never:
-            raise ConfigError(f"freeze {prefix!r} names only what this net never trains of itself: drop it")
-        if not frozen_by(prefix):
-            raise ConfigError(
-                f"freeze {prefix!r} matches no parameter of this net; its parameters start with "
-                f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
-            )
-    frozen = never.union(*(frozen_by(prefix) for prefix in prefixes))
-    for name, parameter in names.items():
-        parameter.requires_grad_(name not in frozen)
-
-
-def set_frozen_throughout(model: nn.Module, phases: Iterable[tuple[str, ...]]) -> None:
-    """Train every parameter but those that all these phases freeze, in place; as `set_frozen` does for a single one."""
-    trained: set[str] = set()
-    for prefixes in phases:
-        set_frozen(model, prefixes)
-        trained |= {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
-
-
-def set_training(model: nn.Module) -> None:
-    """Training mode, in place, but for a BatchNorm that is frozen as a whole: it evaluates, and its statistics stay."""
-    model.train()
-    for module in model.modules():
-        if isinstance(module, _BatchNorm) and _is_frozen(module):
-            module.eval()
-
-
-def _is_frozen(norm: _BatchNorm) -> bool:
-    """Does nothing of it train that could? One without weight and bias never counts as frozen, whatever is around it."""
-    parameters = list(norm.parameters())
-    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-
-
-@contextmanager
-def statistics_kept(model: nn.Module) -> Iterator[None]:
-    """Within, training passes use their own BatchNorm statistics; what they leave in the running ones is undone."""
-    # Not by a momentum of 0: that times the infinite mean of a pass that overflows is not a number.
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm)]
-    before = [(buffer, buffer.clone()) for norm in norms for buffer in norm.buffers()]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in before:
-                buffer.copy_(value)
-
-
-@torch.no_grad()
-def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set BatchNorm's running statistics, but a frozen one's, to their mean over batches of images (B, 3, H, W), in place.
-
-    All else is as in evaluation. (torch's own `update_bn` leaves dropout and stochastic depth on: they need random numbers, and
-    their noise widens the variances.)
-    """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not _is_frozen(module)]
-    momenta = [norm.momentum for norm in norms]
-    was_training = model.training
-    model.eval()
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.train()
-    for number, images in enumerate(batches, start=1):
-        for norm in norms:
-            norm.momentum = 1 / number  # the plain mean of all batches so far
-        model(images)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-    model.train(was_training)

@@ -522,7 +522,7 @@ TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (uncommitted_code_in_submitting, {"commit of CSV"}),
     (another_seed_in_the_record, {"seed", "record"}),
     (another_count_in_the_record, {"parameters", "budget", "record"}),
-    (a_pretrained_net_hidden, {"from scratch"}),
+    (a_pretrained_net_hidden, {"from scratch", "summary"}),
     (an_ancestor_left_out_of_the_lineage, {"from scratch"}),
     (a_pretrained_teacher_left_out_of_the_lineage, {"from scratch"}),
     (a_net_over_budget, {"budget"}),
