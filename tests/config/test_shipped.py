@@ -8,10 +8,8 @@ from pathlib import Path
 import pytest
 
 from cifar_small.config.loading import load_config
-from cifar_small.config.phases import resolve_phases
 from cifar_small.config.shipped import find_config, shipped_configs, shipped_folder, shipped_name
 from cifar_small.errors import ConfigError
-from cifar_small.reporting.dry_run import describe_run
 from cifar_small.sweep.spec import load_sweep
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,23 +43,6 @@ def test_a_file_or_folder_that_is_there_comes_first(tmp_path: Path) -> None:
 
 def test_sweeps_have_names_too() -> None:
     assert Path(load_sweep("ablation_augment").config).name == "ablation_base.yaml"
-
-
-@pytest.mark.slow
-def test_every_config_of_a_training_can_be_described_beforehand() -> None:
-    """`train --dry-run`: steps, work and memory, by two steps of every phase on the meta device."""
-    described = 0
-    for path in shipped_configs().values():
-        try:
-            config = load_config(path)
-        except ConfigError:  # of a sweep
-            load_sweep(path)
-            continue
-        phases = resolve_phases(config)
-        if not any(phase.settings.distill or phase.settings.select for phase in phases):  # which need a run
-            assert "GiB of tensors" in describe_run(config)
-            described += 1
-    assert described > 40
 
 
 @pytest.mark.parametrize("name", ["resnet_hou", "levels/resnet_hour", "configs/levels/smoke.yaml"])
