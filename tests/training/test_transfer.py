@@ -118,7 +118,7 @@ def test_a_batchnorm_frozen_as_a_whole_evaluates_and_its_statistics_stay() -> No
 
 
 def test_what_phases_freeze_by_different_names_is_frozen_throughout() -> None:
-    """The first parts of a backbone, then all of it: the first parts never train, so statistics of a soup or of SWA leave them as they are."""
+    """The first parts of a backbone, then all of it: what never trains keeps its statistics in a soup and in SWA."""
     net = build_model(parse_config(tiny_raw()).model, 10)
     set_frozen_throughout(net, [("conv1", "bn1", "layer1"), ("backbone",)])
     frozen = {name.split(".")[0] for name, parameter in net.named_parameters() if not parameter.requires_grad}
