@@ -13,7 +13,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from cifar_small.errors import ConfigError
 from cifar_small.models.blocks import Dropout
 
-HEAD = ("attention.", "fc.")  # what is not the backbone, in every net
+ATTENTION = "attention."  # in the head of a pretrained net
+HEAD = (ATTENTION, "fc.")  # what is not the backbone, in every net
 
 
 def set_dropout(model: nn.Module, p: float) -> None:
@@ -51,15 +52,17 @@ def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
     def frozen_by(prefix: str) -> set[str]:
         return {name for name in names if (in_backbone(name) if prefix == "backbone" else name.startswith(prefix))}
 
+    frozen = never
     for prefix in prefixes:
-        if frozen_by(prefix) and frozen_by(prefix) <= never:
+        named = frozen_by(prefix)
+        if named and named <= never:
             raise ConfigError(f"freeze {prefix!r} names only what this net never trains of itself: drop it")
-        if not frozen_by(prefix):
+        if not named:
             raise ConfigError(
                 f"freeze {prefix!r} matches no parameter of this net; its parameters start with "
                 f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
             )
-    frozen = never.union(*(frozen_by(prefix) for prefix in prefixes))
+        frozen |= named
     for name, parameter in names.items():
         parameter.requires_grad_(name not in frozen)
 

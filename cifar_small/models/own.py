@@ -13,6 +13,7 @@ from torch.nn.parameter import is_lazy
 from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import OwnModel
 from cifar_small.errors import ConfigError
+from cifar_small.models.modes import ATTENTION
 
 
 def build_own(model: OwnModel, num_classes: int) -> nn.Module:
@@ -48,7 +49,7 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
         torch.manual_seed(0)
         images = torch.randn(2, 3, side, side)
         first, second = (_seeded(model, num_classes, seed=1) for _ in range(2))
-        if head_matters and any(name.startswith("attention.") for name, _ in first.named_parameters()):
+        if head_matters and any(name.startswith(ATTENTION) for name, _ in first.named_parameters()):
             raise _broken(
                 model, "calls a part `attention`, as the head of a pretrained net has one; rename it to tell backbone and head"
             )
