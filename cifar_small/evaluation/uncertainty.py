@@ -137,12 +137,14 @@ def monte_carlo(
         for layer, _ in before:
             layer.p = dropout
     answers = []
-    with torch.random.fork_rng(range(torch.cuda.device_count())):
-        for number in tqdm(range(passes), unit="pass", disable=no_bar(progress)):
-            torch.manual_seed(stream_seed(seed, DROPOUT, number))
-            answers.append(predict_images(net, images, "none", dropout=True))
-    for layer, own in before:
-        layer.p = own
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            for number in tqdm(range(passes), unit="pass", disable=no_bar(progress)):
+                torch.manual_seed(stream_seed(seed, DROPOUT, number))
+                answers.append(predict_images(net, images, "none", dropout=True))
+    finally:  # also where a pass is interrupted: the caller's net is as it was
+        for layer, own in before:
+            layer.p = own
     logits = np.stack([answer.logits for answer in answers])
     if passes > 1 and (logits == logits[0]).all():
         raise CheckpointError(f"{net.config.name} has no dropout layer that acts: all passes are equal; {advice}")
