@@ -178,21 +178,44 @@ def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
 
 def _cache_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:
     """What keeps a phase from training on cached outputs of the backbone, or makes them another thing than they seem."""
+    problems = _teacher_cache_problems(phase, where)
     views = phase.cached_views
     if views is None:
-        return []
-    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED
+        return problems
     faults = {
         "is for nets of torchvision and timm": not isinstance(config.model, LibraryModel),
         "needs a backbone that does not train: set freeze: backbone": "backbone" not in phase.freeze,
         "goes with no mixing, for which the backbone must see mixed pixels: set mixup_alpha and the like to 0": phase.mixes,
         "goes with no teachers that see pixels; give their predictions file": bool(phase.distill and phase.distill.teachers),
-        f"is more than the phase's {phase.epochs} epochs, which gains nothing: lower it": views > phase.epochs,
+        **_views_faults(phase, views),
+    }
+    return problems + [f"{where}.cached_views {views} {fault}" for fault, found in faults.items() if found]
+
+
+def _teacher_cache_problems(phase: PhaseSettings, where: str) -> list[str]:
+    """What keeps teachers' answers from being those to the pixels of each step."""
+    if phase.distill is None or phase.distill.cached_views is None:
+        return []
+    views = phase.distill.cached_views
+    faults = {
+        "goes with no mixing, which makes other pixels in every epoch: set mixup_alpha and the like to 0": phase.mixes,
+        "goes with no augmentation of your own, whose pixels depend on the batch: drop one of them": isinstance(
+            phase.augment, OwnAugment
+        ),
+        **_views_faults(phase, views),
+    }
+    return [f"{where}.distill.cached_views {views} {fault}" for fault, found in faults.items() if found]
+
+
+def _views_faults(phase: PhaseSettings, views: int) -> dict[str, bool]:
+    """Numbers of views that gain nothing or are another thing than they seem."""
+    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED
+    return {
+        f"is more than the phase's {phase.epochs:g} epochs, which gains nothing: lower it": views > phase.epochs,
         "would keep equal views, for nothing is random without augmentation: set 1": fixed and views > 1,
         "would keep a single random view of each image, so nothing would be augmented any more: set augment to {crop: 0, flip: "
         "none}, or more views": not fixed and views == 1,
     }
-    return [f"{where}.cached_views {views} {fault}" for fault, found in faults.items() if found]
 
 
 def _select_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:

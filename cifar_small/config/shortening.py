@@ -36,9 +36,11 @@ def with_epochs(config: Config, epochs: int) -> tuple[Config, list[str]]:
             place["schedule"] = _scaled_schedule(phase, span)
     _scale_swa(phases, lengths, new)
     for phase, length, changes in zip(phases, lengths, new, strict=True):
-        views = phase.settings.cached_views
-        if views is not None and views > length:  # a single view of augmented images would be the same in every epoch
-            changes["cached_views"] = length if length > 1 else None
+        if phase.settings.cached_views is not None:
+            changes["cached_views"] = _cached(phase.settings.cached_views, length)
+        if phase.settings.distill is not None and phase.settings.distill.cached_views is not None:
+            views = _cached(phase.settings.distill.cached_views, length)
+            changes["distill"] = {**(changes.get("distill") or {}), "cached_views": views}
     if config.patience is not None:
         plain["patience"] = max(1, round(config.patience * epochs / total))
     if config.engine.keep_every is not None:
@@ -62,6 +64,13 @@ def smoke_config(config: Config) -> Config:
     for section, values in changes.items():
         short[section] = {**short[section], **values}
     return parse_config({**short, "name": f"{config.name[:94]}-smoke", "batch_size": batch}, f"the smoke test of {config.name}")
+
+
+def _cached(views: int, epochs: int) -> int | None:
+    """Views to cache over so many epochs, no more than these; a single one of augmented images would be all they see."""
+    if views <= epochs:
+        return views
+    return epochs if epochs > 1 else None
 
 
 def _shares(lengths: Sequence[int], epochs: int) -> list[int]:
@@ -117,6 +126,8 @@ def _changes(config: Config, before: Sequence[Phase], scaled: Config) -> list[st
             (f"{where}swa.every", getattr(old.settings.swa, "every", None), getattr(new.settings.swa, "every", None))
         )
         changes.append((f"{where}cached_views", old.settings.cached_views, new.settings.cached_views))
+        was, now = (getattr(phase.settings.distill, "cached_views", None) for phase in (old, new))
+        changes.append((f"{where}distill.cached_views", was, now))
         if old.schedule_start == old.start:
             for key in ("name", "warmup_epochs", "period", "milestones"):
                 was, now = (getattr(phase.settings.schedule, key, None) for phase in (old, new))

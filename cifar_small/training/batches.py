@@ -49,14 +49,27 @@ class Batches:
         B is this rank's share of the batch, or, where it is mixed, the whole batch.
         """
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
-        order = epoch_order(len(self.data.images), seed, epoch)
+        order, shown = epoch_order(len(self.data.images), seed, epoch), self.shown(phase, epoch)
         steps = range(first_step, phase.steps_in(epoch, self.steps))
         side = self.config.augmented_at(settings.resolution, self.data.side)
         mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
         places = [self._places(step, mix) for step, mix in zip(steps, mixes, strict=True)]
-        pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)
+        if shown == epoch:
+            pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)
+        else:  # an image's pixels are those of its place in the epoch that is shown
+            former = epoch_order(len(self.data.images), seed, shown)
+            place = former.argsort()
+            rows = [place[order[part]] for part in places]
+            pixels = self.augmenter.epoch(settings.augment, former, shown, rows, side)
         order = order.to(self.data.device)
         return zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
+
+    def shown(self, phase: Phase, epoch: int) -> int:
+        """The epoch whose augmented images an epoch shows: itself, or one of the first where teachers' answers are cached."""
+        distill = phase.settings.distill
+        if distill is None or distill.cached_views is None:
+            return epoch
+        return phase.start + (epoch - phase.start) % distill.cached_views
 
     def cached_epoch(
         self, phase: Phase, epoch: int, first_step: int, cache: Features
@@ -81,15 +94,17 @@ class Batches:
         share = self.world.share(batch) if mix.kind == "none" else slice(0, batch)
         return slice(step * batch + share.start, step * batch + share.stop)
 
-    def inputs(self, phase: Phase, mix: Mix, pixels: Tensor, chosen: Tensor, precision: str) -> tuple[Tensor, Tensor]:
-        """What the net is given in a step: our images, mixed and resized, and their targets with those of teachers.
+    def inputs(
+        self, phase: Phase, epoch: int, mix: Mix, pixels: Tensor, chosen: Tensor, precision: str
+    ) -> tuple[Tensor, Tensor]:
+        """What the net is given in a step of an epoch: our images, mixed and resized, and their targets with those of teachers.
 
         Of a phase that selects, only the hardest of them.
         """
         settings, teachers, select = phase.settings, self.teacher_targets.get(phase.index), self.hard_images.get(phase.index)
         targets = F.one_hot(self.data.labels[chosen], len(self.data.classes)).float()
         if teachers is not None:
-            targets = teachers.of_images(targets, chosen)
+            targets = teachers.of_images(targets, chosen, epoch - phase.start)
         if mix.kind != "none":
             ours = self.world.share(self.config.batch_size)
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))

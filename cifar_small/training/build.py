@@ -83,9 +83,10 @@ def build_trainer(
         apart += ["backbone" in phase.settings.freeze for phase in resolved.phases]
         check_own(config.model, len(data.classes), config.side, head_matters=config.weights is not None or any(apart))
     _check_phases(config, resolved.phases, model, len(data.classes))
-    cached = [phase.index for phase in resolved.phases if phase.settings.cached_views is not None]
+    cached = [phase for phase in resolved.phases if phase.settings.caches]
     if cached and world.size > 1:
-        raise ConfigError(f"phases.{cached[0]}.cached_views is for a single process, not for {world.size}; drop it")
+        key = "cached_views" if cached[0].settings.cached_views else "distill.cached_views"
+        raise ConfigError(f"phases.{cached[0].index}.{key} is for a single process, not for {world.size}; drop it")
     state = State(
         model,
         build_optimizer(model, resolved.phases[0].settings.optim),

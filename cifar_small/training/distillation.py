@@ -3,11 +3,12 @@
 A phase with teachers trains on targets (B, 2K): the labels' shares of K classes, then the teachers' K probabilities at the
 temperature. A teacher that is a run predicts, in every step, the very pixels its student is about to see, augmented and mixed,
 at the images' full resolution. A predictions file holds one prediction per image, not augmented; it is mixed as labels are.
+With `cached_views` runs predict so many views of each image once (`teacher_cache.py`), and every epoch shows one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,32 +57,49 @@ class Teacher:
         logits: Tensor = self.model(self.preprocess.enlarge(pixels * self.scale + self.offset))
         return logits.float()
 
+    def tensors(self) -> Iterator[tuple[str, Tensor]]:
+        """All that its answers depend on, by name."""
+        yield from (("scale", self.scale), ("offset", self.offset), *self.model.state_dict().items())
+
 
 class TeacherTargets:
     """The targets that the teachers of one phase give."""
 
     def __init__(
-        self, settings: Distill, teachers: Sequence[Teacher], stored: Tensor | None, slices: int, engine: Engine
+        self, settings: Distill, teachers: Sequence[Teacher], stored: Sequence[Tensor], slices: int, engine: Engine
     ) -> None:
-        """Nets to run, `slices` images at a time, or `stored` probabilities (N, K) of all training images at T."""
+        """Nets to run, `slices` images at a time, or `stored` probabilities (N, K) of all training images at T, one each view.
+
+        A file is a single view; of nets whose answers are cached, nothing is stored yet.
+        """
         self.settings, self.teachers, self.stored, self.slices = settings, teachers, stored, slices
         self.layout = memory_format(engine)
 
-    def of_images(self, targets: Tensor, chosen: Tensor) -> Tensor:
-        """Before mixing: the targets (B, K) of images of the dataset, with stored probabilities; chosen: int64 (B,)."""
-        return targets if self.stored is None else torch.cat((targets, self.stored[chosen]), dim=1)
+    @property
+    def to_be_filled(self) -> bool:
+        """Do the nets' answers to the phase's views have to be computed before its steps?"""
+        return self.settings.cached_views is not None and not self.stored
 
-    @torch.no_grad()
+    def of_images(self, targets: Tensor, chosen: Tensor, epoch: int) -> Tensor:
+        """Before mixing: the targets (B, K) of images of the dataset with stored probabilities, of the view an epoch shows.
+
+        chosen: int64 (B,); epoch: counted from the phase's start.
+        """
+        return torch.cat((targets, self.stored[epoch % len(self.stored)][chosen]), dim=1) if self.stored else targets
+
     def of_pixels(self, targets: Tensor, pixels: Tensor, precision: str) -> Tensor:
         """After mixing: the targets with the nets' probabilities of the pixels (B, 3, H, H), in the student's precision."""
-        if self.stored is not None:
-            return targets
+        return targets if self.stored else torch.cat((targets, self.answers(pixels, precision)), dim=1)
+
+    @torch.no_grad()
+    def answers(self, pixels: Tensor, precision: str) -> Tensor:
+        """The mean of the nets' probabilities (B, K) at T, of pixels (B, 3, H, H)."""
         parts = []
         for part in torch.split(pixels.contiguous(memory_format=self.layout), self.slices):
             with autocast(pixels.device, precision):
                 logits = [teacher(part) for teacher in self.teachers]
             parts.append(torch.stack([F.softmax(each / self.settings.temperature, dim=1) for each in logits]).mean(0))
-        return torch.cat((targets, torch.cat(parts)), dim=1)
+        return torch.cat(parts)
 
 
 def load_teacher_targets(
@@ -104,11 +122,11 @@ def load_teacher_targets(
         for path in settings.teachers:
             if path not in nets:
                 nets[path] = load_teacher(path, engine, rules, data, where)
-        stored = None
+        stored = []
         if settings.predictions is not None:
             if settings.predictions not in files:
                 files[settings.predictions] = _load_file(settings.predictions, rules, data, where)
-            stored = _probabilities(files[settings.predictions][0], data, settings.temperature)
+            stored = [_probabilities(files[settings.predictions][0], data, settings.temperature)]
         chosen = [nets[path] for path in settings.teachers]
         hashes = [facts.weights_sha256[0] for _, facts in chosen]
         if len(set(hashes)) < len(hashes):

@@ -26,7 +26,7 @@ from cifar_small.inference.forward import compute_logits
 from cifar_small.models import LibraryNet
 from cifar_small.models.counting import skeleton
 from cifar_small.optim.muon import Muon
-from cifar_small.optim.optimizers import build_optimizer
+from cifar_small.optim.optimizers import GuardedRAdam, build_optimizer
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import DataFacts
 from cifar_small.training.averaging import ExponentialAverage
@@ -34,10 +34,11 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import Teacher, TeacherTargets
 from cifar_small.training.distributed import SINGLE_PROCESS, share_batch
-from cifar_small.training.feature_cache import SLICE, FeatureCache, compute_features
+from cifar_small.training.feature_cache import FeatureCache, compute_features
 from cifar_small.training.hard_images import HardImages
 from cifar_small.training.state import State
 from cifar_small.training.trainer import Trainer
+from cifar_small.training.view_cache import SLICE
 from cifar_small.transforms.augmenter import Augmenter
 from cifar_small.transforms.preprocess import Preprocess
 
@@ -162,7 +163,7 @@ class StandInTrainer(Trainer):
     def enter_phase(self, phase: Phase) -> None:
         """Enter a phase as any trainer does; torch's plain steps, which take the fused ones' place, refuse their flag."""
         super().enter_phase(phase)
-        if not isinstance(self.state.optimizer, Muon):
+        if not isinstance(self.state.optimizer, Muon | GuardedRAdam):
             self.state.optimizer.register_step_pre_hook(lambda optimizer, *_: setattr(optimizer, "found_inf", None))
 
     def _features_of(self, phase: Phase) -> FeatureCache:
@@ -179,6 +180,15 @@ class StandInTrainer(Trainer):
 
         kept = [features(len(self.data.images), side) for _ in range(views)]
         return FeatureCache(kept, features(len(self.data.val_images), self.config.side), phase.start, precision)
+
+    def _answers_of(self, phase: Phase) -> list[Tensor]:
+        """Answers without numbers; what the teachers take while they give them is counted for one slice of images."""
+        teachers, settings = self.batches.teacher_targets[phase.index], phase.settings.distill
+        assert settings is not None
+        assert settings.cached_views is not None
+        count, side = len(self.data.images), self.config.augmented_at(phase.settings.resolution, self.data.side)
+        teachers.answers(torch.empty(min(SLICE, count), 3, side, side, device=META), self.state.precision)
+        return [torch.empty(count, len(self.data.classes), device=META) for _ in range(settings.cached_views)]
 
     def step(self, *arguments: Any) -> Tensor:
         """One optimizer step, within which and after which nothing may wait."""
@@ -242,7 +252,7 @@ def _teachers(phase: Phase, config: Config, data: DataModule, slices: int) -> Te
     settings, classes = phase.settings.distill, len(data.classes)
     assert settings is not None
     nets = [_teacher(path, data) for path in settings.teachers]
-    stored = torch.empty(len(data.images), classes, device=META) if settings.predictions else None
+    stored = [torch.empty(len(data.images), classes, device=META)] if settings.predictions else []
     return TeacherTargets(settings, nets, stored, slices, config.engine)
 
 

@@ -20,12 +20,12 @@ from cifar_small.runs.locks import locked
 from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
-from cifar_small.training.feature_cache import remove_cache
 from cifar_small.training.initial_weights import prepare_init
 from cifar_small.training.selection import stale_epochs
 from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.summary import closing_line, summarize
 from cifar_small.training.trainer import OnEpoch, Trainer
+from cifar_small.training.view_cache import remove_cache
 from cifar_small.training.watching import LiveCurves, TensorBoardLog, check_tracking
 from cifar_small.transforms.per_image import check_pipelines
 

@@ -43,11 +43,13 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import distilled_loss
 from cifar_small.training.distributed import World, average_gradients
-from cifar_small.training.feature_cache import FeatureCache, fill_cache, remove_cache, same_backbone
+from cifar_small.training.feature_cache import FeatureCache, fill_cache, same_backbone
 from cifar_small.training.selection import out_of_patience, select, validate
 from cifar_small.training.signals import leave_if_asked
 from cifar_small.training.state import State
 from cifar_small.training.summary import epoch_line
+from cifar_small.training.teacher_cache import fill_answers
+from cifar_small.training.view_cache import remove_cache
 from cifar_small.transforms.mixing import Mix
 
 OnEpoch = Callable[[dict[str, object]], None]
@@ -123,7 +125,9 @@ class Trainer:
 
     def _steps(self, phase: Phase) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
         """The steps of the epoch that are left, with pixels or, where a phase caches them, with the backbone's features."""
-        state = self.state
+        state, teachers = self.state, self.batches.teacher_targets.get(phase.index)
+        if teachers is not None and teachers.to_be_filled:
+            teachers.stored = self._answers_of(phase)
         if phase.settings.cached_views is None:
             return self.batches.epoch(phase, state.epoch, state.step)
         if self.cache is None:
@@ -136,6 +140,9 @@ class Trainer:
     def _features_of(self, phase: Phase) -> FeatureCache:
         return fill_cache(self.checkpoints.run, self.state.model, self.batches, phase, self.state.precision)
 
+    def _answers_of(self, phase: Phase) -> list[Tensor]:
+        return fill_answers(self.checkpoints.run, self.batches, phase, self.state.precision)
+
     def step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
         """One optimizer step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?
 
@@ -144,7 +151,7 @@ class Trainer:
         state, settings, world = self.state, phase.settings, self.world
         ranks = (world.rank,) if world.size > 1 else ()
         seed = stream_seed(self.config.seed, DROPOUT, state.epoch, step, *ranks)
-        pixels, targets = self.batches.inputs(phase, mix, pixels, chosen, state.precision)
+        pixels, targets = self.batches.inputs(phase, state.epoch, mix, pixels, chosen, state.precision)
         state.optimizer.zero_grad(set_to_none=True)
         total = self.backward(pixels, targets, settings, seed)
         if settings.sam is not None:
@@ -224,8 +231,10 @@ class Trainer:
         if not math.isfinite(val_loss):
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
         state.epoch, state.step = state.epoch + 1, 0
-        if state.epoch == phase.end and self.cache is not None:
+        if state.epoch == phase.end and phase.settings.caches:
             remove_cache(self.checkpoints.run)
+            if phase.index in self.batches.teacher_targets:
+                self.batches.teacher_targets[phase.index].stored = []
         state.totals.zero_()
         row = {
             "epoch": state.epoch,

@@ -67,6 +67,16 @@ def test_cached_views_are_no_more_than_epochs_and_never_a_single_random_one(tiny
     assert with_epochs(config, 1)[1] == ["phases.0.epochs 8 -> 1", "phases.0.cached_views 4 -> none"]
 
 
+def test_teachers_are_asked_about_no_more_views_than_epochs(tiny: Tiny) -> None:
+    config = tiny(distill={"teachers": ["a"], "cached_views": 4}, augment={"crop": 4}, phases=[{"epochs": 4}, {"epochs": 12}])
+
+    def views(epochs: int) -> list[int | None]:
+        return [phase.settings.distill.cached_views for phase in resolve_phases(with_epochs(config, epochs)[0])]  # type: ignore[union-attr]
+
+    assert [views(epochs) for epochs in (16, 8, 4)] == [[4, 4], [2, 4], [None, 3]]
+    assert "phases.0.distill.cached_views 4 -> 2" in with_epochs(config, 8)[1]
+
+
 def test_what_has_no_room_is_dropped_and_said(tiny: Tiny) -> None:
     schedule = {"name": "multistep", "milestones": [80, 90, 95], "warmup_epochs": 1}
     config = tiny(phases=[{"epochs": 100, "schedule": schedule, "swa": {"every": 10}}])

@@ -136,7 +136,7 @@ def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tup
             said.append(torch.softmax(net.model.eval()(normalize(datamodule.images[:40], net.mean, net.std)) / 3.0, dim=1))
     torch.testing.assert_close(taught[:, 10:], (said[0] + said[1]) / 2, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(said[0], said[1], atol=1e-2)
-    assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40)), targets)  # nets wait for the pixels
+    assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40), 0), targets)  # nets wait for the pixels
 
 
 def test_a_teacher_is_given_pixels_in_its_own_normalisation(teachers: tuple[Run, Run], tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw, train_until_save
 
 import cifar_small.training.feature_cache as module
+import cifar_small.training.view_cache as view_cache
 from cifar_small.config.loading import parse_config
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
@@ -67,7 +68,7 @@ def test_training_on_features_is_training_on_pixels(
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=2e-3)  # features are rounded to 11 bits
     assert losses(tmp_path / "cached") == pytest.approx(losses(tmp_path / "pixels"), abs=5e-3)
-    assert not (tmp_path / "cached" / "features").exists()
+    assert not (tmp_path / "cached" / "cached_views").exists()
 
 
 def test_maps_of_a_phase_at_another_resolution_than_val(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_features_do_not_outlive_a_run_that_patience_ended(tmp_path: Path) -> No
     summary = train(small(phase, patience=1, selection="best"), tmp_path / "run", quiet=True)
     assert summary is not None
     assert summary.ended_early
-    assert not (tmp_path / "run" / "features").exists()
+    assert not (tmp_path / "run" / "cached_views").exists()
 
 
 def test_frozen_layers_run_without_autograd_in_evaluation() -> None:
@@ -116,11 +117,11 @@ def test_a_killed_run_continues_to_the_same_bits_and_reads_what_is_kept(
 ) -> None:
     """Within the first epoch, within the second, and in the next phase, which has no features any more."""
     train_until_save(small(*THREE), tmp_path / "run", saves, monkeypatch)
-    kept = sorted((tmp_path / "run" / "features").glob("*.npy"))
+    kept = sorted((tmp_path / "run" / "cached_views").glob("*.npy"))
     assert len(kept) == (3 if saves < 9 else 0)
     if kept:
         before = [path.stat().st_mtime_ns for path in kept]
-        monkeypatch.setattr(module, "_collected", lambda *given: pytest.fail("computed again"))
+        monkeypatch.setattr(module, "collected", lambda *given: pytest.fail("computed again"))
     config = small(*THREE)
     train(config, tmp_path / "run", resume=True, quiet=True)
     assert fingerprint(tmp_path / "run") == undisturbed
@@ -136,7 +137,7 @@ def test_the_key_covers_all_that_features_depend_on_and_other_files_go(tmp_path:
         trainer = build_trainer(config, run, quiet=True)
         keys.append(module._key(trainer.state.model, trainer.batches, config.phases[0], "fp32"))  # type: ignore[arg-type]
     assert len(set(keys)) == 4
-    folder = module.cache_folder(run)
+    folder = view_cache.cache_folder(run)
     folder.mkdir()
     np.save(folder / f"{keys[0]}-view0.npy", np.zeros(3))
     module.fill_cache(run, trainer.state.model, trainer.batches, config.phases[0], "fp32")
@@ -147,7 +148,7 @@ def test_the_key_covers_all_that_features_depend_on_and_other_files_go(tmp_path:
 
 
 def test_more_than_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_BYTES", 2 * 1024 * (90 + 100) - 1)
+    monkeypatch.setattr(view_cache, "MAX_BYTES", 2 * 1024 * (90 + 100) - 1)
     with pytest.raises(ConfigError, match=r"cached_views 1 would keep 0\.0 GB of features, 1,024 numbers for each image; at"):
         train(small({**HEAD, "cached_views": 1}), tmp_path / "run", quiet=True)
 

@@ -74,6 +74,7 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
         {"optim": {"name": "sgd", "lr": 0.1}, "ema_decay": 0.9, "ema_warmup": True, "cutmix_alpha": 1.0},
         {"optim": {"name": "adam"}, "mixup_alpha": 0.2, "sam": {"rho": 0.05}},
         {"optim": {"name": "adamw", "clip_norm": 1.0}, "ricap_beta": 0.3, "sam": {"rho": 2.0, "adaptive": True}},
+        {"optim": {"name": "radam"}, "views": "flip_shift@0.25"},
         {"optim": {"name": "muon"}, "lookahead": {"steps": 2}, "label_smoothing": 0.1, "augment": DISTORTED},
         {
             "optim": {"name": "muon", "normalize": False, "bias": {"name": "adamw"}, "head": {"name": "adamw"}},
@@ -89,6 +90,7 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
             "engine": {"micro_batch_size": 8},
         },
         {"distill": {"teachers": ["TEACHER"]}, "cutmix_alpha": 1.0},
+        {"distill": {"teachers": ["TEACHER"], "cached_views": 1}, "augment": {"crop": 0, "flip": "none"}},
         {"distill": {"predictions": "a.npz"}, "mixup_alpha": 1.0},
         {"select": {"share": 0.5, "proxy": "PROXY"}, "cutmix_alpha": 1.0},
         {"model": LITE, "phases": CACHED},
@@ -98,11 +100,13 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
         "sgd",
         "adam",
         "adamw",
+        "radam",
         "muon",
         "swa",
         "phases",
         "image by image",
         "teachers",
+        "cached teachers",
         "predictions",
         "proxy",
         "features",
@@ -111,7 +115,7 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
 )
 def test_every_setting_trains_and_predicts(tmp_path: Path, changes: dict[str, Any]) -> None:
     if "teachers" in changes.get("distill", {}):
-        changes = {**changes, "distill": {"teachers": [str(tmp_path)]}}
+        changes = {**changes, "distill": {**changes["distill"], "teachers": [str(tmp_path)]}}
     if "select" in changes:
         changes = {**changes, "select": {"share": 0.5, "proxy": str(tmp_path)}}
     made = run(tmp_path, **{"model": PLAIN, **changes})
@@ -124,7 +128,7 @@ def test_a_scaled_loss_does_too(tmp_path: Path) -> None:
     run(tmp_path, "fp16", model=PLAIN)
 
 
-@pytest.mark.parametrize("views", list(VIEWS))
+@pytest.mark.parametrize("views", [*VIEWS, "flip_shift@0.25"])
 def test_no_view_waits(views: str) -> None:
     made = stand_in(parse_config(tiny_raw(model=PLAIN)), 10, 200, "bf16")
     with made.watch:

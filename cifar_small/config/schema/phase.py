@@ -12,6 +12,8 @@ from cifar_small.config.schema.base import BetaParameter, Epochs, PositiveInt, P
 from cifar_small.config.schema.optim import SAM, SGD, Lookahead, Optim
 from cifar_small.config.schema.schedule import Cosine, Schedule
 
+CachedViews = Annotated[int, Field(ge=1, le=1000)]
+
 
 class Distill(Section):
     """Learn from trained nets beside the labels: (1 - kd_weight) cross-entropy + kd_weight T^2 KL(teachers || net).
@@ -28,6 +30,11 @@ class Distill(Section):
     """Softens both sides of the divergence."""
     kd_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
     """Share of the loss that the teachers have; the labels have the rest."""
+    cached_views: CachedViews | None = None
+    """Augmented views of every image that teachers predict once, which epochs then show in turn; null: anew in every step.
+
+    What a teacher takes is then that of so many epochs, however many there are.
+    """
 
     @model_validator(mode="after")
     def _one_kind_of_teacher(self) -> Distill:
@@ -35,6 +42,11 @@ class Distill(Section):
             raise ValueError(
                 "give either teachers, a list of run directories, or predictions, a file over the training images; "
                 f"got {'both' if self.teachers else 'neither'}"
+            )
+        if self.cached_views is not None and self.predictions is not None:
+            raise ValueError(
+                f"cached_views {self.cached_views} has no effect beside predictions, which are computed already: drop it, or "
+                "give teachers"
             )
         return self
 
@@ -157,11 +169,16 @@ class PhaseSettings(Recipe):
     """Pixels a side that the net is trained at in the phase."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of every dropout layer in the net during the phase."""
-    cached_views: Annotated[int, Field(ge=1, le=1000)] | None = None
+    cached_views: CachedViews | None = None
     """Augmented views of every image whose outputs of the frozen backbone are computed once; null: anew in every epoch.
 
     Epochs take them in turn. Not inherited by the next phase.
     """
+
+    @property
+    def caches(self) -> bool:
+        """Whether the views of the phase go through a net once: through the frozen backbone, or the teachers."""
+        return self.cached_views is not None or (self.distill is not None and self.distill.cached_views is not None)
 
     @property
     def epochs_begun(self) -> int:

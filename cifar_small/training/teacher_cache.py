@@ -1,0 +1,47 @@
+"""What teachers say of a phase's views, computed once: a long phase then asks them as often as there are views, not epochs.
+
+View v is what epoch v of the phase sees; later epochs show the views in turn, in other orders and batches, and the student is
+taught on the very pixels its teachers saw (after Beyer et al. 2022, arXiv 2106.05237, who find that this is what counts).
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cifar_small.config.phases import Phase
+from cifar_small.runs.directory import Run
+from cifar_small.training.batches import Batches
+from cifar_small.training.view_cache import cache_folder, collected, kept, key_of, make_room, view_slices
+
+TYPE = torch.float32
+
+
+def fill_answers(run: Run, batches: Batches, phase: Phase, precision: str) -> list[Tensor]:
+    """The teachers' probabilities (N, K) of each view: read from the run directory if they are there, or computed and kept.
+
+    Raises ConfigError where they would take too much room.
+    """
+    teachers, data, settings = batches.teacher_targets[phase.index], batches.data, phase.settings.distill
+    assert settings is not None
+    assert settings.cached_views is not None
+    needed = TYPE.itemsize * settings.cached_views * len(data.images) * len(data.classes)
+    weights = ((f"{index}.{name}", value) for index, one in enumerate(teachers.teachers) for name, value in one.tensors())
+    key = key_of(batches, phase, [precision, settings.temperature], weights)
+    names = [f"{key}-teachers{view}.npy" for view in range(settings.cached_views)]
+    make_room(
+        run,
+        names,
+        needed,
+        f"phases.{phase.index}.distill.cached_views {settings.cached_views} would keep {needed / 1e9:.1f} GB of probabilities",
+        "lower it",
+    )
+
+    def of_view(view: int) -> Tensor:
+        order, pixels = view_slices(batches, phase, view)
+        return collected(
+            lambda part: teachers.answers(part, precision), order, pixels, TYPE, f"teachers' answers to view {view + 1}"
+        )
+
+    views = [kept(cache_folder(run) / name, TYPE, lambda view=view: of_view(view)) for view, name in enumerate(names)]  # type: ignore[misc]
+    return [view.to(data.device) for view in views]

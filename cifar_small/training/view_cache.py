@@ -1,0 +1,109 @@
+"""What is computed once of each augmented view of the training images, and kept in the run directory while a phase lasts.
+
+View v of a phase is its images as epoch v of the phase sees them; later epochs take the views in turn. Files stand under a name
+that depends on all that their numbers depend on, so that a killed run reads its own again, and never others.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from cifar_small.config.phases import Phase
+from cifar_small.environment import no_bar
+from cifar_small.errors import ConfigError
+from cifar_small.files import write_atomic
+from cifar_small.runs.directory import Run, require_space
+from cifar_small.training.batches import Batches
+from cifar_small.transforms.augmenter import epoch_order
+
+MAX_BYTES = 4 * 2**30  # of all views of a phase
+SLICE = 500  # images that go through a net at once
+
+
+def cache_folder(run: Run) -> Path:
+    """Where what the phase under way keeps is."""
+    return run.folder / "cached_views"
+
+
+def remove_cache(run: Run) -> None:
+    """Remove what a phase kept, which no later one needs."""
+    shutil.rmtree(cache_folder(run), ignore_errors=True)
+
+
+def make_room(run: Run, names: Sequence[str], needed: int, what: str, remedy: str) -> None:
+    """Make the folder, without files of other names, for `needed` bytes; `what` and `remedy` are for the message.
+
+    Raises ConfigError for more than MAX_BYTES.
+    """
+    if needed > MAX_BYTES:
+        raise ConfigError(f"{what}; at most {MAX_BYTES / 1e9:.1f} GB: {remedy}")
+    folder = cache_folder(run)
+    for other in folder.glob("*.npy"):
+        if other.name not in names:
+            other.unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    require_space(run, needed - sum(path.stat().st_size for path in folder.glob("*.npy")))
+
+
+def view_slices(batches: Batches, phase: Phase, view: int) -> tuple[Tensor, Iterator[Tensor]]:
+    """The order of a view's images, int64 (N,) of dataset indices, and their pixels, SLICE at a time, not yet resized."""
+    settings, config, epoch = phase.settings, batches.config, phase.start + view
+    order = epoch_order(len(batches.data.images), config.seed, epoch)
+    places = [slice(start, min(start + SLICE, len(order))) for start in range(0, len(order), SLICE)]
+    side = config.augmented_at(settings.resolution, batches.data.side)
+    return order, batches.augmenter.epoch(settings.augment, order, epoch, places, side)
+
+
+def collected(
+    compute: Callable[[Tensor], Tensor], order: Tensor, pixels: Iterable[Tensor], dtype: torch.dtype, name: str
+) -> Tensor:
+    """What is computed of images in some order, by their index in the dataset, on the CPU."""
+    found: Tensor | None = None
+    parts = zip(torch.split(order, SLICE), pixels, strict=True)
+    for rows, part in tqdm(parts, desc=name, total=-(-len(order) // SLICE), disable=no_bar()):
+        computed = compute(part).to("cpu", dtype)
+        if found is None:
+            found = torch.empty(len(order), *computed.shape[1:], dtype=dtype)
+        found[rows] = computed
+    assert found is not None
+    if not found.isfinite().all():
+        raise ConfigError(f"{name} are beyond what {dtype} holds; drop cached_views")
+    return found
+
+
+def kept(path: Path, dtype: torch.dtype, compute: Callable[[], Tensor]) -> Tensor:
+    """A tensor from its file, or computed and written; numpy has no bfloat16, so its bits are kept."""
+    in_file = torch.int16 if dtype == torch.bfloat16 else dtype
+    if path.is_file():
+        return torch.from_numpy(np.load(path, allow_pickle=False)).view(dtype)
+    found = compute()
+    file = io.BytesIO()
+    np.save(file, found.view(in_file).numpy(), allow_pickle=False)
+    write_atomic(path, file.getvalue())
+    return found
+
+
+def key_of(batches: Batches, phase: Phase, others: Sequence[Any], weights: Iterable[tuple[str, Tensor]]) -> str:
+    """A hash of all that a phase's views depend on, of `others`, plain values, and of weights by name."""
+    preprocess, config = batches.preprocess, batches.config
+    settings = [
+        batches.data.facts.plain(),
+        [*preprocess.mean, *preprocess.std, preprocess.side, preprocess.interpolation],
+        [phase.settings.augment.model_dump(mode="json"), phase.settings.resolution, phase.start],
+        [config.seed, config.input.augment, torch.__version__, *others],
+    ]
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
+    for name, value in weights:
+        digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,174 @@
+"""Teachers that are asked once a view: the student is taught on the very pixels they saw, resumed to the same bits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from benchmarks.kill_resume import fingerprint
+from conftest import tiny_raw, train_until_save
+
+import cifar_small.training.teacher_cache as module
+import cifar_small.training.view_cache as view_cache
+from cifar_small.config.loading import parse_config
+from cifar_small.config.resolved import resolve_config
+from cifar_small.config.schema import Config
+from cifar_small.errors import ConfigError
+from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import Run
+from cifar_small.training.build import build_trainer
+from cifar_small.training.distillation import Teacher
+from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
+
+CROPPED = {"crop": 2, "flip": "alternating", "cutout": 6}
+STUDENT = {"family": "resnet", "widths": [4, 8, 8], "blocks": [1, 1, 1], "strides": [2, 2, 2]}
+IMAGES = 256  # of which an epoch sees four batches of 64
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    run = Run(tmp_path_factory.mktemp("teacher") / "run")
+    train(parse_config(tiny_raw(name="teacher", phases=[{"epochs": 1}])), run.folder, quiet=True)
+    return run
+
+
+def student(teacher: Run, views: int | None, epochs: int = 3, **changes: Any) -> Config:
+    distill = {"teachers": [str(teacher.folder)], "temperature": 3.0, "kd_weight": 0.7, "cached_views": views}
+    settings = {"model": STUDENT, "augment": CROPPED, "phases": [{"epochs": epochs}], **changes}
+    return parse_config(tiny_raw(distill=distill, **settings))
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(folder / "last.pt")["model"]  # type: ignore[no-any-return]
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images the teacher was asked about, call by call."""
+    counts: list[int] = []
+    answer = Teacher.__call__
+    monkeypatch.setattr(Teacher, "__call__", lambda self, pixels: counts.append(len(pixels)) or answer(self, pixels))
+    return counts
+
+
+def test_as_many_views_as_epochs_are_the_training_without_a_cache(teacher: Run, tmp_path: Path, asked: list[int]) -> None:
+    train(student(teacher, None), tmp_path / "plain", quiet=True)
+    asked.clear()
+    train(student(teacher, 3), tmp_path / "cached", quiet=True)
+    assert sum(asked) == 3 * IMAGES
+    for name, value in weights_of(tmp_path / "plain").items():
+        torch.testing.assert_close(weights_of(tmp_path / "cached")[name], value, rtol=1e-3, atol=1e-4)
+    assert not (tmp_path / "cached" / "cached_views").exists()
+
+
+@pytest.mark.parametrize(
+    "augment",
+    [CROPPED, {"engine": "torchvision", "policy": "trivialaugment_wide", "crop": 4}, {"policy": "trivialaugment", "crop": 4}],
+    ids=["crops", "image by image", "distorted"],
+)
+def test_every_epoch_shows_the_pixels_its_teacher_saw(
+    teacher: Run, tmp_path: Path, asked: list[int], augment: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 2 shows the views of epoch 0, image by image, in another order, with the teacher's answers to these."""
+    seen: list[list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = [[], [], []]
+    backward, step = Trainer.backward, Trainer.step
+    rows: list[torch.Tensor] = []
+
+    def stepped(self: Trainer, phase: Any, number: int, mix: Any, pixels: Any, chosen: torch.Tensor, *rest: Any) -> Any:
+        rows.append(chosen)
+        return step(self, phase, number, mix, pixels, chosen, *rest)
+
+    def backed(self: Trainer, pixels: torch.Tensor, targets: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        seen[self.state.epoch].append((rows[-1], pixels.clone(), targets.clone()))
+        return backward(self, pixels, targets, *rest, **named)
+
+    monkeypatch.setattr(Trainer, "step", stepped)
+    monkeypatch.setattr(Trainer, "backward", backed)
+    config = student(teacher, 2, augment=augment)
+    train(config, tmp_path / "run", quiet=True)
+    assert sum(asked) == 2 * IMAGES
+    trainer = build_trainer(resolve_config(config), Run(tmp_path), quiet=True)
+    net = trainer.batches.teacher_targets[0].teachers[0]
+    first, second, third = ([torch.cat(parts) for parts in zip(*epoch, strict=True)] for epoch in seen)
+    for chosen, pixels, targets in (first, second, third):
+        assert torch.equal(targets[:, :10], torch.eye(10)[trainer.data.labels[chosen]])
+        with torch.no_grad():
+            expected = torch.softmax(net(pixels) / 3.0, dim=1)
+        torch.testing.assert_close(targets[:, 10:], expected, rtol=1e-4, atol=1e-5)
+    for epoch, same in ((first, True), (second, False)):
+        place = {int(image): number for number, image in enumerate(epoch[0])}
+        both = [(number, place[int(image)]) for number, image in enumerate(third[0]) if int(image) in place]
+        assert len(both) > IMAGES / 2
+        equal = [torch.equal(third[1][here], epoch[1][there]) for here, there in both]
+        assert all(equal) if same else np.mean(equal) < 0.5
+    assert not torch.equal(third[0], first[0])
+
+
+CHANGING = {"phases": [{"epochs": 3}, {"epochs": 2, "resolution": 24, "distill": {"cached_views": 2, "temperature": 2.0}}]}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(student(teacher, 2, **CHANGING, engine=STEPWISE), folder, quiet=True)
+    return fingerprint(folder)
+
+
+STEPWISE = {"device": "cpu", "precision": "fp32", "threads": 1, "checkpoint_steps": 1}
+
+
+@pytest.mark.parametrize("saves", [2, 10, 14])
+def test_a_killed_run_goes_on_to_the_same_bits_and_asks_nobody_again(
+    teacher: Run, undisturbed: str, tmp_path: Path, asked: list[int], saves: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the first epoch, within the third, which shows the first view again, and within the next phase."""
+    config = student(teacher, 2, **CHANGING, engine=STEPWISE)
+    train_until_save(config, tmp_path / "run", saves, monkeypatch)
+    kept = sorted((tmp_path / "run" / "cached_views").glob("*-teachers*.npy"))
+    assert [np.load(path).shape for path in kept] == [(IMAGES, 10)] * 2
+    asked.clear()
+    train(config, tmp_path / "run", resume=True, quiet=True)
+    assert sum(asked) == (2 * IMAGES if saves < 12 else 0)  # of the second phase alone
+    assert fingerprint(tmp_path / "run") == undisturbed
+
+
+def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: Path) -> None:
+    names = []
+    for number, changes in enumerate(({}, {"seed": 1}, {"resolution": 16}, {"augment": {"crop": 3}}, {"weights": 0.01})):
+        nudge = changes.pop("weights", 0.0)
+        run = Run(tmp_path / str(number))
+        run.folder.mkdir()
+        trainer = build_trainer(resolve_config(student(teacher, 2, **changes)), run, quiet=True)
+        with torch.no_grad():
+            next(iter(trainer.batches.teacher_targets[0].teachers[0].model.parameters())).add_(nudge)
+        module.fill_answers(run, trainer.batches, trainer.resolved.phases[0], "fp32")
+        names.append({path.name for path in view_cache.cache_folder(run).iterdir()})
+    assert [len(each) for each in names] == [2] * 5
+    assert len(set.union(*names)) == 10
+
+
+def test_more_than_the_bound_is_refused(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(view_cache, "MAX_BYTES", 4 * 10 * 2 * IMAGES - 1)
+    with pytest.raises(ConfigError, match=r"distill.cached_views 2 would keep 0\.0 GB of probabilities; at most .*: lower it"):
+        train(student(teacher, 2), tmp_path / "run", quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"distill": {"predictions": "a.npz", "cached_views": 2}}, "cached_views 2 has no effect beside predictions"),
+        ({"cutmix_alpha": 1.0}, r"phases.0.distill.cached_views 2 goes with no mixing"),
+        ({"augment": {"engine": "own.py:noise"}}, "goes with no augmentation of your own"),
+        ({"augment": {"crop": 0, "flip": "none"}}, "would keep equal views, for nothing is random"),
+        ({"phases": [{"epochs": 1}]}, "is more than the phase's 1 epochs, which gains nothing"),
+        ({"distill": {"teachers": ["a"], "cached_views": 1}}, "would keep a single random view of each image"),
+    ],
+)
+def test_what_would_mislead_is_refused(changes: dict[str, Any], message: str) -> None:
+    base = {"distill": {"teachers": ["a"], "cached_views": 2}, "augment": {"crop": 4}, "phases": [{"epochs": 2}]}
+    with pytest.raises(ConfigError, match=message):
+        parse_config(tiny_raw(**{**base, **changes}))
