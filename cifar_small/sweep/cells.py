@@ -27,6 +27,7 @@ from cifar_small.transforms.per_image import check_pipelines
 SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
 NAME_LENGTH = 64  # with a sweep's name within the 100 characters of a config's
 PLAIN = re.compile(r"[A-Za-z0-9._]+(e-[0-9]+)?")  # text that a name can hold as it is, told apart from a list's dashes
+EPOCHS = re.compile(r"phases\.[0-9]+\.epochs")  # the one setting that may be a fraction and must not be a whole float
 LISTED = 5  # cells named in a message
 
 
@@ -69,12 +70,18 @@ def plan(sweep: Sweep) -> list[Cell]:
 
 def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any]) -> Cell:
     """The cell of some settings. Raises ConfigError when the config cannot take them."""
+    settings = {key: _whole_epochs(key, value) for key, value in settings.items()}
     overrides = {"name": f"{sweep.name}-{name}", **settings}
     # JSON is YAML too, so the values go through the same strict reader as those of a command line.
     config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
     config = config.model_copy(update={"seed": sweep.seeds[0]})
     classes = num_classes_of(config)
-    return Cell(name, dict(settings), config, None if classes is None else trainable_parameters(config.model, classes))
+    return Cell(name, settings, config, None if classes is None else trainable_parameters(config.model, classes))
+
+
+def _whole_epochs(key: str, value: Any) -> Any:
+    """A float that a range of epochs gave, at its ends or by chance a whole one, as the integer that a config wants."""
+    return int(value) if EPOCHS.fullmatch(key) and isinstance(value, float) and value.is_integer() else value
 
 
 def _resolve_all(sweep: Sweep, named: Iterable[tuple[str, Settings]]) -> list[Cell]:

@@ -19,6 +19,7 @@ import json
 import os
 import re
 import secrets
+import signal
 import socket
 import threading
 import time
@@ -145,6 +146,8 @@ def _machine() -> dict[str, str | None]:
 
 
 def _lives(process: int) -> bool:
+    if hasattr(signal, "CTRL_C_EVENT"):
+        return True  # Windows, where 0 is that event: not a question but an interrupt; such a claim expires by its silence
     try:
         os.kill(process, 0)  # signal 0 only tests whether the process exists
     except ProcessLookupError:

@@ -25,6 +25,7 @@ from cifar_small.models.pretrained import locate
 from cifar_small.reporting.comparison_tables import score_text
 from cifar_small.reporting.tables import Table, to_markdown
 from cifar_small.runs.directory import Run
+from cifar_small.runs.records import NetFacts
 
 CALL = Callable[[Sequence[str]], int]  # runs a command line and returns its exit code
 CONFIGS = Path("configs/levels")  # in any folder: these are shipped
@@ -204,7 +205,7 @@ def _training(plan: Plan, number: int) -> list[list[str]]:
         settings = [part.format_map(names) for part in run.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))
         if plan.lite:
-            changes["model.family"] = STAND_INS[plan.report][load_config(path).model.family]
+            changes |= _stand_in(plan, load_config(path))
         changes |= (_smoke(load_config(path)) if plan.smoke else {}) | dict(plan.overrides)
         config = load_config(path, list(changes.items()))
         check_budget(config, CLASSES)  # which needs the net's library
@@ -219,6 +220,26 @@ def _training(plan: Plan, number: int) -> list[list[str]]:
         output = ["--config", str(path), "--output", names[name], "--resume"]
         lines.append(["train", *output, *(part for key, value in changes.items() for part in (f"--{key}", value))])
     return lines
+
+
+def _stand_in(plan: Plan, config: Config) -> dict[str, str]:
+    """The settings that put EfficientNet-Lite in place of a config's net, at a size of its own unless one was asked for."""
+    family = STAND_INS[plan.report].get(config.model.family)
+    if family is None:
+        known = ", ".join(STAND_INS[plan.report])
+        raise ConfigError(f"no EfficientNet-Lite stands in for {config.model.family}; expected one of {known}")
+    side = nearest_side(family, config.side)
+    if side == config.side or "input" in dict(plan.overrides):  # one of input.size replaces this one
+        return {"model.family": family}
+    return {"model.family": family, "input.size": str(side)}
+
+
+def nearest_side(family: str, side: int) -> int:
+    """The size next to `side` at which an EfficientNet-Lite is padded as at its published size; the smaller of two as near.
+
+    It is padded by the size that each layer sees and halves it five times, so these are 32 pixels apart.
+    """
+    return side + (PUBLISHED[family].size - side + 16) % 32 - 16
 
 
 def _smoke(config: Config) -> dict[str, str]:
@@ -325,24 +346,28 @@ def levels_table(plan: Plan) -> Table:
         for name, row in zip(found, collect_rows(found.values()), strict=True):
             if name in claims:
                 sides = {str((part.config or {}).get("input", {}).get("size") or 32) for part in found[name].parts}
-                nets = [str((part.config or {}).get("model", {}).get("family")) for part in found[name].parts]
-                cells = _cells(row, _net_text(plan, nets, number), " + ".join(sorted(sides)))
+                nets = " + ".join(_net_text(plan, part) for part in found[name].parts)
+                cells = _cells(row, nets, " + ".join(sorted(sides)))
                 rows.append((str(number), name, claims[name], *cells))
     if not rows:
         raise UserError(f"no run of {plan.report} is done under {plan.output}")
-    notes = (
+    notes: tuple[str, ...] = (
         "claimed: by the report, on CIFAR-10's test images, from ImageNet weights",
         "val and test: in % with Wilson's 95 % interval; which differences are more than chance: comparison_val.md",
     )
+    if any(" for timm/" in row[header.index("net")] for row in rows):
+        notes += ("px: a stand-in takes the size nearest to the report's that it is padded at as trained, or input.size",)
     return Table(f"{plan.report}, level by level", header, tuple(rows), notes, plan.report)
 
 
-def _net_text(plan: Plan, families: Sequence[str], number: int) -> str:
-    """The nets of a row, and, for a single one in place of the report's net, which that is."""
-    stand_ins = STAND_INS[plan.report]
-    if len(families) > 1 or families[0] not in stand_ins.values() or not plan.config(number).is_file():
-        return " + ".join(families)
-    return f"{families[0]} for {load_config(plan.config(number)).model.family}"
+def _net_text(plan: Plan, net: NetFacts) -> str:
+    """A net of a row, and, where it stands in for the report's, which that is."""
+    family = str((net.config or {}).get("model", {}).get("family"))
+    for number, level in ROWS[plan.report].items():
+        if net.run in level.runs and find_config(plan.config(number)).is_file():
+            original = load_config(plan.config(number)).model.family
+            return f"{family} for {original}" if STAND_INS[plan.report].get(original) == family else family
+    return family
 
 
 def _cells(row: EntryRow, net: str, side: str) -> tuple[str, ...]:

@@ -130,6 +130,14 @@ def test_fourth_view_of_flips_shift_blur_is_really_shifted() -> None:
     assert np.allclose(blurred.numpy(), expected, atol=1e-6)  # within each channel, unlike a filter over the whole array
 
 
+def test_views_of_larger_pictures_move_and_blur_by_as_much_more() -> None:
+    pixels = torch.from_numpy(np.random.default_rng(1).normal(size=(1, 2, 64, 64)).astype(np.float32))
+    assert torch.equal(View(rows=1)(pixels)[:, :, 2:], pixels[:, :, :-2])
+    assert torch.equal(View(columns=-3)(pixels)[:, :, :, :-6], pixels[:, :, :, 6:])
+    expected = [[gaussian_filter(plane, 2, truncate=2, mode="mirror") for plane in image] for image in pixels.numpy()]
+    assert np.allclose(View(blurred=True)(pixels).numpy(), expected, atol=1e-6)
+
+
 def test_random_crops_are_ten_different_ones_within_four_pixels() -> None:
     assert len(set(CROPS)) == len(VIEWS["random_crops"]) == 10
     assert all(max(abs(view.rows), abs(view.columns)) <= 4 for view in CROPS)

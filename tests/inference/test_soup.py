@@ -20,10 +20,10 @@ import cifar_small.inference.soup as soup_module
 from cifar_small.cli.main import main
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
-from cifar_small.data.datamodule import load_splits
+from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.inference.predict import Net, load_net
-from cifar_small.inference.soup import average_weights, make_soup, share_start
+from cifar_small.inference.soup import WeightAverager, average_weights, make_soup, share_start
 from cifar_small.models import build_model, refresh_statistics
 from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -163,6 +163,24 @@ def test_statistics_of_a_soup_are_of_unaugmented_training_images(
     with torch.no_grad():
         mean = net.model.conv1(pixels).mean((0, 2, 3))
     torch.testing.assert_close(net.model.bn1.running_mean, mean, atol=1e-4, rtol=1e-3)
+
+
+def test_statistics_of_a_source_that_is_sorted_by_class_are_of_all_classes(
+    runs: tuple[Run, Run, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = load_net(runs[0])
+    train, val, facts = load_splits(net.config.data)
+    train = train.take(np.argsort(train.labels, kind="stable"))
+    monkeypatch.setattr(soup_module, "load_splits", lambda *_: (train, val, facts))
+    monkeypatch.setattr(soup_module, "REFRESH_IMAGES", 100)  # of 800
+    monkeypatch.setattr(soup_module, "REFRESH_BATCH", 50)
+    batches = WeightAverager(net, []).batches
+    pixels_of = to_tensor(train, torch.device("cpu"))
+    label_of = {pixels.numpy().tobytes(): int(label) for pixels, label in zip(pixels_of, train.labels, strict=True)}
+    used = [label_of[pixels.numpy().tobytes()] for batch in batches for pixels in batch]
+    assert [len(batch) for batch in batches] == [50, 50]
+    assert set(used) == set(range(10))
+    assert max(np.bincount(used)) < 30  # of a class in proportion: 10
 
 
 def test_order_of_runs_and_repetition_do_not_matter(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from scipy import stats
 from cifar_small.metrics.significance import (
     balance_test,
     holm,
+    mean_difference,
     neighbour_likeness,
     paired_difference,
     runs_test,
@@ -140,6 +141,23 @@ def test_paired_seeds_are_scipys_paired_t(pairs: list[tuple[int, int]]) -> None:
 def test_seed_difference_needs_two_seeds_and_pairs(first: list[float], second: list[float], paired: bool) -> None:
     with pytest.raises(ValueError, match="expected at least two each"):
         seed_difference(first, second, paired=paired)
+
+
+@pytest.mark.parametrize("shift", [0.02, -0.015, 0.0])
+def test_mean_difference_is_students_interval_and_two_sided_p_by_hand(shift: float) -> None:
+    differences = np.random.default_rng(0).normal(shift, 0.05, 30)
+    mean, error = differences.mean(), differences.std(ddof=1) / math.sqrt(30)
+    found = mean_difference(differences)
+    assert found is not None
+    assert found.estimate == pytest.approx(mean)
+    half = stats.t.ppf(0.975, 29) * error
+    assert (found.low, found.high) == pytest.approx((mean - half, mean + half))
+    assert found.p == pytest.approx(2 * stats.t.sf(abs(mean) / error, 29))
+
+
+def test_mean_difference_needs_two_that_vary() -> None:
+    assert mean_difference(np.array([0.1])) is None
+    assert mean_difference(np.full(5, 0.1)) is None
 
 
 @pytest.mark.parametrize("counts", [(2, 1), (3, 3), (2, 2, 2), (4, 1, 1), (3, 2, 1, 1)])

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
 from cifar_small import environment
 from cifar_small.cli.main import main
@@ -25,9 +27,11 @@ from cifar_small.data import load_test, load_train, load_unlabelled, write_unlab
 from cifar_small.errors import UserError
 from cifar_small.files import sha256_file
 from cifar_small.inference import predict
+from cifar_small.inference.blend import blend
 from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import load_net
 from cifar_small.metrics.classification import wilson_interval
+from cifar_small.models import build_model
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -490,6 +494,37 @@ def a_net_over_budget(place: Place) -> None:
     forge(place, lambda state: state["config"]["rules"].update(max_params=10_000))
 
 
+def an_ancestor_that_saw_the_validation_images(place: Place) -> None:
+    lineage = ["first seed 0, trained on npz"]
+
+    def change(state: dict[str, Any]) -> None:
+        data = {**state["data"], "val_sha256": "0" * 64}
+        ancestor = {"name": "first seed 0", "data": data, "weights_sha256": "0" * 64}
+        state.update(ancestors=[ancestor], lineage=lineage)
+        state["config"]["rules"].update(pretrained=True)  # so that nothing else is wrong with it
+
+    edit_json(place.run.summary_file, lambda summary: summary.update(lineage=lineage))
+    forge(place, change)
+
+
+def an_ancestor_left_out_that_the_config_names(place: Place) -> None:
+    forge(place, lambda state: state["config"].update(weights="runs/first-seed0"))
+
+
+def another_normalization(place: Place) -> None:
+    forge(place, lambda state: state.update(mean=[0.1, *state["mean"][1:]]))
+
+
+def training_images_in_the_unlabelled_file(place: Place) -> None:
+    with np.load(place.data) as arrays:
+        write_unlabelled(place.file, arrays["train_images"][:100], np.arange(100))
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (predict, submission):
+            patch.setattr(module, "commit", lambda: CLEAN)
+        predict.predict(place.run, "submit", file=place.file, overwrite=True)
+        submit(load_predictions(place.npz), place.csv, run=place.run, overwrite=True)
+
+
 TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (one_row, {"csv", "rows", "labels"}),
     (one_row_and_its_hash, {"labels"}),
@@ -526,6 +561,10 @@ TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (an_ancestor_left_out_of_the_lineage, {"from scratch"}),
     (a_pretrained_teacher_left_out_of_the_lineage, {"from scratch"}),
     (a_net_over_budget, {"budget"}),
+    (an_ancestor_that_saw_the_validation_images, {"from scratch"}),
+    (an_ancestor_left_out_that_the_config_names, {"from scratch"}),
+    (another_normalization, {"data"}),
+    (training_images_in_the_unlabelled_file, {"test images"}),
 ]
 
 
@@ -587,6 +626,38 @@ def test_tampering_with_an_ensemble_names_the_member(
     tamper(place)
     card = place.audit_joint()
     assert {(finding.member, finding.link) for finding in card.of("fail")} == links, str(card)
+
+
+def test_weights_of_an_ensemble_that_val_did_not_give_are_found(place: Place) -> None:
+    runs = (place.run, place.other)
+    members = [load_predictions(run.predictions / "submit.npz") for run in runs]
+    val = [load_predictions(run.predictions / "val.npz") for run in runs]
+    joined = combine(members, "weighted", val)
+    chosen = [0.9, 0.1]
+    assert np.abs(np.array([member.weight for member in joined.meta.members]) - chosen).max() > 0.01
+    own = [member.updated(weight=weight) for member, weight in zip(joined.meta.members, chosen, strict=True)]
+    logits = blend("weighted", np.stack([member.logits for member in members]), np.array(chosen))
+    meta = joined.meta.updated(members=own)
+    Predictions(joined.ids, logits, None, joined.classes, meta).save(place.joint_npz)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(submission, "commit", lambda: CLEAN)
+        submit(load_predictions(place.joint_npz), place.joint_csv, overwrite=True)
+    card = place.audit_joint()
+    assert failed(card) == {"ensemble"}, str(card)
+    (found,) = card.of("fail")
+    assert found.found == "[0.9, 0.1]"
+
+
+def test_a_net_that_keeps_numbers_beside_those_counted_is_found(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build(*given_: Any) -> nn.Module:
+        model = build_model(*given_)
+        model.register_buffer("table", torch.zeros(5), persistent=False)  # of which the checkpoint shows nothing
+        return model
+
+    monkeypatch.setattr(predict, "build_model", build)
+    card = place.audit()
+    assert failed(card) == {"parameters"}, str(card)
+    assert "the parameter count would miss numbers of this net: table" in str(card)
 
 
 def test_rules_of_the_competition_count_instead_of_those_in_the_record(place: Place) -> None:

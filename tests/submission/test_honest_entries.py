@@ -193,6 +193,14 @@ def test_another_number_of_rows_that_was_allowed(place: Place) -> None:
     assert not_passed(place.audit([run], file=few)) == []
 
 
+def test_an_ensemble_over_another_number_of_rows_that_was_allowed(place: Place) -> None:
+    few, joined = place.folder / "few.pkl", place.folder / "entry" / "both.npz"
+    write_unlabelled(few, load_test(Data(source="digits")).images[100:130], np.arange(30))
+    combine([load_predictions(predict(run, "submit", file=few, allow_rows=30)[0]) for run in place.runs]).save(joined)
+    submit(load_predictions(joined), place.csv)
+    assert not_passed(place.audit(place.runs, predictions=joined, file=few)) == []
+
+
 def test_another_nets_file_sealed_with_this_runs_hash_fails(place: Place) -> None:
     import onnx
 

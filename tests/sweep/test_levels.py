@@ -11,17 +11,20 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from synthetic import made
 from torch import Tensor, nn
 
 from cifar_small.cli.main import main
+from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import load_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.published import PUBLISHED, Published
-from cifar_small.config.schema import LibraryModel
+from cifar_small.config.schema import Config, LibraryModel
 from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.inference.ensemble import combine
 from cifar_small.models import counting
 from cifar_small.models.blocks import Dropout, SqueezeExcitation
-from cifar_small.sweep.levels import ROWS, Plan, run_levels
+from cifar_small.sweep.levels import ROWS, Plan, levels_table, run_levels
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = ("--engine.threads", "1")
@@ -191,6 +194,64 @@ def test_the_table_says_which_net_stands_in(tmp_path: Path) -> None:
     assert main(["levels", "resnet18_ladder", "--lite", *small]) == 0
     header, row = rows_of(tmp_path / "resnet18_ladder.md")
     assert row[header.index("net")] == "timm/tf_efficientnet_lite0 for timm/resnet18"
+    assert "a stand-in takes the size nearest to the report's" in (tmp_path / "resnet18_ladder.md").read_text()
+
+
+@pytest.mark.usefixtures("_small_nets_and_few_pictures")
+def test_any_folder_knows_what_stands_in_and_in_a_vote_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the shipped configs are not beside it
+    standing = {"resnet50": (1, 1), "efficientnet_b2": (3, 2), "convnext_tiny": (4, 0)}
+    members = []
+    for run, (level, lite) in standing.items():
+        config = load_config(f"configs/levels/resnet50_ladder_level{level}.yaml")
+        raw = config_dict(config) | {"model": {"family": f"timm/tf_efficientnet_lite{lite}"}}
+        facts = {"name": config.name, "run": run, "config": raw, "split": "val"}
+        members.append(made([3, 1, 4], labels=[3, 1, 5], seed=lite, **facts))
+    for method in ("vote", "probabilities"):
+        file = tmp_path / "resnet50_ladder_level4" / f"{'vote' if method == 'vote' else 'soft_vote'}-val.npz"
+        combine(members, method).save(file)
+    table = levels_table(Plan("resnet50_ladder", (4,), tmp_path))
+    expected = (
+        "timm/tf_efficientnet_lite1 for timm/resnet50 + timm/tf_efficientnet_lite2 for timm/efficientnet_b2 + "
+        "timm/tf_efficientnet_lite0 for timm/convnext_tiny"
+    )
+    assert [row[table.header.index("net")] for row in table.rows] == [expected, expected]
+
+
+def halved(side: int) -> list[int]:
+    """What the layers of stride 2 see."""
+    return [side := -(-side // 2) if number else side for number in range(5)]
+
+
+@pytest.mark.usefixtures("_weights_are_here")
+@pytest.mark.parametrize(
+    ("report", "sides"),
+    [("resnet18_ladder", [224, 224, 224, 224, 228, 224]), ("resnet50_ladder", [112, 112, 112, 132, 128])],
+)
+def test_lite_nets_have_sizes_at_which_they_are_padded_as_trained(report: str, sides: list[int], tmp_path: Path) -> None:
+    def configs(*overrides: tuple[str, str]) -> list[Config]:
+        plan = Plan(report, tuple(ROWS[report]), tmp_path, lite=True, overrides=overrides)
+        lines = [line for line in dry(plan) if line[0] == "train"]
+        assert all(len({"--input", "--input.size"} & set(line)) <= 1 for line in lines)
+        changes = [line[line.index("--resume") + 1 :] for line in lines]
+        given = [[(key[2:], value) for key, value in zip(one[::2], one[1::2], strict=True)] for one in changes]
+        return [load_config(line[2], one) for line, one in zip(lines, given, strict=True)]
+
+    found = configs()
+    assert [config.side for config in found] == sides
+    for config in found:  # TensorFlow's padding at stride 2 depends on whether a side is even
+        own, published = halved(config.side), halved(PUBLISHED[config.model.family].size)
+        assert [side % 2 for side in own] == [side % 2 for side in published]
+    assert {config.side for config in configs(("input.size", "96"))} == {96}
+    assert {config.side for config in configs(("input", "{size: 96}"))} == {96}
+
+
+def test_a_net_that_nothing_stands_in_for_is_said(tmp_path: Path) -> None:
+    text = (ROOT / "configs/levels/resnet18_ladder_level1.yaml").read_text().replace("timm/resnet18", "timm/resnet50")
+    (tmp_path / "resnet18_ladder_level1.yaml").write_text(text)
+    plan = Plan("resnet18_ladder", (1,), tmp_path / "runs", configs=tmp_path, lite=True)
+    with pytest.raises(ConfigError, match=r"no EfficientNet-Lite stands in for timm/resnet50; expected one of timm/resnet18, "):
+        run_levels(plan, lambda line: pytest.fail("nothing may run"))
 
 
 def test_a_settings_override_reaches_every_run(tmp_path: Path) -> None:

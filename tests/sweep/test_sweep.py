@@ -27,6 +27,7 @@ from conftest import tiny_raw
 from synthetic import summary_of
 
 import cifar_small.figures.run as plots
+import cifar_small.sweep.cells as cells_module
 import cifar_small.sweep.claims as claims_module
 import cifar_small.sweep.cluster as cluster
 import cifar_small.sweep.run as run_module
@@ -424,6 +425,19 @@ def test_a_dead_process_of_this_machine_holds_nothing(tmp_path: Path) -> None:
     assert holder(tmp_path, "b", 10) == "another process"
 
 
+def test_where_a_process_cannot_be_asked_whether_it_lives_a_claim_expires_by_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Windows `os.kill(process, 0)` would interrupt it."""
+    path = other_host(tmp_path, "a", minutes=5)
+    path.write_text(json.dumps({**claims_module._machine(), "process": 2**22 + 1}))
+    monkeypatch.setattr(signal, "CTRL_C_EVENT", 0, raising=False)
+    monkeypatch.setattr(os, "kill", lambda *_: pytest.fail("it was interrupted"))
+    assert take(tmp_path, "a", stale_minutes=10) is None
+    os.utime(path, (time.time() - 660,) * 2)
+    assert take(tmp_path, "a", stale_minutes=10) is not None
+
+
 def test_a_holder_shows_that_it_lives(tmp_path: Path) -> None:
     path = other_host(tmp_path, "a", minutes=60)
     with Claim(tmp_path, "a", 0, stale_minutes=0.002):  # so a sign of life every 12 ms
@@ -726,6 +740,20 @@ def test_workers_side_by_side_train_each_run_once(write: Write, tmp_path: Path) 
     claims = [json.loads(one.read_text())["process"] for one in (place / "claims").iterdir()]
     assert set(claims) <= {worker.pid for worker in workers}
     assert (place / "table.csv").read_text().count(",done\n") == 6
+
+
+@pytest.mark.parametrize("method", ["random", "tpe"])
+def test_a_range_of_epochs_may_have_whole_ends(method: str, write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """tpe tries the ends of each range before it begins; random may draw a whole number, to the digits it writes."""
+    tried: list[Any] = []
+    monkeypatch.setattr(cells_module, "check_pipelines", lambda resolved: tried.append(resolved.phases[0].settings.epochs))
+    draws = iter((7.0, 8.25, 9.0))
+    monkeypatch.setattr(cells_module, "_draw_one", lambda space, rng: next(draws))
+    parameters = {"phases.0.epochs": {"low": 7, "high": 9}}
+    cells = plan(load_sweep(write(method=method, trials=3, parameters=parameters)))
+    assert json.dumps(tried) == {"random": "[7, 8.25, 9]", "tpe": "[7, 9]"}[method]
+    assert [cell.name for cell in cells] == (["epochs-7", "epochs-8.25", "epochs-9"] if method == "random" else [])
+    assert json.dumps([cell.settings["phases.0.epochs"] for cell in cells]) == ("[7, 8.25, 9]" if cells else "[]")
 
 
 # ------------------------------------------------------------------------------------------------------------------------ tpe

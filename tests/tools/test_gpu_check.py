@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from benchmarks.gpu_check import Stage, main, run_stages, stages
+from benchmarks.gpu_check import SAVING, Stage, main, run_stages, stages
+from synthetic import made
 
 from cifar_small.cli.main import _parser
 from cifar_small.config.loading import load_config
@@ -28,8 +30,16 @@ def counting(file: Path, then: str = "") -> tuple[str, ...]:
 def test_stages_are_those_of_commands_and_configs_that_exist(tmp_path: Path) -> None:
     planned = stages(tmp_path, Path("/data"), "cuda", tiny=False)
     assert [stage.name for stage in planned] == [
-        "tests", "steps_cifar10_94_gpu", "steps_resnet_5m", "steps_wrn_28_10_cifar100", "94", "94_test", "94_record", "5m"
+        "tests", "steps_cifar10_94_gpu", "steps_resnet_5m", "steps_wrn_28_10_cifar100",
+        "94", "94_test", "94_record", "5m", "5m_test", "5m_record",
     ]  # fmt: skip
+    assert {stage.name: stage.needs for stage in planned if stage.needs} == {
+        "94_test": "94", "94_record": "94", "5m_test": "5m", "5m_record": "5m"
+    }  # fmt: skip
+    assert {stage.name: stage.aim for stage in planned if stage.predictions} == {"94_test": 94.0, "5m_test": None}
+    goes_on = [stage for stage in planned if stage.goes_on]
+    assert [stage.name for stage in goes_on] == ["94", "5m"]
+    assert all(min(stage.least, stage.limit) - SAVING >= 30 for stage in goes_on)  # what is left to train in
     for stage in planned:
         if "cifar_small" in stage.command:
             given = list(stage.command[stage.command.index("cifar_small") + 1 :])
@@ -83,6 +93,34 @@ def test_a_stage_is_ended_when_its_time_is_over_and_goes_on_later(tmp_path: Path
     assert "late: not begun" in capsys.readouterr().out
     report = run_stages([Stage("5m", shell("pass"), 60, 0)], tmp_path, 60)
     assert report["stages"]["5m"]["rc"] == 0
+
+
+@pytest.mark.parametrize(
+    ("right", "code", "verdict"),
+    [(93, 1, "93.00 % right, 94 % missed by 1.00 points"), (94, 0, "94.00 % right, 94 % reached")],
+)
+def test_an_accuracy_is_compared_with_its_aim_and_a_miss_is_said_in_every_call(
+    right: int, code: int, verdict: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "test.npz"
+    made([1] * 100, labels=[1] * right + [2] * (100 - right), split="test").save(file)
+    planned = [
+        Stage("94_test", shell("pass"), 60, 0, predictions=file, aim=94.0),
+        Stage("5m_test", shell("pass"), 60, 0, predictions=file),
+    ]
+    monkeypatch.setattr("benchmarks.gpu_check.stages", lambda *_, **__: planned)
+    arguments = ["--output", str(tmp_path / "out"), "--device", "cpu"]
+    assert main(arguments) == code
+    said = capsys.readouterr().out
+    assert f"; {verdict}\n" in said
+    assert re.search(rf"5m_test: exit code 0 after \d+ s; {right}\.00 % right\n", said)
+    report = json.loads((tmp_path / "out" / "report.json").read_text())["stages"]
+    assert [(report[name]["accuracy"], report[name]["aim"]) for name in ("94_test", "5m_test")] == [
+        (float(right), 94.0),
+        (float(right), None),
+    ]
+    assert main(arguments) == code  # both are done by now
+    assert capsys.readouterr().out == ("" if code == 0 else f"94_test: {verdict}\n")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

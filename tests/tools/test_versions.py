@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import tomllib
 from pathlib import Path
 
@@ -32,6 +34,29 @@ def test_the_lowest_versions_are_the_lower_ends_of_the_ranges() -> None:
             Version(part.version) for part in requirement.specifier if part.operator in (">=", "==")
         )
     assert exact("constraints-lowest.txt") == ends
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_other_constraints_than_those_installed_are_installed_first(tmp_path: Path) -> None:
+    for name in ("Makefile", "pyproject.toml", "constraints.txt", "constraints-lowest.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / ".venv").mkdir()
+
+    def installed(name: str) -> bool:
+        """Would `make test` find them installed?"""
+        lines = subprocess.check_output(["make", "-n", "test", f"CONSTRAINTS={name}"], cwd=tmp_path, text=True).splitlines()
+        assert "pytest" in lines[-1]
+        installs = [line for line in lines if "pip install" in line]
+        assert all(f"--constraint {name} " in line for line in installs)
+        for stamp in (line.removeprefix("touch ") for line in lines if line.startswith("touch ")):  # which -n leaves out
+            assert "rm -f .venv/ready*" in lines
+            for old in (tmp_path / ".venv").glob("ready*"):
+                old.unlink()
+            (tmp_path / stamp).touch()
+        return not installs
+
+    order = ["constraints.txt"] * 2 + ["constraints-lowest.txt"] * 2 + ["constraints.txt"] * 2
+    assert [installed(name) for name in order] == [False, True] * 3
 
 
 @pytest.mark.parametrize("line", REQUIRED)
