@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 # Or constraints-lowest.txt: the lowest versions that are supported.
 CONSTRAINTS ?= constraints.txt
+# Names the constraints that .venv was installed with, so that others install anew.
+READY := .venv/ready$(patsubst -constraints.txt,,-$(notdir $(CONSTRAINTS)))
 
 .PHONY: help setup demo test test-slow lint types check results constraints wheel test-wheel clean
 .DEFAULT_GOAL := help
@@ -10,10 +12,11 @@ CONSTRAINTS ?= constraints.txt
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 16
 
-setup: .venv/ready  ## create .venv from pyproject.toml and $$(CONSTRAINTS)
+setup: $(READY)  ## create .venv from pyproject.toml and $$(CONSTRAINTS)
 
-.venv/ready: pyproject.toml $(CONSTRAINTS)
+$(READY): pyproject.toml $(CONSTRAINTS)
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 11) else f"Python 3.11 or newer is needed, got {v[0]}.{v[1]}; set PYTHON=/path/to/python3.11")'
+	@rm -f .venv/ready*
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) torch torchvision
 	$(BIN)/python -m pip install --quiet --constraint $(CONSTRAINTS) --editable '.[dev]'

@@ -90,22 +90,37 @@ def tables_of(root: Path, split: str) -> list[Path]:
     return sorted(root.glob(f"{split}*.parquet")) or sorted(root.glob(f"*/{split}*.parquet"))
 
 
-def read_table(paths: Sequence[Path], side: int = SIDE) -> TableOfPictures:
-    """Pictures and whole numbers of parquet files with the same columns, one after the other. Raises DataError.
-
-    A picture is encoded bytes, alone or under `bytes`, as in the tables of the Hugging Face hub.
-    """
+def _read_parquet(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
+    """The rows of parquet files with the same columns, one file after the other. Raises DataError."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise DataError(f"{paths[0]}: parquet is read by pyarrow, which is not installed: pip install pyarrow") from error
     try:
-        table = pyarrow.concat_tables([pyarrow.parquet.read_table(path) for path in paths])
+        return pyarrow.concat_tables([pyarrow.parquet.read_table(path, columns=columns) for path in paths])
     except Exception as error:  # of a damaged file, or of files with other columns
         known = format_of_file(paths[0])
         reason = known if known and "parquet" not in known.partition(";")[0] else f"cannot be read as parquet ({error})"
         raise DataError(f"{paths[0]}: {reason}; download it again") from error
+
+
+def read_column(paths: Sequence[Path], name: str) -> npt.NDArray[np.int64]:
+    """A column of whole numbers of parquet files, without their pictures. Raises DataError."""
+    table = _read_parquet(paths, [name])
+    if name not in table.column_names:
+        raise DataError(f"{paths[0]}: has no column {name}, which the other split has; expected the same columns in both")
+    return np.asarray(table[name].to_numpy(), np.int64)
+
+
+def read_table(paths: Sequence[Path], side: int = SIDE) -> TableOfPictures:
+    """Pictures and whole numbers of parquet files with the same columns, one after the other. Raises DataError.
+
+    A picture is encoded bytes, alone or under `bytes`, as in the tables of the Hugging Face hub.
+    """
+    table = _read_parquet(paths)
+    import pyarrow
+
     found = [name for name in _PICTURES if name in table.column_names]
     if not found:
         raise DataError(f"{paths[0]}: has the columns {', '.join(table.column_names[:10])}; expected pictures in img or image")

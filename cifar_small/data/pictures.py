@@ -134,9 +134,14 @@ def read_class_folders(root: Path, split: str, side: int = SIDE) -> Labelled:
 def files_of_classes(root: Path, split: str) -> LabelledFiles:
     """The files in <split>/<class>/, their labels, and the names of the classes. Raises DataError."""
     classes = class_folders(root / "train")
-    # Competitions give no labelled test part, and training needs none.
-    needed = split == "test" or (root / "test").is_dir()
-    if lone := sorted(set(classes) ^ set(class_folders(root / "test"))) if needed else []:
+    # Competitions give no labelled test part, or a test/ of pictures alone, and training needs none.
+    tested = class_folders(root / "test") if split == "test" or (root / "test").is_dir() else []
+    if split == "test" and not tested:
+        raise DataError(
+            f"{root / 'test'}: has no class folders, so its pictures have no labels; expected test/<class>/*.png where "
+            "accuracy on test is wanted"
+        )
+    if lone := sorted(set(classes) ^ set(tested)) if tested else []:
         raise DataError(
             f"{root}: train and test differ in their class folders ({', '.join(lone[:5])}); expected the same in both"
         )

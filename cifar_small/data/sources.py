@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from cifar_small.config.schema import Data
 from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_hand, read_cifar
-from cifar_small.data.containers import integers, read_table, tables_of
+from cifar_small.data.containers import integers, read_column, read_table, tables_of
 from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import require_in_order
 from cifar_small.data.pictures import (
@@ -165,19 +165,27 @@ def _texts(names: npt.NDArray[Any]) -> list[str]:
 
 def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Images, labels and class names of <split>_images.npy and <split>_labels.npy, or names that mean the same."""
-    found = []
-    for names in (PAIRS[0], PAIRS[1]):
-        files = [folder / f"{name.format(split=split)}.npy" for name in names]
-        if not (there := [file for file in files if file.is_file()]):
-            raise DataError(f"{folder}: has no {' or '.join(file.name for file in files)}; expected images and labels as .npy")
-        found.append(read_npy(there[0]))
+    images, labels = (_one_of(folder, names, split) for names in PAIRS)
     if (folder / "classes.npy").is_file():
         classes = read_npy(folder / "classes.npy")
     elif (folder / "classes.txt").is_file():
         classes = np.array((folder / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines())
-    else:  # numbers stand for themselves
-        classes = np.array([str(number) for number in range(int(max(found[1].max(initial=0), 0)) + 1)])
-    return found[0], found[1].ravel() if found[1].ndim == 2 and 1 in found[1].shape else found[1], classes
+    else:  # numbers stand for themselves; test may lack the highest
+        classes = np.array(_numbers(labels if split == "train" else _one_of(folder, PAIRS[1], "train")))
+    return images, labels.ravel() if labels.ndim == 2 and 1 in labels.shape else labels, classes
+
+
+def _one_of(folder: Path, names: Sequence[str], split: str) -> npt.NDArray[Any]:
+    """The array in the first file there is of a split, by the names it may have. Raises DataError."""
+    files = [folder / f"{name.format(split=split)}.npy" for name in names]
+    if not (there := [file for file in files if file.is_file()]):
+        raise DataError(f"{folder}: has no {' or '.join(file.name for file in files)}; expected images and labels as .npy")
+    return read_npy(there[0])
+
+
+def _numbers(labels: npt.NDArray[Any]) -> list[str]:
+    """Names of classes that have none: 0 to the highest label."""
+    return [str(number) for number in range(int(max(labels.max(initial=0), 0)) + 1)]
 
 
 def _folder(root: Path, split: Split, side: int) -> Images:
@@ -188,7 +196,7 @@ def _folder(root: Path, split: Split, side: int) -> Images:
             raise DataError(f"{root}: {table.name} labels train/ alone; there is no labelled test part to read")
         pictures, labels, classes = read_flat(root, table, side)
     elif not (root / "train").is_dir() and (files := tables_of(root, split)):
-        pictures, labels, classes = _labelled_table(files, side)
+        pictures, labels, classes = _labelled_table(files, side, tables_of(root, "train"))
     else:
         pictures, labels, classes = read_class_folders(root, split, side)
     return _images(pictures.pixels, labels, classes, where, pictures.small)
@@ -213,10 +221,13 @@ def _listed(data: Data, split: Split) -> LabelledFiles | None:
     return files_of_table(root, table) if table else files_of_classes(root, split)
 
 
-def _labelled_table(files: Sequence[Path], side: int) -> Labelled:
+def _labelled_table(files: Sequence[Path], side: int, train_files: Sequence[Path]) -> Labelled:
     found = read_table(files, side)
     column = next((name for name in LABEL_COLUMNS if name in found.columns), None)
     if column is None:
         raise DataError(f"{files[0]}: has no column of labels; expected whole numbers in {' or '.join(LABEL_COLUMNS)}")
     labels = found.columns[column]
-    return found.pictures, labels, found.names.get(column, [str(number) for number in range(int(labels.max(initial=0)) + 1)])
+    names = found.names.get(column)
+    if names is None:  # numbers stand for themselves; test may lack the highest
+        names = _numbers(labels if files == train_files else read_column(train_files, column))
+    return found.pictures, labels, names

@@ -34,11 +34,12 @@ def push(folder: Path, repo: str, *, private: bool = True) -> str:
     message = f"{facts['facts']['parameters']:,} parameters, weights {facts['facts']['weights_sha256'][:12]}"
     # The client's errors descend from those of the HTTP library that its version is built on.
     http_errors = hub.errors.HfHubHTTPError.__bases__
+    files = [*FILES, *(name for name in facts["sha256"] if name not in FILES)]
     try:
         api.create_repo(repo, private=private, exist_ok=True)
         is_private = bool(api.model_info(repo).private)
         if is_private == private:
-            api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=list(FILES), commit_message=message)
+            api.upload_folder(repo_id=repo, folder_path=folder, allow_patterns=files, commit_message=message)
     except hub.errors.HfHubHTTPError as error:
         raise UserError(_refusal(error, api.endpoint, repo)) from None
     except (OSError, ValueError, *http_errors) as error:

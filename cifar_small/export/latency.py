@@ -229,7 +229,7 @@ def bench_runs(
     nets = [relocate_net(load_net(run), None, data_root) for run in runs]
     contents = _match(nets, files)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    load = os.getloadavg()
+    load = list(os.getloadavg()) if hasattr(os, "getloadavg") else None  # Windows has none
     facts = describe(CPU, "fp32") | {"onnxruntime": _onnxruntime_version(), "integer_sums_saturate": integer_sums_saturate()}
     results, rows = [], list[list[str]]()
     with _threads_kept():
@@ -249,7 +249,7 @@ def bench_runs(
             )
     table, notes = Table("", HEADER, tuple(map(tuple, rows))), _notes(facts, load, settings, results)
     if output is not None and output.suffix == ".json":
-        head = {"bench": "inference", "command": command, "started": started, "environment": facts, "load_average": list(load)}
+        head = {"bench": "inference", "command": command, "started": started, "environment": facts, "load_average": load}
         write_json(output, {**head, "settings": asdict(settings), "results": results})
     elif output is not None:
         write_atomic(output, "\n".join([markdown_grid(table), "", *notes, "", f"`{command}`", ""]).encode())
@@ -321,7 +321,7 @@ def _match(nets: Sequence[Net], files: Sequence[Path]) -> dict[str, bytes]:
     return contents
 
 
-def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, results: Sequence[Any]) -> list[str]:
+def _notes(facts: Mapping[str, Any], load: Sequence[float] | None, settings: Settings, results: Sequence[Any]) -> list[str]:
     images = " and ".join(dict.fromkeys(f"{result['val_images']:,}" for result in results))
     old = " (no VNNI: int8 is slower than on newer processors)" if facts.get("integer_sums_saturate") else ""
     notes = [
@@ -332,7 +332,7 @@ def _notes(facts: Mapping[str, Any], load: Sequence[float], settings: Settings, 
     ]
     if settings.dynamic:
         notes.append("torch int8 Linear: dynamic quantization of the linear layers alone; every convolution stays in fp32")
-    if load[0] > BUSY:
+    if load is not None and load[0] > BUSY:
         notes.append(
             f"load average {load[0]:.1f} at start: other processes shared these cores; ratios are more reliable than figures"
         )

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import torch
 
+from cifar_small.config.hashing import config_dict
+from cifar_small.config.own_code import files_of
 from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.images import SIDE
@@ -24,7 +26,7 @@ TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() i
 HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}
 
 USE = """\
-With the package cifar_small, in the folder of this card:
+With the package cifar_small, in the folder of this card{trust}:
 
 ```python
 from cifar_small.data import load_unlabelled
@@ -94,7 +96,9 @@ def model_card(net: Net, run: Run) -> str:
     """The text of README.md: front matter, figures, how to load, how it was trained. What was not measured is said to be so."""
     config, found = net.config, accuracies(net, run)
     read = "" if net.stored == SIDE else f", side={net.stored}"
-    use = USE.format(views=config.views, torch=torch.__version__, read=read, side=net.stored)
+    own = ", ".join(f"`{name}`" for name in files_of(config_dict(config)))
+    trust = f" (its code is {own}: read it, and if you trust it, run `{command_line('param_count', 'config.yaml')}` first)"
+    use = USE.format(trust=trust if own else "", views=config.views, torch=torch.__version__, read=read, side=net.stored)
     sections = [
         f"---\n{dump_yaml(_front_matter(net, found))}---",
         f"# {config.name}, seed {config.seed}",

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cifar_small.errors import CheckpointError
 from cifar_small.export.onnx_session import INPUT, OUTPUT, as_onnx_net, require_extra, seal_model
+from cifar_small.export.tracing import refusals_of_torch
 from cifar_small.files import write_atomic
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net
@@ -51,10 +52,13 @@ class _InDouble(nn.Module):
 
 
 def export_onnx(net: Net) -> bytes:
-    """The content of the ONNX file of a net, in fp32, with a batch of any size. Raises UserError without the extra."""
+    """The content of the ONNX file of a net, in fp32, with a batch of any size.
+
+    Raises UserError without the extra, or for a net that torch.export cannot trace.
+    """
     require_extra()
     model = _FromStored(net).eval()
-    with torch.no_grad(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings(), refusals_of_torch(net, "an ONNX file"):
         # torch's own exporter copies a class of its own that it has deprecated.
         warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)` is deprecated", FutureWarning)
         program = torch.onnx.export(

@@ -5,11 +5,13 @@ model.pt2           the net with its normalization, for torch.export.load: uint8
 config.yaml         the configuration of the run
 config.json         classes, normalization, where the weights come from, SHA-256 of the other files; written last
 README.md           the model card
+my_nets.py          code of the user's own that the configuration names, if any
 """
 
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +20,12 @@ from torch import Tensor
 
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.own_code import OWN, files_of, source_of
 from cifar_small.config.schema import Config
 from cifar_small.data.orientation import PixelStatistics
-from cifar_small.errors import CheckpointError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, UserError, command_line
 from cifar_small.export.model_card import model_card
+from cifar_small.export.tracing import refusals_of_torch
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.inference.predict import Net, load_net, with_weights
 from cifar_small.runs.directory import Run, read_json
@@ -33,24 +37,32 @@ FILES = (WEIGHTS, PROGRAM, CONFIG, CARD, FACTS)
 FORMAT = 1
 
 
+def files_of_export(config: Config) -> tuple[str, ...]:
+    """The names of the files of an export: `FILES`, and those of the user's own that the config names."""
+    return (*FILES, *files_of(config_dict(config)))
+
+
 def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool = False) -> Net:
     """Write a run's weights into a folder of their own and return the net; `overwrite` replaces an earlier export.
 
     Raises CheckpointError for a run without them, UserError for a folder of other files or without the extra `pretrained`.
     """
     safetensors = _import_safetensors()
-    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in FILES)):
+    files = files_of_export(run.config())
+    if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in files)):
         raise UserError(f"{folder} contains other files ({others[0]}, ...); expected a new or empty folder", remedy="output")
-    for name in FILES:
+    for name in files:
         refuse_existing(folder / name, overwrite)
     net = load_net(run, checkpoint)
+    portable = _portable(net.config)
     tensors = {name: tensor.contiguous() for name, tensor in net.model.state_dict().items()}
     contents = {
         WEIGHTS: safetensors.save(tensors, metadata={"format": "pt"}),
         PROGRAM: _program(net),
-        CONFIG: dump_config(_portable(net.config)).encode(),
+        CONFIG: dump_config(portable).encode(),
+        **_own_code(net.config, run),
     }
-    card = model_card(net, run)
+    card = model_card(replace(net, config=portable), run)
     (folder / FACTS).unlink(missing_ok=True)  # a folder without it is not an export, so a half-written one is not
     for name, content in contents.items():
         write_atomic(folder / name, content)
@@ -58,7 +70,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
     facts = {
         "library_name": "cifar_small",
         "format": FORMAT,
-        "model": config_dict(net.config)["model"],
+        "model": config_dict(portable)["model"],
         "classes": net.classes,
         "mean": net.mean,
         "std": net.std,
@@ -85,10 +97,11 @@ def require_exported(folder: Path) -> dict[str, Any]:
         )
     if missing := [key for key in ("classes", "mean", "std", "facts", "sha256") if key not in facts]:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; {expected}: export it again")
-    for name in FILES:
+    own = [name for name in facts["sha256"] if name not in FILES]
+    for name in (*FILES, *own):
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder} has no {name}; {expected}: export it again")
-    for name in (WEIGHTS, PROGRAM, CONFIG):
+    for name in (WEIGHTS, PROGRAM, CONFIG, *own):
         if sha256_file(folder / name) != facts["sha256"].get(name):
             raise CheckpointError(f"{folder / name} is damaged or changed: {FACTS} has another SHA-256 for it; export it again")
     return facts
@@ -97,11 +110,17 @@ def require_exported(folder: Path) -> dict[str, Any]:
 def load_exported(folder: str | Path) -> Net:
     """The net of an exported folder, whose predictions are those of the run's own checkpoint bit for bit.
 
-    Raises CheckpointError for a damaged or incomplete folder, UserError without the extra `pretrained`.
+    Raises CheckpointError for a damaged or incomplete folder, UserError without the extra `pretrained`, ConfigError for code
+    in the folder that its user has not trusted yet.
     """
     folder = Path(folder)
     safetensors, facts = _import_safetensors(), require_exported(folder)
     config = load_config(folder / CONFIG, trusted=False)
+    if unread := [name for name, sha256 in files_of(config_dict(config)["model"]).items() if source_of(sha256) is None]:
+        raise ConfigError(
+            f"{folder} holds code that has not been used on this machine ({', '.join(unread)}); read it, and if you trust it, "
+            f"run in that folder: {command_line('param_count', CONFIG)}"
+        )
     weights: dict[str, Tensor] = safetensors.load((folder / WEIGHTS).read_bytes())
     known = parse(WeightsFacts, facts["facts"], folder / FACTS, CheckpointError)
     model = with_weights(config, len(facts["classes"]), weights, known.parameters, folder / WEIGHTS)
@@ -123,12 +142,27 @@ def _import_safetensors() -> Any:
 def _program(net: Net) -> bytes:
     """The net as torch.export saves it, for any number of images."""
     example = torch.zeros(2, 3, net.stored, net.stored, dtype=torch.uint8)
-    with torch.no_grad():
+    with torch.no_grad(), refusals_of_torch(net, PROGRAM):
         model = FromPixels(net.model, net.preprocess, net.stored).eval()
         program = torch.export.export(model, (example,), dynamic_shapes={"images": {0: torch.export.Dim("images", min=1)}})
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     return buffer.getvalue()
+
+
+def _own_code(config: Config, run: Run) -> dict[str, bytes]:
+    """The files of the user's own that a config names, without which nobody else can build its net. Raises CheckpointError."""
+    found = {}
+    for name, sha256 in files_of(config_dict(config)).items():
+        copy, content = run.folder / name, source_of(sha256)
+        if content is None and copy.is_file() and sha256_file(copy) == sha256:  # an augmentation that never ran on this machine
+            content = copy.read_bytes()
+        if content is None:
+            raise CheckpointError(
+                f"{copy} (SHA-256 {sha256[:12]}), which the run's config names, is missing; put it there again"
+            )
+        found[name] = content
+    return found
 
 
 def _portable(config: Config) -> Config:
@@ -142,9 +176,15 @@ def _portable(config: Config) -> Config:
 
 
 def _without_folders(value: Any) -> Any:
-    """A config's values with every absolute path cut to its last part (as ./name, so that it is not read as a keyword)."""
+    """A config's values with every absolute path cut to its last part, and so every place of a file of the user's own.
+
+    A path becomes ./name, so that it is not read as a keyword.
+    """
     if isinstance(value, dict):
         return {key: _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
+    own = OWN.fullmatch(value) if isinstance(value, str) else None
+    if own is not None and own["place"].endswith(".py"):
+        return f"{Path(own['place']).name}:{own['name']}"  # the file stands beside the config
     return f"./{Path(value).name}" if isinstance(value, str) and Path(value).is_absolute() else value

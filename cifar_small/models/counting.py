@@ -28,6 +28,7 @@ from cifar_small.config.schema import (
 )
 from cifar_small.errors import ConfigError
 from cifar_small.models import LibraryNet, ModelConfig, build_model
+from cifar_small.models.attributes import OF_EVERY_MODULE, holds_tensor
 from cifar_small.models.resnet import ResNet
 from cifar_small.models.whitened import WhitenedResNet
 from cifar_small.models.wideresnet import WideResNet
@@ -74,7 +75,7 @@ def trainable_parameters(model: ModelConfig, num_classes: int) -> int:
 def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint:
     """Measure the net of a config without allocating it, its work on images of `side` pixels.
 
-    Raises ConfigError for a shape that cannot be built.
+    Raises ConfigError for a shape that cannot be built, or a net that takes no images of that size.
     """
     net = skeleton(model, num_classes).eval()
     total = sum(p.numel() for p in net.parameters())
@@ -83,6 +84,8 @@ def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint
     try:
         macs = _macs(net, side)
     except (Exception, SystemExit) as error:
+        if isinstance(net, LibraryNet):
+            raise ConfigError(f"{model.family} {net.refusal(side, error)}") from error
         if not isinstance(model, OwnModel):
             raise
         raise ConfigError(
@@ -267,7 +270,7 @@ def check_tensors(model: nn.Module) -> None:
 
 
 def _hidden(model: nn.Module) -> Iterator[str]:
-    seen = set()
+    seen, counted = set(), {id(one) for one in (*model.parameters(), *model.buffers(), *model.modules())}
     for name, parameter in model.named_parameters(remove_duplicate=False):
         seen.add(name)
         lazy: bool = is_lazy(parameter)  # named, because mypy takes is_lazy for a type guard and the rest for unreachable
@@ -286,8 +289,6 @@ def _hidden(model: nn.Module) -> Iterator[str]:
             elif not (isinstance(module, _BatchNorm) and key in ("running_mean", "running_var", "num_batches_tracked")):
                 yield f"{start}{key} is a buffer"
         for key, value in vars(module).items():
-            # torch's own dicts (_parameters, _buffers, _modules) have been looked at above
-            inside = value if isinstance(value, list | tuple) else [value]
-            if any(isinstance(item, Tensor) for item in inside):
+            if key not in OF_EVERY_MODULE and holds_tensor(value, counted):
                 yield f"{start}{key} is a tensor that is not registered"
     yield from (f"{key} is a hidden entry of the state dict" for key in model.state_dict() if key not in seen)

@@ -13,6 +13,7 @@ from typing import Any, Literal, assert_never
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.modules.dropout import _DropoutNd
 
 from cifar_small._torchvision import import_torchvision
 from cifar_small.config.schema import LibraryModel
@@ -21,6 +22,7 @@ from cifar_small.models.blocks import Dropout, SqueezeExcitation
 from cifar_small.models.efficientnet_lite import timm_state
 
 TIMM_NAMES = {"mobilenet_v3_small": "mobilenetv3_small_100"}  # where timm's name is another than ours
+RATES = ("drop_rate", "drop_prob")  # of dropout in timm's nets, and of DropPath
 SE_REDUCTION = 16  # of the attention head, as in Hu et al. (2018)
 CLASSIFIERS = {  # the layer that the head replaces, by library and net
     "torchvision": {
@@ -106,6 +108,20 @@ class LibraryNet(nn.Module):
         state = timm_state(self.name, state)
         return {f"backbone.{name}": value for name, value in state.items() if name not in left_out}
 
+    def refusal(self, side: int, error: BaseException) -> str:
+        """Why the net cannot compute images of `side` pixels: many, such as vision transformers, are made for one size."""
+        reason, usual = " ".join(str(error).split())[:200] or type(error).__name__, self._usual_side()
+        told = f"set input.size: {usual}" if usual not in (None, side) else "set another input.size"
+        return f"cannot compute an image of 3x{side}x{side}: {reason}; {told} (a phase's resolution likewise)"
+
+    def _usual_side(self) -> int | None:
+        """Pixels a side of the images that the library made the net for; None where it does not say."""
+        if hasattr(self.backbone, "pretrained_cfg"):
+            size = self.backbone.pretrained_cfg.get("input_size")
+            return int(size[-1]) if size else None
+        weights = import_torchvision("models").get_model_weights(self.name).DEFAULT
+        return int(weights.transforms().crop_size[0])
+
     def library_names(self) -> set[str]:
         """The names of the library's own tensors, its classifier among them."""
         return {*self.backbone.state_dict(), f"{self.classifier}.weight", f"{self.classifier}.bias"}
@@ -150,9 +166,7 @@ def _any_torchvision_net(name: str) -> tuple[Any, str, int]:
         raise ConfigError(f"torchvision has no classifier {name}" + (f"; near: {', '.join(near)}" if near else ""))
     auxiliary = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
     net = models.get_model(name, weights=None, **auxiliary)
-    for module in net.modules():
-        if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":
-            module.p = 0.0
+    _switch_off_dropout(net)
     linear = [(path, module) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ConfigError(
@@ -161,6 +175,17 @@ def _any_torchvision_net(name: str) -> tuple[Any, str, int]:
     classifier, last = linear[-1]
     net.set_submodule(classifier, nn.Identity())
     return net, classifier, last.in_features
+
+
+def _switch_off_dropout(net: nn.Module) -> None:
+    """Set every rate of dropout and stochastic depth to 0, in layers and where a net calls the function with a rate it keeps.
+
+    After the net is built, because not every net of the libraries takes these rates as arguments.
+    """
+    for module in net.modules():
+        for rate in ("p", *RATES) if isinstance(module, _DropoutNd) or type(module).__name__ == "StochasticDepth" else RATES:
+            if isinstance(getattr(module, rate, None), float | int):
+                setattr(module, rate, 0.0)
 
 
 def _whole(net: Any, images: Tensor) -> Tensor:
@@ -204,7 +229,9 @@ def _timm_net(name: str) -> Any:
     if not timm.is_model(name):
         near = difflib.get_close_matches(name, timm.list_models(), 3)
         raise ConfigError(f"timm {timm.__version__} has no net {name}" + (f"; near: {', '.join(near)}" if near else ""))
-    return timm.create_model(name, pretrained=False, num_classes=0)
+    net = timm.create_model(name, pretrained=False, num_classes=0)
+    _switch_off_dropout(net)
+    return net
 
 
 def _timm_map(net: Any, images: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 
 from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import OwnModel
-from cifar_small.errors import ConfigError
+from cifar_small.errors import ConfigError, plural
 from cifar_small.models.modes import ATTENTION
 
 
@@ -41,8 +41,9 @@ def build_own(model: OwnModel, num_classes: int) -> nn.Module:
 def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool = False) -> None:
     """Try a net on two random images, on the CPU. Raises ConfigError that says which promise it cannot keep, and why.
 
-    Tried are: one logit a class; equal seeds give equal weights and equal training passes, as a resumed run needs; the state
-    dict holds all that a prediction depends on; in evaluation an image's logits do not depend on the batch it stands in.
+    Tried are: one logit a class, for a single image too; equal seeds give equal weights and equal training passes, as a resumed
+    run needs; the state dict holds all that a prediction depends on; in evaluation an image's logits do not depend on the batch
+    it stands in.
     head_matters: does the config treat the backbone apart from the head, which it knows by its name?
     """
     with torch.random.fork_rng(devices=[]):
@@ -69,6 +70,11 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
             alone = _logits(first, images[:1], model)
         if not torch.equal(whole, again):
             raise _broken(model, "another net with its state dict predicts otherwise: what it learns must be in its parameters")
+        for count, found in ((2, whole), (1, alone)):
+            if found.shape != (count, num_classes):
+                raise _broken(
+                    model, f"in evaluation maps {plural(count, 'image')} to {tuple(found.shape)}, not {(count, num_classes)}"
+                )
         if not torch.allclose(whole[:1], alone, atol=1e-4, rtol=1e-4):
             raise _broken(model, "in evaluation the logits of an image depend on the others of its batch")
 

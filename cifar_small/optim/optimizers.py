@@ -104,14 +104,45 @@ def _muon(model: nn.Module, settings: MuonSettings) -> Muon:
 
 
 class GuardedRAdam(torch.optim.RAdam):
-    """RAdam that heeds `found_inf`, which torch's own does not; reading the flag waits for the device."""
+    """RAdam (Liu et al. 2020, arXiv 1908.03265) that heeds `found_inf`, which torch's own does not, and waits for no device."""
 
     found_inf: Tensor | None = None
 
+    @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """One step, or none if the gradient was not finite."""
-        if self.found_inf is None or not self.found_inf.item():
-            super().step(closure)
+        """One step as torch's, or none if the gradient was not finite; counted on the device, where that is known."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step_one(parameter, parameter.grad, group)
+
+    def _step_one(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        state, (beta1, beta2) = self.state[parameter], group["betas"]
+        if not state:
+            state |= {"step": torch.zeros((), device=parameter.device)}
+            state |= {"exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+        if state["step"].device != parameter.device:  # of a checkpoint: once
+            state["step"] = state["step"].to(parameter.device)
+        gradient = gradient + group["weight_decay"] * parameter
+        count = state["step"] + 1
+        mean = state["exp_avg"].lerp(gradient, 1 - beta1)
+        square = (beta2 * state["exp_avg_sq"]).addcmul(gradient, gradient, value=1 - beta2)
+        # In double, because 1 - beta2**count loses half of the digits of a float.
+        t = count.double()
+        longest, unbiased = 2 / (1 - beta2) - 1, 1 - beta2**t
+        length = longest - 2 * t * beta2**t / unbiased  # of the average that the squares are: rho_t of the paper
+        variance = (length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length)
+        adaptive = (variance * unbiased).clamp_min(0).sqrt() / (square.sqrt() + group["eps"])
+        size = group["lr"] / (1 - beta1**t)
+        moved = parameter - size * mean * torch.where(length > 5, adaptive, 1.0)
+        for target, value in (
+            (state["step"], count),
+            (state["exp_avg"], mean),
+            (state["exp_avg_sq"], square),
+            (parameter, moved),
+        ):
+            target.copy_(value if self.found_inf is None else torch.where(self.found_inf.bool(), target, value))
 
 
 def _trained(model: nn.Module) -> list[Tensor]:

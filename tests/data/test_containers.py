@@ -140,6 +140,31 @@ def test_parquet_tables(tmp_path: Path) -> None:
     assert np.array_equal(ten.images, SCENES)
 
 
+def test_the_shards_of_a_table_are_read_in_their_order(tmp_path: Path) -> None:
+    shards = ((1, SCENES[5:], [2, 0, 1]), (0, SCENES[:5], [1, 1, 2, 0, 1]))
+    for number, part, labels in shards:
+        write_table(tmp_path / f"train-0000{number}-of-00002.parquet", part, labels, None)
+    train = load_train(Data(source="folder", root=str(tmp_path)))
+    assert train.labels is not None
+    assert train.labels.tolist() == [1, 1, 2, 0, 1, 2, 0, 1]
+    assert np.array_equal(train.images, SCENES)
+
+
+@pytest.mark.parametrize("source", ["folder", "npz"])
+def test_classes_without_names_are_counted_in_the_training_labels(source: Any, tmp_path: Path) -> None:
+    """A test part need not hold the highest."""
+    for split, labels in (("train", [0, 1, 2, 3]), ("test", [0, 1, 1, 2])):
+        if source == "folder":
+            write_table(tmp_path / f"{split}-00000-of-00001.parquet", SCENES[:4], labels, None)
+        else:
+            np.save(tmp_path / f"{split}_images.npy", SCENES[:4])
+            np.save(tmp_path / f"{split}_labels.npy", np.array(labels)[:, None])
+    train, test = (load(Data(source=source, root=str(tmp_path))) for load in (load_train, load_test))
+    assert test.labels is not None
+    assert train.classes == test.classes == ("0", "1", "2", "3")
+    assert test.labels.tolist() == [0, 1, 1, 2]
+
+
 def pair(root: Path, images: np.ndarray, labels: list[int], names: tuple[str, str]) -> Images:
     root.mkdir()
     np.save(root / f"{names[0]}.npy", images)

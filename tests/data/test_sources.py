@@ -363,6 +363,17 @@ def test_training_needs_no_test_folder(tmp_path: Path) -> None:
         load_test(Data(source="folder", root=str(root)))
 
 
+def test_training_needs_no_labels_in_the_test_folder(tmp_path: Path) -> None:
+    root = folder(tmp_path)
+    shutil.rmtree(root / "test")
+    (root / "test").mkdir()
+    Image.new("RGB", (32, 32)).save(root / "test" / "1.png")
+    data = Data(source="folder", root=str(root))
+    assert (len(load_train(data)), len(class_names(data))) == (4, 2)
+    with pytest.raises(DataError, match=r"test: has no class folders, so its pictures have no labels; expected test/<class>/"):
+        load_test(data)
+
+
 def test_the_order_of_classes_can_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = str(folder(tmp_path, ("bird", "car", "plane")))
     with monkeypatch.context() as patched:  # names need no picture

@@ -7,10 +7,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
 import pytest
+
+from cifar_small.config.schema import Data
 
 FOLDER = Path(__file__).resolve().parents[2] / "docs" / "notebooks"
 BOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -37,6 +40,34 @@ def test_a_notebook_is_kept_as_it_was_executed_from_top_to_bottom(path: Path) ->
     last = printed(cells[-1])
     assert re.search(r"\d\d\.\d\d\s?%", last)
     assert re.search(r"parameters [\d,]+", last)
+
+
+@pytest.mark.parametrize("found", [True, False])
+def test_an_entry_answers_the_competitions_file_wherever_it_is(
+    found: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Under the name that the competition has on Kaggle; without the file the output says that it is a rehearsal."""
+    book = nbformat.read(FOLDER / "competition_entry.ipynb", as_version=4)
+    search, answer = (cell.source for cell in book.cells if cell.id in ("cell-01", "cell-17"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CIFAR_SMALL_DATA", str(tmp_path / "input"))
+    (tmp_path / "input" / "cifar" / "cifar-10-batches-py").mkdir(parents=True)
+    (tmp_path / "entry").mkdir()
+    (tmp_path / "entry" / "submission.csv").write_text("ID,Labels\n")
+    wanted = tmp_path / "input" / "deep-learning-spring-2026" / "cifar_test_nolabel.pkl"
+    if found:
+        wanted.parent.mkdir()
+        wanted.write_bytes(b"")
+    asked = []
+    config = SimpleNamespace(data=Data(source="digits"))
+    run = SimpleNamespace(config=config, predict=lambda split, file: asked.append((split, file)))
+    names: dict[str, Any] = {}
+    exec(search, names)
+    assert names["data"]["root"] == str(tmp_path / "input" / "cifar")
+    exec(answer, {**names, "runs": [run], "cs": SimpleNamespace(submit=lambda *_, **__: None)})
+    expected = wanted if found else Path("unlabelled.pkl")
+    assert asked == [("submit", expected)]
+    assert capsys.readouterr().out.startswith(f"the CSV answers {wanted}\n" if found else "REHEARSAL: ")
 
 
 @pytest.mark.slow

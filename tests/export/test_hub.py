@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import http.server
 import json
+import shutil
 import socket
 import sys
 import threading
@@ -23,6 +24,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.export.hub import push
 from cifar_small.export.weights_folder import FILES, export
+from cifar_small.files import sha256_bytes
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train
 
@@ -123,6 +125,16 @@ def test_nothing_but_the_export_is_uploaded(hub: Any, folder: Path) -> None:
         (folder / "secret.txt").unlink()
     assert hub.private == {"me/tiny": False}
     assert hub.files.keys() == set(FILES)
+
+
+def test_code_of_the_users_own_is_uploaded_with_the_net(hub: Any, folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "folder")
+    (tmp_path / "folder" / "my_nets.py").write_text("class Net: ...")
+    facts = json.loads((folder / "config.json").read_text())
+    facts["sha256"]["my_nets.py"] = sha256_bytes(b"class Net: ...")
+    (tmp_path / "folder" / "config.json").write_text(json.dumps(facts))
+    push(tmp_path / "folder", "me/tiny")
+    assert hub.files.keys() == {*FILES, "my_nets.py"}
 
 
 @pytest.mark.parametrize(("private", "word"), [(True, "public"), (False, "private")])

@@ -192,6 +192,22 @@ def test_an_export_that_differs_is_not_written(trained: Run, tmp_path: Path, mon
         largest_difference(net, content, "x.onnx")
 
 
+class LooksAtValues(nn.Module):
+    """Torch cannot know which way its forward goes."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.mean((2, 3)) if images.sum() > 0 else images.amax((2, 3))
+
+
+def test_a_net_that_torch_cannot_trace_is_told_as_such() -> None:
+    with pytest.raises(
+        UserError, match=r"^an ONNX file of tiny cannot be made: torch\.export cannot trace resnet .*data-dependent"
+    ) as caught:
+        export_onnx(replace(untrained(PLAIN), model=LooksAtValues()))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
 def test_a_net_that_rounding_carries_far_is_judged_by_its_exact_logits(trained: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     net = load_net(trained)
     with torch.no_grad():  # features of a million that cancel in the classifier
@@ -664,7 +680,8 @@ def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Pa
 
 
 @pytest.mark.usefixtures("quick")
-def test_bench_makes_int8_itself_and_writes_markdown(run: Run, tmp_path: Path) -> None:
+def test_bench_makes_int8_itself_and_writes_markdown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr("os.getloadavg")  # as on Windows
     output = tmp_path / "speed.md"
     bench_runs([run], [], Settings((1,), rounds=1, seconds=0.001), data_root=None, output=output, command="mine")
     header, line, *rows = output.read_text().splitlines()

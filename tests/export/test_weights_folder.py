@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,19 +17,34 @@ from conftest import tiny_raw
 from huggingface_hub import ModelCard
 
 from cifar_small.cli.main import main
+from cifar_small.config import own_code
 from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.schema import Config
 from cifar_small.data import load_test
 from cifar_small.data.datamodule import to_tensor
-from cifar_small.errors import CheckpointError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.export.model_card import model_card
-from cifar_small.export.weights_folder import FILES, _program, export, load_exported, require_exported
+from cifar_small.export.weights_folder import FILES, _own_code, _program, export, load_exported, require_exported
 from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, predict, predict_images
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models import build_model
 from cifar_small.runs.directory import Run
-from cifar_small.runs.records import plain_all
+from cifar_small.runs.records import DataFacts, plain_all
 from cifar_small.training.train import train
+
+OWN_NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, num_classes):
+        super().__init__()
+        self.fc = nn.Linear(3, num_classes)
+
+    def forward(self, x):
+        assert len(x) <= 4096
+        return self.fc(x.mean((2, 3)))
+"""
 
 CONFIG = parse_config(
     tiny_raw(
@@ -71,6 +87,13 @@ def folder(written: Path, tmp_path: Path) -> Path:
 
 def images_npz(path: Path, count: int = 7) -> None:
     np.savez(path, data=load_test(CONFIG.data).images[:count], ids=np.arange(count))
+
+
+def untrained(config: Config) -> Net:
+    """A net as no run holds it."""
+    torch.manual_seed(0)
+    facts: Any = SimpleNamespace(data=DataFacts(source="digits"))
+    return Net(build_model(config.model, 10), config, tuple("0123456789"), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), facts)
 
 
 def card_of(folder: Path) -> str:
@@ -125,6 +148,58 @@ def test_nothing_of_one_machine_goes_along(tmp_path: Path, run: Run) -> None:
     for name in ("README.md", "config.yaml", "config.json"):
         assert str(Path.home()) not in (tmp_path / "folder" / name).read_text()
     assert load_config(tmp_path / "folder" / "config.yaml").engine.device == "auto"
+
+
+def own_config(folder: Path) -> Config:
+    """Of a net in a file below the current folder."""
+    (folder / "nets").mkdir()
+    (folder / "nets" / "my_nets.py").write_text(OWN_NET)
+    raw = tiny_raw(model={"family": "nets/my_nets.py:Net"}, phases=[{"epochs": 1}])
+    return parse_config(own_code.with_hashes(raw, trusted=True))
+
+
+def test_code_of_the_users_own_goes_along_and_runs_once_it_is_trusted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "cache")
+    train(own_config(tmp_path), tmp_path / "run", quiet=True)
+    code, out, _ = said("export", "run", "--output", "folder")
+    assert (code, "config.json, my_nets.py, " in out) == (0, True)
+    folder, images = tmp_path / "folder", load_test(CONFIG.data)
+    expected = predict_images(load_exported(folder), images, "none").logits
+    assert {path.name for path in folder.iterdir()} == {*FILES, "my_nets.py"}
+    assert (folder / "my_nets.py").read_text() == OWN_NET
+    assert "its code is `my_nets.py`: read it, and if you trust it, run `cifar-small param_count" in card_of(folder)
+
+    own_code.load_own.cache_clear()
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "another_machine")
+    monkeypatch.chdir(folder)
+    with pytest.raises(
+        ConfigError, match=r"\. holds code that has not been used .*\(my_nets\.py\); .* param_count config\.yaml"
+    ):
+        load_exported(".")
+    assert _own_code(load_config("config.yaml", trusted=False), Run(tmp_path / "run")) == {"my_nets.py": OWN_NET.encode()}
+    with pytest.raises(CheckpointError, match=r"none.my_nets\.py \(SHA-256 .*\), which the run's config names, is missing"):
+        _own_code(load_config("config.yaml", trusted=False), Run(tmp_path / "none"))
+    assert said("param_count", "config.yaml")[0] == 0
+    assert predict_images(load_exported("."), images, "none").logits.tobytes() == expected.tobytes()
+    (folder / "my_nets.py").write_text(OWN_NET + "\n")
+    with pytest.raises(CheckpointError, match=r"my_nets\.py is damaged or changed"):
+        load_exported(".")
+
+
+def test_a_net_that_torch_cannot_trace_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "cache")
+    config = own_config(tmp_path)
+    net = untrained(config)
+    with pytest.raises(
+        UserError,
+        match=r"^model\.pt2 of tiny cannot be made: torch\.export cannot trace nets/my_nets\.py:Net .*to be a constant \(2\)",
+    ) as caught:
+        _program(net)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_user_without_a_home_gets_the_same_card(
@@ -276,8 +351,7 @@ def test_the_cards_code_runs(folder: Path, monkeypatch: pytest.MonkeyPatch, caps
 )
 def test_every_family_has_a_program_for_plain_torch(model: dict[str, Any], tmp_path: Path) -> None:
     config = parse_config(tiny_raw(model=model))
-    torch.manual_seed(0)
-    net = Net(build_model(config.model, 10), config, tuple("0123456789"), (0.4, 0.5, 0.6), (0.2, 0.3, 0.2), {})
+    net = untrained(config)
     path = tmp_path / "model.pt2"
     path.write_bytes(_program(net))
     program = torch.export.load(path).module()

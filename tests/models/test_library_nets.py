@@ -18,6 +18,7 @@ from cifar_small._torchvision import import_torchvision
 from cifar_small.config.loading import parse_config
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema import LibraryModel
+from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.models import LibraryNet, build_model, in_backbone, set_dropout, set_frozen
 from cifar_small.models.blocks import SqueezeExcitation
@@ -197,7 +198,7 @@ def test_a_frozen_backbone_leaves_attention_and_classifier_to_train() -> None:
     assert {name for name, parameter in net.named_parameters() if parameter.grad is not None} == trained
 
 
-@pytest.mark.parametrize("family", SMALL)
+@pytest.mark.parametrize("family", [*SMALL, "timm/ghostnet_100", "timm/rexnet_100", "timm/fasternet_t2"])
 def test_dropout_is_the_heads_alone(family: str) -> None:
     torch.manual_seed(0)
     net = build_model(library(family, head="dropout"), 7)
@@ -263,6 +264,24 @@ def test_any_net_of_the_libraries_is_counted_as_the_library_builds_it(family: st
     whole = original(family, 7)
     body = [value for key, value in whole.named_parameters() if not key.startswith(("aux1", "aux2"))]
     assert footprint(library(family), 7, side).trainable == sum(value.numel() for value in body)
+
+
+@pytest.mark.parametrize("family", ["timm/vit_tiny_patch16_224", "torchvision/vit_b_32", "torchvision/alexnet"])
+def test_a_net_that_takes_no_images_of_this_size_names_its_own(family: str) -> None:
+    """The libraries assert, or fail within torch."""
+    message = rf"^{family} cannot compute an image of 3x32x32: .+; set input\.size: 224 "
+    with pytest.raises(ConfigError, match=message) as caught:
+        footprint(library(family), 10)
+    assert "\n" not in str(caught.value)
+
+
+def test_the_table_of_sizes_goes_on_past_a_net_that_takes_no_images_of_its_size(said: Any, tmp_path: Path) -> None:
+    for name, family in (("alexnet", "torchvision/alexnet"), ("resnet", "torchvision/resnet18")):
+        raw = {"name": name, "model": {"family": family}, "phases": [{"epochs": 1}], "rules": {"max_params": 10**8}}
+        (tmp_path / f"{name}.yaml").write_text(dump_yaml(raw))
+    code, out, err = said("param_count", tmp_path)
+    assert (code, "resnet.yaml  11,181,642" in out, err.count("\n")) == (2, True, 1)
+    assert "alexnet.yaml: torchvision/alexnet cannot compute" in err
 
 
 def test_a_library_without_the_net_says_what_is_near() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -139,6 +140,20 @@ def test_a_run_of_somebody_else_runs_no_code_until_it_was_read(
     assert said("predict", "runs/mine", "--split", "val", "--overwrite")[0] == 0
 
 
+def test_resuming_a_run_by_its_directory_runs_only_code_that_is_known(
+    folder: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(load_config("mine.yaml"), "runs/mine", quiet=True)
+    assert said("train", "--resume", "runs/mine", "--phases.0.epochs", "2")[0] == 0  # one's own, by its hash
+    own_code.load_own.cache_clear()
+    monkeypatch.setattr(own_code, "KEPT", folder / "another_machine")
+    code, _, err = said("train", "--resume", "runs/mine", "--phases.0.epochs", "3")
+    assert (code, "is code that has not been used on this machine" in err) == (2, True)
+    assert not (folder / "another_machine").exists()
+    assert said("param_count", "runs/mine/config.yaml")[0] == 0
+    assert said("train", "--resume", "runs/mine", "--phases.0.epochs", "3")[0] == 0
+
+
 def test_a_kept_file_that_was_tampered_with_does_not_run(folder: Path) -> None:
     config = load_config("mine.yaml")
     own_code.load_own.cache_clear()
@@ -186,6 +201,10 @@ FAULTS = {
         "self.fc =", "self.hidden = float(torch.rand(()))\n        self.fc ="
     ).replace("return self.fc(", "return self.hidden * self.fc("),
     "depend on the others of its batch": NET.replace("mean((2, 3)))", "mean((2, 3))) + x.mean()"),
+    "in evaluation maps 1 image to (10,), not (1, 10)": NET.replace("mean((2, 3)))", "mean((2, 3))).squeeze()"),
+    "in evaluation maps 2 images to (2, 5), not (2, 10)": NET.replace(
+        "mean((2, 3)))", "mean((2, 3)))[:, : 10 if self.training else 5]"
+    ),
     "cannot compute images (2, 3, 32, 32): RuntimeError": NET.replace("Conv2d(3", "Conv2d(4"),
     "does not run: SyntaxError: '(' was never closed, line 1": "class Net(",
     "does not run: SystemExit: 0": "raise SystemExit(0)",
@@ -286,6 +305,16 @@ def test_numbers_beside_the_parameters_are_refused() -> None:
         train(load_config("mine.yaml"), "runs/mine", quiet=True)
 
 
+def test_a_place_may_have_blanks_and_a_drive(folder: Path) -> None:
+    (folder / "my nets").mkdir()
+    shutil.move("my_nets.py", folder / "my nets" / "nets 1.py")
+    config = load_config("mine.yaml", [("model.family", f"{folder}/my nets/nets 1.py:Net")])
+    assert check_budget(config, 10) == PARAMETERS
+    for place in (r"C:\mine\nets.py", "C:/mine/nets.py"):
+        with pytest.raises(ConfigError, match=r"C:.mine.nets\.py:Net: C:.mine.nets\.py does not exist"):
+            load_config("mine.yaml", [("model.family", f"'{place}:Net'")])
+
+
 def test_what_is_not_there_is_named() -> None:
     with pytest.raises(ConfigError, match=r"gone\.py:Net: gone\.py does not exist; the path is relative to the current folder"):
         load_config("mine.yaml", [("model.family", "gone.py:Net")])
@@ -309,3 +338,42 @@ def test_a_class_of_an_installed_package_is_taken_as_it_is_installed(tmp_path: P
     (tmp_path / "site" / "nets_of_a_package.py").write_text(NET + "\n")
     with pytest.raises(ConfigError, match="the module is not the one the config was written with"):
         footprint(config.model.model_copy(), 9)
+
+
+def test_an_edited_module_is_run_anew_though_python_has_it_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a notebook that goes on after an edit, also within the second that the bytecode is told apart by."""
+    (tmp_path / "site").mkdir()
+    file = tmp_path / "site" / "nets_of_a_notebook.py"
+    file.write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    imported = importlib.import_module("nets_of_a_notebook")
+    for width in (9, 7, 9):  # of one length
+        file.write_text(NET.replace("width=8", f"width={width}"))
+        config = load_config("mine.yaml", [("model.family", "nets_of_a_notebook:Net")])
+        assert build_model(config.model, 10).fc.in_features == width
+        assert config.model.sha256 == sha256_bytes(file.read_bytes())  # type: ignore[union-attr]
+    assert imported.Net(10).fc.in_features == 8
+
+
+def test_a_module_of_a_package_imports_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pack_of_mine").mkdir()
+    (tmp_path / "pack_of_mine" / "__init__.py").write_text("")
+    (tmp_path / "pack_of_mine" / "numbers.py").write_text("WIDTH = 6")
+    (tmp_path / "pack_of_mine" / "nets.py").write_text("from .numbers import WIDTH\n" + NET.replace("width=8", "width=WIDTH"))
+    monkeypatch.syspath_prepend(tmp_path)
+    config = load_config("mine.yaml", [("model.family", "pack_of_mine.nets:Net")])
+    assert build_model(config.model, 10).fc.in_features == 6
+
+
+def test_an_installed_package_that_was_replaced_since_its_import_asks_for_a_new_python(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "site-packages").mkdir()
+    file = tmp_path / "site-packages" / "nets_installed.py"
+    file.write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path / "site-packages")
+    config = load_config("mine.yaml", [("model.family", "nets_installed:Net")])
+    assert build_model(config.model, 10).__class__ is importlib.import_module("nets_installed").Net
+    file.write_text(NET + "# another version")
+    with pytest.raises(ConfigError, match=r"nets_installed was imported with .*restart Python \(in a notebook: the kernel\)"):
+        build_model(load_config("mine.yaml", [("model.family", "nets_installed:Net")]).model, 10)

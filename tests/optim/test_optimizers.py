@@ -13,7 +13,7 @@ from conftest import tiny_raw
 from torch import nn
 
 from cifar_small.config.loading import parse_config
-from cifar_small.config.schema import SGD
+from cifar_small.config.schema import SGD, Adam
 from cifar_small.optim.optimizers import build_optimizer, clip_and_check, parameter_groups, set_learning_rate, update_optimizer
 
 
@@ -165,6 +165,40 @@ def test_a_step_that_is_not_finite_changes_nothing(clip: float | None, where: st
     optimizer.step()
     assert all(torch.isfinite(one).all() for one in model.parameters())
     assert not torch.equal(model[4].weight, weights[4])
+
+
+@pytest.mark.parametrize("beta2", [0.999, 0.9])
+def test_radam_takes_the_steps_of_torchs(beta2: float) -> None:
+    """Before its average of squares is long enough to be trusted (5 steps), and after."""
+    settings = Adam(name="radam", lr=0.02, beta2=beta2, weight_decay=0.1)
+    model, other = small_net(), small_net()
+    optimizer = build_optimizer(model, settings)
+    theirs = torch.optim.RAdam(parameter_groups(other, settings), lr=0.02, betas=(0.9, beta2), eps=settings.eps)
+    for step in range(12):
+        for one, net in ((optimizer, model), (theirs, other)):
+            clip_and_check(one, gradients(net, step), None)
+            one.step()
+        for found, expected in zip(model.parameters(), other.parameters(), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("before", [0, 3, 8])
+def test_a_step_of_radam_that_is_not_finite_changes_nothing(before: int) -> None:
+    model = small_net()
+    optimizer = build_optimizer(model, Adam(name="radam", lr=0.02))
+    for step in range(before):
+        clip_and_check(optimizer, gradients(model, step), None)
+        optimizer.step()
+    weights, state = copy.deepcopy(list(model.parameters())), copy.deepcopy(optimizer.state_dict()["state"])
+    loss = gradients(model, before)
+    model[4].weight.grad[0, 3] = math.nan
+    clip_and_check(optimizer, loss, None)
+    optimizer.step()
+    assert all(torch.equal(one, kept) for one, kept in zip(model.parameters(), weights, strict=True))
+    for number, one in optimizer.state_dict()["state"].items():
+        assert one["step"] == before
+        for key, value in one.items():
+            assert torch.equal(value, state[number][key]) if before else not value.any()
 
 
 def test_update_keeps_the_momentum_and_takes_the_new_settings() -> None:
