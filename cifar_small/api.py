@@ -6,12 +6,14 @@ Each name is also one of the package: `import cifar_small as cs; run = cs.train(
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from cifar_small.config.loading import load_config as _read_config
@@ -87,7 +89,11 @@ class ParameterCount(Shown):
 
     @property
     def headroom(self) -> int:
-        """Parameters left in the budget; negative: over."""
+        """Parameters left in the budget; negative: over.
+
+        >>> param_count("resnet_hour", {"rules.max_params": 2_000_000}).headroom
+        -703690
+        """
         return self.budget - self.trainable
 
     @property
@@ -204,10 +210,13 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
     """A config from a YAML file or a mapping, with settings such as {"seed": 1, "optim.lr": 0.2} in place of its own.
 
     Raises ConfigError that lists every problem, each with its dotted key.
+
+    >>> load_config("smoke", {"seed": 1, "optim.lr": 0.2}).optim.lr
+    0.2
     """
     if settings is not None and not (isinstance(settings, Mapping) and all(isinstance(key, str) for key in settings)):
         raise ConfigError(f'settings are {settings!r}; expected a mapping such as {{"seed": 1, "optim.lr": 0.2}}')
-    changes = [(key, json.dumps(value)) for key, value in (settings or {}).items()]
+    changes = [(key, _as_text(value, key)) for key, value in (settings or {}).items()]
     if isinstance(config, Config):
         if changes:
             raise UserError("settings have no effect on a config that is loaded already; give them where it is loaded")
@@ -222,6 +231,10 @@ def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *,
 
     classes: of data whose classes are unknown before they are read (npz, folder). Raises ConfigError for a net that cannot
     be built.
+
+    >>> print(param_count("resnet_hour"))
+    config       trainable      total  MMACs     budget   headroom
+    resnet_hour  2,703,690  2,703,690  345.7  5,000,000  2,296,310
     """
     loaded = load_config(config, settings)
     size = footprint(loaded.model, num_classes_of(loaded) or classes, loaded.side)
@@ -253,7 +266,12 @@ def train(
 
 
 def load_run(folder: str | Path) -> TrainedRun:
-    """A finished run. Raises CheckpointError for another folder, or a run that has not finished."""
+    """A finished run. Raises CheckpointError for another folder, or a run that has not finished.
+
+    >>> load_run("runs/nowhere")
+    Traceback (most recent call last):
+    cifar_small.errors.CheckpointError: runs/nowhere does not exist: expected a run directory written by cifar-small train
+    """
     run = Run(_path(folder, "folder", "the path of a run directory"))
     return TrainedRun(run.folder, run.record().summary)
 
@@ -325,22 +343,39 @@ def estimate(*runs: TrainedRun, file: str | Path, output: str | Path = "estimate
 
 
 def submit(
-    predictions: str | Path, output: str | Path, *, sample: str | Path | None = None, overwrite: bool = False
+    predictions: str | Path,
+    output: str | Path,
+    *,
+    runs: Sequence[Member] = (),
+    config: AnyConfig | None = None,
+    sample: str | Path | None = None,
+    overwrite: bool = False,
 ) -> SubmissionRecord:
     """Write the submission CSV of a predictions file of an unlabelled file, and its record beside it; returns the record.
 
-    sample: the competition's sample submission, for header, ids and labels. Raises ConfigError for a model that breaks the
-    rules.
+    runs: those that predicted, where the file does not lie in one, as that of an ensemble: their checkpoints are counted.
+    config: whose rules apply, instead of the runs' own. sample: the competition's sample submission, for header, ids and
+    labels. Raises ConfigError for a model that breaks the rules.
     """
     from cifar_small.submission.submission_file import submit_file
 
+    if not isinstance(runs, Sequence) or isinstance(runs, str):
+        raise UserError(f"runs are {runs!r}; expected a list of runs")
+    folders = [run.folder if isinstance(run, TrainedRun) else _path(run, "a run", "a run, or its directory") for run in runs]
     _, record = submit_file(
         _path(predictions, "predictions", "the path of a predictions file"),
         _path(output, "output"),
+        runs=folders,
+        rules=None if config is None else load_config(config).rules,
         sample=None if sample is None else _path(sample, "sample"),
         overwrite=overwrite,
         command="cifar_small.submit",
     )
+    if record.uncounted:
+        print(
+            f"note: parameters of {', '.join(record.uncounted)} were counted by config alone, without the checkpoint; give the "
+            "runs that predicted as runs"
+        )
     return record
 
 
@@ -357,6 +392,22 @@ def report(
     return target
 
 
+def _as_text(value: Any, key: str) -> str:
+    """A setting as the command line would be given it. Raises ConfigError for what no config can hold."""
+
+    def plain(one: Any) -> Any:
+        if isinstance(one, os.PathLike):
+            return os.fspath(one)
+        if isinstance(one, np.generic):
+            return one.item()
+        raise TypeError(f"{key} holds a {type(one).__name__}")
+
+    try:
+        return json.dumps(value, default=plain)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{key} is {value!r:.60}; expected text, numbers, lists and mappings of them ({error})") from None
+
+
 def _path(value: Any, what: str, expected: str = "a path") -> Path:
     """A path that was given as text or as one. Raises UserError for anything else."""
     if not isinstance(value, str | Path):
@@ -364,16 +415,16 @@ def _path(value: Any, what: str, expected: str = "a path") -> Path:
     return Path(value)
 
 
-def _named(entries: Sequence[Member], names: Sequence[str]) -> list[str]:
-    """The entries as the command line names them."""
+def _named(entries: Sequence[Member], names: Sequence[str]) -> list[tuple[str, Path]]:
+    """The entries with their names, empty for those that were given none."""
     if not entries:
         raise UserError("no entries; expected runs or predictions files")
     for entry in entries:
         if not isinstance(entry, TrainedRun):
             _path(entry, "an entry", "runs or paths of predictions files, one by one: *runs for a list of them")
-    if isinstance(names, str) or not isinstance(names, Sequence):
+    if isinstance(names, str) or not isinstance(names, Sequence) or not all(isinstance(name, str) for name in names):
         raise UserError(f"names are {names!r}; expected a list of as many as entries")
     if names and len(names) != len(entries):
         raise UserError(f"{len(names)} names for {len(entries)} entries; expected as many")
-    paths = [str(entry.folder if isinstance(entry, TrainedRun) else entry) for entry in entries]
-    return [f"{name}={path}" for name, path in zip(names, paths, strict=True)] if names else paths
+    paths = [entry.folder if isinstance(entry, TrainedRun) else Path(entry) for entry in entries]
+    return list(zip(names or [""] * len(paths), paths, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
 import json
 import subprocess
 import sys
@@ -25,6 +27,17 @@ from tests.conftest import tiny_raw
 def runs(tmp_path_factory: pytest.TempPathFactory) -> list[cs.TrainedRun]:
     folder = tmp_path_factory.mktemp("api")
     return [cs.train(tiny_raw(), folder / f"seed{seed}", {"seed": seed}, quiet=True) for seed in (0, 1)]
+
+
+def test_examples_in_docstrings_are_what_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    package = Path(cs.__file__).parent
+    files = [path for path in sorted(package.rglob("*.py")) if ">>> " in path.read_text(encoding="utf-8")]
+    names = [".".join(path.relative_to(package.parent).with_suffix("").parts) for path in files]
+    assert "cifar_small.api" in names
+    for name in names:
+        failed, attempted = doctest.testmod(importlib.import_module(name))
+        assert (failed, attempted > 0) == (0, True), name
 
 
 def test_the_names_come_without_torch() -> None:
@@ -139,6 +152,47 @@ def test_an_unlabelled_file_is_answered(runs: list[cs.TrainedRun], tmp_path: Pat
     assert [int(row.split(",")[1]) for row in rows[1:]] == answers.predicted.tolist()
 
 
+def test_an_ensemble_is_submitted_with_the_runs_that_predicted(
+    runs: list[cs.TrainedRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = load_test(runs[0].config.data)
+    write_unlabelled(tmp_path / "unlabelled.pkl", images.images, images.ids)
+    cs.ensemble(runs, tmp_path / "both.npz", split="submit", file=tmp_path / "unlabelled.pkl")
+    capsys.readouterr()
+    record = cs.submit(tmp_path / "both.npz", tmp_path / "a/both.csv", runs=[runs[0], runs[1].folder])
+    assert (list(record.uncounted), capsys.readouterr().out) == ([], "")
+    alone = cs.submit(tmp_path / "both.npz", tmp_path / "b/both.csv")
+    assert len(alone.uncounted) == 2
+    assert f"note: parameters of {', '.join(alone.uncounted)} were counted by config alone" in capsys.readouterr().out
+    tight = tiny_raw(rules={"max_params": 2 * runs[0].parameters - 1, "rows": 360})
+    with pytest.raises(ConfigError, match="1 over the budget"):
+        cs.submit(tmp_path / "both.npz", tmp_path / "c/both.csv", config=tight)
+    with pytest.raises(CheckpointError, match="nowhere does not exist"):
+        cs.submit(tmp_path / "both.npz", tmp_path / "c/both.csv", runs=["nowhere"])
+    assert not (tmp_path / "c").exists()
+
+
+def test_settings_are_what_paths_and_numpy_give(tmp_path: Path) -> None:
+    settings = {"data.root": tmp_path, "seed": np.int64(3), "optim.lr": np.float32(0.25), "ema_decay": np.float64(0.5)}
+    loaded = cs.load_config(tiny_raw(data={"source": "cifar10"}), settings)
+    assert (loaded.data.root, loaded.seed, loaded.optim.lr, loaded.ema_decay) == (str(tmp_path), 3, 0.25, 0.5)
+    inner = cs.load_config(tiny_raw(), {"optim": {"name": "sgd", "lr": np.float32(0.5), "nesterov": np.bool_(True)}})
+    assert inner.optim.lr == 0.5
+    for wrong in (object(), {"a": {1}}, {(1, 2): 3}, b"3"):
+        with pytest.raises(ConfigError, match=r"^seed is .*; expected text, numbers, lists and mappings of them"):
+            cs.load_config(tiny_raw(), {"seed": wrong})
+
+
+def test_names_may_hold_what_separates_names_on_the_command_line(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
+    for run in runs:
+        run.predict("val")
+    found = cs.compare(*runs, names=["lr=0.1", "lr=0.2"]).comparison
+    assert [row.name for row in found.rows] == ["lr=0.1", "lr=0.2"]
+    assert "lr=0.2" in cs.report(*runs, names=["lr=0.1", "lr=0.2"], output=tmp_path / "a.html").read_text(encoding="utf-8")
+    with pytest.raises(UserError, match=r"^a=b does not exist; expected a run directory or a predictions file$"):
+        cs.compare(runs[0], "a=b")
+
+
 def test_what_runs_will_score_is_estimated_and_recorded(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
     images = load_test(runs[0].config.data)
     write_unlabelled(tmp_path / "unlabelled.pkl", images.images, images.ids)
@@ -190,6 +244,9 @@ WRONG: dict[str, Callable[[cs.TrainedRun, Path], object]] = {
     "an entry is a list; expected runs or paths": lambda run, out: cs.report([run], output=out),  # type: ignore[arg-type]
     "no runs; expected one or more": lambda run, out: cs.estimate(file="a.pkl"),
     "'run' is no run; expected runs": lambda run, out: cs.estimate("run", file="a.pkl", output=out),  # type: ignore[arg-type]
+    "names are [1, 2]; expected a list": lambda run, out: cs.compare(run, run, names=[1, 2]),  # type: ignore[list-item]
+    "runs are 'run'; expected a list of runs": lambda run, out: cs.submit("a.npz", out, runs="run"),
+    "a run is a int; expected a run, or its directory": lambda run, out: cs.submit("a.npz", out, runs=[1]),  # type: ignore[list-item]
     "names are 'ab'; expected a list": lambda run, out: cs.compare(run, run, names="ab"),
     "predictions is a TrainedRun; expected the path": lambda run, out: cs.submit(run, out),  # type: ignore[arg-type]
 }

@@ -23,6 +23,7 @@ def _configs(options: argparse.Namespace) -> int:
       cifar-small train --config resnet_hour
       cifar-small configs resnet_hour         -> configs/resnet_hour.yaml, with what it extends
       cifar-small configs speed levels        -> all in configs/speed/ and configs/levels/
+    A copy in configs/ of the current folder is what its name means from then on.
     """
     from cifar_small.config.shipped import copy_configs, find_shipped, headline, shipped_configs
 

@@ -185,12 +185,13 @@ def _export(options: argparse.Namespace) -> int:
     The card gives the figures that the run recorded, and says what was not measured. Load the folder in Python with
     cifar_small.export.weights_folder.load_exported. Needs the extra: pip install 'cifar_small[pretrained]'
     """
-    from cifar_small.export.weights_folder import CARD, FILES, export
+    from cifar_small.export.weights_folder import CARD, export, files_of_export
     from cifar_small.runs.directory import Run
 
     net = export(Run(options.directory), options.output, checkpoint=options.checkpoint, overwrite=options.overwrite)
-    megabytes = sum((options.output / name).stat().st_size for name in FILES) / 1e6
-    print(f"{net.parameters:,} parameters, {net.facts.checkpoint}.pt of epoch {net.facts.epoch}: {', '.join(FILES)}, "
+    files = files_of_export(net.config)
+    megabytes = sum((options.output / name).stat().st_size for name in files) / 1e6
+    print(f"{net.parameters:,} parameters, {net.facts.checkpoint}.pt of epoch {net.facts.epoch}: {', '.join(files)}, "
           f"{megabytes:.1f} MB -> {options.output}")  # fmt: skip
     print(f"read {options.output / CARD} before publishing it: it names commands and hardware, and states no license")
     return 0

@@ -154,12 +154,19 @@ def place_of_config(arguments: Sequence[str]) -> int | None:
     return place if place < len(arguments) else None
 
 
-def load_config_of(options: argparse.Namespace) -> Config:
-    """The config that a command was given, with or without --config, with the overrides of its command line."""
+def load_config_of(options: argparse.Namespace, *, trusted: bool = True) -> Config:
+    """The config that a command was given, with or without --config, with the overrides of its command line.
+
+    trusted: as `load_config` has it.
+    """
     from cifar_small.config.loading import load_config
+    from cifar_small.config.shipped import find_config, shipped_name
 
     options.config, options.overrides = split_config(options.config, options.overrides)
-    return load_config(options.config, split_overrides(options.overrides), label="--", note=print_note)
+    found = find_config(options.config)
+    if found != options.config and shipped_name(found) is None:
+        print_note(f"{options.config} is {found}, the copy in this folder, not the one that comes with the package")
+    return load_config(options.config, split_overrides(options.overrides), label="--", note=print_note, trusted=trusted)
 
 
 def print_note(text: str) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_runs
+from cifar_small.errors import UserError
 
 SECONDS = 5.0  # between two looks at the runs
 CLEAR = "\x1b[H\x1b[2J"  # what a terminal shows from its first line on
@@ -43,9 +44,8 @@ def _runs(options: argparse.Namespace) -> int:
 
 def _remove_arguments(parser: argparse.ArgumentParser) -> None:
     add_runs(parser)
-    parser.add_argument(
-        "--records", type=Path, default=Path("submissions"), help="folder of the records (default: submissions)"
-    )
+    text = "folder of records, of several one --records each (default: submissions)"
+    parser.add_argument("--records", type=Path, action="append", metavar="FOLDER", help=text)
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder of other runs (default: runs)")
     parser.add_argument("--force", action="store_true", help="also what a record or another run needs")
 
@@ -56,16 +56,21 @@ def _remove(options: argparse.Namespace) -> int:
     Refused are a run in training, one whose weights a record names (an audit asks for them), one that another run starts or
     learns from, and one that alone knows how often the test split was read.
       cifar-small remove runs/smoke-seed0
+    Records are looked for in submissions/; name all folders of yours, where they lie elsewhere:
+      cifar-small remove runs/smoke-seed0 --records entry --records mine
     """
     from cifar_small.reporting.run_list import find_runs
     from cifar_small.runs.directory import Run
     from cifar_small.runs.removal import remove_run
 
+    records = options.records or [Path("submissions")]
+    if missing := [folder for folder in options.records or () if not folder.is_dir()]:
+        raise UserError(f"{missing[0]} is no folder; expected one that holds records")
     for folder in options.directories:
         Run(folder).require()  # all of them before any is removed
     for folder in options.directories:
         others = [*find_runs(options.runs), *(find_runs(folder.parent) if folder.parent != options.runs else ())]
-        size = remove_run(Run(folder), records=options.records, others=others, force=options.force)
+        size = remove_run(Run(folder), records=records, others=others, force=options.force)
         print(f"{folder} removed, {size / 1e6:,.1f} MB freed")
     return 0
 

@@ -36,9 +36,9 @@ def _add_epochs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--epochs", type=int, metavar="N", help=text)
 
 
-def _load_config(options: argparse.Namespace) -> Config:
+def _load_config(options: argparse.Namespace, *, trusted: bool = True) -> Config:
     """The config that a command was given, with or without --config, with the overrides and epochs of its command line."""
-    config = load_config_of(options)
+    config = load_config_of(options, trusted=trusted)
     if options.epochs is None:
         return config
     from cifar_small.config.shortening import with_epochs
@@ -84,13 +84,15 @@ def _config_and_folder(options: argparse.Namespace) -> tuple[Config, Path]:
 
     if isinstance(options.resume, Path) and options.resume.is_file():  # train --resume CONFIG
         options.overrides, options.resume = [str(options.resume), *options.overrides], True
+    trusted = True
     if isinstance(options.resume, Path):
         if options.output not in (None, options.resume):
             raise UserError(f"--resume {options.resume} and --output {options.output} are two run directories; drop --output")
         if options.config is None and place_of_config(options.overrides) is None:
             options.config = Run(options.resume).require().config_file
+            trusted = False  # the run may be somebody else's; code of one's own runs is known by its hash
         options.output = options.resume
-    config = _load_config(options)
+    config = _load_config(options, trusted=trusted)
     return config, options.output or Path("runs") / f"{config.name}-seed{config.seed}"
 
 

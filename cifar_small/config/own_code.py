@@ -19,7 +19,8 @@ from typing import Any
 from cifar_small.errors import ConfigError
 from cifar_small.files import sha256_bytes, write_atomic
 
-OWN = re.compile(r"(?P<place>[^\s:]+):(?P<name>[A-Za-z_]\w*)")
+# The place may begin with a drive of Windows (C:\nets.py), and contain blanks.
+OWN = re.compile(r"(?P<place>(?:[A-Za-z]:[\\/])?[^\s:](?:[^\n:]*[^\s:])?):(?P<name>[A-Za-z_]\w*)")
 KEYS = ("family", "engine")  # of a config's sections that may name a class or function of the user's own
 KEPT = Path("~/.cache/cifar_small/own_code")  # content of the files, each called by its hash
 
@@ -87,12 +88,7 @@ def load_own(named: str, sha256: str) -> Any:
             "put the file at that place and run cifar-small param_count with the run's config.yaml"
         )
     try:
-        if place.endswith(".py"):
-            module = _run_file(sha256)
-        elif sha256_bytes(_read(named)) != sha256:
-            raise ConfigError(f"{named}: the module is not the one the config was written with; install that version again")
-        else:
-            module = importlib.import_module(place)
+        module = _run_file(sha256) if place.endswith(".py") else _run_module(named, sha256)
     except ConfigError:
         raise
     except (Exception, SystemExit) as error:  # whatever the user's code raises
@@ -110,31 +106,63 @@ def _what_was_raised(error: BaseException) -> str:
     return f"{type(error).__name__}: {text}"
 
 
-def _run_file(sha256: str) -> Any:
-    """The module of a kept file."""
-    spec = importlib.util.spec_from_file_location(f"own_{sha256[:16]}", _kept(sha256))
+def _run_file(sha256: str, package: str = "", origin: Path | None = None) -> Any:
+    """The module of a kept file; package, origin: of one that can be imported, where its relative imports and data are."""
+    name = f"own_{sha256[:16]}"
+    spec = importlib.util.spec_from_file_location(f"{package}.{name}" if package else name, _kept(sha256))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    module.__file__ = str(origin or _kept(sha256))
     sys.modules[spec.name] = module  # where dataclasses look
     spec.loader.exec_module(module)
     return module
 
 
+IMPORTED: dict[str, str] = {}  # by name of an installed module: the hash of its file when it was first asked for
+
+
+def _run_module(named: str, sha256: str) -> Any:
+    """The module that `named` names, from its file with this hash.
+
+    Python imports a module once: in a notebook that goes on after nets.py was edited, an import would give the old code under
+    the new hash. So a file outside of site-packages is run for each hash, whatever was imported before. Raises ConfigError for
+    an installed package that was replaced since it was imported.
+    """
+    place = named.rpartition(":")[0]
+    origin, content = _source(named)
+    if sha256_bytes(content) != sha256:
+        raise ConfigError(f"{named}: the module is not the one the config was written with; install that version again")
+    if origin.suffix == ".py" and not {"site-packages", "dist-packages"} & set(origin.parts):
+        return _run_file(sha256, place if origin.name == "__init__.py" else place.rpartition(".")[0], origin)
+    if IMPORTED.setdefault(place, sha256) != sha256:
+        raise ConfigError(
+            f"{place} was imported with the SHA-256 {IMPORTED[place][:12]}, and its file has {sha256[:12]} by now; restart "
+            "Python (in a notebook: the kernel)"
+        )
+    return importlib.import_module(place)
+
+
 def _read(named: str) -> bytes:
-    place = named.partition(":")[0]
+    place = named.rpartition(":")[0]
     if place.endswith(".py"):
         path = Path(place)
         if not path.is_file():
             raise ConfigError(f"{named}: {path} does not exist; the path is relative to the current folder")
         return path.read_bytes()
+    return _source(named)[1]
+
+
+def _source(named: str) -> tuple[Path, bytes]:
+    """The file of a module that can be imported, and its content. Raises ConfigError where there is none."""
+    place = named.rpartition(":")[0]
     try:
         spec = importlib.util.find_spec(place)
     except (ImportError, ValueError):
         spec = None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ConfigError(f"{named}: no module {place} is installed; name a file of your own as my_nets.py:Net")
-    return Path(spec.origin).read_bytes()
+    return Path(spec.origin), Path(spec.origin).read_bytes()
 
 
 def _kept(sha256: str) -> Path:

@@ -40,10 +40,14 @@ def find_shipped(name: str | Path) -> Path | None:
 def find_config(path: str | Path) -> Path:
     """The path itself if something is there, else what it names of the shipped configs, if anything.
 
-    So what the documentation shows, such as `configs/speed/cifar10_94.yaml`, works in any folder.
+    So what the documentation shows, such as `configs/speed/cifar10_94.yaml`, works in any folder. A copy of a shipped config in
+    ./configs comes before it: whoever copied and edited it means that one, by whichever name.
     """
     path = Path(path)
-    return path if os.path.exists(path) else find_shipped(path) or path
+    if os.path.exists(path) or (shipped := find_shipped(path)) is None:
+        return path
+    copy = Path("configs") / shipped.relative_to(shipped_folder())
+    return copy if copy.exists() and not copy.samefile(shipped) else shipped
 
 
 def require_config(path: str | Path) -> Path:

@@ -121,8 +121,8 @@ class _Training:
     versions: Mapping[str, str]
 
 
-def load_entries(arguments: Sequence[str]) -> list[Entry]:
-    """Entries from run directories and predictions files, each `PATH` or `NAME=PATH`, in the order given.
+def load_entries(arguments: Sequence[str | tuple[str, Path]]) -> list[Entry]:
+    """Entries from run directories and predictions files, each `PATH`, `NAME=PATH` or (name or "", path), in the order given.
 
     Of a run, the files of its config's views are taken; of a file in a run, also the one of the other split. Two files of one
     ensemble, val and test, become one entry. Raises UserError, DataError or CheckpointError.
@@ -170,7 +170,11 @@ def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[E
     return [_row(entry, trainings, rules or entry.meta.rules_for(entry.name)) for entry in entries]
 
 
-def _named(argument: str) -> tuple[str, Path]:
+def _named(argument: str | tuple[str, Path]) -> tuple[str, Path]:
+    if not isinstance(argument, str):
+        if not argument[1].exists():
+            raise UserError(f"{argument[1]} does not exist; expected a run directory or a predictions file")
+        return argument
     name, equals, path = argument.partition("=")
     if Path(argument).exists():
         return "", Path(argument)

@@ -9,6 +9,7 @@ from cifar_small.errors import plural
 from cifar_small.models.counting import check_budget, footprint, num_classes_of
 from cifar_small.reporting.timeline import phase_table, steps_of, training_images
 from cifar_small.training.distributed import share_batch
+from cifar_small.training.initial_weights import with_input_of_weights
 from cifar_small.training.standin import memory_needed
 
 FLOP_PER_MAC = 6  # of training: two forward, four backward
@@ -18,8 +19,11 @@ def describe_run(config: Config) -> str:
     """The run that a config describes, in lines; trains nothing and writes nothing.
 
     Reads the data only where their number of images or classes is not known without. Raises what would refuse the training:
-    ConfigError for a net over the budget, UserError for a batch above the training images.
+    ConfigError for a net over the budget, UserError for a batch above the training images, CheckpointError without the weights
+    that it starts from.
     """
+    if config.input.size is None:
+        config = with_input_of_weights(config)
     classes, resolved = num_classes_of(config), resolve_config(config)
     if classes is None or SOURCES[config.data.source].train_images is None:
         train, _, _ = load_splits(config.data)

@@ -50,17 +50,17 @@ def find_runs(folder: Path) -> Iterator[Run]:
 
 def status_of(run: Run) -> RunStatus:
     """How a run stands, read from its small files; a damaged one is said to be so and hides no other."""
-    size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+    size = run.size()
     try:
         config, rows, summary = run.config(), read_metrics(run.metrics_file), run.finished()
         classes = num_classes_of(config)
         parameters = summary.parameters if summary else trainable_parameters(config.model, classes) if classes else None
+        best = max((row["val_accuracy"] for row in rows), default=None)
     except UserError as error:
         return RunStatus(run, f"damaged: {error}", 0, 0, None, None, size)
     state = "training" if is_locked(run.folder) else "stopped"
     if summary is not None and state != "training":
         state = "ended early" if summary.ended_early else "finished"
-    best = max((row["val_accuracy"] for row in rows), default=None)
     return RunStatus(run, state, len(rows), config.epochs, best, parameters, size)
 
 

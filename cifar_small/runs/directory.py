@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -106,6 +107,11 @@ class Run:
         """Is there anything to resume, or to lose?"""
         return any(path.exists() for path in (self.last, self.previous, self.summary_file))
 
+    def size(self) -> int:
+        """Bytes of its files; one that vanishes meanwhile, as a temporary one does while a run trains, counts nothing."""
+        paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
+        return sum(_size_of(path) for path in paths)
+
     def config(self) -> Config:
         """The resolved configuration the run was started with."""
         return load_config(self.require().config_file, trusted=False)
@@ -168,11 +174,28 @@ def _and_checkpoint(file: Path) -> str:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The rows of a `metrics.csv`, one an epoch, its numbers as floats; none before the first epoch has ended."""
+    """The rows of a `metrics.csv`, one an epoch, its numbers as floats; none before the first epoch has ended.
+
+    Raises CheckpointError for a damaged one, such as a spreadsheet leaves.
+    """
     if not path.exists():
         return []
-    rows = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
-    return [{key: value if key == "train_targets" else float(value) for key, value in row.items()} for row in rows]
+    try:
+        table = csv.DictReader(path.read_text(encoding="utf-8").splitlines())
+        if "val_accuracy" not in (table.fieldnames or ()):
+            raise ValueError("it has no column val_accuracy")
+        return [{key: value if key == "train_targets" else float(value) for key, value in row.items()} for row in table]
+    except (ValueError, TypeError, csv.Error) as error:  # no number, no text, a cell too many or too few
+        raise CheckpointError(
+            f"{path} is damaged ({error}); expected commas and a number in every cell, as training writes it; restore the file"
+        ) from None
+
+
+def _size_of(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
 
 
 @cache

@@ -64,9 +64,15 @@ class Predictions:
 
     @property
     def correct(self) -> npt.NDArray[np.bool_]:
-        """Which predictions are right, (N,). Only for labelled splits."""
-        assert self.labels is not None
-        return np.asarray(self.predicted == self.labels, np.bool_)
+        """Which predictions are right, (N,). Raises DataError for a split without labels, as all below that need them."""
+        return np.asarray(self.predicted == self._known_labels, np.bool_)
+
+    @property
+    def _known_labels(self) -> npt.NDArray[np.int64]:
+        if self.labels is None:
+            what = self.meta.file or self.meta.source or "predictions"
+            raise DataError(f"{what} is of split {self.meta.split}, which has no labels to score by; expected val or test")
+        return self.labels
 
     @property
     def accuracy(self) -> float:
@@ -83,8 +89,7 @@ class Predictions:
         """How many images of each true class (row) were predicted as each class (column). Only for labelled splits."""
         import pandas as pd
 
-        assert self.labels is not None
-        counts = confusion_matrix(self.labels, self.predicted, len(self.classes))
+        counts = confusion_matrix(self._known_labels, self.predicted, len(self.classes))
         return pd.DataFrame(counts, pd.Index(self.classes, name="true"), pd.Index(self.classes, name="predicted"))
 
     def frame(self) -> pd.DataFrame:

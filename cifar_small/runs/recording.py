@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cifar_small.config.hashing import config_dict
+from cifar_small.config.hashing import config_dict, config_hash, dump_config
+from cifar_small.config.loading import parse_config
 from cifar_small.config.own_code import files_of
-from cifar_small.errors import CheckpointError
-from cifar_small.files import refuse_existing, sha256_file, write_atomic, write_json
+from cifar_small.config.strict_yaml import parse_yaml
+from cifar_small.errors import CheckpointError, UserError
+from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import FORMAT, Record, RunRecord
 
@@ -23,14 +25,49 @@ def run_record(run: Run) -> RunRecord:
 
 
 def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
-    """Put the small files of a run beside its record; returns the new ones. Replaces none without `overwrite`."""
+    """Put the small files of a run beside its record; returns those that were not there before.
+
+    Replaces nothing without `overwrite`, and with it only pictures and what a record in the folder names as of its own: the
+    folder may be the one where the user works, with a net and a config that were edited since. Raises UserError.
+    """
     own = files_of(config_dict(run.config()))
-    names = [name for name in (*COPIED, *own) if (run.folder / name).exists()]
-    for name in names:
-        refuse_existing(folder / name, overwrite)
-    for name in names:
-        write_atomic(folder / name, (run.folder / name).read_bytes())
-    return [folder / name for name in names]
+    contents = {folder / name: (run.folder / name).read_bytes() for name in (*COPIED, *own) if (run.folder / name).exists()}
+    before = {path: path.read_bytes() for path in contents if path.is_file()}
+    for path, content in contents.items():
+        if before.get(path) == content:
+            continue
+        if path in before and path.suffix != ".png" and not _is_recorded(path, before[path]):
+            raise UserError(
+                f"{path} exists already, differs from {run.folder / path.name}, and no record beside it names it, so it may be "
+                "work of yours; move it, or give the record a folder of its own",
+                remedy="output",
+            )
+        refuse_existing(path, overwrite)
+    for path, content in contents.items():
+        if before.get(path) != content:
+            write_atomic(path, content)
+    return [path for path in contents if path not in before]
+
+
+def _is_recorded(path: Path, content: bytes) -> bool:
+    """Does a record beside a file name its content, so that a run wrote it there?"""
+    beside = path.with_name("config.yaml")
+    named = b"".join(record.read_bytes() for record in sorted(path.parent.glob("*.json")) if record.is_file())
+    if path == beside:
+        return _hash_of_dump(content).encode() in named
+    if beside.is_file() and _hash_of_dump(config := beside.read_bytes()).encode() in named:
+        named += config  # a record of a run names the hash of its config, which names those of the user's own files
+    return sha256_bytes(content).encode() in named
+
+
+def _hash_of_dump(content: bytes) -> str:
+    """The hash of a config as a run wrote it; for one that was written by hand, that of the file, which no record names."""
+    try:
+        plain = parse_yaml(content.decode(), "config.yaml")
+        config = parse_config(plain) if isinstance(plain, dict) else None
+    except (UserError, UnicodeDecodeError):
+        config = None
+    return config_hash(config) if config and dump_config(config).encode() == content else sha256_bytes(content)
 
 
 def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:

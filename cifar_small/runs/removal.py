@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cifar_small.config.schema import Config
@@ -14,10 +14,10 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import is_locked
 
 
-def remove_run(run: Run, *, records: Path, others: Iterable[Run], force: bool = False) -> int:
+def remove_run(run: Run, *, records: Sequence[Path], others: Iterable[Run], force: bool = False) -> int:
     """Remove a run directory and return how many bytes that freed; `force`: although something needs it.
 
-    records: a folder whose .json files may name its weights; others: runs that may start or learn from it. The directory is
+    records: folders whose .json files may name its weights; others: runs that may start or learn from it. The directory is
     renamed first, so that a removal that is interrupted leaves no half of a run.
 
     Raises CheckpointError for no run, InUseError while it trains, UserError where it is needed.
@@ -27,7 +27,7 @@ def remove_run(run: Run, *, records: Path, others: Iterable[Run], force: bool = 
     reasons = list(_needed_by(run, records, others))
     if reasons and not force:
         raise UserError(f"{run.folder} is needed: {'; '.join(reasons)}", remedy="force")
-    size = sum(path.stat().st_size for path in run.folder.rglob("*") if path.is_file())
+    size = run.size()
     gone = run.folder.with_name(f".{run.folder.name}.removed")
     shutil.rmtree(gone, ignore_errors=True)  # of a removal that was interrupted
     os.replace(run.folder, gone)
@@ -35,22 +35,31 @@ def remove_run(run: Run, *, records: Path, others: Iterable[Run], force: bool = 
     return size
 
 
-def _needed_by(run: Run, records: Path, others: Iterable[Run]) -> Iterator[str]:
-    """Who needs a run, in words."""
+def _needed_by(run: Run, records: Sequence[Path], others: Iterable[Run]) -> Iterator[str]:
+    """Who needs a run, or may need it, in words."""
     recorded: set[str] = set()
     weights = [path for path in (run.best, run.final, *map(run.kept_file, run.kept_epochs())) if path.exists()]
     hashes = [sha256_file(path).encode() for path in weights]
-    for path in sorted(records.rglob("*.json")) if records.is_dir() else ():
+    for path in dict.fromkeys(path for folder in records for path in sorted(folder.rglob("*.json"))):
         content = path.read_bytes()
         if any(digest in content for digest in hashes):
             recorded.add(path.name)
             yield f"{path} is a record of its weights"
     for other in others:
-        if not other.folder.samefile(run.folder) and _builds_on(other.config(), run.folder):
-            yield f"{other.folder} starts or learns from it"
-    readings = len(run.test_readings())
-    if readings and not recorded:
-        yield f"it alone knows of {plural(readings, 'reading')} of the test split"
+        if other.folder.samefile(run.folder):
+            continue
+        try:
+            if _builds_on(other.config(), run.folder):
+                yield f"{other.folder} starts or learns from it"
+        except UserError as error:
+            yield f"{other.folder} may start or learn from it, which cannot be told: {error}"
+    if recorded:
+        return
+    try:
+        if readings := len(run.test_readings()):
+            yield f"it alone knows of {plural(readings, 'reading')} of the test split"
+    except UserError as error:
+        yield f"how often it read the test split cannot be told: {error}"
 
 
 def _builds_on(config: Config, folder: Path) -> bool:

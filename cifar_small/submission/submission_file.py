@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
+from cifar_small.config.schema.data import ID_PREFIX, ID_SUFFIX
 from cifar_small.environment import commit, package_version
 from cifar_small.errors import CheckpointError, DataError, UserError, plural
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
@@ -164,15 +165,25 @@ def rules_of_sample(
         raise DataError(
             f"{name} has labels such as {min(labels)!r}, neither class names nor numbers; expected one of {classes[0]}"
         )
-    lone = re.fullmatch(r"([A-Za-z_]*)(\d+)(\.[A-Za-z]{1,5})?", min((image for image, _ in rows[1:]), key=len))
-    width = len(lone[2]) if lone else 0
+    shortest = min((image for image, _ in rows[1:]), key=len)
+    lone = re.fullmatch(rf"({ID_PREFIX})([0-9]+)({ID_SUFFIX})", shortest)
+    if lone is None:
+        raise DataError(
+            f"{name} has ids such as {shortest[:60]!r}; expected the number of an image, alone or as in 00001.png, img-1 or "
+            "test/1.jpg; write the CSV of predictions with such ids, and put the others in their place by a script"
+        )
+    width = len(lone[2])
     # Numbers of one width are padded with zeros only if one of them starts with a zero.
-    padded = width > 1 and any(image.removeprefix(lone[1] if lone else "").startswith("0") for image, _ in rows[1:])
-    form = f"{lone[1]}{'0' * (width if padded else 1)}{lone[3] or ''}" if lone else "0"
+    padded = width > 1 and any(image.removeprefix(lone[1]).startswith("0") for image, _ in rows[1:])
+    form = f"{lone[1]}{'0' * (width if padded else 1)}{lone[3]}"
     try:
         found = Rules.model_validate({**rules.model_dump(), "submission": ",".join(rows[0]), "labels": kinds[0], "ids": form})
     except ValidationError:
         raise DataError(f"{name} has the header {','.join(rows[0])!r}; expected two names such as Id,Category") from None
+    if odd := [image for image, _ in rows[1:] if found.id_number(image) is None]:
+        raise DataError(
+            f"{name} has the ids {shortest[:60]!r} and {odd[0][:60]!r}; expected all of one form, such as {found.id_text(1)}"
+        )
     listed = [number for image, _ in rows[1:] if (number := found.id_number(image)) is not None]
     if set(listed) != set(ids.tolist()) or not len(listed) == len(rows) - 1 == len(ids):
         raise DataError(
@@ -304,15 +315,18 @@ def submit(
     }
     record = SubmissionRecord.model_validate(facts)
     copied = copy_pictures(run, output.parent, overwrite=overwrite) if run is not None else []
+    earlier = record_file.read_bytes() if record_file.is_file() else None
     write_json(record_file, record.plain())  # before the CSV, so that a disk that fills up leaves no CSV without its record
     try:
         write_atomic(output, content)
         if output.read_bytes() != content:
             raise DataError(f"{output} does not read back as written; check the disk")
     except UserError:
-        if not output.exists() or output.read_bytes() != content:
-            for path in (record_file, *copied):
+        if not output.is_file() or output.read_bytes() != content:
+            for path in (*copied, *([record_file] if earlier is None else [])):
                 path.unlink(missing_ok=True)
+            if earlier is not None:
+                write_atomic(record_file, earlier)
         raise
     return record
 

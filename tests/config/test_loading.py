@@ -760,3 +760,10 @@ def test_selective_views_are_read_in_both_forms_and_written_in_one() -> None:
     assert config == parse_config(raw(views="flip_shift@0.25"))
     assert config_dict(config)["views"] == config.views == "flip_shift@0.25"
     assert config_hash(config) != config_hash(parse_config(raw(views="flip_shift")))
+
+
+@pytest.mark.parametrize("share", ["0.9999999", "0.99999951", "0.5", "0.3333333333", "1e-7"])
+def test_a_share_of_views_is_written_so_that_it_can_be_read(share: str) -> None:
+    config = parse_config(raw(views=f"flip@{share}"))
+    assert parse_config(config_dict(config)) == config
+    assert float(config.views.partition("@")[2]) == pytest.approx(float(share), rel=1e-5)

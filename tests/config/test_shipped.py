@@ -79,6 +79,24 @@ def test_copies_replace_nothing_unasked(said: Callable[..., tuple[int, str, str]
     assert "no shipped config is called smok; cifar-small configs lists them" in said("configs", "smok")[2]
 
 
+def test_a_copy_in_configs_is_what_its_names_mean(said: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
+    assert said("configs", "smoke", "cifar10_94_12min")[0] == 0
+    mine = tmp_path / "configs" / "smoke.yaml"
+    mine.write_text(mine.read_text().replace("name: smoke", "name: edited"))
+    for spelling in ("smoke", "smoke.yaml", "configs/smoke", "configs/smoke.yaml"):
+        assert load_config(spelling).name == "edited"
+    base = tmp_path / "configs" / "speed" / "cifar10_94.yaml"
+    base.write_text(base.read_text().replace("label_smoothing: 0.2", "label_smoothing: 0.25"))
+    for spelling in ("cifar10_94_12min", "speed/cifar10_94_12min"):  # itself as it came, what it extends edited
+        assert load_config(spelling).label_smoothing == 0.25
+    code, out, err = said("train", "--config", "smoke", "--print-config")
+    assert (code, out.splitlines()[0]) == (0, "name: edited")
+    assert err == "note: smoke is configs/smoke.yaml, the copy in this folder, not the one that comes with the package\n"
+    assert said("train", "--config", "configs/smoke.yaml", "--print-config")[2] == ""
+    assert "configs/smoke.yaml" in said("param_count", "smoke")[1]
+    assert said("train", "--config", "resnet_hour", "--print-config")[2] == ""
+
+
 def test_param_count_takes_names_and_folders(said: Callable[..., tuple[int, str, str]]) -> None:
     code, out, _ = said("param_count", "resnet_hour", "configs/transfer")
     assert code == 0

@@ -11,9 +11,10 @@ from conftest import tiny_raw
 
 from cifar_small.config.schema import Config
 from cifar_small.config.strict_yaml import dump_yaml
-from cifar_small.errors import ConfigError, UserError
+from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.reporting.dry_run import describe_run
 from cifar_small.training.standin import memory_needed
+from cifar_small.training.train import train
 
 
 def test_it_says_what_a_run_would_be(
@@ -53,6 +54,16 @@ def test_data_of_unknown_size_is_read(tiny: Callable[..., Config], tmp_path: Pat
     assert "data    81 training images and 9 of val of npz" in text
     assert "steps   6: 2 epochs of 3 with 27 images each" in text
     assert f"{memory_needed(config, 3, 81) / 2**30:.2f} GiB" in text
+
+
+def test_a_run_that_starts_from_another_has_its_input(tiny: Callable[..., Config], tmp_path: Path) -> None:
+    train(tiny(input={"size": 48}, phases=[{"epochs": 1}]), tmp_path / "first", quiet=True)
+    rules = {"max_params": 100_000, "rows": 360, "pretrained": True}
+    text = describe_run(tiny(weights=str(tmp_path / "first"), rules=rules))
+    assert "for an image of 48x48 pixels" in text
+    assert text == describe_run(tiny(weights=str(tmp_path / "first"), rules=rules, input={"size": 48}))
+    with pytest.raises(CheckpointError, match="gone does not exist"):
+        describe_run(tiny(weights=str(tmp_path / "gone"), rules=rules))
 
 
 def test_what_training_refuses_is_refused(tiny: Callable[..., Config]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -129,6 +130,57 @@ def test_what_is_needed_stays(place: Path, said: Said) -> None:
     refused("it alone knows of 1 reading of the test split")
     assert said("remove", run.folder, "--force")[0] == 0
     assert not run.folder.exists()
+
+
+def test_a_damaged_neighbour_is_a_reason_that_can_be_overruled(place: Path, said: Said) -> None:
+    (place / "deeper" / "killed" / "config.yaml").write_text("name: [")
+    code, _, line = said("remove", place / "done")
+    assert (code, "runs/deeper/killed may start or learn from it, which cannot be told: runs/deeper" in line) == (2, True), line
+    assert "add --force" in line
+    (place / "done" / "test_readings.jsonl").write_text("{]}\n")
+    assert "how often it read the test split cannot be told: " in said("remove", place / "done")[2]
+    assert said("remove", place / "done", "--force")[0] == 0
+    assert not (place / "done").exists()
+
+
+def test_records_are_looked_for_in_several_folders(place: Path, said: Said) -> None:
+    write_record(Run(place / "done"), Path("mine/first"))
+    Path("entry").mkdir()
+    code, _, line = said("remove", place / "done", "--records", "entry", "--records", "mine")
+    assert (code, "mine/first/record.json is a record of its weights" in line) == (2, True)
+    code, _, line = said("remove", place / "done", "--records", "minne")
+    assert (code, "minne is no folder; expected one that holds records" in line) == (2, True)
+    assert said("remove", place / "done", "--records", "entry")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (lambda text: text.replace(",", ";"), "it has no column val_accuracy"),
+        (lambda text: text.rpartition(",")[0] + ",\n", "could not convert string to float: ''"),
+        (lambda text: text.rpartition(",")[0] + "\n", "must be a string or a real number, not 'NoneType'"),
+        (lambda text: text + "1,2", "must be a string or a real number, not 'NoneType'"),
+        (lambda text: text.rstrip() + ",5\n", "must be a string or a real number, not 'list'"),
+    ],
+)
+def test_metrics_that_a_spreadsheet_saved_are_said_to_be_damaged(
+    damage: Callable[[str], str], says: str, place: Path, said: Said
+) -> None:
+    metrics = Run(place / "done").metrics_file
+    metrics.write_text(damage(metrics.read_text()))
+    state = status_of(Run(place / "done")).state
+    assert state.startswith("damaged: runs/done/metrics.csv is damaged (")
+    assert says in state
+    code, out, _ = said("runs")
+    assert (code, "runs/deeper/killed" in out) == (0, True)
+
+
+def test_a_file_that_vanishes_while_sizes_are_taken_counts_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    size, walk = status_of(Run(place / "done")).size, os.walk
+    monkeypatch.setattr(
+        os, "walk", lambda top: ((folder, inner, [*names, ".last.pt.tmp"]) for folder, inner, names in walk(top))
+    )
+    assert status_of(Run(place / "done")).size == size
 
 
 def test_no_run_is_not_removed(place: Path, said: Said) -> None:

@@ -26,7 +26,7 @@ sys.modules["msvcrt"] = types.SimpleNamespace(locking=locking, LK_NBLCK=2)
 HIDING = """
 for name in ("fcntl", "resource", "pwd", "grp", "termios"):
     sys.modules[name] = None
-del os.sched_getaffinity, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.pthread_sigmask
+del os.sched_getaffinity, os.getloadavg, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.pthread_sigmask
 """
 TRY = """
 from pathlib import Path

@@ -208,6 +208,12 @@ def test_damaged_files_are_data_errors_or_load_unchanged(tmp_path: Path) -> None
     assert outcomes.count("refused") > 60
 
 
+@pytest.mark.parametrize("asked", ["correct", "accuracy", "interval", "confusion"])
+def test_without_labels_there_is_no_score(asked: str) -> None:
+    with pytest.raises(DataError, match=r"^mine\.npz is of split submit, which has no labels to score by; expected val"):
+        getattr(made().with_meta(file="mine.npz"), asked)
+
+
 def test_of_equal_logits_the_first_class_is_predicted() -> None:
     """As int8 nets often have them. torch's topk, for one, begins with another class."""
     made_of = made([0, 0, 0], [0, 1, 2], labels=[1, 0, 3], classes=tuple("abcd"))

@@ -20,17 +20,20 @@ from hypothesis import strategies as st
 from synthetic import NAMES, made, reading_of, session_of, summary_of
 
 from cifar_small.cli.main import main
-from cifar_small.config.hashing import config_dict, dump_config
+from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.data import write_unlabelled
 from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
 from cifar_small.files import sha256_file
+from cifar_small.inference.ensemble import combine
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters, trainable_parameters
-from cifar_small.runs.checkpoints import save_checkpoint
+from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.recording import write_record
+from cifar_small.submission import submission_file
 from cifar_small.submission.submission_file import (
     check_rules,
     find_faults,
@@ -282,6 +285,64 @@ def test_files_beside_the_csv_are_never_replaced_silently(tmp_path: Path) -> Non
     assert not (tmp_path / "a.json").exists()
 
 
+OWN_MODEL = {"family": "my_net.py:Net", "sha256": hashlib.sha256(b"as trained").hexdigest()}
+
+
+def run_of_own_net(folder: Path, monkeypatch: pytest.MonkeyPatch, **summary: Any) -> Run:
+    """A finished run of a net of the user's own, whose weights are not loaded again."""
+    run = finished_run(folder)
+    run.config_file.write_text(dump_config(config := parse_config(tiny_raw(model=OWN_MODEL))))
+    (folder / "my_net.py").write_text("as trained")
+    facts = {"weights_sha256": sha256(run.best), "config_sha256": config_hash(config), **summary}
+    run.summary_file.write_text(json.dumps(summary_of(**facts)))
+    monkeypatch.setattr(submission_file, "_check_weights", lambda *_: None)
+    return run
+
+
+@pytest.mark.parametrize("name", ["my_net.py", "config.yaml", "metrics.csv"])
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_work_beside_the_csv_is_not_replaced_though_asked_to(
+    name: str, overwrite: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_of_own_net(tmp_path / "run", monkeypatch)
+    (tmp_path / name).write_text("edited since")
+    with pytest.raises(
+        UserError, match=rf"{name} exists already, differs from .*run/{name}, and no record beside it"
+    ) as caught:
+        submit(made(weights_sha256=sha256(run.best)), tmp_path / "a.csv", run=run, overwrite=overwrite)
+    assert caught.value.remedy == ("output",)
+    assert (tmp_path / name).read_text() == "edited since"
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(["run", name])
+    with pytest.raises(UserError, match="no record beside it names it"):
+        write_record(run, tmp_path, overwrite=overwrite)
+
+
+def test_what_a_record_names_is_replaced_by_that_of_a_longer_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of_own_net(tmp_path / "run", monkeypatch)
+    run.summary_file.write_text(
+        json.dumps({**json.loads(run.summary_file.read_text()), "metrics_sha256": sha256(run.metrics_file)})
+    )
+    target = write_record(run, tmp_path / "mine").parent
+    run.metrics_file.write_text("epoch,lr\n1,0.1\n2,0.1\n")
+    other = {**OWN_MODEL, "sha256": hashlib.sha256(b"another").hexdigest()}
+    run.config_file.write_text(dump_config(parse_config(tiny_raw(model=other))))
+    (run.folder / "my_net.py").write_text("another")
+    write_record(run, target, overwrite=True)
+    for name in ("config.yaml", "metrics.csv", "my_net.py"):
+        assert (target / name).read_bytes() == (run.folder / name).read_bytes()
+
+
+def test_a_csv_that_cannot_be_written_takes_nothing_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of_own_net(tmp_path / "run", monkeypatch)
+    (tmp_path / "my_net.py").write_text("as trained")
+    (tmp_path / "a.json").write_text("of an earlier submission")
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(UserError, match=r"cannot write .*a\.csv"):
+        submit(made(weights_sha256=sha256(run.best)), tmp_path / "a.csv", run=run, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "my_net.py", "run"]
+    assert (tmp_path / "a.json").read_text() == "of an earlier submission"
+
+
 def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> None:
     run = finished_run(tmp_path / "run", max_params=100)
     with pytest.raises(ConfigError, match="over the budget of 100"):
@@ -289,9 +350,27 @@ def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> Non
     assert not (tmp_path / "out").exists()
 
 
-def test_lineage_survives_an_ensemble_of_ensembles() -> None:
-    from cifar_small.inference.ensemble import combine
+@pytest.mark.parametrize(
+    ("budget", "lineage", "message"),
+    [
+        (100, [], "over the budget of 100"),
+        (100_000, [IMAGENET], r"tiny started from other weights \(r18, trained on imagenet\)"),
+    ],
+)
+def test_checkpoints_of_an_ensembles_members_are_counted_and_judged_whatever_its_file_says(
+    budget: int, lineage: list[str], message: str, tmp_path: Path
+) -> None:
+    run = finished_run(tmp_path / "run", max_params=budget)
+    save_checkpoint(run.best, {**load_checkpoint(run.best), "lineage": lineage})
+    member = made(parameters=50, name="a", seed=1).with_meta(weights_sha256=sha256(run.best))
+    joined = combine([member, made(parameters=49, name="b", seed=2)])
+    with pytest.raises(ConfigError, match=message):
+        submit(joined, tmp_path / "out" / "a.csv", runs=[run])
+    assert not (tmp_path / "out").exists()
+    assert submit(joined, tmp_path / "a.csv").uncounted == ["a (seed 1)", "b (seed 2)"]
 
+
+def test_lineage_survives_an_ensemble_of_ensembles() -> None:
     inner = combine([made(seed=1, name="imagenet net", lineage=[IMAGENET]), made(seed=2)])
     with pytest.raises(ConfigError, match="imagenet"):
         check_rules(combine([inner, made(seed=3)]))
@@ -542,6 +621,8 @@ def test_ids_of_19_digits_are_submitted() -> None:
         ("ID,Label\n1,0\n2,0\n10,0\n", ("ID,Label", "numbers", "0")),
         ("id,label\r\n01,dog\r\n02,dog\r\n10,dog\r\n", ("id,label", "names", "00")),
         ("file,class\ntest_1,3\ntest_2,3\ntest_10,3\n", ("file,class", "numbers", "test_0")),
+        ("Id,Category\nimg-1.png,cat\nimg-2.png,cat\nimg-10.png,cat\n", ("Id,Category", "names", "img-0.png")),
+        ("Id,y\ncifar10/t2_001,1\ncifar10/t2_002,1\ncifar10/t2_010,1\n", ("Id,y", "numbers", "cifar10/t2_000")),
     ],
 )
 def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tuple[str, str, str]) -> None:
@@ -560,6 +641,15 @@ def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tu
         ("Id,Category\n1,cat\n2,cat\n11,cat\n", "is for 3 other ids"),
         ("Id,Category\n1,cow\n2,cat\n10,cat\n", "has labels such as 'cat', neither class names nor numbers"),
         ("Id,p0,p1\n1,0.5,0.5\n", "is not a sample submission; expected a header and rows of two values"),
+        (
+            "Id,Category\na-1-b,cat\na-2-b,cat\na-10-b,cat\n",
+            "has ids such as 'a-1-b'; expected the number of an image, alone or",
+        ),
+        ("Id,Category\n-1,cat\n-2,cat\n-10,cat\n", "has ids such as '-1'; expected the number of an image"),
+        (
+            "Id,Category\nimg1,cat\nval2,cat\nimg10,cat\n",
+            "has the ids 'img1' and 'val2'; expected all of one form, such as img1",
+        ),
         ("=1,Category\n1,cat\n2,cat\n10,cat\n", "has the header '=1,Category'; expected two names"),
         ("", "is not a sample submission"),
     ],
@@ -602,11 +692,11 @@ def test_a_sample_gives_its_order_and_the_predictions_follow_their_ids(tmp_path:
     assert main([*check, "--sample", str(sample)]) == 1
 
 
-def kaggle_stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> Path:
-    """A program named kaggle that writes down its arguments and ends with a code."""
+def kaggle_stand_in(folder: Path, monkeypatch: pytest.MonkeyPatch, code: int, says: str = "uploaded") -> Path:
+    """A program named kaggle that writes down its arguments, says something and ends with a code."""
     folder.mkdir(exist_ok=True)
     program, seen = folder / "kaggle", folder / "seen"
-    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{seen}"\necho uploaded\necho 403 >&2\nexit {code}\n')
+    program.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > "{seen}"\necho "{says}"\necho 403 >&2\nexit {code}\n')
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     return seen
@@ -634,6 +724,12 @@ def test_a_submission_goes_to_kaggle_by_its_own_program(
     assert "(exit code 3: 403); the CSV is written; try again with: kaggle competitions submit" in err
     assert csv.exists()
     assert main([*command, "--message", "two words"]) == 2
+    for says in ("Could not find competition - please enter a valid one", "Could not submit to competition"):
+        kaggle_stand_in(tmp_path / "bin", monkeypatch, 0, says)
+        assert main(whole) == 2
+        out, err = capsys.readouterr()
+        assert f"(exit code 0: {says}); the CSV is written; try again with: kaggle competitions submit" in err
+        assert "kaggle:" not in out
 
 
 def test_ids_in_the_order_of_text_are_recognized() -> None:

@@ -126,6 +126,37 @@ def test_the_log_says_what_metrics_say_after_a_kill_too(
     assert len(log) == 3 * len(watching.SCALARS) + 4
 
 
+def test_tensorboard_itself_reads_the_log(tiny: Tiny, tmp_path: Path) -> None:
+    reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    run = Run(tmp_path / "run")
+    train(tiny(phases=[{"epochs": 2}], engine={**tiny_raw()["engine"], "track": "tensorboard"}), run.folder, quiet=True)
+    log = reader.EventAccumulator(str(run.folder / "tensorboard")).Reload()
+    rows, summary = read_metrics(run.metrics_file), run.summary()
+    assert summary is not None
+    for tag, key in watching.SCALARS.items():
+        events = log.Scalars(tag)
+        assert [event.step for event in events] == [1, 2]
+        assert [event.value for event in events] == pytest.approx([row[key] for row in rows], rel=1e-6)
+    final = {
+        "final/val accuracy": summary.val_accuracy,
+        "final/parameters": summary.parameters,
+        "final/minutes": summary.seconds / 60,
+        "final/selected epoch": summary.selected_epoch,
+    }
+    assert set(log.Tags()["scalars"]) == {*watching.SCALARS, *final}
+    for tag, value in final.items():
+        (event,) = log.Scalars(tag)
+        assert (event.step, event.value) == (2, pytest.approx(value, rel=1e-6))
+    plugin = log.summary_metadata["_hparams_/session_start_info"].plugin_data
+    settings = HParamsPluginData.FromString(plugin.content).session_start_info.hparams
+    assert settings["batch_size"].number_value == 64
+    assert settings["optim.name"].string_value == "sgd"
+    scores = HParamsPluginData.FromString(log.summary_metadata["_hparams_/experiment"].plugin_data.content)
+    assert {info.name.tag for info in scores.experiment.metric_infos} == set(final)
+
+
 def hook_of_the_docs(tracker: str) -> str:
     (block,) = re.findall(rf"```python\n(import {tracker}\n.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
     return block  # type: ignore[no-any-return]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
@@ -45,12 +46,19 @@ def views_name(value: Any) -> str:
     if not isinstance(value, str):
         raise ValueError(f"expected one of {', '.join(VIEW_SETS)}, or {{set: flip_shift, share: 0.25}}")
     name, share = split_views(value)
-    return name if share == 1 else f"{name}@{share:g}"
+    if share == 1:
+        return name
+    short = f"{share:g}"
+    return f"{name}@{short if float(short) < 1 else share}"  # six digits round 0.9999999 to 1, which is no share
 
 
 _VIEWS_SCHEMA = {"anyOf": [{"enum": list(VIEW_SETS)}, {"type": "string"}, {"type": "object"}]}
 Views = Annotated[str, BeforeValidator(views_name), WithJsonSchema(_VIEWS_SCHEMA)]
 
+
+# Around the number of an id in a CSV. A prefix begins with a letter, or a spreadsheet might run it, and ends with no digit.
+ID_PREFIX = "(?:[A-Za-z_](?:[A-Za-z0-9_/-]*[A-Za-z_/-])?)?"
+ID_SUFFIX = r"(?:\.[A-Za-z]{1,5})?"
 
 LabelKind = Literal["numbers", "names"]
 _LABELS: Mapping[str, LabelKind] = {"ID,Labels": "numbers", "id,label": "names"}
@@ -71,8 +79,8 @@ class Rules(Section):
     """Header of the CSV: two columns, of ids and of labels."""
     labels: LabelKind | None = None
     """Does the CSV number the classes or name them? null: numbers under ID,Labels, names under id,label."""
-    ids: Annotated[str, Field(pattern=r"^[A-Za-z_]*0+(\.[A-Za-z]{1,5})?$")] = "0"
-    """How the CSV writes id 0, such as 00000.png."""
+    ids: Annotated[str, Field(pattern=rf"^{ID_PREFIX}0+{ID_SUFFIX}$")] = "0"
+    """How the CSV writes id 0, such as 00000.png or img-0."""
 
     OMIT_DEFAULT = frozenset({"pretrained_teacher", "labels", "ids"})
 
@@ -109,9 +117,9 @@ class Rules(Section):
     @property
     def id_parts(self) -> tuple[str, str, str]:
         """What stands before the number, its zeros, and what stands after it."""
-        start = self.ids.index("0")
-        stem, dot, ending = self.ids.partition(".")
-        return stem[:start], stem[start:], dot + ending
+        found = re.fullmatch(rf"({ID_PREFIX})(0+)({ID_SUFFIX})", self.ids)
+        assert found is not None, self.ids
+        return found[1], found[2], found[3]
 
 
 SourceName = Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"]
