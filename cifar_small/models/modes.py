@@ -113,6 +113,8 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
     their noise widens the variances.)
     """
     norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not _is_frozen(module)]
+    if not norms:
+        return  # before the images are made
     momenta = [norm.momentum for norm in norms]
     was_training = model.training
     model.eval()

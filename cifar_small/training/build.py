@@ -27,9 +27,11 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import load_teacher_targets
 from cifar_small.training.distributed import SINGLE_PROCESS, World, share_batch, synchronize_batchnorm
+from cifar_small.training.feature_cache import bytes_needed
 from cifar_small.training.hard_images import check_shares, load_hard_images
 from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
 from cifar_small.training.state import FIRST_SCALE, State
+from cifar_small.training.teacher_cache import answer_bytes
 from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.augmenter import Augmenter
 from cifar_small.transforms.per_image import check_pipelines
@@ -84,6 +86,11 @@ def build_trainer(
         check_own(config.model, len(data.classes), config.side, head_matters=config.weights is not None or any(apart))
     _check_phases(config, resolved.phases, model, len(data.classes))
     cached = [phase for phase in resolved.phases if phase.settings.caches]
+    for phase in cached:  # now, and not only when its turn comes
+        if phase.settings.cached_views is not None:
+            bytes_needed(model, phase, len(data.images), len(data.val), config.side)
+        else:
+            answer_bytes(phase, len(data.images), len(data.classes))
     if cached and world.size > 1:
         key = "cached_views" if cached[0].settings.cached_views else "distill.cached_views"
         raise ConfigError(f"phases.{cached[0].index}.{key} is for a single process, not for {world.size}; drop it")

@@ -17,7 +17,7 @@ from cifar_small.environment import autocast
 from cifar_small.models import LibraryNet, in_backbone
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
-from cifar_small.training.view_cache import SLICE, cache_folder, collected, kept, key_of, make_room, view_slices
+from cifar_small.training.view_cache import SLICE, bounded, cache_folder, collected, kept, key_of, make_room, view_slices
 from cifar_small.transforms.functional import resize
 
 
@@ -61,19 +61,10 @@ def fill_cache(run: Run, net: nn.Module, batches: Batches, phase: Phase, precisi
     assert isinstance(net, LibraryNet)
     assert phase.settings.cached_views is not None
     data, folder, count = batches.data, cache_folder(run), phase.settings.cached_views
-    net.eval()
-    shape = compute_features(net, batches.preprocess(data.val_images[:2]), precision).shape[1:]
-    needed = 2 * shape.numel() * (len(data.images) * count + len(data.val))
+    needed = bytes_needed(net, phase, len(data.images), len(data.val), batches.config.side)
     key = _key(net, batches, phase, precision)
     names = [f"{key}-view{view}.npy" for view in range(count)]
-    make_room(
-        run,
-        [*names, f"{key}-val.npy"],
-        needed,
-        f"phases.{phase.index}.cached_views {count} would keep {needed / 1e9:.1f} GB of features, {shape.numel():,} numbers "
-        "for each image",
-        "lower cached_views, resolution or train_limit, or drop it",
-    )
+    make_room(run, [*names, f"{key}-val.npy"], needed)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
     val = kept(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, dtype))
     views = [
@@ -81,6 +72,27 @@ def fill_cache(run: Run, net: nn.Module, batches: Batches, phase: Phase, precisi
         for view, name in enumerate(names)
     ]
     return FeatureCache([view.to(data.device) for view in views], val.to(data.device), phase.start, precision)
+
+
+def bytes_needed(net: nn.Module, phase: Phase, images: int, val: int, side: int) -> int:
+    """Bytes that a phase keeps of so many images at its resolution, and of val at `side`; the net is put into evaluation.
+
+    Raises ConfigError for more than MAX_BYTES.
+    """
+    assert isinstance(net, LibraryNet)
+    assert phase.settings.cached_views is not None
+    device, views = next(net.parameters()).device, phase.settings.cached_views
+    net.eval()
+    numbers, of_val = (
+        compute_features(net, torch.zeros(1, 3, size, size, device=device), "fp32").numel()
+        for size in (phase.settings.resolution, side)
+    )
+    return bounded(
+        2 * (numbers * images * views + of_val * val),
+        f"phases.{phase.index}.cached_views {views}",
+        f"of features, {numbers:,} numbers for each image",
+        "lower cached_views, resolution or train_limit, or drop it",
+    )
 
 
 @torch.no_grad()

@@ -34,9 +34,10 @@ from cifar_small.training.batches import Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import Teacher, TeacherTargets
 from cifar_small.training.distributed import SINGLE_PROCESS, share_batch
-from cifar_small.training.feature_cache import FeatureCache, compute_features
+from cifar_small.training.feature_cache import FeatureCache, bytes_needed, compute_features
 from cifar_small.training.hard_images import HardImages
 from cifar_small.training.state import State
+from cifar_small.training.teacher_cache import answer_bytes
 from cifar_small.training.trainer import Trainer
 from cifar_small.training.view_cache import SLICE
 from cifar_small.transforms.augmenter import Augmenter
@@ -170,7 +171,7 @@ class StandInTrainer(Trainer):
         """Features without numbers; what the backbone takes while it computes them is counted for one slice of images."""
         views, side, precision = phase.settings.cached_views, phase.settings.resolution, self.state.precision
         assert views is not None
-        self.state.model.eval()
+        bytes_needed(self.state.model, phase, len(self.data.images), len(self.data.val_images), self.config.side)
         dtype = torch.bfloat16 if precision == "bf16" else torch.float16
 
         def features(count: int, side: int) -> Tensor:
@@ -186,6 +187,7 @@ class StandInTrainer(Trainer):
         teachers, settings = self.batches.teacher_targets[phase.index], phase.settings.distill
         assert settings is not None
         assert settings.cached_views is not None
+        answer_bytes(phase, len(self.data.images), len(self.data.classes))
         count, side = len(self.data.images), self.config.augmented_at(phase.settings.resolution, self.data.side)
         teachers.answers(torch.empty(min(SLICE, count), 3, side, side, device=META), self.state.precision)
         return [torch.empty(count, len(self.data.classes), device=META) for _ in range(settings.cached_views)]

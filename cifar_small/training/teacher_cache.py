@@ -12,9 +12,22 @@ from torch import Tensor
 from cifar_small.config.phases import Phase
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
-from cifar_small.training.view_cache import cache_folder, collected, kept, key_of, make_room, view_slices
+from cifar_small.training.view_cache import bounded, cache_folder, collected, kept, key_of, make_room, view_slices
 
 TYPE = torch.float32
+
+
+def answer_bytes(phase: Phase, images: int, classes: int) -> int:
+    """Bytes that a phase keeps of its teachers' answers. Raises ConfigError for more than MAX_BYTES."""
+    settings = phase.settings.distill
+    assert settings is not None
+    assert settings.cached_views is not None
+    return bounded(
+        TYPE.itemsize * settings.cached_views * images * classes,
+        f"phases.{phase.index}.distill.cached_views {settings.cached_views}",
+        "of probabilities",
+        "lower it",
+    )
 
 
 def fill_answers(run: Run, batches: Batches, phase: Phase, precision: str) -> list[Tensor]:
@@ -25,17 +38,11 @@ def fill_answers(run: Run, batches: Batches, phase: Phase, precision: str) -> li
     teachers, data, settings = batches.teacher_targets[phase.index], batches.data, phase.settings.distill
     assert settings is not None
     assert settings.cached_views is not None
-    needed = TYPE.itemsize * settings.cached_views * len(data.images) * len(data.classes)
+    needed = answer_bytes(phase, len(data.images), len(data.classes))
     weights = ((f"{index}.{name}", value) for index, one in enumerate(teachers.teachers) for name, value in one.tensors())
     key = key_of(batches, phase, [precision, settings.temperature], weights)
     names = [f"{key}-teachers{view}.npy" for view in range(settings.cached_views)]
-    make_room(
-        run,
-        names,
-        needed,
-        f"phases.{phase.index}.distill.cached_views {settings.cached_views} would keep {needed / 1e9:.1f} GB of probabilities",
-        "lower it",
-    )
+    make_room(run, names, needed)
 
     def of_view(view: int) -> Tensor:
         order, pixels = view_slices(batches, phase, view)

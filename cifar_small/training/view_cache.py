@@ -41,13 +41,15 @@ def remove_cache(run: Run) -> None:
     shutil.rmtree(cache_folder(run), ignore_errors=True)
 
 
-def make_room(run: Run, names: Sequence[str], needed: int, what: str, remedy: str) -> None:
-    """Make the folder, without files of other names, for `needed` bytes; `what` and `remedy` are for the message.
-
-    Raises ConfigError for more than MAX_BYTES.
-    """
+def bounded(needed: int, what: str, of_what: str, remedy: str) -> int:
+    """The bytes that a setting, `what`, would keep. Raises ConfigError for more than MAX_BYTES."""
     if needed > MAX_BYTES:
-        raise ConfigError(f"{what}; at most {MAX_BYTES / 1e9:.1f} GB: {remedy}")
+        raise ConfigError(f"{what} would keep {needed / 1e9:.1f} GB {of_what}; at most {MAX_BYTES / 1e9:.1f} GB: {remedy}")
+    return needed
+
+
+def make_room(run: Run, names: Sequence[str], needed: int) -> None:
+    """Make the folder, without files of other names, for `needed` bytes."""
     folder = cache_folder(run)
     for other in folder.glob("*.npy"):
         if other.name not in names:

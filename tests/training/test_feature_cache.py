@@ -20,7 +20,9 @@ from cifar_small.errors import ConfigError
 from cifar_small.models import LibraryNet, build_model, set_frozen, set_training
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
+from cifar_small.training.batches import Batches
 from cifar_small.training.build import build_trainer
+from cifar_small.training.standin import stand_in
 from cifar_small.training.train import train
 
 PLAIN = {"crop": 0, "flip": "none"}
@@ -62,8 +64,8 @@ def test_training_on_features_is_training_on_pixels(
     features = LibraryNet.features
     monkeypatch.setattr(LibraryNet, "features", lambda net, images: seen.append(len(images)) or features(net, images))
     train(small({**phase, "cached_views": views}, head=head, ema_decay=ema), tmp_path / "cached", quiet=True)
-    # Two images for the shape, val, the views; the predictions of val at the end.
-    assert sum(seen) == 2 + 100 + 90 * views + 100
+    # Twice two images for the shapes, val, the views; the predictions of val at the end.
+    assert sum(seen) == 4 + 100 + 90 * views + 100
     ours, theirs = weights_of(tmp_path / "cached"), weights_of(tmp_path / "pixels")
     for name, value in theirs.items():
         torch.testing.assert_close(ours[name], value, rtol=1e-2, atol=2e-3)  # features are rounded to 11 bits
@@ -117,15 +119,16 @@ def test_a_killed_run_continues_to_the_same_bits_and_reads_what_is_kept(
 ) -> None:
     """Within the first epoch, within the second, and in the next phase, which has no features any more."""
     train_until_save(small(*THREE), tmp_path / "run", saves, monkeypatch)
-    kept = sorted((tmp_path / "run" / "cached_views").glob("*.npy"))
+    kept, read = sorted((tmp_path / "run" / "cached_views").glob("*.npy")), list[Path]()
     assert len(kept) == (3 if saves < 9 else 0)
     if kept:
-        before = [path.stat().st_mtime_ns for path in kept]
         monkeypatch.setattr(module, "collected", lambda *given: pytest.fail("computed again"))
+        load = np.load
+        monkeypatch.setattr(np, "load", lambda path, **given: read.append(Path(path)) or load(path, **given))
     config = small(*THREE)
     train(config, tmp_path / "run", resume=True, quiet=True)
     assert fingerprint(tmp_path / "run") == undisturbed
-    assert not kept or before
+    assert sorted(path for path in read if path.parent.name == "cached_views") == kept
 
 
 def test_the_key_covers_all_that_features_depend_on_and_other_files_go(tmp_path: Path) -> None:
@@ -147,10 +150,30 @@ def test_the_key_covers_all_that_features_depend_on_and_other_files_go(tmp_path:
     assert module._key(trainer.state.model, trainer.batches, config.phases[0], "fp32") != keys[3]  # type: ignore[arg-type]
 
 
-def test_more_than_the_bound_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(view_cache, "MAX_BYTES", 2 * 1024 * (90 + 100) - 1)
-    with pytest.raises(ConfigError, match=r"cached_views 1 would keep 0\.0 GB of features, 1,024 numbers for each image; at"):
-        train(small({**HEAD, "cached_views": 1}), tmp_path / "run", quiet=True)
+def test_more_than_the_bound_is_refused_before_anything_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of maps, as many numbers as the phase's resolution gives, and for val those of the config's size."""
+    phases = {"epochs": 1, "freeze": "none"}, {**HEAD, "epochs": 1, "cached_views": 1, "resolution": 32}
+    config, needed = small(*phases, head="se", input={"size": 64}), 2 * 576 * (90 + 2 * 2 * 100)
+    monkeypatch.setattr(view_cache, "MAX_BYTES", needed - 1)
+    with pytest.raises(
+        ConfigError, match=r"phases\.1\.cached_views 1 would keep 0\.0 GB of features, 576 numbers for each image"
+    ):
+        train(config, tmp_path / "run", quiet=True)
+    assert not Run(tmp_path / "run").last.exists()
+    with pytest.raises(ConfigError, match=r"phases\.1\.cached_views 1 would keep"):
+        stand_in(config, 10, 90, "fp32").train_phases()
+    monkeypatch.setattr(view_cache, "MAX_BYTES", needed)
+    assert train(config, tmp_path / "run", quiet=True) is not None
+
+
+def test_averages_of_a_phase_that_caches_have_no_statistics_to_take_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: list[int] = []
+    plain = Batches.plain
+    monkeypatch.setattr(Batches, "plain", lambda *place: (given.append(len(part)) or part for part in plain(*place)))
+    train(small({**HEAD, "cached_views": 1, "swa": {"every": 1}}), tmp_path / "run", quiet=True)
+    assert given == []
 
 
 @pytest.mark.parametrize(
