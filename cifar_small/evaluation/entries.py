@@ -99,6 +99,8 @@ class EntryRow:
     estimate: tuple[float, float, float] | None = None  # of its accuracy on a file without labels, low and high
     ended_early: str = ""  # why a run of its members ended before its last planned epoch
     versions: Mapping[str, str] = field(default_factory=dict)  # by package: of those that decide pixels, weights or logits
+    predict_minutes: float | None = None  # that 10,000 images take with its views, all members together
+    int8_bytes: int | None = None  # of the int8 file that it is, or that lies in its run directory
 
     @property
     def legal(self) -> bool:
@@ -320,7 +322,23 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         extended=_joined(training.extended for training in known),
         ended_early=_joined(training.ended_early for training in known),
         versions={name: _joined(training.versions.get(name, "") for training in known) for name in DECISIVE} if whole else {},
+        predict_minutes=_predict_minutes(entry),
+        int8_bytes=_int8_bytes(entry) if single else None,
     )
+
+
+def _predict_minutes(entry: Entry) -> float | None:
+    """By the file of the most images, of which loading and warming up have the least share."""
+    meta = max(entry.predictions.values(), key=lambda predictions: len(predictions.ids)).meta
+    seconds = [net.predict_seconds for net in meta.nets()]
+    return None if None in seconds else sum(filter(None, seconds)) / 60
+
+
+def _int8_bytes(entry: Entry) -> int | None:
+    if entry.meta.onnx is not None:
+        return entry.meta.onnx.bytes if entry.meta.onnx.precision == "int8" else None
+    file = entry.run.folder / "int8.onnx" if entry.run is not None else None
+    return file.stat().st_size if file is not None and file.is_file() else None
 
 
 def _macs(parts: Sequence[NetFacts], classes: Sequence[str]) -> int | None:

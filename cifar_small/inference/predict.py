@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -160,8 +161,8 @@ def predict_images(
     device = resolve_device("cpu" if net.onnx else engine.device)
     precision = net.onnx.precision if net.onnx else precision or resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
-    pixels = to_tensor(images, device)
-    logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout)
+    pixels, began = to_tensor(images, device), time.perf_counter()
+    logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout).cpu()
     facts = {
         "format": FORMAT,
         "name": net.config.name,
@@ -173,13 +174,14 @@ def predict_images(
         **commit(),
         "precision": precision,
         "device": device.type,
+        "predict_seconds": round(10_000 * (time.perf_counter() - began) / len(images.ids), 3),
         "images_sha256": images.sha256,
         "source": images.source,
         **net.facts.given(),
         **({"onnx": net.onnx} if net.onnx else {}),
     }
     meta = PredictionsMeta.model_validate(facts)
-    return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
+    return Predictions(images.ids, logits.numpy().astype(np.float32), images.labels, net.classes, meta)
 
 
 def images_of(predictions: Predictions, data_root: str | None = None) -> Images:

@@ -10,6 +10,8 @@ from cifar_small.files import to_csv
 from cifar_small.reporting.tables import Table
 
 TESTED = ("difference", "right alone", "p", "Holm")
+PREDICT = "predict"
+PREDICT_NOTE = f"{PREDICT}: minutes that 10,000 images take with these views, on the machine that predicted them"
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -32,12 +34,26 @@ def entries_table(comparison: Comparison) -> Table:
     """A row per entry: size, budget, start, data, views, members, cost."""
     machines = list(dict.fromkeys(row.hardware for row in comparison.rows if row.hardware))
     letters = {machine: chr(ord("a") + number) for number, machine in enumerate(machines)}
-    header = ("entry", "parameters", "MACs", "budget", "legal", "start", "data", "views", "members", "epochs", "minutes")
+    header = ["entry", "parameters", "MACs", "budget", "legal", "start", "data", "views", "members", "epochs", "minutes"]
     rows = [_entry_cells(row, letters) for row in comparison.rows]
+    for title, column in cost_columns(comparison.rows).items():
+        header.append(title)
+        rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
     notes = ["MACs: multiply-adds of one image and one view, at the size the net is given; of an ensemble the sum"]
     notes += [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
     notes += [f"not comparable: {line}" for line in comparison.unlike]
-    return Table("What is compared", header, tuple(rows), tuple(notes), "entries")
+    if PREDICT in header:
+        notes.append(PREDICT_NOTE)
+    return Table("What is compared", tuple(header), tuple(rows), tuple(notes), "entries")
+
+
+def cost_columns(rows: Sequence[EntryRow]) -> dict[str, list[str]]:
+    """What the use of each entry costs, by title; without columns that no entry has a value for."""
+    columns = {
+        PREDICT: ["" if row.predict_minutes is None else f"{row.predict_minutes:.2f}" for row in rows],
+        "int8 MB": ["" if row.int8_bytes is None else f"{row.int8_bytes / 1e6:.2f}" for row in rows],
+    }
+    return {title: column for title, column in columns.items() if any(column)}
 
 
 def settings_table(comparison: Comparison) -> Table:
@@ -205,9 +221,10 @@ def p_text(p: float) -> str:
 
 COLUMNS = (
     "kind", "name", "against", "split", "parameters", "macs", "budget", "legal", "start", "data", "train_images", "views",
-    "members", "seeds", "epochs", "minutes", "hardware", "test_readings", "val", "val_low", "val_high", "val_sd",
-    "val_images", "test", "test_low", "test_high", "test_sd", "test_images", "difference", "difference_low",
-    "difference_high", "only_name", "only_against", "test_kind", "p", "p_holm", "estimate", "estimate_low", "estimate_high",
+    "members", "seeds", "epochs", "minutes", "hardware", "predict_minutes", "int8_bytes", "test_readings", "val", "val_low",
+    "val_high", "val_sd", "val_images", "test", "test_low", "test_high", "test_sd", "test_images", "difference",
+    "difference_low", "difference_high", "only_name", "only_against", "test_kind", "p", "p_holm", "estimate", "estimate_low",
+    "estimate_high",
 )  # fmt: skip
 
 
@@ -240,6 +257,8 @@ def _entry_record(row: EntryRow) -> dict[str, object]:
         "epochs": epochs_text(row.epochs),
         "minutes": None if row.minutes is None else round(row.minutes, 2),
         "hardware": row.hardware,
+        "predict_minutes": None if row.predict_minutes is None else round(row.predict_minutes, 4),
+        "int8_bytes": row.int8_bytes,
         "test_readings": row.test_readings,
     }
     if row.estimate:

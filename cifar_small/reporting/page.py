@@ -29,6 +29,9 @@ from cifar_small.figures.evaluation import draw_accuracy_over_cost, draw_reliabi
 from cifar_small.figures.run import draw_run, draw_val_accuracy
 from cifar_small.figures.style import to_html
 from cifar_small.reporting.comparison_tables import (
+    PREDICT,
+    PREDICT_NOTE,
+    cost_columns,
     ensembles_table,
     estimates_table,
     groups_table,
@@ -278,22 +281,24 @@ def _comparison_table(comparison: Comparison) -> Table:
     """One table of all: size, cost, accuracy, and the test against the first."""
     first = comparison.rows[0].name
     tests = {pair.second: pair for pair in comparison.pairs if pair.first == first}
-    rows = []
-    for row in comparison.rows:
+    rows, costs = [], cost_columns(comparison.rows)
+    for number, row in enumerate(comparison.rows):
         test = tests.get(row.name)
         tested = ("", "") if test is None else (f"{100 * test.difference:+.2f}", p_text(test.p_holm))
         minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
         scores = (score_text(row.scores.get(split)) for split in ("val", "test"))
         legal = "yes" if row.legal else "no: " + ", ".join(row.faults)
-        rows.append((row.name, f"{row.parameters:,}", legal, row.start, row.views, minutes, *scores, *tested))
+        cost = (column[number] for column in costs.values())
+        rows.append((row.name, f"{row.parameters:,}", legal, row.start, row.views, minutes, *cost, *scores, *tested))
     against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
     notes = (
         against,
+        *([PREDICT_NOTE] if PREDICT in costs else []),
         *(f"not comparable: {line}" for line in comparison.unlike),
         *comparison.refused,
         *(line.split(" predictions: ")[0] + " predictions" for line in comparison.missing),  # the advice names paths
     )
-    header = ("model", "parameters", "legal", "start", "views", "minutes", "val %", "test %", "difference", "p")
+    header = ("model", "parameters", "legal", "start", "views", "minutes", *costs, "val %", "test %", "difference", "p")
     return Table("Side by side", header, tuple(rows), notes, "comparison")
 
 

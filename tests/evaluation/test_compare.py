@@ -438,6 +438,28 @@ def test_what_val_chose_is_said_where_val_is_the_judge() -> None:
     assert "val also chose the weights of its members, so its accuracy is optimistic" in describe(evaluate(fitted))
 
 
+def test_what_use_costs_stands_in_columns_where_a_file_tells_it(tmp_path: Path) -> None:
+    """Minutes are those of the file of most images, of an ensemble the sum; bytes those of the int8 file in the run."""
+    one = entry("one", [0], predict_seconds=30.0, parameters=10)
+    few = made(answers([0])[:40], labels=LABELS[:40], split="test", weights_sha256="one", predict_seconds=90.0)
+    one = Entry("one", {"test": few, **one.predictions})
+    other = entry("other", [1, 2], predict_seconds=12.0)
+    joined = Entry("both", {"val": combine([one.predictions["val"], other.predictions["val"]])})
+    run = make_run(tmp_path / "silent", [3])
+    tables = comparison_tables(compare([one, other, joined, *load_entries([str(run.folder)])]))[0]
+    assert tables.header[-1] == "predict"
+    assert [row[-1] for row in tables.rows] == ["0.50", "0.20", "0.70", ""]
+    (run.folder / "int8.onnx").write_bytes(bytes(1_234_567))
+    tables = comparison_tables(
+        compare([entry("quantized", [4], onnx=OnnxFacts(**{**ONNX, "bytes": 2_000_000})), *load_entries([str(run.folder)])])
+    )[0]
+    assert tables.header[-1] == "int8 MB"
+    assert [row[-1] for row in tables.rows] == ["2.00", "1.23"]
+    (first, *_) = csv.DictReader(io.StringIO(comparison_csv(compare([one, other]))))
+    assert (first["predict_minutes"], first["int8_bytes"]) == ("0.5", "")
+    assert comparison_tables(compare(load_entries([str(make_run(tmp_path / "plain").folder)])))[0].header[-1] == "minutes"
+
+
 def test_an_ensembles_val_and_test_files_are_one_entry_and_know_their_members(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / f"s{seed}", slice(seed, 20), seed, ("val", "test")) for seed in range(2)]
     for split in ("val", "test"):

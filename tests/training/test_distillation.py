@@ -310,6 +310,31 @@ def test_files_that_do_not_fit_are_refused(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [
+        ("val", r"phases\.0\.distill: .*file\.npz held out other images than this config"),
+        ("lineage", r"phases\.0\.distill: .*file\.npz was initialized from other weights \(imagenet\)"),
+    ],
+)
+@pytest.mark.parametrize("members", [1, 2])
+def test_a_file_answers_to_the_rules_of_teachers(
+    members: int, what: str, message: str, spoken: Path, teachers: tuple[Run, Run], tmp_path: Path
+) -> None:
+    """Alone, and as one of an ensemble whose other member is without fault."""
+    one, other = (load_predictions(run.predictions / "train.npz") for run in teachers)
+    assert one.meta.data is not None
+    changes: dict[str, Any] = (
+        {"data": one.meta.data.updated(val_sha256="0" * 64)} if what == "val" else {"lineage": ["imagenet"]}
+    )
+    one = one.with_meta(**changes)
+    said = one if members == 1 else combine([other, one], "probabilities")
+    said.save(tmp_path / "file.npz")
+    with pytest.raises(ConfigError, match=message):
+        train(by_file(tmp_path / "file.npz"), tmp_path / "run", quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
 # --------------------------------------------------------------------------------------------------------------- whole runs
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import train_until_save
+from torch.nn import functional as F
 from two_ranks import CONFIG
 
 from cifar_small.config.hashing import dump_config
@@ -25,6 +26,7 @@ from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import locked
+from cifar_small.runs.predictions import load_predictions
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import SINGLE_PROCESS, SyncedBatchNorm2d, World, share_batch, synchronize_batchnorm
 from cifar_small.training.train import train
@@ -188,6 +190,7 @@ MICRO = {
     "model": {"family": "whitened_resnet", "stages": [{"width": 12, "branch": [[3, 8], [1, 12]]}] * 2},
     "optim": {"name": "muon", "lr": 0.1, "bias": {"lr": 2.0}, "head": {"lr": 0.2}},
     "ema_decay": None,
+    "selection": "last",
     "phases": [{"epochs": 1, "resolution": 16}, {"epochs": 2}],
     "engine": {**CONFIG["engine"], "sync_batchnorm": False, "micro_batch_size": 15},
 }
@@ -209,6 +212,9 @@ def test_ranks_with_their_own_statistics_are_micro_batches(tmp_path: Path) -> No
     assert [session.processes for session in two.sessions()] == [2]
     for mine, theirs in zip(rows(one), rows(two), strict=True):
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), rel=1e-2)
+    judged = load_predictions(two.predictions / "val.npz")  # by rank 0 alone, with the weights of the end
+    loss = F.cross_entropy(torch.from_numpy(judged.logits), torch.from_numpy(judged.labels))
+    assert float(rows(two)[-1]["val_loss"]) == pytest.approx(loss.item(), rel=1e-4)  # all ranks judge by its statistics
     weights, others = (load_checkpoint(run.last)["model"] for run in (one, two))
     for name in (name for name in weights if name.endswith(("weight", "bias"))):
         assert (weights[name] - others[name]).norm() <= 0.01 * weights[name].norm(), name

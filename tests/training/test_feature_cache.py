@@ -73,6 +73,20 @@ def test_training_on_features_is_training_on_pixels(
     assert not (tmp_path / "cached" / "cached_views").exists()
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_an_average_with_a_backbone_of_its_own_is_judged_by_that(precision: str, tmp_path: Path) -> None:
+    """After a phase that trained the backbone, the average's is another; in bf16 features are kept to the last bit."""
+    phases = {"epochs": 1, "optim": {"name": "adamw", "lr": 0.003}}, {**HEAD, "freeze": "backbone"}
+    engine = {**ENGINE, "precision": precision}
+    for name, views in (("pixels", None), ("cached", 1)):
+        config = small(phases[0], {**phases[1], "cached_views": views}, ema_decay=0.7, engine=engine)
+        train(config, tmp_path / name, quiet=True)
+    ours, theirs = losses(tmp_path / "cached"), losses(tmp_path / "pixels")
+    assert ours == (theirs if precision == "bf16" else pytest.approx(theirs, abs=5e-3))
+    state = load_checkpoint(tmp_path / "cached" / "last.pt")
+    assert any(not torch.equal(value, state["average"][f"module.{name}"]) for name, value in state["model"].items())
+
+
 def test_maps_of_a_phase_at_another_resolution_than_val(tmp_path: Path) -> None:
     """The head is trained on maps of fewer pixels than it is judged on."""
     phase = {**HEAD, "cached_views": 1, "resolution": 32}

@@ -21,9 +21,11 @@ from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.reporting.dry_run import describe_run
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
+from cifar_small.training.build import build_trainer
 from cifar_small.training.hard_images import HardImages, check_shares
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
+from cifar_small.transforms.mixing import apply_mix
 
 Make = Callable[..., Config]
 
@@ -73,6 +75,24 @@ def whole(proxy: Path) -> tuple[Run, list[tuple[Tensor, Tensor]], list[Tensor]]:
 def test_a_phase_trains_on_the_share_that_is_hardest_for_the_proxy(proxy: Path, whole: tuple[Run, Any, Any]) -> None:
     _, given, _ = whole
     assert [len(pixels) for pixels, _ in given] == [64] * 4 + [16] * 4
+
+
+def test_the_net_is_given_the_chosen_images_each_with_its_own_targets(proxy: Path, tmp_path: Path) -> None:
+    """Mixed ones, of which the targets tell images apart, at another size than the proxy sees."""
+    phases = [{"epochs": 1, "resolution": 24, "select": {"share": 0.25, "proxy": str(proxy)}}]
+    trainer = build_trainer(resolve_config(selecting(proxy, phases=phases)), Run(tmp_path), quiet=True)
+    batches, phase = trainer.batches, trainer.resolved.phases[0]
+    select = batches.hard_images[0]
+    _, mix, chosen, pixels = next(batches.epoch(phase, 0, 0))
+    some, targets = batches.inputs(phase, 0, mix, pixels, chosen, "fp32")
+    batches.hard_images.clear()
+    whole, labels = batches.inputs(phase, 0, mix, pixels, chosen, "fp32")
+    mixed, _ = apply_mix(mix, pixels, F.one_hot(batches.data.labels[chosen], 10).float())
+    losses = F.cross_entropy(select.proxy(mixed), labels, reduction="none")
+    places = losses.topk(16).indices.sort().values
+    assert torch.equal(some, whole[places])
+    assert torch.equal(targets, labels[places])
+    assert losses[places].min() >= losses.median()
 
 
 def test_metrics_are_those_of_the_images_trained_on(whole: tuple[Run, Any, list[Tensor]]) -> None:

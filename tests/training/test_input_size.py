@@ -17,6 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 import cifar_small.models.resnet as resnet_module
+import cifar_small.training.batches as batches_module
 from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
@@ -262,6 +263,19 @@ def test_mixed_labels_have_the_share_of_the_pixels(side: int, seed: int, changes
     mixed, targets = apply_mix(mix, images, torch.eye(batch))
     shares = torch.stack([(mixed[:, 0] == label).float().mean((1, 2)) for label in range(batch)], 1)
     torch.testing.assert_close(shares, targets, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(("augment", "side"), [("after", 48), ("before", 32)])
+def test_boxes_are_drawn_at_the_size_of_the_pixels_that_are_mixed(
+    augment: str, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny: Callable[..., Config]
+) -> None:
+    drawn: list[int] = []
+    monkeypatch.setattr(batches_module, "draw_mix", lambda *given: (drawn.append(given[3]), draw_mix(*given))[1])
+    data = {"source": "digits", "val_size": 200, "train_limit": 128}
+    phases = [{"epochs": 1, "resolution": 48}]
+    config = tiny(data=data, input={"size": 64, "augment": augment}, cutmix_alpha=1.0, phases=phases)
+    train(config, tmp_path / "run", quiet=True)
+    assert drawn == [side] * 2
 
 
 def test_a_run_may_augment_after_enlarging_and_goes_on_to_the_same_bits(
