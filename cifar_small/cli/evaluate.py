@@ -98,7 +98,7 @@ def _tta(options: argparse.Namespace) -> int:
     net, val = _load(options.directory, options.data_root, options.device)
     form = None
     if options.onnx is not None:
-        from cifar_small.export.onnx_session import load_onnx
+        from cifar_small.inference.onnx_session import load_onnx
         from cifar_small.runs.directory import Run
 
         form = load_onnx(Run(options.directory), options.onnx)

@@ -60,7 +60,7 @@ def _predict(options: argparse.Namespace) -> int:
 
     run, net = Run(options.directory), None
     if options.onnx is not None:
-        from cifar_small.export.onnx_session import load_onnx
+        from cifar_small.inference.onnx_session import load_onnx
 
         if options.device not in (None, "cpu"):
             raise UserError(f"--device {options.device} has no effect with --onnx, which runs on the CPU; drop one of them")

@@ -82,7 +82,7 @@ def _net(run: Run, options: argparse.Namespace) -> Net:
     from cifar_small.inference.predict import load_net, relocate_net
 
     if options.precision == "int8":
-        from cifar_small.export.onnx_session import load_onnx
+        from cifar_small.inference.onnx_session import load_onnx
 
         return relocate_net(load_onnx(run, run.folder / "int8.onnx"), None, options.data_root)
     return relocate_net(load_net(run), options.device, options.data_root)

@@ -25,10 +25,10 @@ from cifar_small.data.datamodule import to_tensor
 from cifar_small.environment import autocast, describe, integer_sums_saturate, no_bar
 from cifar_small.errors import CheckpointError, UserError, plural
 from cifar_small.export.onnx_export import checked_onnx
-from cifar_small.export.onnx_session import as_onnx_net, open_session, read_onnx, require_extra, run_session
 from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
 from cifar_small.files import write_atomic, write_json
 from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.onnx_session import as_onnx_net, open_session, read_onnx, require_extra, run_session
 from cifar_small.inference.predict import Net, load_net, load_own_splits, relocate_net
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.metrics.spread import BUSY, Spread, ratios, spread

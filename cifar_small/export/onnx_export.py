@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cifar_small.errors import CheckpointError
-from cifar_small.export.onnx_session import INPUT, OUTPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.export.tracing import refusals_of_torch
 from cifar_small.files import write_atomic
 from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.onnx_session import INPUT, OUTPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.inference.predict import Net
 from cifar_small.models import merge_pooled_norms
 from cifar_small.transforms.preprocess import FromPixels

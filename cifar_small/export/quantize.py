@@ -28,9 +28,9 @@ from cifar_small.data import Images, index_hash, stratified_subset
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.errors import UserError
 from cifar_small.export.onnx_export import checked_onnx, properties_of
-from cifar_small.export.onnx_session import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
 from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.onnx_session import INPUT, as_onnx_net, require_extra, seal_model
 from cifar_small.inference.predict import Net, load_net, load_own_splits, relocate_net
 from cifar_small.metrics.significance import paired_difference
 from cifar_small.runs.directory import Run

@@ -18,8 +18,8 @@ from cifar_small.config.shipped import find_config
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import epochs_text
 from cifar_small.evaluation.entries import SPLITS, EntryRow, collect_rows, load_entries
-from cifar_small.export.onnx_session import require_extra
 from cifar_small.files import write_atomic
+from cifar_small.inference.onnx_session import require_extra
 from cifar_small.models.counting import check_budget
 from cifar_small.models.pretrained import locate
 from cifar_small.reporting.comparison_tables import score_text

@@ -2,13 +2,14 @@
 
 A phase with teachers trains on targets (B, 2K): the labels' shares of K classes, then the teachers' K probabilities at the
 temperature. A teacher that is a run predicts, in every step, the very pixels its student is about to see, augmented and mixed,
-at the images' full resolution. A predictions file holds one prediction per image, not augmented; it is mixed as labels are.
-With `cached_views` runs predict so many views of each image once (`teacher_cache.py`), and every epoch shows one of them.
+at the images' full resolution; an ONNX file in the run's directory may compute in place of its weights. A predictions file
+holds one prediction per image, not augmented; it is mixed as labels are. With `cached_views` runs predict so many views of each
+image once (`teacher_cache.py`), and every epoch shows one of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from cifar_small.config.schema import Distill, Engine, Rules
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.inference.onnx_session import load_onnx
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import check_unseen, fault_of, foreign_lineage, through_teacher
@@ -51,15 +53,12 @@ class Teacher:
     preprocess: Preprocess
     scale: Tensor  # (1, 3, 1, 1): from the student's normalized pixels to the teacher's
     offset: Tensor
+    sha256: str  # of its weights, or of the ONNX file that computes in their place
 
     def __call__(self, pixels: Tensor) -> Tensor:
         """Logits (B, K) float32 of the student's pixels (B, 3, H, H)."""
         logits: Tensor = self.model(self.preprocess.enlarge(pixels * self.scale + self.offset))
         return logits.float()
-
-    def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """All that its answers depend on, by name."""
-        yield from (("scale", self.scale), ("offset", self.offset), *self.model.state_dict().items())
 
 
 class TeacherTargets:
@@ -128,7 +127,7 @@ def load_teacher_targets(
                 files[settings.predictions] = _load_file(settings.predictions, rules, data, where)
             stored = [_probabilities(files[settings.predictions][0], data, settings.temperature)]
         chosen = [nets[path] for path in settings.teachers]
-        hashes = [facts.weights_sha256[0] for _, facts in chosen]
+        hashes = [teacher.sha256 for teacher, _ in chosen]
         if len(set(hashes)) < len(hashes):
             raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two have the same weights; leave one out")
         teacher_targets[phase.index] = TeacherTargets(settings, [teacher for teacher, _ in chosen], stored, slices, engine)
@@ -138,11 +137,15 @@ def load_teacher_targets(
 def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, where: str) -> tuple[Teacher, TeacherFacts]:
     """The selected weights of a finished run, for evaluation, and their facts; `where` names the setting in messages.
 
-    Raises ConfigError for a net of other classes, that has trained on our val images, or that the rules forbid, and
-    CheckpointError for a run that has not finished.
+    path: of the run, or of an ONNX file in it, which then computes in place of the weights, on the CPU. Raises ConfigError for
+    a net of other classes, that has trained on our val images, or that the rules forbid, and CheckpointError for a run that has
+    not finished or a file of other weights.
     """
-    run = Run(path)
-    net = load_net(run)
+    file = Path(path) if path.endswith(".onnx") else None
+    if file is not None and data.device.type != "cpu":
+        raise ConfigError(f"{where}: {path} computes on the CPU and this run on {data.device}; give the run, {file.parent}")
+    run = Run(path if file is None else file.parent)
+    net = load_net(run) if file is None else load_onnx(run, file)
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
     lineage = foreign_lineage(net.facts)
@@ -160,7 +163,9 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
         pretrained=bool(lineage),
         lineage=lineage,
     )
-    return Teacher(model, net.preprocess, *_renormalization(net, data)), facts
+    if net.onnx is not None:
+        facts = facts.updated(file=net.onnx.file, sha256=net.onnx.sha256)
+    return Teacher(model, net.preprocess, *_renormalization(net, data), str(facts.hashes[0])), facts
 
 
 def _renormalization(net: Net, data: DataModule) -> tuple[Tensor, Tensor]:

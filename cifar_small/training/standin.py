@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import weakref
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -264,10 +265,11 @@ def _hard_images(phase: Phase, config: Config, data: DataModule, slices: int) ->
 
 
 def _teacher(path: str, data: DataModule) -> Teacher:
-    """The net of a run, without its numbers."""
-    config, one = Run(path).config(), torch.empty(1, 3, 1, 1, device=META)
+    """The net of a run, or of one that an ONNX file lies in, without its numbers."""
+    run = Run(Path(path).parent if path.endswith(".onnx") else path)
+    config, one = run.config(), torch.empty(1, 3, 1, 1, device=META)
     preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)
-    return Teacher(skeleton(config.model, len(data.classes)).eval().requires_grad_(False), preprocess, one, one)
+    return Teacher(skeleton(config.model, len(data.classes)).eval().requires_grad_(False), preprocess, one, one, "")
 
 
 def memory_needed(config: Config, classes: int, images: int) -> int:

@@ -39,8 +39,7 @@ def fill_answers(run: Run, batches: Batches, phase: Phase, precision: str) -> li
     assert settings is not None
     assert settings.cached_views is not None
     needed = answer_bytes(phase, len(data.images), len(data.classes))
-    weights = ((f"{index}.{name}", value) for index, one in enumerate(teachers.teachers) for name, value in one.tensors())
-    key = key_of(batches, phase, [precision, settings.temperature], weights)
+    key = key_of(batches, phase, [precision, settings.temperature, *(one.sha256 for one in teachers.teachers)])
     names = [f"{key}-teachers{view}.npy" for view in range(settings.cached_views)]
     make_room(run, names, needed)
 

@@ -96,7 +96,7 @@ def kept(path: Path, dtype: torch.dtype, compute: Callable[[], Tensor]) -> Tenso
     return found
 
 
-def key_of(batches: Batches, phase: Phase, others: Sequence[Any], weights: Iterable[tuple[str, Tensor]]) -> str:
+def key_of(batches: Batches, phase: Phase, others: Sequence[Any], weights: Iterable[tuple[str, Tensor]] = ()) -> str:
     """A hash of all that a phase's views depend on, of `others`, plain values, and of weights by name."""
     preprocess, config = batches.preprocess, batches.config
     settings = [

@@ -33,7 +33,10 @@ from cifar_small.export import quantize as quantize_module
 from cifar_small.export.latency import HEADER, Measured, Settings, Timing, bench_runs, read_figures, rows_of, take_turns
 from cifar_small.export.model_card import accuracies
 from cifar_small.export.onnx_export import checked_onnx, export_onnx, largest_difference
-from cifar_small.export.onnx_session import (
+from cifar_small.export.quantize import Quantized, _ends, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
+from cifar_small.files import sha256_file
+from cifar_small.inference.forward import compute_logits
+from cifar_small.inference.onnx_session import (
     OnnxModel,
     as_onnx_net,
     load_onnx,
@@ -43,9 +46,6 @@ from cifar_small.export.onnx_session import (
     run_session,
     seal_model,
 )
-from cifar_small.export.quantize import Quantized, _ends, calibration_images, dynamic_int8, quantize, static_int8, try_dynamic
-from cifar_small.files import sha256_file
-from cifar_small.inference.forward import compute_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict, predict_images
 from cifar_small.metrics.classification import mcnemar
 from cifar_small.metrics.significance import paired_difference

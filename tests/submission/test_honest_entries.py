@@ -17,12 +17,12 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Data, Rules
 from cifar_small.data import cifar, load_test, load_train, write_unlabelled
 from cifar_small.export.onnx_export import export_onnx
-from cifar_small.export.onnx_session import load_onnx, seal_model
 from cifar_small.export.quantize import calibration_images, static_int8
 from cifar_small.inference import predict as prediction
 from cifar_small.inference import soup as souping
 from cifar_small.inference.blend import FITTED, Method
 from cifar_small.inference.ensemble import combine
+from cifar_small.inference.onnx_session import load_onnx, seal_model
 from cifar_small.inference.predict import load_net, load_own_splits, predict
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +32,10 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, Distill
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError
+from cifar_small.export.onnx_export import write_onnx
+from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
+from cifar_small.inference.onnx_session import read_onnx, seal_model
 from cifar_small.inference.predict import load_net, predict
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
@@ -231,6 +235,76 @@ def test_labels_are_mixed_whoever_teaches(teachers: tuple[Run, Run], tmp_path: P
         labels = torch.eye(10)[datamodule.labels[chosen]]
         torch.testing.assert_close(targets[:, :10], mix.weight * labels + (1 - mix.weight) * labels[mix.partner])
         torch.testing.assert_close(targets.sum(1), torch.full((64,), 2.0))
+
+
+# ----------------------------------------------------------------------------------------------------------------------- onnx
+
+
+@pytest.fixture(scope="module")
+def in_onnx(teachers: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> Run:
+    """The first teacher with its ONNX file."""
+    run = Run(shutil.copytree(teachers[0].folder, tmp_path_factory.mktemp("onnx") / "t0"))
+    pytest.importorskip("onnxscript")
+    write_onnx(load_net(run), run.folder / "fp32.onnx")
+    return run
+
+
+def test_an_onnx_file_answers_in_place_of_the_weights(in_onnx: Run, tmp_path: Path) -> None:
+    file = in_onnx.folder / "fp32.onnx"
+    ours = {"input": {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.25, 0.3]}}  # whose pixels are not the teacher's
+    by_run, by_file = (
+        teacher_targets_of(pupil(in_onnx, distill={"teachers": [str(path)]}, **ours))[0][0].teachers[0]
+        for path in (in_onnx.folder, file)
+    )
+    levels = torch.randint(0, 256, (20, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    pixels = normalize(levels, (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
+    torch.testing.assert_close(by_file(pixels), by_run(pixels), atol=1e-3, rtol=1e-3)
+    assert (by_run.sha256, by_file.sha256) == (load_net(in_onnx).facts.weights_sha256, sha256_file(file))
+    summary = train(pupil(phases=[{"epochs": 1}], distill={"teachers": [str(file)]}), tmp_path / "run", quiet=True)
+    (facts,) = summary.teachers
+    assert (facts.name, facts.run, facts.file, facts.sha256) == ("teacher0", "t0", "fp32.onnx", by_file.sha256)
+    assert facts.weights_sha256 == [by_run.sha256]
+
+
+def test_a_run_does_not_go_on_with_another_file_of_the_same_weights(
+    in_onnx: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnx
+
+    file = Path(shutil.copytree(in_onnx.folder, tmp_path / "t0")) / "fp32.onnx"
+    config = pupil(distill={"teachers": [str(file)]})
+    train_until_save(config, tmp_path / "run", 1, monkeypatch)
+    model = onnx.load_from_string(read_onnx(file))
+    properties = {entry.key: entry.value for entry in model.metadata_props if entry.key != "sha256"}
+    file.write_bytes(seal_model(model, {**properties, "note": "written again"}))
+    with pytest.raises(CheckpointError, match="was started with other teachers"):
+        train(config, tmp_path / "run", resume=True, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("what", "error", "message"),
+    [
+        ("damaged", CheckpointError, "is damaged: its content does not match its SHA-256"),
+        ("missing", CheckpointError, "cannot read .*none.onnx"),
+        ("another's", CheckpointError, "was made from the weights .* of teacher0, seed 0; best.pt of the run is"),
+        ("GPU", ConfigError, r"distill: .*fp32.onnx computes on the CPU and this run on meta; give the run, .*copy"),
+    ],
+)
+def test_onnx_files_that_cannot_teach_are_refused(
+    what: str, error: type[Exception], message: str, in_onnx: Run, teachers: tuple[Run, Run], tmp_path: Path
+) -> None:
+    whole = in_onnx.folder / "fp32.onnx"
+    run = Path(shutil.copytree((teachers[1] if what == "another's" else in_onnx).folder, tmp_path / "copy"))
+    content = bytearray(whole.read_bytes())
+    content[1000] ^= what == "damaged"
+    (run / "fp32.onnx").write_bytes(content)
+    given = run / ("none.onnx" if what == "missing" else "fp32.onnx")
+    config = pupil(distill={"teachers": [str(given)]})
+    data = load_datamodule(config)
+    if what == "GPU":
+        data = replace(data, device=torch.device("meta"))
+    with pytest.raises(error, match=message):
+        load_teacher_targets(resolve_config(config), data, 16)
 
 
 # ----------------------------------------------------------------------------------------------------------------------- file

@@ -23,7 +23,8 @@ class Distill(Section):
     """
 
     teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Run directories; each predicts the pixels of every step. Or else `predictions`."""
+    """Run directories, or an ONNX file in one (int8.onnx, on the CPU); each predicts the pixels of every step. Or else
+    `predictions`."""
     predictions: str | None = None
     """In place of teachers: a predictions file of the training images."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
@@ -61,7 +62,7 @@ class Select(Section):
     share: Annotated[float, Field(gt=0, lt=1)]
     """Share of each batch that is trained on, the hardest images."""
     proxy: Annotated[str, Field(min_length=1)]
-    """Run directory of the net that says which are hard."""
+    """Run directory of the net that says which are hard, or an ONNX file in one."""
 
 
 class SWA(Section):

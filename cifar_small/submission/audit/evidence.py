@@ -22,8 +22,8 @@ from cifar_small.data.datamodule import load_splits
 from cifar_small.data.images import SIDE
 from cifar_small.data.unlabelled import AskedLayout
 from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
-from cifar_small.export.onnx_session import load_onnx, require_extra
 from cifar_small.files import sha256_bytes, sha256_file
+from cifar_small.inference.onnx_session import load_onnx, require_extra
 from cifar_small.inference.predict import Net, load_net, relocate_net
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
