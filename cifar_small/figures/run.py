@@ -90,29 +90,49 @@ def draw_val_accuracy(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> F
     return figure
 
 
-@in_style
-def draw_accuracy_over_time(runs: Sequence[tuple[str, Sequence[float], Sequence[float]]], title: str) -> Figure:
-    """Accuracy on val after every epoch over minutes since the run began, one line a run; runs: (label, seconds, accuracies).
+@dataclass(frozen=True)
+class Progress:
+    """A recipe in a picture of accuracies over time."""
 
-    The error is drawn on a log scale, so that the last per cent is seen as well as the first fifty.
+    name: str
+    seconds: Sequence[float]  # since the run of its first seed began, one each epoch
+    accuracies: Sequence[float]  # of that run on its own val
+    tests: Sequence[tuple[float, float, tuple[float, float]]]  # of each seed: seconds in all, accuracy on test, its interval
+
+
+@in_style
+def draw_accuracy_over_time(recipes: Sequence[Progress], title: str) -> Figure:
+    """Accuracy over minutes since the run began: each seed's on test as a mark, and as a thin line on val after every epoch.
+
+    Runs hold out images of their own, some of them few and easy ones, so only the marks can be compared. The error is drawn on
+    a log scale, so that the last per cent is seen as well as the first fifty.
     """
     figure = new_figure(9, 6)
     axes = figure.subplots()
-    styles = itertools.product(("-", "--", ":"), LINES)  # where colors begin anew, another dash
-    for (label, seconds, accuracies), (dash, color) in zip(runs, itertools.cycle(styles), strict=False):
-        minutes, errors = [second / 60 for second in seconds], [100 * (1 - accuracy) for accuracy in accuracies]
-        axes.plot(minutes, errors, dash, color=color, marker="o", markersize=3, linewidth=1.6, label=label)
+    styles = itertools.product((("-", "D"), ("--", "s"), (":", "^")), LINES)  # where colors begin anew, another dash and mark
+    for recipe, ((dash, mark), color) in zip(recipes, itertools.cycle(styles), strict=False):
+        minutes, errors = [second / 60 for second in recipe.seconds], [100 * (1 - share) for share in recipe.accuracies]
+        axes.plot(minutes, errors, dash, color=color, linewidth=1, alpha=0.4)
+        places, marks = [one[0] / 60 for one in recipe.tests], [100 * (1 - one[1]) for one in recipe.tests]
+        down, up = (
+            [100 * abs(one[1] - one[2][end]) for one in recipe.tests] for end in (1, 0)
+        )  # an error is low where the share is high
+        axes.errorbar(
+            places, marks, (down, up), fmt=mark, color=color, markersize=5, elinewidth=1.2, capsize=2, label=recipe.name
+        )
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.invert_yaxis()
-    ticks = [error for error in (50, 40, 30, 20, 15, 10, 8, 7, 6, 5, 4, 3) if _within(error, axes.get_ylim())]
+    ticks = [error for error in (50, 40, 30, 20, 15, 10, 8, 7, 6, 5, 4, 3, 2) if _within(error, axes.get_ylim())]
     axes.set_yticks(ticks, [f"{100 - error} %" for error in ticks])
     places = [minutes for minutes in (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 180, 300) if _within(minutes, axes.get_xlim())]
     axes.set_xticks(places, [f"{minutes:g}" for minutes in places])
     axes.minorticks_off()
     axes.set_xlabel("minutes since the run began")
-    axes.set_ylabel("accuracy on val, without views")
-    axes.set_title(title)
+    axes.set_ylabel("accuracy")
+    axes.set_title(
+        f"{title}\nmarks: on test, with views and Wilson's 95 % interval; lines: without views, on each run's own val"
+    )
     figure.legend(loc="outside lower left", ncols=2)  # outside: the lines are everywhere
     return figure
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_small.errors import DataError, UserError
-from cifar_small.figures.run import draw_accuracy_over_time
+from cifar_small.figures.run import Progress, draw_accuracy_over_time
 from cifar_small.figures.style import save
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting.tables import Table, markdown_grid
@@ -108,7 +108,7 @@ def _mean_val(group: Sequence[_Recorded]) -> float:
 
 def _row(group: Sequence[_Recorded]) -> list[str]:
     run, summary = group[0].run, group[0].summary
-    start = start_of(without_own(summary.lineage, summary.ancestors, summary.data))
+    start = _start(summary)
     minutes = statistics.mean(record.summary.seconds for record in group) / 60
     chosen = ", *best*" if summary.selection == "best" else ""
     return [
@@ -142,6 +142,11 @@ def _test(runs: Sequence[RunRecord]) -> str:
     return f"{accuracies[0]:.2f} [{100 * low:.2f}, {100 * high:.2f}] ({read})"
 
 
+def _start(summary: Summary) -> str:
+    """Where a net comes from, in a word or two; a run on its own images is no other place."""
+    return start_of(without_own(summary.lineage, summary.ancestors, summary.data))
+
+
 def replace_section(text: str, table: str, name: str) -> str:
     """The text with the part between the results markers replaced. Raises DataError when the markers are not there once."""
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
@@ -153,23 +158,20 @@ def replace_section(text: str, table: str, name: str) -> str:
 def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] = ()) -> int:
     """Draw accuracy over time of the records of a data set trained on all its images; returns how many lines there are.
 
-    One line for each recipe, or for each of those named: its first seed. Raises DataError when one has no such record.
+    The val of its first seed for each recipe, or for each of those named, and the last reading of test of each of its seeds.
+    Raises DataError when one has no such record.
     """
-    lines: dict[str, tuple[str, list[float], list[float]]] = {}  # by recipe
-    names: dict[str, str] = {}
+    found: dict[str, list[tuple[RunRecord, Path]]] = defaultdict(list)  # by recipe
     for record_file in sorted(folder.rglob("*.json")):
         record, metrics = load_record(record_file), record_file.with_name("metrics.csv")
         if record is None or record.run is None or not metrics.exists():
             continue
-        recipe, summary = recipe_of(record.run), record.run.summary
-        if summary.data.source != source or summary.data.train_limit is not None or recipe in lines:
-            continue
-        rows = read_metrics(metrics)
-        label = f"{summary.name}, val of {summary.val_images:,}"
-        if readings := record.run.own_readings:
-            label += f"; test {readings[-1].accuracy:.2%} (with views)"
-        seconds, accuracies = ([row[key] for row in rows] for key in ("seconds", "val_accuracy"))
-        lines[recipe], names[recipe] = (label, seconds, accuracies), summary.name
+        summary = record.run.summary
+        weights = {run.summary.weights_sha256 for runs in found.values() for run, _ in runs}
+        if summary.data.source == source and summary.data.train_limit is None and summary.weights_sha256 not in weights:
+            found[recipe_of(record.run)].append((record.run, metrics))
+    lines = {recipe: _progress(runs) for recipe, runs in found.items()}
+    names = {recipe: runs[0][0].summary.name for recipe, runs in found.items()}
     if not lines:
         raise DataError(f"no record under {folder} is of a run on all of {source}; record one with cifar-small record")
     if recipes:
@@ -179,7 +181,22 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
                 f"{', '.join(sorted(names.values()))}"
             )
         lines = {recipe: line for recipe, line in lines.items() if names[recipe] in recipes}
-    ordered = sorted(lines.values(), key=lambda line: line[1][-1])
-    title = f"{source}: accuracy on each run's own val against time, one run a recipe"
-    save(draw_accuracy_over_time(ordered, title), path)
+    ordered = sorted(lines.values(), key=lambda line: line.seconds[-1])
+    save(draw_accuracy_over_time(ordered, f"{source}: accuracy against time"), path)
     return len(ordered)
+
+
+def _progress(runs: Sequence[tuple[RunRecord, Path]]) -> Progress:
+    """The curve of the first of several seeds of a recipe, and what each of them has on test with its config's views."""
+    rows = read_metrics(runs[0][1])
+    tests = []
+    for run, _ in runs:
+        if run.own_readings:
+            reading = run.own_readings[-1]
+            interval = wilson_interval(round(reading.accuracy * reading.images), reading.images)
+            tests.append((run.summary.seconds, reading.accuracy, interval))
+    start = _start(runs[0][0].summary)
+    label = runs[0][0].summary.name + ("" if start == "scratch" else f" ({start})")
+    if tests:
+        label += f": {100 * statistics.mean(share for _, share, _ in tests):.2f} % on test, n = {len(tests)}"
+    return Progress(label, [row["seconds"] for row in rows], [row["val_accuracy"] for row in rows], tests)

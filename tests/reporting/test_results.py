@@ -16,6 +16,7 @@ from synthetic import reading_of, session_of, summary_of
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.figures.run import Progress
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting import results
 from cifar_small.reporting.results import BEGIN, END, render_results, replace_section
@@ -295,26 +296,32 @@ def with_metrics(folder: Path, name: str, accuracies: list[float], **changes: An
 def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with_metrics(tmp_path, "slow", [0.5, 0.7, 0.9], recipe="b" * 64)
     with_metrics(tmp_path, "fast", [0.8, 0.94], readings=(reading(0.9428), reading(0.5, "none")))
-    with_metrics(tmp_path, "fast", [0.7, 0.93], seed=1)  # another seed of the recipe
+    with_metrics(tmp_path, "fast", [0.7, 0.93], seed=1, readings=(reading(0.93), reading(0.94)))  # another seed of the recipe
     with_metrics(tmp_path, "part", [0.4], recipe="c" * 64, train_limit=1000)
     with_metrics(tmp_path, "hundred", [0.4], recipe="d" * 64, source="cifar100")
     drawn: list[Any] = []
     monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title: drawn.extend(lines))
     monkeypatch.setattr(results, "save", lambda figure, path: None)
     assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png") == 2
+    seconds = 600.0
     assert drawn == [
-        ("fast, val of 5,000; test 94.28% (with views)", [60.0, 120.0], [0.8, 0.94]),
-        ("slow, val of 5,000", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9]),
+        Progress(
+            "fast: 94.14 % on test, n = 2",
+            [60.0, 120.0],
+            [0.8, 0.94],
+            [(seconds, 0.9428, wilson_interval(9428, 10_000)), (seconds, 0.94, wilson_interval(9400, 10_000))],
+        ),
+        Progress("slow", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9], []),
     ]
     with pytest.raises(DataError, match=r"no record under .* is of a run on all of digits; record one with cifar-small record"):
         results.draw_records(tmp_path, "digits", tmp_path / "picture.png")
     assert results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png", ["slow"]) == 1
-    assert [label for label, *_ in drawn[2:]] == ["slow, val of 5,000"]
+    assert [line.name for line in drawn[2:]] == ["slow"]
     with pytest.raises(DataError, match=r"no record under .* is of 'part' on all of cifar10; there are fast, slow"):
         results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png", ["slow", "part"])
 
 
 def test_the_picture_is_a_png_with_percentages_of_accuracy(tmp_path: Path) -> None:
-    with_metrics(tmp_path, "one", [0.5, 0.7, 0.9, 0.949])
+    with_metrics(tmp_path, "one", [0.5, 0.7, 0.9, 0.949], readings=(reading(0.94),))
     results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
