@@ -48,6 +48,13 @@ class Phase:
         """The steps that are made of the `steps` of one of its epochs."""
         return steps if epoch + 1 < self.end else steps_of_share(self.last_epoch, steps)
 
+    def shown(self, epoch: int) -> int:
+        """The epoch whose augmented images an epoch shows: itself, or one of the first where something caches views."""
+        distill, views = self.settings.distill, self.settings.cached_views
+        if distill is not None and distill.cached_views is not None:
+            views = distill.cached_views
+        return epoch if views is None else self.start + (epoch - self.start) % views
+
     def schedule_steps(self, steps: int) -> int:
         """The steps that its schedule spans, of `steps` an epoch."""
         whole = self.schedule_end - self.schedule_start - 1

@@ -19,7 +19,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import fault_of, foreign_lineage, start_of
-from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.predictions import Predictions, load_predictions, seconds_of
 from cifar_small.runs.records import NetFacts, PredictionsMeta, Session, Summary, extension_of, recipe_of
 
 SPLITS = ("val", "test")  # those that have labels
@@ -168,8 +168,10 @@ def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[E
     rules: those that all are judged by; None: each by its own.
     """
     entries = list(entries)
-    trainings = {str(entry.meta.weights_sha256): _training(entry.run) for entry in entries if entry.run is not None}
-    return [_row(entry, trainings, rules or entry.meta.rules_for(entry.name)) for entry in entries]
+    runs = [(str(entry.meta.weights_sha256), entry.run) for entry in entries if entry.run is not None]
+    trainings = {weights: _training(run) for weights, run in runs}
+    seconds = {maker: found for _, run in runs for maker, found in seconds_of(run).items()}
+    return [_row(entry, trainings, seconds, rules or entry.meta.rules_for(entry.name)) for entry in entries]
 
 
 def _named(argument: str | tuple[str, Path]) -> tuple[str, Path]:
@@ -284,7 +286,7 @@ def _versions(sessions: Sequence[Session]) -> dict[str, str]:
     return {name: " then ".join(versions) for name, versions in found.items()}
 
 
-def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> EntryRow:
+def _row(entry: Entry, trainings: Mapping[str, _Training], seconds: Mapping[str, float], rules: Rules) -> EntryRow:
     meta, parts = entry.meta, entry.parts
     single = len(parts) == 1
     known = [training for part in parts if (training := trainings.get(str(part.weights_sha256))) is not None]
@@ -322,16 +324,15 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], rules: Rules) -> Entr
         extended=_joined(training.extended for training in known),
         ended_early=_joined(training.ended_early for training in known),
         versions={name: _joined(training.versions.get(name, "") for training in known) for name in DECISIVE} if whole else {},
-        predict_minutes=_predict_minutes(entry),
+        predict_minutes=_predict_minutes(entry, seconds),
         int8_bytes=_int8_bytes(entry) if single else None,
     )
 
 
-def _predict_minutes(entry: Entry) -> float | None:
-    """By the file of the most images, of which loading and warming up have the least share."""
-    meta = max(entry.predictions.values(), key=lambda predictions: len(predictions.ids)).meta
-    seconds = [net.predict_seconds for net in meta.nets()]
-    return None if None in seconds else sum(filter(None, seconds)) / 60
+def _predict_minutes(entry: Entry, seconds: Mapping[str, float]) -> float | None:
+    """Of 10,000 images, where the time of every net is known."""
+    known = [seconds.get(net.maker) for net in entry.meta.nets()]
+    return None if None in known else sum(filter(None, known)) / 60
 
 
 def _int8_bytes(entry: Entry) -> int | None:

@@ -114,11 +114,14 @@ def run_session(session: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.f
     return np.asarray(logits, np.float32)
 
 
-def as_onnx_net(net: Net, content: bytes, file: str) -> Net:
-    """The net as the content of an ONNX file computes it. Raises CheckpointError if that was made from other weights."""
+def as_onnx_net(net: Net, content: bytes, file: str, threads: int | None = None) -> Net:
+    """The net as the content of an ONNX file computes it, on so many threads (default: its config's, or torch's).
+
+    Raises CheckpointError if the file was made from other weights.
+    """
     import onnxruntime
 
-    session = open_session(content, net.config.engine.threads or torch.get_num_threads())
+    session = open_session(content, threads or net.config.engine.threads or torch.get_num_threads())
     properties = session.get_modelmeta().custom_metadata_map
     if properties["weights_sha256"] != net.facts.weights_sha256:
         made_from, held = properties["weights_sha256"][:12], net.facts.weights_sha256[:12]
@@ -139,8 +142,8 @@ def as_onnx_net(net: Net, content: bytes, file: str) -> Net:
     return replace(net, model=OnnxModel(session, net.mean, net.std), onnx=facts)
 
 
-def load_onnx(run: Run, path: Path, checkpoint: str = "best") -> Net:
+def load_onnx(run: Run, path: Path, checkpoint: str = "best", threads: int | None = None) -> Net:
     """A checkpoint of the run as an ONNX file computes it. Raises CheckpointError for a file that is damaged or of others."""
     require_extra()
     content = read_onnx(path)
-    return as_onnx_net(load_net(run, checkpoint), content, path.name)
+    return as_onnx_net(load_net(run, checkpoint), content, path.name, threads)

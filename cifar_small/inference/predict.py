@@ -40,7 +40,7 @@ from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.predictions import Predictions
+from cifar_small.runs.predictions import Predictions, note_seconds
 from cifar_small.runs.records import FORMAT, OnnxFacts, PredictionsMeta, WeightsFacts, parse
 from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import Weighted
@@ -161,8 +161,8 @@ def predict_images(
     device = resolve_device("cpu" if net.onnx else engine.device)
     precision = net.onnx.precision if net.onnx else precision or resolve_precision(engine.precision, device)
     model = net.model.to(device=device, memory_format=memory_format(engine))  # type: ignore[call-overload]
-    pixels, began = to_tensor(images, device), time.perf_counter()
-    logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout).cpu()
+    pixels = to_tensor(images, device)
+    logits = compute_logits(model, pixels, net.preprocess, views, precision, engine.eval_batch_size, progress, dropout)
     facts = {
         "format": FORMAT,
         "name": net.config.name,
@@ -174,14 +174,13 @@ def predict_images(
         **commit(),
         "precision": precision,
         "device": device.type,
-        "predict_seconds": round(10_000 * (time.perf_counter() - began) / len(images.ids), 3),
         "images_sha256": images.sha256,
         "source": images.source,
         **net.facts.given(),
         **({"onnx": net.onnx} if net.onnx else {}),
     }
     meta = PredictionsMeta.model_validate(facts)
-    return Predictions(images.ids, logits.numpy().astype(np.float32), images.labels, net.classes, meta)
+    return Predictions(images.ids, logits.cpu().numpy().astype(np.float32), images.labels, net.classes, meta)
 
 
 def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
@@ -283,12 +282,16 @@ def predict(
         raise CheckpointError(
             f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
         )
+    began = time.perf_counter()
     predictions = predict_images(net, images, chosen, progress=True)
+    seconds = time.perf_counter() - began
     # The config is that of the weights, whose hash is recorded: device and data root are facts of this machine.
     predictions = predictions.with_meta(split=split, run=run.folder.name, command=command, config=config_dict(own.config))
     if allow_rows is not None:
         predictions = predictions.with_meta(allowed_rows=allow_rows)
     write_predictions(run, predictions, target, reads_test=split == "test")
+    if target.parent == run.predictions:
+        note_seconds(run, predictions.meta.maker, len(predictions.ids), seconds)
     return target, predictions, notes
 
 

@@ -66,7 +66,7 @@ def preview_blocks(
                 continue
             first = phase.start if epoch is None else epoch
             epochs = tuple(range(first, min(first + columns, phase.end)))
-            by_epoch = [_cells(config, data, augmenter, phase, one, chosen) for one in epochs]
+            by_epoch = [_cells(config, data, augmenter, phase, phase.shown(one), chosen) for one in epochs]
             blocks.append(Block(phase, epochs, tuple(zip(*by_epoch, strict=True))))
     return blocks
 

@@ -14,8 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.errors import DataError
-from cifar_small.files import sha256_bytes, write_atomic
+from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.metrics.classification import confusion_matrix, log_softmax, wilson_interval
+from cifar_small.runs.directory import Run
 from cifar_small.runs.records import PredictionsMeta, parse
 
 if TYPE_CHECKING:
@@ -176,6 +177,30 @@ def load_predictions(path: str | Path) -> Predictions:
         return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, known)
     except DataError as error:
         raise DataError(f"{path}, of {error}") from None
+
+
+TIMES = "seconds.json"  # beside a run's predictions, not in them: the same command writes the same bytes
+
+
+def note_seconds(run: Run, maker: str, images: int, seconds: float) -> None:
+    """Keep how long so many images took what made them; of several times that of the most images counts."""
+    times = _times(run)
+    if images >= times.get(maker, {}).get("images", 0):
+        write_json(run.predictions / TIMES, {**times, maker: {"images": images, "seconds": round(seconds, 3)}})
+
+
+def seconds_of(run: Run) -> dict[str, float]:
+    """The seconds that 10,000 images take, by what makes their predictions, as far as that is known."""
+    return {maker: 10_000 * time["seconds"] / time["images"] for maker, time in _times(run).items()}
+
+
+def _times(run: Run) -> dict[str, dict[str, float]]:
+    """None where the file is not there, or not ours: nothing but two columns of a table comes of it."""
+    try:
+        times = json.loads((run.predictions / TIMES).read_text(encoding="utf-8"))
+        return {maker: {"images": float(one["images"]), "seconds": float(one["seconds"])} for maker, one in times.items()}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
 
 
 def find_predictions(folder: Path, pattern: str = "*.npz") -> list[tuple[Path, Predictions]]:

@@ -161,7 +161,6 @@ class NetFacts(_Named):
     teachers: list[TeacherFacts] = []
     config: dict[str, Any] | None = None
     packages: dict[str, str] | None = None
-    predict_seconds: float | None = None  # that 10,000 images take, by what these took
     commit: str | None = None
     dirty: bool | None = None
     code_sha256: str | None = None  # of the package's files, where it ran outside a git checkout

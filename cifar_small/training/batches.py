@@ -49,7 +49,7 @@ class Batches:
         B is this rank's share of the batch, or, where it is mixed, the whole batch.
         """
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
-        order, shown = epoch_order(len(self.data.images), seed, epoch), self.shown(phase, epoch)
+        order, shown = epoch_order(len(self.data.images), seed, epoch), phase.shown(epoch)
         steps = range(first_step, phase.steps_in(epoch, self.steps))
         side = self.config.augmented_at(settings.resolution, self.data.side)
         mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
@@ -63,13 +63,6 @@ class Batches:
             pixels = self.augmenter.epoch(settings.augment, former, shown, rows, side)
         order = order.to(self.data.device)
         return zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
-
-    def shown(self, phase: Phase, epoch: int) -> int:
-        """The epoch whose augmented images an epoch shows: itself, or one of the first where teachers' answers are cached."""
-        distill = phase.settings.distill
-        if distill is None or distill.cached_views is None:
-            return epoch
-        return phase.start + (epoch - phase.start) % distill.cached_views
 
     def cached_epoch(
         self, phase: Phase, epoch: int, first_step: int, cache: Features

@@ -121,13 +121,14 @@ def load_teacher_targets(
         for path in settings.teachers:
             if path not in nets:
                 nets[path] = load_teacher(path, engine, rules, data, where)
+            check_size(path, nets[path][0], resolved.config.augmented_at(phase.settings.resolution, data.side), where)
         stored = []
         if settings.predictions is not None:
             if settings.predictions not in files:
                 files[settings.predictions] = _load_file(settings.predictions, rules, data, where)
             stored = [_probabilities(files[settings.predictions][0], data, settings.temperature)]
         chosen = [nets[path] for path in settings.teachers]
-        hashes = [teacher.sha256 for teacher, _ in chosen]
+        hashes = [facts.weights_sha256[0] for _, facts in chosen]
         if len(set(hashes)) < len(hashes):
             raise ConfigError(f"{where}.teachers {list(settings.teachers)}: two have the same weights; leave one out")
         teacher_targets[phase.index] = TeacherTargets(settings, [teacher for teacher, _ in chosen], stored, slices, engine)
@@ -143,9 +144,12 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
     """
     file = Path(path) if path.endswith(".onnx") else None
     if file is not None and data.device.type != "cpu":
-        raise ConfigError(f"{where}: {path} computes on the CPU and this run on {data.device}; give the run, {file.parent}")
+        raise ConfigError(
+            f"{where}: {path} computes on the CPU and this run on {data.device}; give the run, {file.parent}, or go on where "
+            "engine.device is cpu"
+        )
     run = Run(path if file is None else file.parent)
-    net = load_net(run) if file is None else load_onnx(run, file)
+    net = load_net(run) if file is None else load_onnx(run, file, threads=engine.threads or torch.get_num_threads())
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
     lineage = foreign_lineage(net.facts)
@@ -166,6 +170,16 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
     if net.onnx is not None:
         facts = facts.updated(file=net.onnx.file, sha256=net.onnx.sha256)
     return Teacher(model, net.preprocess, *_renormalization(net, data), str(facts.hashes[0])), facts
+
+
+def check_size(path: str, teacher: Teacher, side: int, where: str) -> None:
+    """Raise ConfigError for an ONNX file that would be given images of more pixels a side than it takes, and so see less."""
+    if path.endswith(".onnx") and side > teacher.preprocess.side:
+        taken = teacher.preprocess.side
+        raise ConfigError(
+            f"{where}: {path} takes images of {taken}x{taken}, and this phase augments them at {side}x{side}; give the run, "
+            f"{Path(path).parent}, or set input.augment to before"
+        )
 
 
 def _renormalization(net: Net, data: DataModule) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,9 @@ The numbers are kept in 16 bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -53,9 +55,12 @@ def same_backbone(one: nn.Module, other: nn.Module) -> bool:
     return one is other or all(torch.equal(mine, theirs) for (name, mine), theirs in pairs if in_backbone(name))
 
 
-def fill_cache(run: Run, net: nn.Module, batches: Batches, phase: Phase, precision: str) -> FeatureCache:
+def fill_cache(
+    run: Run, net: nn.Module, batches: Batches, phase: Phase, precision: str, between: Callable[[], None] = lambda: None
+) -> FeatureCache:
     """The features of a phase: read from the run directory where they were computed before, computed and kept otherwise.
 
+    between: called before each slice of images.
     Features of other weights, data or settings are removed. Raises ConfigError where they would take more than MAX_BYTES.
     """
     assert isinstance(net, LibraryNet)
@@ -66,9 +71,9 @@ def fill_cache(run: Run, net: nn.Module, batches: Batches, phase: Phase, precisi
     names = [f"{key}-view{view}.npy" for view in range(count)]
     make_room(run, [*names, f"{key}-val.npy"], needed)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    val = kept(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, dtype))
+    val = kept(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, dtype, between))
     views = [
-        kept(folder / name, dtype, lambda view=view: _of_view(net, batches, phase, view, precision, dtype))  # type: ignore[misc]
+        kept(folder / name, dtype, lambda view=view: _of_view(net, batches, phase, view, precision, dtype, between))  # type: ignore[misc]
         for view, name in enumerate(names)
     ]
     return FeatureCache([view.to(data.device) for view in views], val.to(data.device), phase.start, precision)
@@ -102,19 +107,27 @@ def compute_features(net: LibraryNet, pixels: Tensor, precision: str) -> Tensor:
         return net.features(pixels.contiguous(memory_format=torch.channels_last))
 
 
-def _of_val(net: LibraryNet, batches: Batches, precision: str, dtype: torch.dtype) -> Tensor:
+def _of_val(net: LibraryNet, batches: Batches, precision: str, dtype: torch.dtype, between: Callable[[], None]) -> Tensor:
     images = batches.data.val_images
     pixels = (batches.preprocess(part) for part in torch.split(images, SLICE))
-    return collected(
-        lambda part: compute_features(net, part, precision), torch.arange(len(images)), pixels, dtype, "features of val"
-    )
+    compute = partial(compute_features, net, precision=precision)
+    return collected(compute, torch.arange(len(images)), pixels, dtype, "features of val", between)
 
 
-def _of_view(net: LibraryNet, batches: Batches, phase: Phase, view: int, precision: str, dtype: torch.dtype) -> Tensor:
+def _of_view(
+    net: LibraryNet,
+    batches: Batches,
+    phase: Phase,
+    view: int,
+    precision: str,
+    dtype: torch.dtype,
+    between: Callable[[], None],
+) -> Tensor:
     """The pixels that epoch `view` of the phase would see, those of its remainder included, at its resolution."""
     order, augmented = view_slices(batches, phase, view)
     pixels = (resize(part, phase.settings.resolution, batches.config.interpolation) for part in augmented)
-    return collected(lambda part: compute_features(net, part, precision), order, pixels, dtype, f"features of view {view + 1}")
+    compute = partial(compute_features, net, precision=precision)
+    return collected(compute, order, pixels, dtype, f"features of view {view + 1}", between)
 
 
 def _key(net: LibraryNet, batches: Batches, phase: Phase, precision: str) -> str:

@@ -18,7 +18,7 @@ from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import ConfigError
 from cifar_small.runs.records import TeacherFacts
-from cifar_small.training.distillation import Teacher, load_teacher
+from cifar_small.training.distillation import Teacher, check_size, load_teacher
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,7 @@ def load_hard_images(
             where = f"phases.{phase.index}.select"
             teacher, facts = load_teacher(select.proxy, config.engine, config.rules, data, where)
             proxies[select.proxy] = teacher, facts.updated(role="proxy")
+        side = config.augmented_at(phase.settings.resolution, data.side)
+        check_size(select.proxy, proxies[select.proxy][0], side, f"phases.{phase.index}.select")
         found[phase.index] = HardImages(select.share, proxies[select.proxy][0], slices, config.engine)
     return found, [facts for _, facts in proxies.values()]

@@ -146,14 +146,19 @@ class StandInTrainer(Trainer):
         augmenter.__dict__ |= {"_images_here": black.expand(len(self.data.images), -1, -1, -1), "_fill_here": black[0, :, 0, 0]}
 
     def train_phases(self) -> None:
-        """The last `STEPS` steps of the first epoch of every phase, then a batch of evaluation with the config's views."""
+        """The last `STEPS` steps of the first epoch of every phase, and of the first that shows another's images again.
+
+        Then a batch of evaluation with the config's views.
+        """
         engine = self.config.engine
         with self.watch:
             for phase in self.resolved.phases:
-                steps = phase.steps_in(phase.start, self.steps)
-                self.state.epoch, self.state.step = phase.start, max(0, steps - STEPS)
                 self.enter_phase(phase)
-                self.train_epoch(phase, _NoBar())
+                repeated = [epoch for epoch in range(phase.start, phase.end) if phase.shown(epoch) != epoch]
+                for epoch in (phase.start, *repeated[:1]):
+                    steps = phase.steps_in(epoch, self.steps)
+                    self.state.epoch, self.state.step = epoch, max(0, steps - STEPS)
+                    self.train_epoch(phase, _NoBar())
             self.state.optimizer.zero_grad()
             self.watch.strict = True
             batch = self.data.images[: engine.eval_batch_size]

@@ -6,6 +6,9 @@ taught on the very pixels its teachers saw (after Beyer et al. 2022, arXiv 2106.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor
 
@@ -30,9 +33,12 @@ def answer_bytes(phase: Phase, images: int, classes: int) -> int:
     )
 
 
-def fill_answers(run: Run, batches: Batches, phase: Phase, precision: str) -> list[Tensor]:
+def fill_answers(
+    run: Run, batches: Batches, phase: Phase, precision: str, between: Callable[[], None] = lambda: None
+) -> list[Tensor]:
     """The teachers' probabilities (N, K) of each view: read from the run directory if they are there, or computed and kept.
 
+    between: called before each slice of images.
     Raises ConfigError where they would take too much room.
     """
     teachers, data, settings = batches.teacher_targets[phase.index], batches.data, phase.settings.distill
@@ -45,9 +51,8 @@ def fill_answers(run: Run, batches: Batches, phase: Phase, precision: str) -> li
 
     def of_view(view: int) -> Tensor:
         order, pixels = view_slices(batches, phase, view)
-        return collected(
-            lambda part: teachers.answers(part, precision), order, pixels, TYPE, f"teachers' answers to view {view + 1}"
-        )
+        answers = partial(teachers.answers, precision=precision)
+        return collected(answers, order, pixels, TYPE, f"teachers' answers to view {view + 1}", between)
 
     views = [kept(cache_folder(run) / name, TYPE, lambda view=view: of_view(view)) for view, name in enumerate(names)]  # type: ignore[misc]
     return [view.to(data.device) for view in views]

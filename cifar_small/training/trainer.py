@@ -87,6 +87,7 @@ class Trainer:
                 if state.epoch == phase.start and state.step == 0:
                     self._start_phase(phase)
                 bar.set_description(f"epoch {state.epoch + 1}/{epochs}")
+                self._fill_cache(phase)  # which is no part of the epoch's speed
                 began, first_step = time.monotonic(), state.step
                 lr = self.train_epoch(phase, bar)
                 speed = (state.step - first_step) * self.batch / (time.monotonic() - began)
@@ -125,23 +126,28 @@ class Trainer:
 
     def _steps(self, phase: Phase) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
         """The steps of the epoch that are left, with pixels or, where a phase caches them, with the backbone's features."""
-        state, teachers = self.state, self.batches.teacher_targets.get(phase.index)
+        self._fill_cache(phase)
+        if self.cache is None:
+            return self.batches.epoch(phase, self.state.epoch, self.state.step)
+        return self.batches.cached_epoch(phase, self.state.epoch, self.state.step, self.cache.of)
+
+    def _fill_cache(self, phase: Phase) -> None:
+        """Compute, unless they are there, the features or the teachers' answers that a phase caches."""
+        teachers = self.batches.teacher_targets.get(phase.index)
         if teachers is not None and teachers.to_be_filled:
             teachers.stored = self._answers_of(phase)
-        if phase.settings.cached_views is None:
-            return self.batches.epoch(phase, state.epoch, state.step)
-        if self.cache is None:
+        if phase.settings.cached_views is not None and self.cache is None:
             self.cache = self._features_of(phase)
-            set_training(state.model)
+            set_training(self.state.model)
             self.graph = ()  # so that the next phase has the whole net again
-            self.forward = cast(LibraryNet, state.model).classify
-        return self.batches.cached_epoch(phase, state.epoch, state.step, self.cache.of)
+            self.forward = cast(LibraryNet, self.state.model).classify
 
     def _features_of(self, phase: Phase) -> FeatureCache:
-        return fill_cache(self.checkpoints.run, self.state.model, self.batches, phase, self.state.precision)
+        state, leave = self.state, self._leave_if_asked  # between steps all is saved, but for the view under way
+        return fill_cache(self.checkpoints.run, state.model, self.batches, phase, state.precision, leave)
 
     def _answers_of(self, phase: Phase) -> list[Tensor]:
-        return fill_answers(self.checkpoints.run, self.batches, phase, self.state.precision)
+        return fill_answers(self.checkpoints.run, self.batches, phase, self.state.precision, self._leave_if_asked)
 
     def step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
         """One optimizer step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?
@@ -231,10 +237,6 @@ class Trainer:
         if not math.isfinite(val_loss):
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
         state.epoch, state.step = state.epoch + 1, 0
-        if state.epoch == phase.end and phase.settings.caches:
-            remove_cache(self.checkpoints.run)
-            if phase.index in self.batches.teacher_targets:
-                self.batches.teacher_targets[phase.index].stored = []
         state.totals.zero_()
         row = {
             "epoch": state.epoch,
@@ -252,6 +254,10 @@ class Trainer:
         state.rows.append(row)
         self.checkpoints.end_epoch(state, selected=select(state, val_accuracy, self.config.selection))
         self._save()
+        if state.epoch == phase.end and phase.settings.caches:
+            remove_cache(self.checkpoints.run)
+            if phase.index in self.batches.teacher_targets:
+                self.batches.teacher_targets[phase.index].stored = []
         return row
 
     def _evaluate(self) -> tuple[float, float]:

@@ -20,7 +20,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cifar_small.config.phases import Phase
-from cifar_small.environment import no_bar
+from cifar_small.environment import no_bar, package_versions
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_atomic
 from cifar_small.runs.directory import Run, require_space
@@ -68,19 +68,31 @@ def view_slices(batches: Batches, phase: Phase, view: int) -> tuple[Tensor, Iter
 
 
 def collected(
-    compute: Callable[[Tensor], Tensor], order: Tensor, pixels: Iterable[Tensor], dtype: torch.dtype, name: str
+    compute: Callable[[Tensor], Tensor],
+    order: Tensor,
+    pixels: Iterable[Tensor],
+    dtype: torch.dtype,
+    name: str,
+    between: Callable[[], None],
 ) -> Tensor:
-    """What is computed of images in some order, by their index in the dataset, on the CPU."""
+    """What is computed of images in some order, by their index in the dataset, on the CPU; between: called before each slice.
+
+    Raises ConfigError for numbers that are not finite, or beyond the type.
+    """
     found: Tensor | None = None
     parts = zip(torch.split(order, SLICE), pixels, strict=True)
     for rows, part in tqdm(parts, desc=name, total=-(-len(order) // SLICE), disable=no_bar()):
+        between()
         computed = compute(part).to("cpu", dtype)
         if found is None:
             found = torch.empty(len(order), *computed.shape[1:], dtype=dtype)
         found[rows] = computed
     assert found is not None
     if not found.isfinite().all():
-        raise ConfigError(f"{name} are beyond what {dtype} holds; drop cached_views")
+        raise ConfigError(
+            f"{name} are not all finite as {str(dtype).removeprefix('torch.')}; drop cached_views to see whether the net is "
+            "sound"
+        )
     return found
 
 
@@ -103,7 +115,7 @@ def key_of(batches: Batches, phase: Phase, others: Sequence[Any], weights: Itera
         batches.data.facts.plain(),
         [*preprocess.mean, *preprocess.std, preprocess.side, preprocess.interpolation],
         [phase.settings.augment.model_dump(mode="json"), phase.settings.resolution, phase.start],
-        [config.seed, config.input.augment, torch.__version__, *others],
+        [config.seed, config.input.augment, package_versions(), *others],
     ]
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, value in weights:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import cached_property
+from itertools import accumulate
 from typing import assert_never
 
 import numpy as np
@@ -82,8 +83,13 @@ class Augmenter:
     def _batched(self, settings: Augment, order: Tensor, epoch: int, parts: Sequence[Rows], side: int) -> Iterator[Tensor]:
         data = self.data
         generator = torch_generator(self.seed, AUGMENT, epoch)
-        draws = draw(settings, order, generator, self.parity, epoch, side).to(data.device)
-        order = order.to(data.device)
+        draws = draw(settings, order, generator, self.parity, epoch, side)
+        if any(isinstance(rows, Tensor) for rows in parts):  # rearranged here: on a GPU, each index from the CPU would wait
+            sizes = [len(order[rows]) for rows in parts]
+            places = torch.cat([torch.arange(len(order))[rows] for rows in parts])
+            draws, order = draws[places], order[places]
+            parts = [slice(end - size, end) for size, end in zip(sizes, accumulate(sizes), strict=True)]
+        draws, order = draws.to(data.device), order.to(data.device)
         for rows in parts:
             chosen = draws[rows]
             pixels = distort(self._windows(settings, data.images, order[rows], chosen, side), settings, chosen, self.fill)

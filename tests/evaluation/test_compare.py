@@ -31,7 +31,7 @@ from cifar_small.reporting.comparison_tables import comparison_csv, comparison_t
 from cifar_small.reporting.evaluation_files import describe
 from cifar_small.reporting.tables import PAGE_WIDTH, Table, latex_escaped, to_latex
 from cifar_small.runs.directory import Run
-from cifar_small.runs.predictions import Predictions, load_predictions
+from cifar_small.runs.predictions import Predictions, load_predictions, note_seconds
 from cifar_small.runs.records import OnnxFacts, PredictionsMeta, SoupMember
 from tests.conftest import tiny_raw
 from tests.synthetic import made, reading_of, session_of, summary_of
@@ -438,26 +438,28 @@ def test_what_val_chose_is_said_where_val_is_the_judge() -> None:
     assert "val also chose the weights of its members, so its accuracy is optimistic" in describe(evaluate(fitted))
 
 
-def test_what_use_costs_stands_in_columns_where_a_file_tells_it(tmp_path: Path) -> None:
-    """Minutes are those of the file of most images, of an ensemble the sum; bytes those of the int8 file in the run."""
-    one = entry("one", [0], predict_seconds=30.0, parameters=10)
-    few = made(answers([0])[:40], labels=LABELS[:40], split="test", weights_sha256="one", predict_seconds=90.0)
-    one = Entry("one", {"test": few, **one.predictions})
-    other = entry("other", [1, 2], predict_seconds=12.0)
-    joined = Entry("both", {"val": combine([one.predictions["val"], other.predictions["val"]])})
-    run = make_run(tmp_path / "silent", [3])
-    tables = comparison_tables(compare([one, other, joined, *load_entries([str(run.folder)])]))[0]
-    assert tables.header[-1] == "predict"
-    assert [row[-1] for row in tables.rows] == ["0.50", "0.20", "0.70", ""]
-    (run.folder / "int8.onnx").write_bytes(bytes(1_234_567))
-    tables = comparison_tables(
-        compare([entry("quantized", [4], onnx=OnnxFacts(**{**ONNX, "bytes": 2_000_000})), *load_entries([str(run.folder)])])
-    )[0]
-    assert tables.header[-1] == "int8 MB"
-    assert [row[-1] for row in tables.rows] == ["2.00", "1.23"]
-    (first, *_) = csv.DictReader(io.StringIO(comparison_csv(compare([one, other]))))
+def test_what_use_costs_stands_in_columns_where_a_run_tells_it(tmp_path: Path) -> None:
+    """Minutes as predict took for most images, of an ensemble the sum; bytes of the int8 file in the run."""
+    runs = [make_run(tmp_path / name, slice(seed, 20), seed) for seed, name in enumerate(("one", "other", "silent"))]
+    val = [load_predictions(run.predictions / "val.npz") for run in runs]
+    for number, (images, seconds) in ((0, (10_000, 30.0)), (0, (500, 99.0)), (1, (400, 0.3)), (1, (500, 0.6))):
+        note_seconds(runs[number], val[number].meta.maker, images, seconds)
+    (runs[2].predictions / "seconds.json").write_text("[]")
+    combine(val[:2]).save(tmp_path / "both_val.npz")
+    combine(val[1:]).save(tmp_path / "unknown_val.npz")
+    names = [str(run.folder) for run in runs] + [str(tmp_path / f"{name}_val.npz") for name in ("both", "unknown")]
+    table = comparison_tables(compare(load_entries(names)))[0]
+    assert table.header[-1] == "predict"
+    assert [row[-1] for row in table.rows] == ["0.50", "0.20", "", "0.70", ""]
+    (first, *_) = csv.DictReader(io.StringIO(comparison_csv(compare(load_entries(names)))))
     assert (first["predict_minutes"], first["int8_bytes"]) == ("0.5", "")
-    assert comparison_tables(compare(load_entries([str(make_run(tmp_path / "plain").folder)])))[0].header[-1] == "minutes"
+    (runs[2].folder / "int8.onnx").write_bytes(bytes(1_234_567))
+    quantized = entry("quantized", [4], onnx=OnnxFacts.model_validate({**ONNX, "bytes": 2_000_000}))
+    table = comparison_tables(compare([quantized, *load_entries(names[2:3])]))[0]
+    assert table.header[-1] == "int8 MB"
+    assert [row[-1] for row in table.rows] == ["2.00", "1.23"]
+    (runs[2].folder / "int8.onnx").unlink()
+    assert comparison_tables(compare(load_entries(names[2:3])))[0].header[-1] == "minutes"
 
 
 def test_an_ensembles_val_and_test_files_are_one_entry_and_know_their_members(tmp_path: Path) -> None:

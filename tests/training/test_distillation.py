@@ -35,7 +35,7 @@ from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.export.onnx_export import write_onnx
 from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
-from cifar_small.inference.onnx_session import read_onnx, seal_model
+from cifar_small.inference.onnx_session import OnnxModel, read_onnx, seal_model
 from cifar_small.inference.predict import load_net, predict
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
@@ -47,6 +47,7 @@ from cifar_small.runs.records import plain_all
 from cifar_small.submission.submission_file import check_rules
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distillation import Teacher, TeacherTargets, distilled_loss, load_teacher_targets
+from cifar_small.training.hard_images import load_hard_images
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
 from cifar_small.transforms.preprocess import normalize
@@ -279,6 +280,26 @@ def test_a_run_does_not_go_on_with_another_file_of_the_same_weights(
     file.write_bytes(seal_model(model, {**properties, "note": "written again"}))
     with pytest.raises(CheckpointError, match="was started with other teachers"):
         train(config, tmp_path / "run", resume=True, quiet=True)
+
+
+def test_a_net_does_not_teach_twice_nor_see_images_of_more_pixels_than_its_file_takes(in_onnx: Run) -> None:
+    file = in_onnx.folder / "fp32.onnx"
+    both = pupil(distill={"teachers": [str(in_onnx.folder), str(file)]})
+    with pytest.raises(ConfigError, match="two have the same weights; leave one out"):
+        teacher_targets_of(both)
+    after: dict[str, Any] = {"input": {"size": 48, "augment": "after"}}
+    message = (
+        r"phases\.0\.{}: .*fp32\.onnx takes images of 32x32, and this phase augments them at 48x48; give the run"
+    )
+    with pytest.raises(ConfigError, match=message.format("distill")):
+        teacher_targets_of(pupil(distill={"teachers": [str(file)]}, **after))
+    proxy = {"select": {"share": 0.5, "proxy": str(file)}}
+    config = parse_config(tiny_raw(phases=[{"epochs": 1, **proxy}], **after))
+    with pytest.raises(ConfigError, match=message.format("select")):
+        load_hard_images(resolve_config(config), load_datamodule(config), 16)
+    before = parse_config(tiny_raw(phases=[{"epochs": 1, **proxy}], input={"size": 48}))
+    found, _ = load_hard_images(resolve_config(before), load_datamodule(before), 16)
+    assert isinstance(found[0].proxy.model, OnnxModel)
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ def test_every_family_trains_and_predicts(tmp_path: Path, model: dict[str, Any])
             "engine": {"micro_batch_size": 8},
         },
         {"distill": {"teachers": ["TEACHER"]}, "cutmix_alpha": 1.0},
-        {"distill": {"teachers": ["TEACHER"], "cached_views": 1}, "augment": {"crop": 0, "flip": "none"}},
+        {"distill": {"teachers": ["TEACHER"], "cached_views": 2}, "augment": DISTORTED, "phases": [{"epochs": 3}]},
         {"distill": {"predictions": "a.npz"}, "mixup_alpha": 1.0},
         {"select": {"share": 0.5, "proxy": "PROXY"}, "cutmix_alpha": 1.0},
         {"model": LITE, "phases": CACHED},

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +17,13 @@ from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw, train_until_save
 
 import cifar_small.training.teacher_cache as module
+import cifar_small.training.trainer as trainer_module
 import cifar_small.training.view_cache as view_cache
+from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config
-from cifar_small.errors import ConfigError
+from cifar_small.errors import ConfigError, Terminated
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.training.build import build_trainer
@@ -138,17 +145,75 @@ def test_a_killed_run_goes_on_to_the_same_bits_and_asks_nobody_again(
 
 def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: Path) -> None:
     names = []
-    for number, changes in enumerate(({}, {"seed": 1}, {"resolution": 16}, {"augment": {"crop": 3}}, {"weights": 0.01})):
-        nudge = changes.pop("weights", 0.0)
+    cases: list[dict[str, Any]] = [
+        {},
+        {"seed": 1},
+        {"resolution": 16},
+        {"augment": {"crop": 3}},
+        {"sha256": "0"},
+        {"precision": "bf16"},
+    ]
+    for number, changes in enumerate(cases):
+        sha256, precision = changes.pop("sha256", None), changes.pop("precision", "fp32")
         run = Run(tmp_path / str(number))
         run.folder.mkdir()
         trainer = build_trainer(resolve_config(student(teacher, 2, **changes)), run, quiet=True)
-        with torch.no_grad():
-            next(iter(trainer.batches.teacher_targets[0].teachers[0].model.parameters())).add_(nudge)
-        module.fill_answers(run, trainer.batches, trainer.resolved.phases[0], "fp32")
+        targets = trainer.batches.teacher_targets[0]
+        if sha256 is not None:
+            targets.teachers = [replace(targets.teachers[0], sha256=sha256)]
+        module.fill_answers(run, trainer.batches, trainer.resolved.phases[0], precision)
         names.append({path.name for path in view_cache.cache_folder(run).iterdir()})
-    assert [len(each) for each in names] == [2] * 5
-    assert len(set.union(*names)) == 10
+    assert [len(each) for each in names] == [2] * 6
+    assert len(set.union(*names)) == 12
+
+
+def test_a_config_without_it_keeps_the_hash_that_it_had(teacher: Run) -> None:
+    without = config_dict(student(teacher, None))["distill"]
+    assert without == {"teachers": [str(teacher.folder)], "predictions": None, "temperature": 3.0, "kd_weight": 0.7}
+    assert config_dict(student(teacher, 2))["distill"] == {**without, "cached_views": 2}
+
+
+def test_a_signal_ends_a_run_while_its_teachers_answer(
+    teacher: Run, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The view under way is lost, those before it stay; the time of answers is none of the epoch's."""
+    config, answer = student(teacher, 2, engine=STEPWISE), Teacher.__call__
+    monkeypatch.setattr(view_cache, "SLICE", 64)
+
+    def interrupted(self: Teacher, pixels: torch.Tensor) -> torch.Tensor:
+        if sum(asked) == IMAGES + 64:  # in the second of four slices of the second view
+            os.kill(os.getpid(), signal.SIGTERM)
+        return answer(self, pixels)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Teacher, "__call__", interrupted)
+        with pytest.raises(Terminated, match=r"stopped by SIGTERM; the run is saved in .*run and can be resumed"):
+            train(config, tmp_path / "run", quiet=True)
+    assert sum(asked) == IMAGES + 128
+    asked.clear()
+    summary = train(config, tmp_path / "run", resume=True, quiet=True)
+    assert sum(asked) == IMAGES
+    assert summary is not None
+    train(config, tmp_path / "whole", quiet=True)
+    assert fingerprint(tmp_path / "run") == fingerprint(tmp_path / "whole")
+
+
+def test_answers_take_none_of_an_epochs_speed(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a clock that a step moves by a second, and the answers by a thousand."""
+    now, step = [0.0], Trainer.step
+
+    def moves(seconds: float, call: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: (now.__setitem__(0, now[0] + seconds), call(*given))[1]
+
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(Trainer, "step", moves(1, step))
+    monkeypatch.setattr(trainer_module, "fill_answers", moves(1000, module.fill_answers))
+    summary = train(student(teacher, 2, epochs=2), tmp_path / "run", quiet=True)
+    rows = load_checkpoint(tmp_path / "run" / "last.pt")["rows"]
+    assert [row["images_per_second"] for row in rows] == [64, 64]
+    assert [row["seconds"] for row in rows] == [1004, 1008]
+    assert summary is not None
+    assert summary.seconds >= 1008
 
 
 def test_more_than_the_bound_is_refused(teacher: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

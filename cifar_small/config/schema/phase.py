@@ -22,6 +22,8 @@ class Distill(Section):
     (Hinton et al. 2015, arXiv 1503.02531).
     """
 
+    OMIT_DEFAULT = frozenset({"cached_views"})
+
     teachers: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Run directories, or an ONNX file in one (int8.onnx, on the CPU); each predicts the pixels of every step. Or else
     `predictions`."""
@@ -46,8 +48,8 @@ class Distill(Section):
             )
         if self.cached_views is not None and self.predictions is not None:
             raise ValueError(
-                f"cached_views {self.cached_views} has no effect beside predictions, which are computed already: drop it, or "
-                "give teachers"
+                f"cached_views {self.cached_views} has no effect beside predictions, which are computed already: set it to "
+                "null (it may come from the phase before), or give teachers"
             )
         return self
 
