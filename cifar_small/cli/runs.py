@@ -61,13 +61,13 @@ def _remove(options: argparse.Namespace) -> int:
     """
     from cifar_small.reporting.run_list import find_runs
     from cifar_small.runs.directory import Run
-    from cifar_small.runs.removal import remove_run
+    from cifar_small.runs.removal import remove_run, require_removable
 
     records = options.records or [Path("submissions")]
     if missing := [folder for folder in options.records or () if not folder.is_dir()]:
         raise UserError(f"{missing[0]} is no folder; expected one that holds records")
     for folder in options.directories:
-        Run(folder).require()  # all of them before any is removed
+        require_removable(Run(folder))  # all of them before any is removed
     for folder in options.directories:
         others = [*find_runs(options.runs), *(find_runs(folder.parent) if folder.parent != options.runs else ())]
         size = remove_run(Run(folder), records=records, others=others, force=options.force)

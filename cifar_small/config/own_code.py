@@ -11,9 +11,10 @@ import importlib
 import importlib.util
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
-from pathlib import Path
+from importlib.machinery import ModuleSpec
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from cifar_small.errors import ConfigError
@@ -21,6 +22,7 @@ from cifar_small.files import sha256_bytes, write_atomic
 
 # The place may begin with a drive of Windows (C:\nets.py), and contain blanks.
 OWN = re.compile(r"(?P<place>(?:[A-Za-z]:[\\/])?[^\s:](?:[^\n:]*[^\s:])?):(?P<name>[A-Za-z_]\w*)")
+MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 KEYS = ("family", "engine")  # of a config's sections that may name a class or function of the user's own
 KEPT = Path("~/.cache/cifar_small/own_code")  # content of the files, each called by its hash
 
@@ -40,6 +42,11 @@ def with_hashes(raw: Any, trusted: bool) -> Any:
     if named is None:
         return plain
     expected = plain.get("sha256")
+    if expected is None and not trusted:
+        raise ConfigError(
+            f"{named}: this config names code without the hash that a run's config.yaml has, so it cannot be told whether the "
+            "code may run; give the config itself to the command"
+        )
     if expected is None or (trusted and not _kept(str(expected)).is_file()):
         content = _read(named)
         found = sha256_bytes(content)
@@ -57,16 +64,33 @@ def with_hashes(raw: Any, trusted: bool) -> Any:
 def files_of(plain: Any) -> dict[str, str]:
     """The files of the user's own that a plain config names: what a copy is called, and its SHA-256."""
     if isinstance(plain, list | tuple):
-        return {name: sha256 for value in plain for name, sha256 in files_of(value).items()}
+        return _joined(files_of(value) for value in plain)
     if not isinstance(plain, Mapping):
         return {}
     found = files_of(list(plain.values()))
     for key in KEYS:
         match = OWN.fullmatch(plain[key]) if isinstance(plain.get(key), str) and plain.get("sha256") else None
         if match is not None:
-            place = match["place"]
-            found[Path(place).name if place.endswith(".py") else f"{place}.py"] = str(plain["sha256"])
+            found = _joined((found, {file_name(match["place"]): str(plain["sha256"])}))
     return found
+
+
+def _joined(parts: Iterable[Mapping[str, str]]) -> dict[str, str]:
+    """Several such mappings as one. Raises ConfigError where one name stands for two files."""
+    found: dict[str, str] = {}
+    for name, sha256 in (item for part in parts for item in part.items()):
+        if found.setdefault(name, sha256) != sha256:
+            raise ConfigError(f"two files of this config are called {name}; rename one of them")
+    return found
+
+
+def file_name(place: str) -> str:
+    """What a copy of the file of a place is called. Raises ConfigError for a place that is neither a file nor a module."""
+    if place.endswith(".py"):
+        return PureWindowsPath(place).name  # whose rules know both kinds of slash
+    if not MODULE.fullmatch(place):
+        raise ConfigError(f"{place}: expected a file such as my_nets.py, or an installed module such as package.my_nets")
+    return f"{place}.py"
 
 
 def source_of(sha256: str) -> bytes | None:
@@ -76,17 +100,24 @@ def source_of(sha256: str) -> bytes | None:
     return content if content is not None and sha256_bytes(content) == sha256 else None
 
 
+def trusted_source_of(name: str, sha256: str) -> bytes:
+    """The content of a file of the user's own. Raises ConfigError where it has not been used on this machine."""
+    content = source_of(sha256)
+    if content is None:
+        raise ConfigError(
+            f"{name} (SHA-256 {sha256[:12]}) is code that has not been used on this machine; read it, and if you trust it, "
+            "put the file at that place and run cifar-small param_count with the run's config.yaml"
+        )
+    return content
+
+
 @cache
 def load_own(named: str, sha256: str) -> Any:
     """The class or function that `named` names, from the file with this hash. Raises ConfigError with the reason."""
     match = OWN.fullmatch(named)
     assert match is not None, named
     place, name = match["place"], match["name"]
-    if source_of(sha256) is None:
-        raise ConfigError(
-            f"{named} (SHA-256 {sha256[:12]}) is code that has not been used on this machine; read it, and if you trust it, "
-            "put the file at that place and run cifar-small param_count with the run's config.yaml"
-        )
+    trusted_source_of(named, sha256)
     try:
         module = _run_file(sha256) if place.endswith(".py") else _run_module(named, sha256)
     except ConfigError:
@@ -156,13 +187,23 @@ def _read(named: str) -> bytes:
 def _source(named: str) -> tuple[Path, bytes]:
     """The file of a module that can be imported, and its content. Raises ConfigError where there is none."""
     place = named.rpartition(":")[0]
-    try:
-        spec = importlib.util.find_spec(place)
-    except (ImportError, ValueError):
-        spec = None
+    spec = _find(place) if MODULE.fullmatch(place) else None
     if spec is None or spec.origin is None or not Path(spec.origin).is_file():
         raise ConfigError(f"{named}: no module {place} is installed; name a file of your own as my_nets.py:Net")
     return Path(spec.origin), Path(spec.origin).read_bytes()
+
+
+def _find(place: str) -> ModuleSpec | None:
+    """Where a module is; unlike `importlib.util.find_spec`, which imports the packages around it, so runs nobody's code."""
+    parts, spec = place.split("."), None
+    for count in range(1, len(parts) + 1):
+        locations = None if spec is None else list(spec.submodule_search_locations or ())
+        name = ".".join(parts[:count])
+        tried = (finder.find_spec(name, locations) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((found for found in tried if found is not None), None)
+        if spec is None:
+            return None
+    return spec
 
 
 def _kept(sha256: str) -> Path:

@@ -90,27 +90,36 @@ def tables_of(root: Path, split: str) -> list[Path]:
     return sorted(root.glob(f"{split}*.parquet")) or sorted(root.glob(f"*/{split}*.parquet"))
 
 
-def _read_parquet(paths: Sequence[Path], columns: Sequence[str] | None = None) -> Any:
-    """The rows of parquet files with the same columns, one file after the other. Raises DataError."""
+def _read_parquet(paths: Sequence[Path], column: str | None = None) -> Any:
+    """The rows of parquet files with the same columns, one file after the other; or one column. Raises DataError."""
     try:
         import pyarrow
         import pyarrow.parquet
     except ModuleNotFoundError as error:
         raise DataError(f"{paths[0]}: parquet is read by pyarrow, which is not installed: pip install pyarrow") from error
     try:
-        return pyarrow.concat_tables([pyarrow.parquet.read_table(path, columns=columns) for path in paths])
+        lacking = [path for path in paths if column is not None and column not in pyarrow.parquet.read_schema(path).names]
+        columns = None if column is None or lacking else [column]
+        tables = [] if lacking else [pyarrow.parquet.read_table(path, columns=columns) for path in paths]
+        joined = pyarrow.concat_tables(tables) if tables else None
     except Exception as error:  # of a damaged file, or of files with other columns
         known = format_of_file(paths[0])
         reason = known if known and "parquet" not in known.partition(";")[0] else f"cannot be read as parquet ({error})"
         raise DataError(f"{paths[0]}: {reason}; download it again") from error
+    if lacking:
+        raise DataError(f"{lacking[0]}: has no column {column}, which the other split has; expected the same columns in both")
+    return joined
 
 
 def read_column(paths: Sequence[Path], name: str) -> npt.NDArray[np.int64]:
     """A column of whole numbers of parquet files, without their pictures. Raises DataError."""
-    table = _read_parquet(paths, [name])
-    if name not in table.column_names:
-        raise DataError(f"{paths[0]}: has no column {name}, which the other split has; expected the same columns in both")
-    return np.asarray(table[name].to_numpy(), np.int64)
+    if not paths:
+        raise DataError(f"there are no parquet files of train, whose {name} names the classes; put them beside those of test")
+    column = _read_parquet(paths, name)[name]
+    numbers = column.to_numpy()
+    if numbers.dtype.kind not in "iu":
+        raise DataError(f"{paths[0]}: {name} is {column.type}, {column.null_count:,} of it missing; expected whole numbers")
+    return np.asarray(numbers, np.int64)
 
 
 def read_table(paths: Sequence[Path], side: int = SIDE) -> TableOfPictures:

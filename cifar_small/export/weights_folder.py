@@ -11,6 +11,7 @@ my_nets.py          code of the user's own that the configuration names, if any
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
         raise UserError(f"{folder} contains other files ({others[0]}, ...); expected a new or empty folder", remedy="output")
     for name in files:
         refuse_existing(folder / name, overwrite)
+    _refuse_work_of_the_user(folder, files)
     net = load_net(run, checkpoint)
     portable = _portable(net.config)
     tensors = {name: tensor.contiguous() for name, tensor in net.model.state_dict().items()}
@@ -77,9 +79,26 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
         **({"pixels": net.pixels.plain()} if net.pixels else {}),
         "facts": net.facts.plain(),
         "sha256": {name: sha256_bytes(content) for name, content in contents.items()},
+        "card_sha256": sha256_bytes(card.encode()),  # as it was written: its user may edit it
     }
     write_json(folder / FACTS, facts)
     return net
+
+
+def _refuse_work_of_the_user(folder: Path, files: Sequence[str]) -> None:
+    """Raise UserError for a folder that is no earlier export, or where a file that a user may edit was edited since."""
+    there = [name for name in files if (folder / name).is_file() and name not in (WEIGHTS, PROGRAM, FACTS)]
+    facts = read_json(folder / FACTS) if (folder / FACTS).is_file() else None
+    if facts is None and (folder / WEIGHTS).is_file():
+        return  # of an export that was cut off
+    ours = facts if isinstance(facts, dict) and facts.get("library_name") == "cifar_small" else None
+    known = {CARD: ours.get("card_sha256"), **ours.get("sha256", {})} if ours else {}
+    for name in there:
+        if not ours or (known.get(name) is not None and sha256_file(folder / name) != known[name]):
+            what = "was edited since it was exported" if ours else "is not of an export"
+            raise UserError(
+                f"{folder / name} {what}, so it may be work of yours; move it, or export into a new folder", remedy="output"
+            )
 
 
 def require_exported(folder: Path) -> dict[str, Any]:

@@ -44,7 +44,7 @@ def find_runs(folder: Path) -> Iterator[Run]:
     """The run directories below a folder, in order; records, which have no env.json, are none."""
     for path in sorted(folder.rglob("config.yaml")):
         run = Run(path.parent)
-        if run.env_file.exists() or run.begun:
+        if run.is_run:
             yield run
 
 

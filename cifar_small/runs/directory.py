@@ -107,6 +107,11 @@ class Run:
         """Is there anything to resume, or to lose?"""
         return any(path.exists() for path in (self.last, self.previous, self.summary_file))
 
+    @property
+    def is_run(self) -> bool:
+        """Was it written by training? A record, an export or a folder of one's own may hold a config.yaml too."""
+        return self.config_file.is_file() and (self.env_file.exists() or self.begun)
+
     def size(self) -> int:
         """Bytes of its files; one that vanishes meanwhile, as a temporary one does while a run trains, counts nothing."""
         paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
@@ -224,10 +229,10 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
     Raises UserError for an existing run without `resume`, CheckpointError for a folder of other files, ConfigError when the
     config differs from the run's in anything but more epochs of its last phase, more patience, and `FREE_TO_CHANGE`.
     """
-    foreign = [path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")]
-    if foreign and not run.config_file.exists():
+    found = {path.name for path in run.folder.iterdir() if path.name != ".lock" and not path.name.startswith(".config.yaml.")}
+    if found and not run.is_run and not _start_was_cut_off(run, config, found):
         raise CheckpointError(
-            f"{run.folder} is not empty and is not a run directory (contains {sorted(foreign)[0]}, ...)", remedy="output"
+            f"{run.folder} is not empty and is not a run directory (contains {min(found)}, ...)", remedy="output"
         )
     for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
         leftover.unlink()  # of a process killed while writing; we hold the lock
@@ -249,6 +254,12 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
             remedy="output",
         )
     return True
+
+
+def _start_was_cut_off(run: Run, config: Config, names: set[str]) -> bool:
+    """Does a folder hold what `write_start` of this config writes before `env.json`, and nothing else?"""
+    own, written = {run.config_file.name, *files_of(config_dict(config))}, dump_config(config).encode()
+    return names <= own and run.config_file.is_file() and run.config_file.read_bytes() == written
 
 
 def config_differences(old: Config, new: Config) -> list[str]:
@@ -288,10 +299,14 @@ def require_space(run: Run, needed: int) -> None:
 
 def write_start(run: Run, config: Config, environment: Mapping[str, Any], command: str, epochs: int) -> None:
     """Write `config.yaml`, and append this session to `env.json`: one entry for each time the run was started or resumed."""
+    own = {run.folder / name: source_of(sha256) for name, sha256 in files_of(config_dict(config)).items()}
+    for path, content in own.items():
+        if content is not None and path.is_file() and path.read_bytes() != content:
+            raise CheckpointError(f"{path} was edited, and is not the code that this run is trained with; move it elsewhere")
     write_atomic(run.config_file, dump_config(config).encode())
-    for name, sha256 in files_of(config_dict(config)).items():
-        if (content := source_of(sha256)) is not None:
-            write_atomic(run.folder / name, content)
+    for path, content in own.items():
+        if content is not None:
+            write_atomic(path, content)
     for ended in (run.summary_file, run.final):
         ended.unlink(missing_ok=True)  # of the shorter run that this one makes longer
     started = datetime.now(UTC).isoformat(timespec="seconds")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import parse_config
-from cifar_small.config.own_code import files_of
+from cifar_small.config.own_code import files_of, trusted_source_of
 from cifar_small.config.strict_yaml import parse_yaml
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
@@ -24,14 +25,16 @@ def run_record(run: Run) -> RunRecord:
     return record
 
 
-def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
-    """Put the small files of a run beside its record; returns those that were not there before.
+def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> dict[Path, bytes | None]:
+    """Put the small files of a run beside its record; returns what was at the places that changed, None for nothing.
 
     Replaces nothing without `overwrite`, and with it only pictures and what a record in the folder names as of its own: the
-    folder may be the one where the user works, with a net and a config that were edited since. Raises UserError.
+    folder may be the one where the user works, with a net and a config that were edited since. Raises UserError, and
+    ConfigError for code that has not been used on this machine: a run of somebody else's plants none.
     """
     own = files_of(config_dict(run.config()))
-    contents = {folder / name: (run.folder / name).read_bytes() for name in (*COPIED, *own) if (run.folder / name).exists()}
+    contents = {folder / name: (run.folder / name).read_bytes() for name in COPIED if (run.folder / name).exists()}
+    contents |= {folder / name: trusted_source_of(name, sha256) for name, sha256 in own.items()}
     before = {path: path.read_bytes() for path in contents if path.is_file()}
     for path, content in contents.items():
         if before.get(path) == content:
@@ -43,10 +46,19 @@ def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> list[Path]:
                 remedy="output",
             )
         refuse_existing(path, overwrite)
-    for path, content in contents.items():
-        if before.get(path) != content:
+    changed = {path: before.get(path) for path, content in contents.items() if before.get(path) != content}
+    for path in changed:
+        write_atomic(path, contents[path])
+    return changed
+
+
+def put_back(before: Mapping[Path, bytes | None]) -> None:
+    """Give places the content that they had; None: nothing was there."""
+    for path, content in before.items():
+        if content is None:
+            path.unlink(missing_ok=True)
+        else:
             write_atomic(path, content)
-    return [path for path in contents if path not in before]
 
 
 def _is_recorded(path: Path, content: bytes) -> bool:

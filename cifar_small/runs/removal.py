@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cifar_small.config.schema import Config
-from cifar_small.errors import InUseError, UserError, plural
+from cifar_small.errors import CheckpointError, InUseError, UserError, plural
 from cifar_small.files import sha256_file
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import is_locked
@@ -22,17 +22,29 @@ def remove_run(run: Run, *, records: Sequence[Path], others: Iterable[Run], forc
 
     Raises CheckpointError for no run, InUseError while it trains, UserError where it is needed.
     """
-    if is_locked(run.require().folder):
+    if is_locked(require_removable(run).folder):
         raise InUseError(f"{run.folder} is in training; stop it first")
     reasons = list(_needed_by(run, records, others))
     if reasons and not force:
         raise UserError(f"{run.folder} is needed: {'; '.join(reasons)}", remedy="force")
-    size = run.size()
-    gone = run.folder.with_name(f".{run.folder.name}.removed")
+    size, folder = run.size(), run.folder.resolve()  # which a link, or `.`, stands for
+    gone = folder.with_name(f".{folder.name}.removed")
     shutil.rmtree(gone, ignore_errors=True)  # of a removal that was interrupted
-    os.replace(run.folder, gone)
+    os.replace(folder, gone)
+    if run.folder.is_symlink():
+        run.folder.unlink()
     shutil.rmtree(gone)
     return size
+
+
+def require_removable(run: Run) -> Run:
+    """The run, if it is one. Raises CheckpointError for a record, an export, or a folder of the user's own with a config."""
+    if not run.require().is_run:
+        raise CheckpointError(
+            f"{run.folder} holds a config.yaml, and neither env.json nor a checkpoint of a run: it may be a record, an export "
+            "or work of yours; expected a run directory written by cifar-small train"
+        )
+    return run
 
 
 def _needed_by(run: Run, records: Sequence[Path], others: Iterable[Run]) -> Iterator[str]:

@@ -29,7 +29,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.recording import copy_pictures, run_record
+from cifar_small.runs.recording import copy_pictures, put_back, run_record
 from cifar_small.runs.records import FORMAT, NetFacts, SubmissionRecord
 
 
@@ -314,19 +314,17 @@ def submit(
         **evidence,
     }
     record = SubmissionRecord.model_validate(facts)
-    copied = copy_pictures(run, output.parent, overwrite=overwrite) if run is not None else []
-    earlier = record_file.read_bytes() if record_file.is_file() else None
-    write_json(record_file, record.plain())  # before the CSV, so that a disk that fills up leaves no CSV without its record
+    before = {record_file: record_file.read_bytes() if record_file.is_file() else None}
+    if run is not None:
+        before |= copy_pictures(run, output.parent, overwrite=overwrite)
     try:
+        write_json(record_file, record.plain())  # before the CSV, so that a disk that fills up leaves no CSV without its record
         write_atomic(output, content)
         if output.read_bytes() != content:
             raise DataError(f"{output} does not read back as written; check the disk")
     except UserError:
         if not output.is_file() or output.read_bytes() != content:
-            for path in (*copied, *([record_file] if earlier is None else [])):
-                path.unlink(missing_ok=True)
-            if earlier is not None:
-                write_atomic(record_file, earlier)
+            put_back(before)
         raise
     return record
 

@@ -278,3 +278,22 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
 def test_a_matlab_file_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"gone\.mat: there is no such file; expected a \.mat file"):
         load_unlabelled(tmp_path / "gone.mat")
+
+
+def test_labels_of_a_table_are_whole_numbers_of_train(tmp_path: Path) -> None:
+    for split, part in (("train", SCENES[:6]), ("test", SCENES[6:])):
+        write_table(tmp_path / f"{split}-0.parquet", part, [1, 0] * (len(part) // 2), None)
+    data = Data(source="folder", root=str(tmp_path))
+    assert load_test(data).classes == ("0", "1")
+    pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    for column, message in (
+        ({"label": ["cat"] * 6}, r"train-0\.parquet: label is string, 0 of it missing; expected whole numbers"),
+        ({"label": [1, 0, None, 1, 0, 1]}, r"label is int64, 1 of it missing; expected whole numbers"),
+        ({"other": [1] * 6}, r"train-0\.parquet: has no column label, which the other split has"),
+    ):
+        parquet.write_table(pyarrow.table(column), tmp_path / "train-0.parquet")
+        with pytest.raises(DataError, match=message):
+            load_test(data)
+    (tmp_path / "train-0.parquet").unlink()
+    with pytest.raises(DataError, match="there are no parquet files of train, whose label names the classes"):
+        load_test(data)

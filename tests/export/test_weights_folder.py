@@ -437,6 +437,23 @@ def test_a_killed_export_is_no_export(run: Run, folder: Path, monkeypatch: pytes
     load_exported(folder)
 
 
+def test_work_of_the_user_is_not_replaced(run: Run, tmp_path: Path) -> None:
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in ("README.md", "config.yaml"):
+        (work / name).write_text("mine")
+    with pytest.raises(UserError, match=r"work.config\.yaml is not of an export, so it may be work of yours; move it"):
+        export(run, work, overwrite=True)
+    assert {path.name: path.read_text() for path in work.iterdir()} == {"README.md": "mine", "config.yaml": "mine"}
+    export(run, tmp_path / "folder")
+    export(run, tmp_path / "folder", overwrite=True)
+    (tmp_path / "folder" / "README.md").write_text("license: mit")
+    load_exported(tmp_path / "folder")
+    with pytest.raises(UserError, match=r"README\.md was edited since it was exported"):
+        export(run, tmp_path / "folder", overwrite=True)
+    assert (tmp_path / "folder" / "README.md").read_text() == "license: mit"
+
+
 def test_without_the_extra_the_message_names_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "safetensors", None)
     with pytest.raises(UserError, match=r"safetensors is needed and .*pip install 'cifar_small\[pretrained\]'"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,39 @@ def test_a_module_of_a_package_imports_its_neighbours(tmp_path: Path, monkeypatc
     monkeypatch.syspath_prepend(tmp_path)
     config = load_config("mine.yaml", [("model.family", "pack_of_mine.nets:Net")])
     assert build_model(config.model, 10).fc.in_features == 6
+
+
+def test_a_config_that_is_not_trusted_runs_nothing_to_find_a_module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not the package around it either, which Python would import to find it."""
+    (tmp_path / "evil").mkdir()
+    (tmp_path / "evil" / "__init__.py").write_text("raise SystemExit('it ran')")
+    (tmp_path / "evil" / "nets.py").write_text(NET)
+    monkeypatch.syspath_prepend(tmp_path)
+    raw = {"family": "evil.nets:Net"}
+    with pytest.raises(
+        ConfigError, match=r"evil\.nets:Net: this config names code without the hash .*; give the config"
+    ):
+        own_code.with_hashes(raw, trusted=False)
+    assert own_code.with_hashes(raw, trusted=True)["sha256"] == sha256_bytes(NET.encode())
+    assert "evil" not in sys.modules
+
+
+def test_copies_have_a_name_each_within_the_folder() -> None:
+    here, there = ({"family": f"{place}/custom.py:Net", "sha256": place[0] * 64} for place in ("nets", "aug"))
+    assert own_code.files_of({"model": here, "augment": {**here, "engine": "x"}}) == {"custom.py": "n" * 64}
+    with pytest.raises(ConfigError, match=r"two files of this config are called custom\.py; rename one of them"):
+        own_code.files_of({"model": here, "augment": there})
+    assert own_code.files_of({"family": "nets\\mine.py:Net", "sha256": "a"}) == {"mine.py": "a"}
+    with pytest.raises(ConfigError, match=r"\.\./torch: expected a file such as my_nets\.py, or an installed module"):
+        own_code.files_of({"engine": "../torch:f", "sha256": "a"})
+
+
+def test_an_edited_copy_in_a_run_is_not_put_back(folder: Path, said: Said) -> None:
+    train(load_config("mine.yaml"), "runs/mine", quiet=True)
+    (folder / "runs/mine/my_nets.py").write_text("work")
+    code, _, err = said("train", "--resume", "runs/mine", "--phases.0.epochs", "2")
+    assert (code, "runs/mine/my_nets.py was edited, and is not the code that this run is trained with" in err) == (4, True)
+    assert (folder / "runs/mine/my_nets.py").read_text() == "work"
 
 
 def test_an_installed_package_that_was_replaced_since_its_import_asks_for_a_new_python(

@@ -187,4 +187,22 @@ def test_no_run_is_not_removed(place: Path, said: Said) -> None:
     (place / "mine").mkdir()
     (place / "mine" / "file").write_text("")
     assert said("remove", place / "mine")[0] == 4
+    write_record(Run(place / "done"), place / "record")
+    (place / "mine" / "config.yaml").write_text("name: mine")
+    for folder in ("mine", "record"):  # both of which hold a config.yaml
+        code, _, line = said("remove", place / "done", place / folder, "--force")
+        assert (code, "holds a config.yaml, and neither env.json nor a checkpoint of a run" in line) == (4, True), line
     assert (place / "mine" / "file").exists()
+    assert (place / "done").exists()
+
+
+def test_a_run_is_removed_by_a_link_and_from_within(place: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
+    (place / "link").symlink_to((place / "done").resolve())
+    shutil.copytree(place / "done", place / "copy")
+    assert said("remove", place / "link", "--force")[0] == 0
+    assert not any((place / name).exists() or (place / name).is_symlink() for name in ("link", "done", ".done.removed"))
+    here = Path.cwd()
+    monkeypatch.chdir(place / "copy")
+    assert said("remove", ".", "--force")[0] == 0
+    monkeypatch.chdir(here)
+    assert not (place / "copy").exists()

@@ -20,12 +20,13 @@ from hypothesis import strategies as st
 from synthetic import NAMES, made, reading_of, session_of, summary_of
 
 from cifar_small.cli.main import main
+from cifar_small.config import own_code
 from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.data import write_unlabelled
-from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
-from cifar_small.files import sha256_file
+from cifar_small.errors import CheckpointError, ConfigError, DataError, DiskError, UserError
+from cifar_small.files import sha256_bytes, sha256_file, write_atomic
 from cifar_small.inference.ensemble import combine
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters, trainable_parameters
@@ -293,6 +294,9 @@ def run_of_own_net(folder: Path, monkeypatch: pytest.MonkeyPatch, **summary: Any
     run = finished_run(folder)
     run.config_file.write_text(dump_config(config := parse_config(tiny_raw(model=OWN_MODEL))))
     (folder / "my_net.py").write_text("as trained")
+    monkeypatch.setattr(own_code, "KEPT", folder / "kept")
+    for text in ("as trained", "another"):
+        write_atomic(own_code._kept(sha256_bytes(text.encode())), text.encode())
     facts = {"weights_sha256": sha256(run.best), "config_sha256": config_hash(config), **summary}
     run.summary_file.write_text(json.dumps(summary_of(**facts)))
     monkeypatch.setattr(submission_file, "_check_weights", lambda *_: None)
@@ -341,6 +345,36 @@ def test_a_csv_that_cannot_be_written_takes_nothing_with_it(tmp_path: Path, monk
         submit(made(weights_sha256=sha256(run.best)), tmp_path / "a.csv", run=run, overwrite=True)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.csv", "a.json", "my_net.py", "run"]
     assert (tmp_path / "a.json").read_text() == "of an earlier submission"
+
+
+def test_a_csv_that_cannot_be_written_leaves_the_earlier_entry_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of_own_net(tmp_path / "run", monkeypatch, metrics_sha256=sha256(finished_run(tmp_path / "first").metrics_file))
+    submit(made(weights_sha256=sha256(run.best)), tmp_path / "mine" / "a.csv", run=run)
+    (tmp_path / "mine" / "a.csv").write_text("an earlier one")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
+    run.metrics_file.write_text("epoch,lr\n1,0.1\n2,0.1\n")
+    write = submission_file.write_atomic
+
+    def full(path: Path, content: bytes) -> None:
+        if path.suffix == ".csv":
+            raise DiskError(f"cannot write {path}: the disk is full")
+        write(path, content)
+
+    monkeypatch.setattr(submission_file, "write_atomic", full)
+    with pytest.raises(DiskError):
+        submit(made(weights_sha256=sha256(run.best)), tmp_path / "mine" / "a.csv", run=run, overwrite=True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
+
+
+def test_a_run_of_somebody_else_plants_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = run_of_own_net(tmp_path / "run", monkeypatch)
+    (run.folder / "my_net.py").write_text("edited since")
+    write_record(run, tmp_path / "mine")
+    assert (tmp_path / "mine" / "my_net.py").read_text() == "as trained"
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "another_machine")
+    with pytest.raises(ConfigError, match=r"my_net\.py .* is code that has not been used on this machine; read it"):
+        write_record(run, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_weights_are_counted_again_whatever_the_file_says(tmp_path: Path) -> None:

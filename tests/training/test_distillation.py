@@ -288,9 +288,7 @@ def test_a_net_does_not_teach_twice_nor_see_images_of_more_pixels_than_its_file_
     with pytest.raises(ConfigError, match="two have the same weights; leave one out"):
         teacher_targets_of(both)
     after: dict[str, Any] = {"input": {"size": 48, "augment": "after"}}
-    message = (
-        r"phases\.0\.{}: .*fp32\.onnx takes images of 32x32, and this phase augments them at 48x48; give the run"
-    )
+    message = r"phases\.0\.{}: .*fp32\.onnx takes images of 32x32, and this phase augments them at 48x48; give the run"
     with pytest.raises(ConfigError, match=message.format("distill")):
         teacher_targets_of(pupil(distill={"teachers": [str(file)]}, **after))
     proxy = {"select": {"share": 0.5, "proxy": str(file)}}

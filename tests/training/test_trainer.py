@@ -28,7 +28,7 @@ import cifar_small.training.build as build
 import cifar_small.training.signals as signals
 import cifar_small.training.train as whole_run
 import cifar_small.training.trainer as train_module
-from cifar_small.config.hashing import config_dict
+from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import compilations, resolve_phases
 from cifar_small.config.resolved import resolve_config
@@ -361,6 +361,21 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(tiny: Tiny, tmp_path:
         with pytest.raises(UserError, match=r"is not empty and is not a run directory"):
             train(tiny(), tmp_path, resume=resume, quiet=True)
     assert {path.name: path.read_text() for path in tmp_path.iterdir() if path.name != ".lock"} == files
+    (tmp_path / "config.yaml").write_text(dump_config(tiny()))  # as a record has it, or a folder that one works in
+    (tmp_path / "final.pt").write_text("mine")
+    with pytest.raises(UserError, match=r"is not empty and is not a run directory \(contains \.draft\.new, \.\.\.\)"):
+        train(tiny(), tmp_path, quiet=True)
+    assert {path.name for path in tmp_path.iterdir()} - {".lock"} == {*files, "config.yaml", "final.pt"}
+
+
+def test_a_start_that_was_cut_off_can_be_made_again(tiny: Tiny, tmp_path: Path) -> None:
+    """`config.yaml` is written first, `env.json` last."""
+    (tmp_path / "config.yaml").write_text(dump_config(tiny()))
+    assert train(tiny(), tmp_path, quiet=True).epochs == 2
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.yaml").write_text("name: mine  # by hand")
+    with pytest.raises(UserError, match="is not a run directory"):
+        train(tiny(), tmp_path / "other", quiet=True)
 
 
 def test_a_finished_run_without_its_checkpoints_is_still_complete(tiny: Tiny, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def stages(folder: Path, data: Path | None, device: str, tiny: bool) -> list[Sta
         found.append(Stage(name, (*train, "--engine.checkpoint_steps", "200"), limit, least, goes_on=True))
         test, file = (*small, "predict", run, "--split", "test", "--overwrite"), Run(run).predictions / "test.npz"
         found.append(Stage(f"{name}_test", test, 60, 10, needs=name, predictions=file, aim=aim))
-        record = (*small, "record", run, "--output", str(folder / f"record_{name}"))
+        record = (*small, "record", run, "--output", str(folder / f"record_{name}"), "--overwrite")
         found.append(Stage(f"{name}_record", record, 30, 5, needs=name))
     return found
 
