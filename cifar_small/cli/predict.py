@@ -29,7 +29,7 @@ from cifar_small.errors import UserError, plural
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     parser.add_argument("--split", choices=["train", "val", "test", "submit"], required=True)
-    add_file(parser, "the unlabelled file (--split submit): competition pickle, .npz, or folder of PNGs")
+    add_file(parser, "the unlabelled file (--split submit): pickle, .npz, .npy, .mat, .parquet, .bin, or folder of pictures")
     add_checkpoint(parser)
     parser.add_argument(
         "--views",

@@ -145,7 +145,7 @@ def _record(options: argparse.Namespace) -> int:
     """Put the record of a run (summary, config, metrics, test readings) into a folder for git.
 
     For a run that is a result but not a submission; small files only, no weights:
-      cifar-small record runs/resnet_hour-seed0 --output submissions/entries/resnet_hour
+      cifar-small record runs/resnet_hour-seed0 --output submissions/records/resnet_hour/seed0
     """
     from cifar_small.runs.directory import Run
     from cifar_small.runs.recording import write_record

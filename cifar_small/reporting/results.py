@@ -69,14 +69,15 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
     if recipes:
         if missing := sorted(set(recipes) - {group[0].summary.name for group in ordered}):
             raise DataError(f"no record under {folder} is of {missing[0]!r}; run: cifar-small results")
-        return _short_table(header, [group for group in ordered if group[0].summary.name in recipes])
+        named = [group for group in ordered if group[0].summary.name in recipes]
+        return _short_table(header, sorted(named, key=lambda group: recipes.index(group[0].summary.name)))
     table = Table("", tuple(header), tuple(tuple(_row(group)) for group in ordered))
     commands = [_commands(group) for group in ordered] + without_run
     note = (
-        "Rows are in the order of val. val: mean over seeds (n images in brackets); *best*: it chose the epoch, so it is "
-        "slightly optimistic; the others are of the last epoch. "
+        "Rows are in the order of val, which ranks nothing where vals are of 500 to 5,000 images. val: mean over seeds (n "
+        "images in brackets); *best*: it chose the epoch, so it is slightly optimistic; the others are of the last epoch. "
         "test: read by an explicit command, each reading counted; of one seed with Wilson's 95 % interval, else mean and sd. "
-        "minutes: training, evaluation and pictures, start-up without Python's imports. "
+        "minutes: the training run with its evaluation and pictures, without the time to import Python's packages. "
         "Commands are those of the first seed as it was run; choose another output folder for yours. Configs have moved since: "
         "those of configs/prior are in configs/published, under the name of the recipe, and each record holds its config.yaml."
     )

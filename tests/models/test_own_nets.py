@@ -373,9 +373,7 @@ def test_a_config_that_is_not_trusted_runs_nothing_to_find_a_module(tmp_path: Pa
     (tmp_path / "evil" / "nets.py").write_text(NET)
     monkeypatch.syspath_prepend(tmp_path)
     raw = {"family": "evil.nets:Net"}
-    with pytest.raises(
-        ConfigError, match=r"evil\.nets:Net: this config names code without the hash .*; give the config"
-    ):
+    with pytest.raises(ConfigError, match=r"evil\.nets:Net: this config names code without the hash .*; give the config"):
         own_code.with_hashes(raw, trusted=False)
     assert own_code.with_hashes(raw, trusted=True)["sha256"] == sha256_bytes(NET.encode())
     assert "evil" not in sys.modules
