@@ -193,6 +193,13 @@ def _source(named: str) -> tuple[Path, bytes]:
     return Path(spec.origin), Path(spec.origin).read_bytes()
 
 
+def is_installed(named: str) -> bool:
+    """Is this a module of an installed package, which others can install too, rather than a file of the user's own?"""
+    place = named.rpartition(":")[0]
+    spec = _find(place) if MODULE.fullmatch(place) else None
+    return spec is not None and bool({"site-packages", "dist-packages"} & set(Path(spec.origin or "").parts))
+
+
 def _find(place: str) -> ModuleSpec | None:
     """Where a module is; unlike `importlib.util.find_spec`, which imports the packages around it, so runs nobody's code."""
     parts, spec = place.split("."), None

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config, parse_config
-from cifar_small.config.own_code import OWN, files_of, source_of
+from cifar_small.config.own_code import KEYS, OWN, file_name, files_of, is_installed, source_of
 from cifar_small.config.schema import Config
 from cifar_small.data.orientation import PixelStatistics
 from cifar_small.errors import CheckpointError, ConfigError, UserError, command_line
@@ -200,10 +200,15 @@ def _without_folders(value: Any) -> Any:
     A path becomes ./name, so that it is not read as a keyword.
     """
     if isinstance(value, dict):
-        return {key: _without_folders(item) for key, item in value.items()}
+        return {key: _beside_the_config(item) if key in KEYS else _without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
-    own = OWN.fullmatch(value) if isinstance(value, str) else None
-    if own is not None and own["place"].endswith(".py"):
-        return f"{Path(own['place']).name}:{own['name']}"  # the file stands beside the config
     return f"./{Path(value).name}" if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _beside_the_config(named: Any) -> Any:
+    """The place of a net or augmentation: of the user's own, a file in the folder; of an installed package, as it is."""
+    own = OWN.fullmatch(named) if isinstance(named, str) else None
+    if own is None:
+        return _without_folders(named)
+    return named if is_installed(named) else f"{file_name(own['place'])}:{own['name']}"

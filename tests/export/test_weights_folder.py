@@ -189,6 +189,28 @@ def test_code_of_the_users_own_goes_along_and_runs_once_it_is_trusted(
         load_exported(".")
 
 
+def test_a_module_of_the_users_own_goes_along_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    (tmp_path / "work" / "pack_to_export").mkdir(parents=True)
+    (tmp_path / "work" / "pack_to_export" / "__init__.py").write_text("")
+    (tmp_path / "work" / "pack_to_export" / "nets.py").write_text(OWN_NET)
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "cache")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path / "work")
+        raw = tiny_raw(model={"family": "pack_to_export.nets:Net"}, phases=[{"epochs": 1}])
+        train(parse_config(own_code.with_hashes(raw, trusted=True)), tmp_path / "run", quiet=True)
+        export(Run(tmp_path / "run"), tmp_path / "folder")
+        images = load_test(CONFIG.data)
+        expected = predict_images(load_exported(tmp_path / "folder"), images, "none").logits
+    own_code.load_own.cache_clear()
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "another_machine")
+    monkeypatch.chdir(tmp_path / "folder")
+    assert (tmp_path / "folder" / "pack_to_export.nets.py").read_text() == OWN_NET
+    with pytest.raises(ConfigError, match=r"holds code that has not been used .*\(pack_to_export\.nets\.py\)"):
+        load_exported(".")
+    assert said("param_count", "config.yaml")[0] == 0
+    assert predict_images(load_exported("."), images, "none").logits.tobytes() == expected.tobytes()
+
+
 def test_a_net_that_torch_cannot_trace_is_one_clear_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(own_code, "KEPT", tmp_path / "cache")
