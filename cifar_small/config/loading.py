@@ -19,7 +19,7 @@ from pydantic import ValidationError
 
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.overriding import override, with_kinds_first
-from cifar_small.config.own_code import files_of, with_hashes
+from cifar_small.config.own_code import with_hashes
 from cifar_small.config.phases import merge, phases_and_problems
 from cifar_small.config.published import PUBLISHED
 from cifar_small.config.renamed import with_current_names
@@ -51,9 +51,7 @@ def load_config(
     if "config" in raw and "model" not in raw:
         line = command_line("sweep", path)
         raise ConfigError(f"{path} is a sweep, not the config of one run; train all of its runs with: {line}")
-    plain = with_hashes(with_changes(raw, overrides, label, note), trusted)
-    files_of(plain)  # whose copies need a name each
-    config, problems = _checked(plain)
+    config, problems = _checked(with_hashes(with_changes(raw, overrides, label, note), trusted))
     if config is None:
         keys = [key for key, _ in overrides]
         own = [f"{label}{_in_full(problem, label)}" for problem in problems if _is_of(problem, keys)]

@@ -31,13 +31,20 @@ def with_hashes(raw: Any, trusted: bool) -> Any:
     """A plain config with the SHA-256 of each file of the user's own beside its name, unless it is there.
 
     trusted: the user gave this config to a command, so the files it names may run; their content is kept.
-    Raises ConfigError for a file or module that does not exist, or that is not the one a hash tells of.
+    Raises ConfigError for a file or module that does not exist, or that is not the one a hash tells of, and for two files of
+    one name, which a run could not keep.
     """
+    plain = _hashed(raw, trusted)
+    files_of(plain)
+    return plain
+
+
+def _hashed(raw: Any, trusted: bool) -> Any:
     if isinstance(raw, list | tuple):
-        return [with_hashes(value, trusted) for value in raw]
+        return [_hashed(value, trusted) for value in raw]
     if not isinstance(raw, Mapping):
         return raw
-    plain = {key: with_hashes(value, trusted) for key, value in raw.items()}
+    plain = {key: _hashed(value, trusted) for key, value in raw.items()}
     named = next((str(plain[key]) for key in KEYS if isinstance(plain.get(key), str) and OWN.fullmatch(plain[key])), None)
     if named is None:
         return plain
@@ -164,7 +171,7 @@ def _run_module(named: str, sha256: str) -> Any:
     origin, content = _source(named)
     if sha256_bytes(content) != sha256:
         raise ConfigError(f"{named}: the module is not the one the config was written with; install that version again")
-    if origin.suffix == ".py" and not {"site-packages", "dist-packages"} & set(origin.parts):
+    if origin.suffix == ".py" and not _in_site_packages(origin):
         return _run_file(sha256, place if origin.name == "__init__.py" else place.rpartition(".")[0], origin)
     if IMPORTED.setdefault(place, sha256) != sha256:
         raise ConfigError(
@@ -187,22 +194,28 @@ def _read(named: str) -> bytes:
 def _source(named: str) -> tuple[Path, bytes]:
     """The file of a module that can be imported, and its content. Raises ConfigError where there is none."""
     place = named.rpartition(":")[0]
-    spec = _find(place) if MODULE.fullmatch(place) else None
-    if spec is None or spec.origin is None or not Path(spec.origin).is_file():
+    origin = _origin(place)
+    if origin is None or not origin.is_file():
         raise ConfigError(f"{named}: no module {place} is installed; name a file of your own as my_nets.py:Net")
-    return Path(spec.origin), Path(spec.origin).read_bytes()
+    return origin, origin.read_bytes()
 
 
 def is_installed(named: str) -> bool:
     """Is this a module of an installed package, which others can install too, rather than a file of the user's own?"""
-    place = named.rpartition(":")[0]
-    spec = _find(place) if MODULE.fullmatch(place) else None
-    return spec is not None and bool({"site-packages", "dist-packages"} & set(Path(spec.origin or "").parts))
+    origin = _origin(named.rpartition(":")[0])
+    return origin is not None and _in_site_packages(origin)
 
 
-def _find(place: str) -> ModuleSpec | None:
-    """Where a module is; unlike `importlib.util.find_spec`, which imports the packages around it, so runs nobody's code."""
-    parts, spec = place.split("."), None
+def _in_site_packages(origin: Path) -> bool:
+    return bool({"site-packages", "dist-packages"} & set(origin.parts))
+
+
+def _origin(place: str) -> Path | None:
+    """The file of a module; unlike `importlib.util.find_spec`, which imports the packages around it, it runs no code."""
+    if not MODULE.fullmatch(place):
+        return None
+    parts = place.split(".")
+    spec: ModuleSpec | None = None
     for count in range(1, len(parts) + 1):
         locations = None if spec is None else list(spec.submodule_search_locations or ())
         name = ".".join(parts[:count])
@@ -210,7 +223,7 @@ def _find(place: str) -> ModuleSpec | None:
         spec = next((found for found in tried if found is not None), None)
         if spec is None:
             return None
-    return spec
+    return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def _kept(sha256: str) -> Path:

@@ -384,6 +384,8 @@ def test_copies_have_a_name_each_within_the_folder() -> None:
     assert own_code.files_of({"model": here, "augment": {**here, "engine": "x"}}) == {"custom.py": "n" * 64}
     with pytest.raises(ConfigError, match=r"two files of this config are called custom\.py; rename one of them"):
         own_code.files_of({"model": here, "augment": there})
+    with pytest.raises(ConfigError, match=r"two files of this config are called custom\.py"):  # of a mapping, too
+        own_code.with_hashes({"model": here, "augment": there}, trusted=False)
     assert own_code.files_of({"family": "nets\\mine.py:Net", "sha256": "a"}) == {"mine.py": "a"}
     with pytest.raises(ConfigError, match=r"\.\./torch: expected a file such as my_nets\.py, or an installed module"):
         own_code.files_of({"engine": "../torch:f", "sha256": "a"})
