@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import sys
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +62,8 @@ def norms(world: World) -> dict[str, Tensor]:
 
 def main(folder: Path, teacher: Path) -> None:
     pixels: list[Tensor] = []
+    seen: dict[str, Any] = {"pixels": pixels}
+    groups: list[weakref.ref[Any]] = []
     resize = batches.resize
 
     def recorded(images: Tensor, side: int, interpolation: str) -> Tensor:
@@ -72,13 +76,17 @@ def main(folder: Path, teacher: Path) -> None:
         # inside the run, since the processes of torchrun cannot reliably join twice
         world = self.world
         answers = [world.any(world.rank == 1, torch.device("cpu")), world.any(False, torch.device("cpu"))]
-        seen = {"norms": norms(world), "answers": answers, "size": world.size}
+        seen.update(norms=norms(world), answers=answers, size=world.size, rank=world.rank)
+        if world.size > 1:
+            groups.append(weakref.ref(torch.distributed.group.WORLD))
         fit(self, *arguments)
-        torch.save({"pixels": pixels, **seen}, folder / f"rank{world.rank}.pt")
 
     batches.resize = recorded
     train_module.Trainer.fit = observed  # type: ignore[method-assign]
     train(parse_config(taught(teacher)), folder / "run", quiet=True)
+    gc.collect()
+    seen["groups_left"] = sum(group() is not None for group in groups)
+    torch.save(seen, folder / f"rank{seen['rank']}.pt")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,10 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+
+# Before there is a group: its default arguments keep the group of the time when it is imported, which DistributedDataParallel
+# does. Threads of a group that is never freed are still there when the interpreter ends, which then aborts now and then.
+import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 

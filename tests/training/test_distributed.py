@@ -107,6 +107,11 @@ def test_ranks_agree(seen: dict[str, Any]) -> None:
     assert [rank["answers"] for rank in seen["ranks"]] == [[True, False], [True, False]]
 
 
+def test_nothing_keeps_the_group_after_the_run(seen: dict[str, Any]) -> None:
+    """Gloo's threads end when their group is freed; a rank at whose exit they were alive was aborted once."""
+    assert [rank["groups_left"] for rank in seen["ranks"]] == [0, 0]
+
+
 def test_only_rank_0_writes(seen: dict[str, Any]) -> None:
     one, two = seen["runs"]
     names = [sorted(path.name for path in run.folder.iterdir()) for run in (one, two)]

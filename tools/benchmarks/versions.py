@@ -79,7 +79,8 @@ def run_cell(python: str, versions: str, tests: Sequence[str], work: Path) -> Ve
     )
     log = folder.with_suffix(".log")
     with log.open("w", encoding="utf-8") as file:
-        command = [str(inside), "-m", "pytest", "-p", "no:cacheprovider", "--color=no", *tests]
+        how = ["--numprocesses", "2", "--dist", "loadfile", "-p", "no:cacheprovider", "--color=no"]  # as make test does
+        command = [str(inside), "-m", "pytest", *how, *tests]
         subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
     cell = VersionCell(number, versions, dict(zip(SHOWN, listed.split(), strict=True)), list(tests), last_line(log.read_text()))
     write_json(folder.with_suffix(".json"), asdict(cell))
