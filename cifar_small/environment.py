@@ -109,23 +109,26 @@ def integer_sums_saturate() -> bool:
 
 @cache
 def _cpu_facts() -> tuple[str, frozenset[str]]:
-    """The processor's name and instruction sets, from /proc/cpuinfo: torch's own list is missing in older torch."""
-    name, flags = platform.processor() or platform.machine(), frozenset[str]()
+    """The processor's name and instruction sets, from /proc/cpuinfo: torch's own list is missing in older torch.
+
+    On x86 with the family and model numbers: virtual machines often name no more than the brand, whose generations differ in
+    speed.
+    """
+    name = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if not cpuinfo.exists():
-        return name, flags
-    for line in reversed(cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()):
-        key, _, value = (part.strip() for part in line.partition(":"))
-        if key == "model name":
-            name = value
-        elif key in ("flags", "Features"):
-            flags = frozenset(value.split())
-    return name, flags
+        return name, frozenset()
+    lines = [line.partition(":") for line in cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()]
+    facts = {key.strip(): value.strip() for key, _, value in reversed(lines)}  # of the first core
+    name = facts.get("model name", name)
+    if "cpu family" in facts and "model" in facts:
+        name = f"{name}, family {facts['cpu family']} model {facts['model']}"
+    return name, frozenset(facts.get("flags", facts.get("Features", "")).split())
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[object]:
-    """The autocast context of a resolved precision; one that does nothing for fp32."""
-    if precision == "fp32":
+    """The autocast context of a resolved precision; one that does nothing for fp32 and for the int8 of an ONNX file."""
+    if precision not in ("fp16", "bf16"):
         return nullcontext()
     dtype = torch.float16 if precision == "fp16" else torch.bfloat16
     return MetaAutocast(dtype) if device.type == "meta" else torch.autocast(device.type, dtype=dtype)

@@ -13,9 +13,9 @@ import numpy as np
 from imagecorruptions import corrupt
 
 CIFAR_C = [0.04, 0.06, 0.08, 0.09, 0.10]  # standard deviations in make_cifar_c.py of hendrycks/robustness, of 0..1
-grey = np.full((32, 32, 3), 128, np.uint8)
+gray = np.full((32, 32, 3), 128, np.uint8)
 np.random.seed(0)
-noisy = {severity: corrupt(grey, severity, "gaussian_noise") for severity in range(1, 6)}
+noisy = {severity: corrupt(gray, severity, "gaussian_noise") for severity in range(1, 6)}
 seen = [round(float((noisy[severity] / 255).std()), 2) for severity in range(1, 6)]
 print("version: imagecorruptions", version("imagecorruptions"))
 print("expected: noise of", CIFAR_C, "on an image of 32x32, as in CIFAR-10-C")

@@ -55,9 +55,12 @@ def test_auto_precision_of_a_gpu_is_that_of_its_hardware(
 def test_flags_are_read_from_cpuinfo(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     first = "processor : 0\nmodel name : Some CPU @ 2 GHz\nflags : fpu avx2 amx_bf16\n"
     text = f"{first}\nprocessor : 1\nmodel name : Other\nflags : fpu\n"
-    (tmp_path / "cpuinfo").write_text(text)
     monkeypatch.setattr(environment, "Path", lambda path: tmp_path / "cpuinfo")
-    assert environment._cpu_facts.__wrapped__() == ("Some CPU @ 2 GHz", frozenset({"fpu", "avx2", "amx_bf16"}))
+    flags = frozenset({"fpu", "avx2", "amx_bf16"})
+    (tmp_path / "cpuinfo").write_text(text)
+    assert environment._cpu_facts.__wrapped__() == ("Some CPU @ 2 GHz", flags)
+    (tmp_path / "cpuinfo").write_text(f"cpu family : 26\nmodel : 2\n{text}")  # as on x86
+    assert environment._cpu_facts.__wrapped__() == ("Some CPU @ 2 GHz, family 26 model 2", flags)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")

@@ -11,7 +11,7 @@ from cifar_small.errors import UserError
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, "YAML file, or a name that cifar-small configs lists; may also stand without --config")
+    add_config(parser, "YAML file, or a name that cifar-small configs lists; the option name --config may be left out")
     parser.add_argument(
         "--predictions",
         type=Path,

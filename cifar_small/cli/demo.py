@@ -88,7 +88,7 @@ def run_demo(folder: Path, command: str) -> None:
         target, _, notes = predict(run, "submit", file=file, command=command)
         for note in notes:
             print(f"note: {note}")
-        print(f"{run.folder.name} -> {target}")
+        print(f"{run.name} -> {target}")
 
     _step(5, "Ensemble by the mean of the logits (cifar-small ensemble A.npz B.npz --output ...)")
     members = [load_predictions(run.predictions / "submit.npz") for run in runs]
@@ -113,7 +113,7 @@ def run_demo(folder: Path, command: str) -> None:
     print(f"{right} of {total} right: {right / total:.2%}")
 
     _step(8, "Compare (with so few images, most differences are noise: look at the intervals)")
-    named = [("ensemble", joined), *((run.folder.name, member) for run, member in zip(runs, members, strict=True))]
+    named = [("ensemble", joined), *((run.name, member) for run, member in zip(runs, members, strict=True))]
     entries = [Entry(name, {"test": replace(one, labels=withheld)}) for name, one in named]
     print(to_text([scores_table(compare(entries, "test"))]))
     _goodbye(folder, runs, time.monotonic() - started)

@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve
-from cifar_small.errors import plural
+from cifar_small.errors import DataError, plural
 from cifar_small.files import probe_writable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from cifar_small.runs.predictions import Predictions
     from cifar_small.runs.records import PredictionsMeta
 
 METHODS = (
@@ -50,7 +53,7 @@ def _ensemble(options: argparse.Namespace) -> int:
     The last two need every member's predictions of val, by the same weights and views; they are fitted on val alone.
     A member whose weight is 0 is left out, and its parameters are not counted.
     """
-    from cifar_small.inference.ensemble import combine, find_val, judge, match_val, on_shared_images
+    from cifar_small.inference.ensemble import combine, find_val, judge, match_val
     from cifar_small.runs.predictions import load_predictions
 
     reserve(options.overwrite, options.output)
@@ -66,17 +69,33 @@ def _ensemble(options: argparse.Namespace) -> int:
         print(f"left out, with weight 0: {one.label()}")
     print(_parameters(joined.meta))
     fitted = joined.meta.fitted_on
-    if len({predictions.meta.images_sha256 for predictions in val}) > 1 and len(val) == len(members):
-        shared = len(on_shared_images(val)[0].ids)
-        print(f"the members held out different images; used of val: the {plural(shared, 'image')} that all of them held out")
+    if fitted and (note := _held_out_by_all(val)):
+        print(note)
     if joined.labels is not None:
         same = fitted is not None and fitted.images_sha256 == joined.meta.images_sha256
         print(f"{judge(joined, members)}{'; the weights were fitted on these images' if same else ''}")
-    elif len(val) == len(members):
-        print(f"on val{', which fitted the weights' if fitted else ''}: {judge(combine(val, options.method, val), val)}")
-    else:
+    elif len(val) < len(members):
         print("not compared with its best member; run predict --split val for every member first")
+    else:
+        try:
+            verdict = judge(combine(val, options.method, val), val)
+        except DataError as error:  # the file is made, and good without it
+            print(f"not compared with its best member on val: {error}")
+        else:
+            if not fitted and (note := _held_out_by_all(val)):
+                print(note)
+            print(f"on val{', which fitted the weights' if fitted else ''}: {verdict}")
     return 0
+
+
+def _held_out_by_all(val: Sequence[Predictions]) -> str:
+    """Which images of val count, where the members held out others; empty where they held out the same."""
+    from cifar_small.inference.ensemble import on_shared_images
+
+    images = len(on_shared_images(val)[0].ids)
+    if all(len(member.ids) == images for member in val):
+        return ""
+    return f"the members held out different images; used of val: the {plural(images, 'image')} that all of them held out"
 
 
 def _parameters(meta: PredictionsMeta) -> str:

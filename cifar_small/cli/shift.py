@@ -103,9 +103,13 @@ def _sets(runs: list[tuple[Any, Net]], options: argparse.Namespace) -> list[Shif
         options.seed,
         options.cache or options.output / "sets",
     )
-    official = official_sets(options.official, classes, options.severities) if options.official else []
+    asked = (options.severities, options.kinds, options.images)
+    official = official_sets(options.official, classes, *asked) if options.official else []
     there = {one.facts.kind for one in official}
     pairs = [pair_set(argument, classes) for argument in options.pair]
+    names = [one.facts.kind for one in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise UserError(f"two sets are called {twice[0]}; give one another name")
     return [*(one for one in sets if one.facts.kind not in there), *official, *pairs]
 
 

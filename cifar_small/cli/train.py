@@ -26,7 +26,7 @@ from cifar_small.errors import UserError, plural
 if TYPE_CHECKING:
     from cifar_small.config.schema import Config
 
-ALSO_FIRST = "YAML file, or a name that cifar-small configs lists; may also stand without --config"
+ALSO_FIRST = "YAML file, or a name that cifar-small configs lists; the option name --config may be left out"
 
 
 def _add_epochs(parser: argparse.ArgumentParser) -> None:

@@ -112,8 +112,8 @@ def in_words(schema: dict[str, Any]) -> str:
     low, above = schema.get("minimum"), schema.get("exclusiveMinimum")
     high, below = schema.get("maximum"), schema.get("exclusiveMaximum")
     bounds = [
-        f"from {low:,}" if low is not None else f"above {above:,}" if above is not None else "",
-        f"to {high:,}" if high is not None else f"below {below:,}" if below is not None else "",
+        f"from {low:,.12g}" if low is not None else f"above {above:,.12g}" if above is not None else "",
+        f"to {high:,.12g}" if high is not None else f"below {below:,.12g}" if below is not None else "",
     ]
     pattern = f" like {schema['pattern']}" if "pattern" in schema else ""
     return " ".join([NAMES.get(kind, kind), *filter(None, bounds)]) + pattern

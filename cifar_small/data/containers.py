@@ -42,7 +42,7 @@ def integers(values: Any, where: str) -> npt.NDArray[np.int64]:
 
 
 def read_binary(path: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """A file of CIFAR's binary version: rows of one byte for each of `labels`, then 3072 of colour planes. Raises DataError."""
+    """A file of CIFAR's binary version: rows of one byte for each of `labels`, then 3072 of color planes. Raises DataError."""
     row = len(labels) + IMAGE_BYTES
     try:
         raw = np.fromfile(path, np.uint8)

@@ -2,7 +2,7 @@
 any of these mirrored.
 
 All pairs are compared by their 8x8 thumbnails, as products of matrices. For the few that are alike, the details are compared:
-grey values less their 9x9 surroundings, so that skies and horizons, which all photographs share, do not count; over the inner
+gray values less their 9x9 surroundings, so that skies and horizons, which all photographs share, do not count; over the inner
 28x28 pixels, at the best of 25 shifts by up to two pixels.
 """
 
@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 # Chosen by looking at pairs of CIFAR-10: nearly all of 0.8 and over are one photograph, of those around 0.75 about half. Of 400
 # training images each, found again among all 50,000: all of JPEG quality 75, of 24x24 or brightened, 99 % of JPEG 30 and of
-# 16x16, 94 % made grey, 98 % moved by one pixel both ways but 59 % moved by two, 85 % cropped by one pixel and enlarged.
+# 16x16, 94 % made gray, 98 % moved by one pixel both ways but 59 % moved by two, 85 % cropped by one pixel and enlarged.
 COARSE = 0.85  # correlation of thumbnails from which details are compared
 NEAR = 0.8  # correlation of details from which an image is a near copy
 _SHIFT = 2
@@ -123,15 +123,15 @@ def _likeness(images: Pixels, others: Pixels, index: Indices, other: Indices) ->
 
 
 def _details(images: Pixels) -> tuple[Floats, Floats]:
-    """Grey values less the mean of their surroundings (N, 32, 32), and their length in each inner window (N, 5, 5)."""
+    """Gray values less the mean of their surroundings (N, 32, 32), and their length in each inner window (N, 5, 5)."""
     details = np.empty((len(images), 32, 32), np.float32)
     lengths = np.empty((len(images), 2 * _SHIFT + 1, 2 * _SHIFT + 1), np.float32)
     size = 2 * _AROUND + 1
     for start in range(0, len(images), _PART):
         part = slice(start, start + _PART)
-        grey = images[part].sum(axis=3, dtype=np.float64) / 3
-        padded = np.pad(grey, ((0, 0), (_AROUND, _AROUND), (_AROUND, _AROUND)), mode="reflect")
-        details[part] = grey - _window_sums(padded, size) / size**2
+        gray = images[part].sum(axis=3, dtype=np.float64) / 3
+        padded = np.pad(gray, ((0, 0), (_AROUND, _AROUND), (_AROUND, _AROUND)), mode="reflect")
+        details[part] = gray - _window_sums(padded, size) / size**2
         lengths[part] = np.sqrt(_window_sums(details[part].astype(np.float64) ** 2, _INNER).clip(min=1e-6))
     return details, lengths
 

@@ -1,8 +1,8 @@
 """Are images the way round that they should be? Wrongly reshaped or turned arrays have a valid shape and plausible values.
 
-Two questions with one set of candidates. An array alone: do its neighbouring values differ less when its memory is read in
+Two questions with one set of candidates. An array alone: do its neighboring values differ less when its memory is read in
 another order? Pictures, unlike noise, are smoothest in the right one. Beside training images: are the directions of edges, the
-brightness of top and bottom and the spread of colours as they are there, or would they be after a turn?
+brightness of top and bottom and the spread of colors as they are there, or would they be after a turn?
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class PixelStatistics:
     """How images lie: mean and standard deviation over images of a few numbers of each.
 
     mean, sd: of the log ratio of horizontal to vertical differences, of top minus bottom brightness, of the log ratio of
-    differences between colours to those between neighbours, and of that between third and next neighbours in a line.
+    differences between colors to those between neighbors, and of that between third and next neighbors in a line.
     """
 
     mean: tuple[float, ...]
@@ -82,7 +82,7 @@ class PixelStatistics:
 def pixel_statistics(images: Pixels) -> PixelStatistics:
     """The statistics of images, uint8 (N, 32, 32, 3)."""
     numbers = _numbers(_some(images))
-    # A deviation that is nearly none, as of grey images' colours, says nothing.
+    # A deviation that is nearly none, as of gray images' colors, says nothing.
     return PixelStatistics(
         tuple(map(float, numbers.mean(axis=0))), tuple(float(max(value, 0.02)) for value in numbers.std(axis=0))
     )
@@ -90,7 +90,7 @@ def pixel_statistics(images: Pixels) -> PixelStatistics:
 
 @dataclass(frozen=True)
 class MemoryOrder:
-    """How the memory of images lies that were read as (32, 32, 3): colours side by side (HWC), in planes (CHW), or None.
+    """How the memory of images lies that were read as (32, 32, 3): colors side by side (HWC), in planes (CHW), or None.
 
     smoothness: see there; misread: what was done to them in words, if anything shows.
     """
@@ -104,7 +104,7 @@ def memory_order(images: Pixels) -> MemoryOrder:
     """Judge by the pixels how the memory of images lies; no other function decides it.
 
     images: uint8 (N, 32, 32, 3), as read. Smoothness tells whole planes from pixels, even for one image; where another order of
-    memory leaves neighbours clearly more alike, that order has the word.
+    memory leaves neighbors clearly more alike, that order has the word.
     """
     score, misread = smoothness(images.reshape(len(images), -1)), misread_memory(images)
     if misread is not None:
@@ -115,7 +115,7 @@ def memory_order(images: Pixels) -> MemoryOrder:
 
 
 def smoothness(flat: npt.NDArray[np.uint8]) -> float | None:
-    """How alike neighbours in memory are, (L1 + L32) / (L3 + L96): over 1 for HWC images, under 1 for CHW, None if constant.
+    """How alike neighbors in memory are, (L1 + L32) / (L3 + L96): over 1 for HWC images, under 1 for CHW, None if constant.
 
     flat: uint8 (N, 3072). Lk is the mean absolute difference of values k apart.
     """
@@ -131,7 +131,7 @@ def misread_memory(images: Pixels) -> str | None:
     images: uint8 (N, 32, 32, 3), as read.
     """
     some = _some(images)
-    some = some[(some != some[:, :1, :1]).any(axis=(1, 2, 3))]  # a picture of one colour says nothing
+    some = some[(some != some[:, :1, :1]).any(axis=(1, 2, 3))]  # a picture of one color says nothing
     if not len(some):
         return None
     found = {what: _roughness(undo(some)) for what, undo in MEMORY.items()}
@@ -151,10 +151,10 @@ def turned(images: Pixels, trained: PixelStatistics) -> str | None:
     images: uint8 (N, 32, 32, 3). A few dozen images are enough to tell a wrong order of memory, some hundred for upside down.
     """
     some = _some(images)
-    centre, sd = np.array(trained.mean), np.array(trained.sd)
+    center, sd = np.array(trained.mean), np.array(trained.sd)
 
     def distance(candidate: Pixels) -> float:
-        return float(np.square((_numbers(candidate).mean(axis=0) - centre) / sd).sum())
+        return float(np.square((_numbers(candidate).mean(axis=0) - center) / sd).sum())
 
     here = distance(some)
     if here < _FAR**2:
@@ -168,23 +168,23 @@ def _some(images: Pixels) -> Pixels:
 
 
 def _roughness(images: Pixels) -> float:
-    """Mean absolute difference of neighbours along lines and columns, and a little of that between colours.
+    """Mean absolute difference of neighbors along lines and columns, and a little of that between colors.
 
-    Without the colours grey images could not be told from their planes side by side; with more of them, gaudy ones would be.
+    Without the colors gray images could not be told from their planes side by side; with more of them, gaudy ones would be.
     """
     wide = images.astype(np.int16)
-    down, across, colours = (float(np.abs(np.diff(wide, axis=axis)).mean()) for axis in (1, 2, 3))
-    return down + across + 0.2 * colours
+    down, across, colors = (float(np.abs(np.diff(wide, axis=axis)).mean()) for axis in (1, 2, 3))
+    return down + across + 0.2 * colors
 
 
 def _numbers(images: Pixels) -> npt.NDArray[np.float64]:
     """The numbers of each image, (N, 4); see `PixelStatistics`."""
     wide = images.astype(np.float32) / 255
-    grey = wide.mean(axis=3)
-    across, down = (np.abs(np.diff(grey, axis=axis)).mean(axis=(1, 2)) + 1e-3 for axis in (2, 1))
-    third = np.abs(grey[:, :, 3:] - grey[:, :, :-3]).mean(axis=(1, 2)) + 1e-3
-    colours = np.abs(np.diff(wide, axis=3)).mean(axis=(1, 2, 3)) + 1e-3
-    brightness = grey[:, :16].mean(axis=(1, 2)) - grey[:, 16:].mean(axis=(1, 2))
+    gray = wide.mean(axis=3)
+    across, down = (np.abs(np.diff(gray, axis=axis)).mean(axis=(1, 2)) + 1e-3 for axis in (2, 1))
+    third = np.abs(gray[:, :, 3:] - gray[:, :, :-3]).mean(axis=(1, 2)) + 1e-3
+    colors = np.abs(np.diff(wide, axis=3)).mean(axis=(1, 2, 3)) + 1e-3
+    brightness = gray[:, :16].mean(axis=(1, 2)) - gray[:, 16:].mean(axis=(1, 2))
     return np.stack(
-        [np.log(across / down), brightness, np.log(colours / (across + down)), np.log(third / across)], axis=1, dtype=np.float64
+        [np.log(across / down), brightness, np.log(colors / (across + down)), np.log(third / across)], axis=1, dtype=np.float64
     )

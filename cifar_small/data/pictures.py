@@ -51,7 +51,7 @@ LabelledFiles = tuple[list[Path], npt.NDArray[np.int64], list[str]]
 
 
 def read_picture(source: Path | bytes, where: str = "") -> Image:
-    """A picture in RGB, upright; grey and palette are converted, transparency is dropped.
+    """A picture in RGB, upright; gray and palette are converted, transparency is dropped.
 
     source: a file, or its bytes, which `where` names. Raises DataError.
     """

@@ -134,8 +134,8 @@ def _digits(split: Split) -> Images:
     labels = digits.target.astype(np.int64)
     indices = stratified_split(labels, _DIGITS_TEST, seed=0)[split == "test"]
     small = np.rint(digits.images[indices] * (255 / 16)).astype(np.uint8)
-    grey = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in small])
-    images = np.repeat(grey[..., None], 3, axis=3)
+    gray = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in small])
+    images = np.repeat(gray[..., None], 3, axis=3)
     return _images(images, labels[indices], [str(name) for name in digits.target_names], f"digits {split}")
 
 

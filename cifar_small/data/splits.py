@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, plural
 
 Indices = npt.NDArray[np.int64]
 
@@ -71,4 +71,6 @@ def halves(labels: Indices) -> tuple[Indices, Indices]:
 
     The same for the same labels. Raises DataError for fewer than two images.
     """
+    if len(labels) < 2:
+        raise DataError(f"{plural(len(labels), 'labelled image')}; expected two or more: one half to fit, one to score")
     return stratified_split(labels, len(labels) // 2, seed=0)

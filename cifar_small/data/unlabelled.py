@@ -1,8 +1,8 @@
 """The unlabelled images of a competition: a pickle, a file of arrays or a folder of pictures, read without silent guesses.
 
-Two layouts of the competition's pickle circulate, (N, 3072) with whole colour planes and (N, 32, 32, 3) with colours side by
+Two layouts of the competition's pickle circulate, (N, 3072) with whole color planes and (N, 32, 32, 3) with colors side by
 side; read as the other, a net sees noise and still answers. So the shape is checked against the pixels: in a picture,
-values that are neighbours in memory under the true layout are alike.
+values that are neighbors in memory under the true layout are alike.
 """
 
 from __future__ import annotations

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.estimate import FAR, DropCalibration, all_estimates, as_validation, scale
+from cifar_small.evaluation.estimate import FAR, DropCalibration, all_estimates, as_validation, of_same_images, scale
 from cifar_small.evaluation.shift import CLEAN, load_matrix
 from cifar_small.metrics.estimators import ESTIMATORS, Validation
 from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.records import ShiftFacts
 
 COVERAGE = 0.95  # share of the sets that an interval is made to hold
-MEAN = "mean"  # of the estimates of all estimators, which each may be wrong in its own way
+MEAN = "mean"  # of the estimates of all estimators, which each may be wrong in its own way; judged beside them, never chosen
 
 
 @dataclass(frozen=True)
@@ -84,9 +84,9 @@ def calibrate(folder: Path, vals: Sequence[Predictions], untouched: Collection[s
     if len(families) < 2:
         near = f"on which the accuracy is less than {100 * FAR:.0f} points below that on val"
         raise UserError(f"shifts of {len(families)} families {near}; expected at least 2, to leave each out once")
-    methods = [name for name in (*ESTIMATORS, MEAN) if all(name in trial.raw for trial in used)]
+    methods = [name for name in (*ESTIMATORS, MEAN) if all(name in trial.raw for trial in trials)]
     judged = sorted((judge(method, used, families) for method in methods), key=lambda one: one.scaled)
-    best = judged[0].method
+    best = next(one.method for one in judged if one.method in ESTIMATORS)
     chosen = fit(best, used)
     near_apart = [trial for trial in apart if trial.drop < FAR]
     later = [judge_with(one.method, [(fit(one.method, used), trial) for trial in near_apart]) for one in judged if near_apart]
@@ -94,7 +94,11 @@ def calibrate(folder: Path, vals: Sequence[Predictions], untouched: Collection[s
 
 
 def collect_trials(matrix: Iterable[tuple[str, Predictions]], vals: Sequence[Predictions]) -> Iterable[Trial]:
-    """One for each run and set. Raises DataError for predictions without those of val."""
+    """One for each run and set. Raises DataError for predictions without those of val.
+
+    Estimators that compare runs are asked where all runs of a set have the same images, of it and of val.
+    """
+    of_val = {val.meta.maker: val for val in vals}
     validations: dict[str, Validation] = {val.meta.maker: as_validation(val) for val in vals}
     sets: dict[str, list[tuple[str, Predictions]]] = {}
     for run, predictions in matrix:
@@ -107,7 +111,8 @@ def collect_trials(matrix: Iterable[tuple[str, Predictions]], vals: Sequence[Pre
     for members in sets.values():
         own = [validations[predictions.meta.maker] for _, predictions in members]
         scores = [val.score(predictions.logits) for val, (_, predictions) in zip(own, members, strict=True)]
-        raws, _ = all_estimates(own, scores)
+        parts = [of_val[predictions.meta.maker] for _, predictions in members], [predictions for _, predictions in members]
+        raws, _ = all_estimates(own, scores, comparable=all(map(of_same_images, parts)))
         for (run, predictions), val, raw in zip(members, own, raws, strict=True):
             assert predictions.meta.shift is not None
             mean = {MEAN: float(np.mean(list(raw.values())))}

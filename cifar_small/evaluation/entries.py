@@ -204,7 +204,7 @@ def _of_file(path: Path) -> Entry:
     first = load_predictions(path)
     split = _split(first, path)
     run = Run(path.resolve().parent.parent)
-    if first.meta.members or not run.config_file.exists():
+    if first.meta.members or not run.is_run:
         name = re.sub(rf"[-_.]?{split}$", "", path.stem) or path.stem
         return Entry(name, {split: first})
     summary = run.record().summary
@@ -216,7 +216,7 @@ def _of_file(path: Path) -> Entry:
             if found.meta.maker == first.meta.maker:
                 predictions[other] = found
     unusual = [] if first.meta.views == summary.views else [str(first.meta.views)]
-    return Entry(" ".join([run.folder.name, *unusual, *first.meta.form]), predictions, run)
+    return Entry(" ".join([run.name, *unusual, *first.meta.form]), predictions, run)
 
 
 def _load(path: Path, run: Run, summary: Summary) -> Predictions:

@@ -96,7 +96,7 @@ def estimate(
     pairs = [(file, _val_of(file, vals)) for file in same_images(files)]
     validations = [as_validation(val) for _, val in pairs]
     scores = [validation.score(file.logits) for validation, (file, _) in zip(validations, pairs, strict=True)]
-    raws, notes = all_estimates(validations, scores, comparable=_same_val([val for _, val in pairs]))
+    raws, notes = all_estimates(validations, scores, comparable=of_same_images([val for _, val in pairs]))
     runs = []
     for (file, val), raw, validation in zip(pairs, raws, validations, strict=True):
         if calibration.method not in raw:
@@ -161,8 +161,10 @@ def _labels_of(val: Predictions) -> npt.NDArray[np.int64]:
     return val.labels
 
 
-def _same_val(vals: Sequence[Predictions]) -> bool:
-    return all(val.meta.images_sha256 == vals[0].meta.images_sha256 and np.array_equal(val.ids, vals[0].ids) for val in vals)
+def of_same_images(some: Sequence[Predictions]) -> bool:
+    """Are all predictions of the same images in the same order?"""
+    first = some[0]
+    return all(one.meta.images_sha256 == first.meta.images_sha256 and np.array_equal(one.ids, first.ids) for one in some)
 
 
 def all_estimates(
@@ -207,7 +209,7 @@ def _warnings(
         if reason := val_chose(run.val):
             found.append(f"{run.name}: val chose {reason}, so its accuracy is optimistic, and so are the estimates")
     found += _shifted_classes(runs[0], vals[0], files[0])
-    if len(vals) >= 3 and _same_val([run.val for run in runs]):
+    if len(vals) >= 3 and of_same_images([run.val for run in runs]):
         line = agreement_line(vals, files)
         if not line.fit > LOOSE_LINE:
             found.append(f"agreements do not lie on a line (R squared {line.fit:.2f}): leave agreement out")

@@ -17,11 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
+from cifar_small.config.hashing import recipe_hash
 from cifar_small.data import Images, stratified_subset
 from cifar_small.data.evaluation_sets import corrupted_kinds, load_corrupted, load_pair
 from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
-from cifar_small.environment import no_bar
+from cifar_small.environment import no_bar, resolve_device, resolve_precision
 from cifar_small.errors import DataError, UserError
 from cifar_small.files import sha256_bytes, write_atomic
 from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or, write_predictions
@@ -48,7 +49,7 @@ class ShiftMatrix:
     """Which predictions are right: by run and set, (N,) of the same images for all runs."""
 
     runs: tuple[str, ...]
-    recipes: Mapping[str, tuple[str, int]]  # of each run, the name of its config and its seed
+    recipes: Mapping[str, tuple[str, int]]  # of each run, the name of its recipe and its seed
     sets: tuple[ShiftFacts, ...]
     correct: Mapping[tuple[str, str], npt.NDArray[np.bool_]]
 
@@ -84,12 +85,19 @@ def load_base(nets: Sequence[Net], split: Literal["val", "test"], count: int | N
             "images: expected a run whose input.size is 32"
         )
     base = load_own_test(nets[0]) if split == "test" else load_own_splits(nets[0])[1]
-    if count is None or count == len(base):
-        return base
-    if not len(base.classes) <= count < len(base):
-        raise UserError(f"{count:,} images of {len(base):,}; expected {len(base.classes)} to {len(base):,}", remedy="images")
-    assert base.labels is not None
-    return base.take(stratified_subset(base.labels, count, seed=0))
+    return _part(base, count)
+
+
+def _part(images: Images, count: int | None) -> Images:
+    """A stratified part of labelled images, the same for the same labels; None: all of them. Raises UserError."""
+    if count is None or count == len(images):
+        return images
+    if not len(images.classes) <= count < len(images):
+        raise UserError(
+            f"{count:,} images of {len(images):,}; expected {len(images.classes)} to {len(images):,}", remedy="images"
+        )
+    assert images.labels is not None
+    return images.take(stratified_subset(images.labels, count, seed=0))
 
 
 def made_sets(
@@ -126,16 +134,28 @@ def _maker(base: Images, facts: ShiftFacts, cache: Path) -> Callable[[], Images]
     return load
 
 
-def official_sets(folder: Path, classes: tuple[str, ...], severities: Sequence[int] | None) -> list[ShiftSet]:
-    """The kinds in a folder of CIFAR-10-C."""
+def official_sets(
+    folder: Path,
+    classes: tuple[str, ...],
+    severities: Sequence[int] | None,
+    kinds: Sequence[str] | None = None,
+    count: int | None = None,
+) -> list[ShiftSet]:
+    """The kinds in a folder of CIFAR-10-C, or those of them that are asked for; count: a stratified part of their images."""
     sets = []
     for kind in corrupted_kinds(folder):
+        if kinds is not None and kind not in kinds:
+            continue
         family = KINDS[kind].family if kind in KINDS else "other"
         for severity in severities or range(1, 6):
-            images = load_corrupted(folder, kind, severity, classes)
-            facts = ShiftFacts(kind=kind, severity=severity, family=family, base="files", base_sha256=images.sha256)
-            sets.append(ShiftSet(facts, partial(load_corrupted, folder, kind, severity, classes)))
+            load = partial(_official, folder, kind, severity, classes, count)
+            facts = ShiftFacts(kind=kind, severity=severity, family=family, base="files", base_sha256=load().sha256)
+            sets.append(ShiftSet(facts, load))
     return sets
+
+
+def _official(folder: Path, kind: str, severity: int, classes: tuple[str, ...], count: int | None) -> Images:
+    return _part(load_corrupted(folder, kind, severity, classes), count)
 
 
 def pair_set(argument: str, classes: tuple[str, ...]) -> ShiftSet:
@@ -144,6 +164,8 @@ def pair_set(argument: str, classes: tuple[str, ...]) -> ShiftSet:
     paths = [Path(part) for part in rest.split(",")]
     if not equals or not name.replace("_", "").replace(".", "").isalnum() or len(paths) > 2:
         raise UserError(f"{argument!r} names no labelled set; expected NAME=FILE.npz or NAME=IMAGES.npy,LABELS.npy")
+    if name == CLEAN or name in KINDS:
+        raise UserError(f"{argument!r}: {name} is a kind of shift already; give the set another name")
     images = load_pair(paths[0], paths[1] if len(paths) == 2 else None, classes)
     facts = ShiftFacts(kind=name, severity=0, family="source", base="files", base_sha256=images.sha256)
     return ShiftSet(facts, lambda: images)
@@ -164,7 +186,7 @@ def predict_shifts(
     precision: fp32 or bf16 (None: as the config says); nets that are ONNX files have their own. Test images read for it are
     recorded in each run's directory. Raises UserError where a file is of something else.
     """
-    names = [run.folder.resolve().name for run, _ in runs]
+    names = [run.name for run, _ in runs]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"two run directories are called {twice[0]}; rename one")
     correct: dict[tuple[str, str], npt.NDArray[np.bool_]] = {}
@@ -180,8 +202,18 @@ def predict_shifts(
                     known = _predict(run, net, images, one.facts, chosen, precision, path, command)
                 correct[name, one.facts.name] = known.correct
                 bar.update()
-    recipes = {name: (net.config.name, net.config.seed) for name, (_, net) in zip(names, runs, strict=True)}
-    return ShiftMatrix(tuple(names), recipes, tuple(one.facts for one in sets), correct)
+    return ShiftMatrix(tuple(names), _recipes(names, [net for _, net in runs]), tuple(one.facts for one in sets), correct)
+
+
+def _recipes(names: Sequence[str], nets: Sequence[Net]) -> dict[str, tuple[str, int]]:
+    """The recipe of each run, by the name of its config, and its seed; other settings under one name are other recipes."""
+    first: dict[str, str] = {}  # the recipe that has each name
+    called: dict[str, str] = {}
+    for name, net in zip(names, nets, strict=True):
+        recipe, title = recipe_hash(net.config), net.config.name
+        mine = first.setdefault(title, recipe) == recipe
+        called.setdefault(recipe, title if mine else f"{title} of {name}")
+    return {name: (called[recipe_hash(net.config)], net.config.seed) for name, net in zip(names, nets, strict=True)}
 
 
 def _known(path: Path, facts: ShiftFacts, net: Net, views: str, precision: str | None) -> Predictions:
@@ -189,6 +221,8 @@ def _known(path: Path, facts: ShiftFacts, net: Net, views: str, precision: str |
     found = load_predictions(path)
     meta = found.meta
     onnx = (meta.onnx and meta.onnx.sha256, net.onnx and net.onnx.sha256)
+    engine = net.config.engine
+    precision = precision or resolve_precision(engine.precision, resolve_device(engine.device))
     differs = [
         what
         for what, same in (
@@ -196,7 +230,7 @@ def _known(path: Path, facts: ShiftFacts, net: Net, views: str, precision: str |
             ("views", meta.views == views),
             ("images", meta.shift == facts),
             ("form of the net", onnx[0] == onnx[1]),
-            ("precision", precision is None or net.onnx is not None or meta.precision == precision),
+            ("precision", net.onnx is not None or meta.precision == precision),
         )
         if not same
     ]
@@ -213,7 +247,7 @@ def _predict(
             f"{images.source} has classes {images.classes[:3]}...; {run.folder} was trained on {net.classes[:3]}..."
         )
     made = predict_images(net, images, views, precision=precision)
-    made = made.with_meta(split=SPLIT, shift=facts, run=run.folder.name, command=command)
+    made = made.with_meta(split=SPLIT, shift=facts, run=run.name, command=command)
     write_predictions(run, made, path, reads_test=facts.kind == CLEAN and facts.base == "test")
     return made
 

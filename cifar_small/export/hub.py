@@ -6,6 +6,7 @@ import os
 import re
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -64,12 +65,14 @@ def _import_hub() -> Any:
 
 def _require_reachable(endpoint: str) -> None:
     """Ask for the hub's front page, without the token. Raises UserError when no answer comes, of whatever kind."""
+    if not endpoint.startswith(("http://", "https://")):
+        raise UserError(f"HF_ENDPOINT is {endpoint!r}; expected an address that begins with https://")
     try:
         with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT):
             pass
     except urllib.error.HTTPError as error:
         error.close()  # any answer will do
-    except OSError as error:
+    except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", None) or error
         raise UserError(
             f"cannot reach {endpoint} ({reason}); nothing was uploaded; push again from a machine with a "

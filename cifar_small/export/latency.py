@@ -237,10 +237,10 @@ def bench_runs(
             train, val = load_own_splits(net)
             backends = backends_of(run, net, train, contents.get(net.facts.weights_sha256), settings)
             measured = measure(backends, val, settings.threads, settings.rounds, settings.seconds)
-            rows += rows_of(run.folder.name, measured)
+            rows += rows_of(run.name, measured)
             results.append(
                 {
-                    "run": run.folder.name,
+                    "run": run.name,
                     "parameters": net.parameters,
                     "val_images": len(val),
                     **net.facts.picked("weights_sha256", "config_sha256"),

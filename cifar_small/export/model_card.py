@@ -43,7 +43,7 @@ With torch alone (written by torch {torch}):
 import torch
 
 net = torch.export.load("model.pt2").module()
-images = torch.randint(0, 256, (4, 3, {side}, {side}), dtype=torch.uint8)  # RGB, 0 to 255: normalisation is part of the net
+images = torch.randint(0, 256, (4, 3, {side}, {side}), dtype=torch.uint8)  # RGB, 0 to 255: normalization is part of the net
 print(net(images).argmax(1))  # places in the list of classes
 ```
 """
@@ -111,7 +111,7 @@ def model_card(net: Net, run: Run) -> str:
     ]
     home = str(Path.home()).rstrip("/")  # "/" itself, as of users without a home, would be every slash
     text = "\n\n".join(sections)
-    return (re.sub(rf"{re.escape(home)}(?![\w.-])", "~", text) if home else text) + "\n"
+    return (re.sub(rf"(?<![\w.~-]){re.escape(home)}(?![\w.-])", "~", text) if home else text) + "\n"
 
 
 def _front_matter(net: Net, found: list[Accuracy]) -> dict[str, object]:

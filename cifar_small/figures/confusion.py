@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.figures.style import BLUE, GREY, INK, WHITE, Figure, in_style, new_figure
+from cifar_small.figures.style import BLUE, GRAY, INK, WHITE, Figure, in_style, new_figure
 
 FEW = 20  # classes that a matrix has room to write counts for
 
@@ -17,7 +17,7 @@ FEW = 20  # classes that a matrix has room to write counts for
 def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title: str = "") -> Figure:
     """A confusion matrix: rows true, columns predicted, mistakes shaded by their share of the row.
 
-    Up to 20 classes stand in their order, with counts; more stand so that confused ones are neighbours.
+    Up to 20 classes stand in their order, with counts; more stand so that confused ones are neighbors.
     """
     from matplotlib.cm import ScalarMappable
     from matplotlib.collections import PolyCollection
@@ -25,7 +25,7 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
 
     number = len(classes)
     many = number > FEW
-    order = _neighbours(counts) if many else np.arange(number)
+    order = _neighbors(counts) if many else np.arange(number)
     counts, names = counts[np.ix_(order, order)], [classes[label] for label in order]
     side = 14.0 if many else 2.6 + 0.46 * number
     figure = new_figure(side + (1.8 if many else 0.6), side)
@@ -53,10 +53,10 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
     axes.set_yticks(range(number), names if readable else [])
     if many:
         axes.tick_params(labelsize=7, length=0, pad=2, labelright=True)
-        axes.plot(range(number), range(number), color=GREY, linewidth=0.6, alpha=0.6)
+        axes.plot(range(number), range(number), color=GRAY, linewidth=0.6, alpha=0.6)
         axes.set_xticks(np.arange(4.5, number - 1, 5), minor=True)
         axes.set_yticks(np.arange(4.5, number - 1, 5), minor=True)
-        axes.grid(which="minor", color=GREY, linewidth=0.4, alpha=0.35)
+        axes.grid(which="minor", color=GRAY, linewidth=0.4, alpha=0.35)
         axes.tick_params(which="minor", length=0)
     else:
         _write_counts(axes, counts, errors, top)
@@ -75,7 +75,7 @@ def _write_counts(axes: Any, counts: npt.NDArray[np.int64], errors: npt.NDArray[
         axes.text(column, row, f"{counts[row, column]:,}", ha="center", va="center", color=color, weight=weight, fontsize=size)
 
 
-def _neighbours(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+def _neighbors(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """An order of classes in which those that are often confused, either way, are near each other: clusters of mean linkage."""
     from scipy.cluster.hierarchy import leaves_list, linkage
 

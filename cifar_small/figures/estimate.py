@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cifar_small.evaluation.calibrate import Study, Trial
-from cifar_small.figures.style import GREY, INK, LINES, Figure, in_style, new_figure
+from cifar_small.figures.style import GRAY, INK, LINES, Figure, in_style, new_figure
 
 MARKERS = "o^sDv"  # when the colors are used up
 
@@ -29,7 +29,7 @@ def draw_study(study: Study) -> Figure:
     groups = ["" if trial.shift.kind in study.untouched_kinds else trial.shift.family for trial in study.trials]
     low = 100 * min(trial.truth for trial in study.trials) - 3
     for axes, (title, values) in zip(grid.flat, panels, strict=False):
-        axes.plot([low, 100], [low, 100], color=GREY, linewidth=1, linestyle="--")
+        axes.plot([low, 100], [low, 100], color=GRAY, linewidth=1, linestyle="--")
         for number, family in enumerate(sorted({*groups} - {""})):
             places = [place for place, group in enumerate(groups) if group == family]
             marker, color = MARKERS[number // len(LINES) % len(MARKERS)], LINES[number % len(LINES)]

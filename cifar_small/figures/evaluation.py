@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
 from cifar_small.figures.data_survey import draw_tiles
-from cifar_small.figures.style import BLUE, GREY, LINES, ORANGE, WHITE, Figure, in_style, new_figure, percent_ticks
+from cifar_small.figures.style import BLUE, GRAY, LINES, ORANGE, WHITE, Figure, in_style, new_figure, percent_ticks
 from cifar_small.metrics.calibration import Reliability
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.coverage import CoverageCurve
@@ -25,7 +25,7 @@ def draw_confused(confused: Sequence[Confused], title: str) -> Figure:
     shares = [100 * pair.share for pair in confused]
     axes.barh(range(len(confused)), shares, color=BLUE, height=0.7)
     for row, pair in enumerate(confused):
-        axes.text(shares[row], row, f" {pair.images:,}", va="center", fontsize=8, color=GREY)
+        axes.text(shares[row], row, f" {pair.images:,}", va="center", fontsize=8, color=GRAY)
     axes.set_yticks(range(len(confused)), [f"{pair.true} → {pair.predicted}" for pair in confused], fontsize=9)
     axes.set_ylim(len(confused) - 0.4, -0.6)
     axes.set_xlabel("% of the true class's images (number: images)")
@@ -91,7 +91,7 @@ def _reliability_panel(above: Any, below: Any, found: Reliability) -> None:
     counts = found.counts[filled]
     right = np.rint(found.accuracies[filled] * counts).astype(int)
     ends = 100 * np.array([wilson_interval(int(good), int(count)) for good, count in zip(right, counts, strict=True)])
-    above.plot([0, 100], [0, 100], color=GREY, linewidth=1, linestyle="--", label="confidence = accuracy")
+    above.plot([0, 100], [0, 100], color=GRAY, linewidth=1, linestyle="--", label="confidence = accuracy")
     above.vlines(confidence, confidence, accuracy, color=ORANGE, linewidth=5, alpha=0.35, label="gap")
     spread = np.abs(ends.T - accuracy)  # the interval holds the share itself, up to rounding
     above.errorbar(
@@ -132,10 +132,10 @@ def draw_coverage(
     figure = new_figure(11.5, 5.0)
     axes, spread = figure.subplots(1, 2, width_ratios=[1.5, 1])
     share = 100 * np.arange(1, len(best.accuracies) + 1) / len(best.accuracies)
-    axes.plot(share, 100 * best.accuracies, color=GREY, linewidth=1.2, linestyle=":", label=f"best order, AURC {best.aurc:.4f}")
+    axes.plot(share, 100 * best.accuracies, color=GRAY, linewidth=1.2, linestyle=":", label=f"best order, AURC {best.aurc:.4f}")
     for (name, curve), color in zip(curves.items(), LINES, strict=False):
         axes.plot(share, 100 * curve.accuracies, color=color, linewidth=1.6, label=f"{name}, AURC {curve.aurc:.4f}")
-    axes.axhline(100 * best.accuracies[-1], color=GREY, linewidth=1, linestyle="--", label="no order")
+    axes.axhline(100 * best.accuracies[-1], color=GRAY, linewidth=1, linestyle="--", label="no order")
     settled = share >= 5  # the first few images are a lottery that would stretch the scale
     low = min(float(curve.accuracies[settled].min()) for curve in curves.values())
     low = 100 * min(low, float(best.accuracies[-1]))
@@ -194,8 +194,8 @@ def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) ->
                 _numbered_point(axes, size, number, row, score)
         if name == "parameters":
             for budget in sorted({row.budget for _, row, _ in shown}):
-                axes.axvline(budget, color=GREY, linewidth=1, linestyle="--")
-                words = {"rotation": 90, "ha": "right", "va": "bottom", "color": GREY, "fontsize": 8}
+                axes.axvline(budget, color=GRAY, linewidth=1, linestyle="--")
+                words = {"rotation": 90, "ha": "right", "va": "bottom", "color": GRAY, "fontsize": 8}
                 axes.text(budget, 0.02, f"budget {budget:,}", transform=axes.get_xaxis_transform(), **words)
             sizes = [*sizes, *(row.budget for _, row, _ in shown)]
         axes.set_xscale("log")
@@ -214,7 +214,7 @@ def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) ->
         color = BLUE if row.start == "scratch" else ORANGE
         key.text(0, 1 - step * place, said, transform=key.transAxes, fontsize=9, va="top", color=color)
     said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
-    key.text(0, 1 - step * (len(shown) + 0.7), said, transform=key.transAxes, fontsize=8.5, va="top", color=GREY)
+    key.text(0, 1 - step * (len(shown) + 0.7), said, transform=key.transAxes, fontsize=8.5, va="top", color=GRAY)
     figure.suptitle(title)
     return figure
 

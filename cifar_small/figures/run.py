@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.phases import resolve_phases
-from cifar_small.figures.style import BLUE, GREY, INK, LINES, ORANGE, Figure, in_style, new_figure, percent_ticks
+from cifar_small.figures.style import BLUE, GRAY, INK, LINES, ORANGE, Figure, in_style, new_figure, percent_ticks
 from cifar_small.runs.directory import Run, read_metrics
 
 
@@ -45,16 +45,16 @@ def draw_curves(
     figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)  # inside it would hide lines
     percent_ticks(accuracy.yaxis)
     shown = max((row for row in rows if selected in (None, row["epoch"])), key=lambda row: row["val_accuracy"])
-    accuracy.axhline(100 * shown["val_accuracy"], color=GREY, linewidth=0.8, linestyle=":")
+    accuracy.axhline(100 * shown["val_accuracy"], color=GRAY, linewidth=0.8, linestyle=":")
     said = "best val" if selected is None else "selected: val"
     accuracy.set_title(f"{said} {100 * shown['val_accuracy']:.2f} % at epoch {shown['epoch']:.0f}", fontsize=10)
-    rate.plot(epochs, [row["lr"] for row in rows], color=GREY, marker=marker, markersize=3, linewidth=1.6)
+    rate.plot(epochs, [row["lr"] for row in rows], color=GRAY, marker=marker, markersize=3, linewidth=1.6)
     rate.set_ylabel("learning rate (last step)")
     for axes in (loss, accuracy, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         for boundary in boundaries:
-            axes.axvline(boundary + 0.5, color=GREY, linestyle="--", linewidth=0.8)
+            axes.axvline(boundary + 0.5, color=GRAY, linestyle="--", linewidth=0.8)
     if title:
         figure.suptitle(title)
     return figure
@@ -168,7 +168,7 @@ def draw_contact_sheet(
         axes.spines[:].set_visible(True)
         if tile is None:
             axes.set_facecolor("#eeeeee")
-            axes.text(0.5, 0.5, "not in\nthis epoch", ha="center", va="center", fontsize=7, color=GREY)
+            axes.text(0.5, 0.5, "not in\nthis epoch", ha="center", va="center", fontsize=7, color=GRAY)
             return
         axes.imshow(tile[0], interpolation="nearest")
         axes.text(0.5, -0.03, tile[1], ha="center", va="top", fontsize=6, transform=axes.transAxes, linespacing=1.1)
@@ -178,14 +178,14 @@ def draw_contact_sheet(
 
     write(title, 3 * gap, 0.08, 10)
     left = 3 * gap
-    write("original", left, head - 0.16, 7, GREY)
+    write("original", left, head - 0.16, 7, GRAY)
     for row, tile in enumerate(originals):
         place(tile, row, left)
     left += side + 4 * gap
     for text, (_, names, rows) in zip(titles, blocks, strict=True):
         write(text, left, 0.34, 7.5, BLUE)
         for column, name in enumerate(names):
-            write(name, left + column * (side + gap), head - 0.16, 7, GREY)
+            write(name, left + column * (side + gap), head - 0.16, 7, GRAY)
             for row, cells in enumerate(rows):
                 place(cells[column], row, left + column * (side + gap))
         left += len(names) * (side + gap) + 3 * gap
@@ -229,7 +229,7 @@ def draw_timeline(
             panel.text(middle, 0.5, text, ha="center", va="center", fontsize=7, transform=of_axes, bbox=under)
     for panel in axes:
         for boundary in bounds[1:-1]:
-            panel.axvline(boundary, color=GREY, linestyle="--", linewidth=0.8)
+            panel.axvline(boundary, color=GRAY, linestyle="--", linewidth=0.8)
     axes[-1].set_xlabel("epoch")
     axes[-1].set_xlim(0, bounds[-1])
     axes[-1].xaxis.get_major_locator().set_params(integer=True)
@@ -291,7 +291,7 @@ def draw_marginals(panels: Sequence[Dots], title: str) -> Figure:
         groups = [values == index for index in range(len(panel.labels))] if panel.labels else _fifths(values)
         # Dots of one value stand side by side, by steps of the golden ratio, so that they hardly hide one another.
         shift = 0.36 * (np.arange(len(values)) * 0.618034 % 1 - 0.5) if panel.labels else 0.0
-        axes.plot(values + shift, heights, "o", color=GREY, markersize=4, alpha=0.45, label="_" if place else "a cell")
+        axes.plot(values + shift, heights, "o", color=GRAY, markersize=4, alpha=0.45, label="_" if place else "a cell")
         means = [(values[group].mean(), heights[group].mean()) for group in groups if group.any()]
         axes.plot(
             [value for value, _ in means],

@@ -17,11 +17,11 @@ from cifar_small.files import write_atomic
 P = ParamSpec("P")
 Figure = Any  # matplotlib.figure.Figure, which is imported only when something is drawn
 
-INK, GREY, WHITE = "#1b1f24", "#6b6b6b", "#ffffff"
+INK, GRAY, WHITE = "#1b1f24", "#6b6b6b", "#ffffff"
 BLUE, ORANGE = "#2a6fbb", "#d9730d"
-LINES = (BLUE, ORANGE, "#2e8b57", "#8a4fbf", "#c23b6b", "#7a6a2f", GREY)
+LINES = (BLUE, ORANGE, "#2e8b57", "#8a4fbf", "#c23b6b", "#7a6a2f", GRAY)
 # Variables of the page's style sheet that take the place of these colors, so that a figure follows light, dark and print.
-PAGE_COLORS = {INK: "--ink", GREY: "--soft", WHITE: "--on", BLUE: "--blue", ORANGE: "--orange"}
+PAGE_COLORS = {INK: "--ink", GRAY: "--soft", WHITE: "--on", BLUE: "--blue", ORANGE: "--orange"}
 
 SCREEN: Any = {
     "savefig.dpi": 200,

@@ -64,7 +64,7 @@ def vote(logits: Array) -> npt.NDArray[np.float64]:
 def fit_weights(logits: Array, labels: Array) -> npt.NDArray[np.float64]:
     """The weights whose mean of probabilities has the least negative log-likelihood of the labels.
 
-    By expectation-maximisation of the mixture's weights from equal ones. The loss is convex, so the least is the global one:
+    By expectation-maximization of the mixture's weights from equal ones. The loss is convex, so the least is the global one:
     after t updates the loss is at most log(M) / t above it, and by convexity never more than the largest gain below minus 1.
     """
     own = log_softmax(logits)[:, np.arange(len(labels)), labels]

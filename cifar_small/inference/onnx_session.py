@@ -1,6 +1,6 @@
 """Trained nets as ONNX files (`export` writes them), and such a file back as the net of its run.
 
-A file takes images as a data set holds them, uint8 (N, 32, 32, 3), RGB, any N, and gives logits (N, K). Normalisation is a part
+A file takes images as a data set holds them, uint8 (N, 32, 32, 3), RGB, any N, and gives logits (N, K). Normalization is a part
 of its graph, so pixels of another scale are an error. Its metadata name classes, parameters and the
 hashes of config and weights. It ends with the SHA-256 of all that stands before, as checkpoints do: ONNX itself would not
 notice a flipped bit in a weight.

@@ -50,7 +50,7 @@ SPLITS = ("train", "val", "test", "submit")
 
 @dataclass(frozen=True)
 class Net:
-    """A trained net with what belongs to it: its normalisation, classes, configuration and hashes."""
+    """A trained net with what belongs to it: its normalization, classes, configuration and hashes."""
 
     model: nn.Module
     config: Config
@@ -286,7 +286,7 @@ def predict(
     predictions = predict_images(net, images, chosen, progress=True)
     seconds = time.perf_counter() - began
     # The config is that of the weights, whose hash is recorded: device and data root are facts of this machine.
-    predictions = predictions.with_meta(split=split, run=run.folder.name, command=command, config=config_dict(own.config))
+    predictions = predictions.with_meta(split=split, run=run.name, command=command, config=config_dict(own.config))
     if allow_rows is not None:
         predictions = predictions.with_meta(allowed_rows=allow_rows)
     write_predictions(run, predictions, target, reads_test=split == "test")

@@ -12,6 +12,7 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -53,7 +54,7 @@ def make_soup(
     checkpoints: of each run, such as `epoch-0010`, so that a run may be there more than once; empty: the selected ones.
     uniform takes all runs; greedy the best on val, and then each other, in the order of val accuracy, with which the soup's
     accuracy on val (without views) is not lower. Raises UserError for fewer than two nets, an `output` in use, or a greedy soup
-    of one; CheckpointError for runs that differ in architecture, classes, normalisation, rules or data, or share weights.
+    of one; CheckpointError for runs that differ in architecture, classes, normalization, rules or data, or share weights.
     """
     started = time.monotonic()
     if output.folder.exists() and any(output.folder.iterdir()):
@@ -79,7 +80,7 @@ def make_soup(
     write_start(output, config, {**describe(averager.device, averager.precision), "processes": 1}, command, epochs)
     save_checkpoint(output.best, content)
     predictions = predict_images(replace(load_net(output), config=config), averager.val, config.views, progress=True)
-    predictions = predictions.with_meta(split="val", run=output.folder.name, command=command)
+    predictions = predictions.with_meta(split="val", run=output.name, command=command)
     val_sha256 = predictions.save(output.predictions / "val.npz")
     correct, images = int(predictions.correct.sum()), len(predictions.ids)
     summary = Summary.build(
@@ -94,8 +95,9 @@ def make_soup(
         val_predictions_sha256=val_sha256,
     )
     write_json(output.summary_file, summary.plain())  # last: a soup without it is not whole
-    best = predict_images(replace(nets[order[0]], config=config), averager.val, config.views, progress=True)
-    verdict = Verdict.between("soup", predictions.correct, members[order[0]].label(folder=True), best.correct)
+    alone = [predict_images(replace(net, config=config), averager.val, config.views, progress=True).correct for net in nets]
+    best = int(np.argmax([right.sum() for right in alone]))
+    verdict = Verdict.between("soup", predictions.correct, members[best].label(folder=True), alone[best])
     apart = "" if share_start([nets[index] for index in taken]) else "its members share no start"
     return summary, replace(verdict, apart=apart)
 
@@ -233,7 +235,7 @@ def _facts(run: Run, net: Net, taken: bool) -> SoupMember:
     return SoupMember(
         name=net.config.name,
         seed=net.config.seed,
-        run=run.folder.name,
+        run=run.name,
         parameters=net.facts.parameters,
         epoch=net.facts.epoch,
         val_accuracy=net.facts.val_accuracy,

@@ -72,7 +72,7 @@ def calibration(logits: npt.NDArray[Any], labels: Ints) -> Calibration:
 
 
 def fit_temperature(logits: npt.NDArray[Any], labels: Ints) -> float:
-    """The T within LIMITS that minimises the NLL of softmax(logits / T).
+    """The T within LIMITS that minimizes the NLL of softmax(logits / T).
 
     The NLL is convex in 1 / T, so the only zero of its derivative, the mean over images of E[logit] - logit of the label, is
     the least. Source: Guo et al. (2017).

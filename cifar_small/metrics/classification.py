@@ -18,10 +18,10 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
         raise ValueError(f"{correct} of {total} is not a proportion")
     # Not scipy's, whose last digit differs: an audit compares the intervals in summaries written earlier for equality.
     share, z = correct / total, Z
-    centre = share + z * z / (2 * total)
+    center = share + z * z / (2 * total)
     half = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+    return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
 def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> npt.NDArray[np.int64]:

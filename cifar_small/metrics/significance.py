@@ -128,14 +128,14 @@ def balance_test(counts: npt.NDArray[np.int64]) -> tuple[float, float] | None:
     return float(found.statistic), float(found.pvalue)
 
 
-def neighbour_likeness(features: npt.NDArray[np.float64]) -> tuple[float, float] | None:
-    """Are neighbours in an order more alike than by chance? The mean lag-one correlation of features (N, D), and its p.
+def neighbor_likeness(features: npt.NDArray[np.float64]) -> tuple[float, float] | None:
+    """Are neighbors in an order more alike than by chance? The mean lag-one correlation of features (N, D), and its p.
 
     Features are made uncorrelated first, so the sum over them is normal with variance D / N under a random order; one-sided.
     None where nothing varies, or with fewer than ten images for each feature.
     """
-    centred = features - features.mean(axis=0)
-    basis, spread, _ = np.linalg.svd(centred, full_matrices=False)
+    centered = features - features.mean(axis=0)
+    basis, spread, _ = np.linalg.svd(centered, full_matrices=False)
     kept = basis[:, spread > 1e-9 * max(spread[0], 1e-300)]  # columns of unit length
     total, kinds = kept.shape
     if spread[0] == 0 or total < 10 * kinds:

@@ -108,7 +108,7 @@ class WhitenedResNet(nn.Module):
             x = self.act(self.stem(images))
         for stage in self.stages:
             x = getattr(self, stage)(x)
-        pooled = F.adaptive_max_pool2d(x, 1).flatten(1)
+        pooled = F.max_pool2d(x, x.shape[2:]).flatten(1)  # not adaptive, which torch 2.11 exports to no ONNX file
         match self.head_pool:
             case "max":
                 pass

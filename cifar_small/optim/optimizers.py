@@ -1,4 +1,4 @@
-"""Optimisers and their parameter groups."""
+"""Optimizers and their parameter groups."""
 
 from __future__ import annotations
 

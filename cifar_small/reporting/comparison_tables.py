@@ -19,7 +19,7 @@ def comparison_tables(comparison: Comparison) -> list[Table]:
     tables = [entries_table(comparison), scores_table(comparison)]
     if comparison.settings:
         tables.append(settings_table(comparison))
-    if len(comparison.pairs) > len(comparison.rows) - 1:
+    if any(pair.first != comparison.rows[0].name for pair in comparison.pairs):  # else they stand in the table above
         tables.append(_pairs_table(comparison))
     if any(row.estimate for row in comparison.rows):
         tables.append(estimates_table(comparison))

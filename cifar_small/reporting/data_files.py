@@ -130,7 +130,7 @@ def _suspects_table(survey: DataSurvey, longest: int | None) -> Table:
     ]
     left = sum(len(survey.parts[part]) for part in ("train", "val")) - check.images
     notes = [
-        f"{plural(len(check.suspects), 'suspect')} of {check.images:,} images ({len(check.suspects) / check.images:.2%}) by "
+        f"{plural(len(check.suspects), 'suspect')} of {check.images:,} images ({_share(len(check.suspects), check.images)}) by "
         f"{plural(check.files, 'predictions file')} of nets that did not train on them, most suspected first"
         + (f"; {len(check.suspects) - len(rows):,} more are in suspects.csv" if len(rows) < len(check.suspects) else ""),
         "a suspect is an image whose probability for another class reaches the mean of that class's own images (confident "
@@ -140,6 +140,10 @@ def _suspects_table(survey: DataSurvey, longest: int | None) -> Table:
         notes.append(f"{left:,} images of train and val have no such predictions and were not judged")
     header = ("id", "split", "label", "suggested", "% label", "% suggested")
     return Table("Suspected label errors", header, tuple(rows), tuple(notes), "suspects")
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.2%}" if whole else "none was predicted"
 
 
 def _shares(*values: float) -> Iterator[str]:

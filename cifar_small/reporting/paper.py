@@ -29,12 +29,11 @@ def paper_files(entries: Sequence[Entry], comparison: Comparison, folder: Path, 
         "comparison.tex": (to_latex(comparison_tables(comparison)) + "\n").encode(),
         "classes.tex": (to_latex([classes_table(evaluation)]) + "\n").encode(),
     }
-    runs = distinct_runs(entries)
+    runs = [(name, rows) for name, run in distinct_runs(entries) if (rows := read_metrics(run.metrics_file))]
     with paper_style():
         contents["confusion.pdf"] = render(draw_confusion(evaluation.counts, first.classes), "pdf")
         if runs:
-            curves = draw_val_accuracy([(name, read_metrics(run.metrics_file)) for name, run in runs])
-            contents["curves.pdf"] = render(curves, "pdf")
+            contents["curves.pdf"] = render(draw_val_accuracy(runs), "pdf")
     for name in contents:
         refuse_existing(folder / name, overwrite)
     return {folder / name: content for name, content in contents.items()}

@@ -32,7 +32,7 @@ from cifar_small.transforms.mixing import apply_mix, draw_mix
 class Tile:
     """One image as the net gets it in one epoch."""
 
-    pixels: npt.NDArray[np.uint8]  # (side, side, 3) at the phase's resolution, after undoing the normalisation
+    pixels: npt.NDArray[np.uint8]  # (side, side, 3) at the phase's resolution, after undoing the normalization
     shares: dict[int, float]  # share of each class in the target, largest first, without label smoothing
 
 

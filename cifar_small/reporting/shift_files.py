@@ -43,8 +43,7 @@ def shift_tables(matrix: ShiftMatrix) -> list[Table]:
         for recipe, found in errors.items():
             cells += [_mean_text([value for value in found if value is not None]), *([] if recipe == first else ["", ""])]
         rows.append(tuple(cells))
-    images = len(next(iter(matrix.correct.values())))
-    notes = [f"accuracy in %, mean over severities, on {images:,} images; over several seeds their mean and sd"]
+    notes = [f"accuracy in %, mean over severities, on {_images_text(matrix)}; over several seeds their mean and sd"]
     if tests:
         ways = " and ".join(sorted({test.by for test in tests}))
         notes.append(
@@ -54,6 +53,15 @@ def shift_tables(matrix: ShiftMatrix) -> list[Table]:
     if len(rows) > len(matrix.kinds()):
         notes.append("mean corruption error: 100 - accuracy, mean over the 15 kinds of Hendrycks & Dietterich, not relative")
     return [Table("Accuracy under shifts", tuple(header), tuple(rows), tuple(notes), "shifts")]
+
+
+def _images_text(matrix: ShiftMatrix) -> str:
+    """How many images a set has; where sets differ, which have how many."""
+    counts: dict[int, list[str]] = {}
+    for kind, shifts in matrix.kinds().items():
+        counts.setdefault(len(matrix.correct[matrix.runs[0], shifts[0].name]), []).append(kind)
+    most, *others = sorted(counts, key=lambda count: -len(counts[count]))
+    return ", ".join([f"{most:,} images", *(f"{count:,} of {' and '.join(counts[count])}" for count in others)])
 
 
 def _mean_text(values: list[float]) -> str:

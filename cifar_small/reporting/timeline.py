@@ -57,7 +57,7 @@ def steps_of(config: Config, images: int) -> int:
 
 
 def learning_rates(phases: Sequence[Phase], steps: int) -> list[float]:
-    """The learning rate of every optimiser step of a run with `steps` steps an epoch."""
+    """The learning rate of every optimizer step of a run with `steps` steps an epoch."""
     return [
         rate_at(phase, epoch, step, steps)
         for phase in phases
@@ -146,7 +146,7 @@ def phase_rows(phases: Sequence[Phase]) -> dict[str, list[str]]:
 
 
 def phase_bars(values: Sequence[str], bounds: Sequence[int]) -> list[Bar]:
-    """A row of `phase_rows` as bars, one for neighbouring phases that agree: numbers the darker the larger, words all alike.
+    """A row of `phase_rows` as bars, one for neighboring phases that agree: numbers the darker the larger, words all alike.
 
     bounds: the epochs at which phases begin, and the last one's end.
     """

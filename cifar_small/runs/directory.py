@@ -64,6 +64,11 @@ class Run:
         self.predictions = self.folder / "predictions"
         self.test_readings_file = self.folder / "test_readings.jsonl"
 
+    @property
+    def name(self) -> str:
+        """What the folder is called, also where it was given as `.`."""
+        return self.folder.resolve().name
+
     def require(self) -> Run:
         """This run if it is one. Raises CheckpointError for a folder that is not a run directory."""
         if not self.config_file.exists():

@@ -195,7 +195,7 @@ def seconds_of(run: Run) -> dict[str, float]:
 
 
 def _times(run: Run) -> dict[str, dict[str, float]]:
-    """None where the file is not there, or not ours: nothing but two columns of a table comes of it."""
+    """Empty where the file is not there, or not ours: nothing but two columns of a table comes of it."""
     try:
         times = json.loads((run.predictions / TIMES).read_text(encoding="utf-8"))
         return {maker: {"images": float(one["images"]), "seconds": float(one["seconds"])} for maker, one in times.items()}

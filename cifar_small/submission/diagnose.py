@@ -20,7 +20,8 @@ from cifar_small.data.datamodule import channel_moments, channel_statistics
 from cifar_small.data.duplicates import NEAR, Copies, find_copies
 from cifar_small.data.orientation import HWC_ABOVE, memory_order, pixel_statistics
 from cifar_small.data.unlabelled import AskedLayout, color_notes, load_unlabelled, read_raw
-from cifar_small.metrics.significance import neighbour_likeness
+from cifar_small.errors import DataError
+from cifar_small.metrics.significance import neighbor_likeness
 
 Level = Literal["ok", "note", "warn", "fault"]
 SHIFTED = 4.0  # standard errors of a channel's mean or contrast from which the images are not like the training images
@@ -64,9 +65,11 @@ def diagnose(path: Path, rules: Rules, data: Data, *, layout: AskedLayout = "aut
     copies: list[tuple[int, str, int, float, bool]] = []
     parts: dict[str, Images | None] = {"file": None}
     if is_available(data):
-        parts |= {"train": load_train(data), "test": replace(load_test(data), labels=None)}
-        train = parts["train"]
-        assert train is not None
+        parts["train"] = train = load_train(data)
+        try:
+            parts["test"] = replace(load_test(data), labels=None)
+        except DataError as error:  # data of one's own may have none, as Kaggle's has
+            findings.append(FileFinding("note", "data", f"compared with the training images alone: {error}"))
         findings += _colors(images, train)
         wrong = turn_notes(images, pixel_statistics(train.images))
         findings += [FileFinding("fault", "turned", note) for note in wrong] or [
@@ -176,12 +179,12 @@ def _compression(images: Images) -> FileFinding:
     return FileFinding("ok", "compression", f"{shown}: no trace of JPEG or WebP")
 
 
-def _per_image(images: Images, centre: Sequence[float]) -> npt.NDArray[np.float64]:
-    """Mean of each channel, and mean squared distance from `centre`, of each image: (N, 6), pixels in 0..1."""
+def _per_image(images: Images, center: Sequence[float]) -> npt.NDArray[np.float64]:
+    """Mean of each channel, and mean squared distance from `center`, of each image: (N, 6), pixels in 0..1."""
     flat = images.images.reshape(len(images), -1, 3)
     means = flat.mean(axis=1) / 255
     squares = np.einsum("npc,npc->nc", flat, flat, dtype=np.int64) / (flat.shape[1] * 255**2)  # casts as it goes
-    return np.concatenate([means, squares - 2 * means * centre + np.square(centre)], axis=1)
+    return np.concatenate([means, squares - 2 * means * center + np.square(center)], axis=1)
 
 
 # What the data sets' own test images have by this rule, so that a file is not held to be worse than they are.
@@ -221,11 +224,11 @@ def _order(images: Images) -> FileFinding:
     known = "what a label-sorted file gives away is seen on a submission, by cifar-small check or diff"
     flat = images.images.reshape(len(images), -1, 3)
     features = np.concatenate([flat.mean(axis=1), flat.std(axis=1)], axis=1, dtype=np.float64)
-    found = neighbour_likeness(features)
+    found = neighbor_likeness(features)
     if found is None:
         return FileFinding("note", "order", f"too few images to tell; {known}")
     likeness, p = found
-    shown = f"neighbouring colors correlate by {likeness:.3f}"
+    shown = f"neighboring colors correlate by {likeness:.3f}"
     if p < ALPHA:
         return FileFinding("warn", "order", f"{shown} (p {p:.1g}): not shuffled, sorted by class or source? {known}")
     return FileFinding("ok", "order", f"{shown}, as in a random order (p {p:.2f}); {known}")

@@ -109,7 +109,7 @@ def read_csv(
             else "has all ids but in another order than the file; write them in the file's order"
         )
     if not missing and len(ids) >= 100 and len(set(answers.values())) == 1:
-        faults.append(f"gives every image the same label {next(iter(answers.values()))}: a broken model?")
+        faults.append(f"gives every image the same label, {classes[next(iter(answers.values()))]}: a broken model?")
     return answers, faults
 
 
@@ -274,6 +274,12 @@ def submit(
     refuse_existing(output, overwrite)
     refuse_existing(record_file, overwrite)
     given, rules = rules, check_rules(predictions, rules)
+    images = len(predictions.ids)
+    if given and given.rows not in (None, images) and predictions.meta.allowed_rows is None:  # predict asked its own rules
+        raise DataError(
+            f"{predictions.meta.file} is of {images:,} images; the rules expect {given.rows:,} (if that is right, predict "
+            f"again and allow {images} rows)"
+        )
     ordered, taken = predictions, {}
     if sample is not None:
         example = read_bytes(sample)
@@ -345,7 +351,7 @@ def submit_file(
     runs: directories of the runs whose nets predicted, where the file does not lie in one.
     """
     predictions, run = load_predictions(path), Run(path.resolve().parent.parent)
-    found = run if run.config_file.exists() and not predictions.meta.members else None
+    found = run if run.is_run and not predictions.meta.members else None
     given = [Run(folder).require() for folder in runs]
     return predictions, submit(
         predictions,

@@ -84,7 +84,7 @@ class SweepDirectory:
             return
         aside = self.folder / "set_aside"
         aside.mkdir(exist_ok=True)
-        target = next(path for n in itertools.count() if not (path := aside / f"{run.folder.name}.{n}").exists())
+        target = next(path for n in itertools.count() if not (path := aside / f"{run.name}.{n}").exists())
         with locked(run.folder):  # somebody may be training it by hand
             run.folder.rename(target)
 

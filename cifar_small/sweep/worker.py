@@ -85,11 +85,11 @@ class Worker:
                 before_save=claim.check,
             )
         except InUseError:  # held by a process without a claim, such as cifar-small train
-            self.busy.add(run.folder.name)
+            self.busy.add(run.name)
             return RunState("open")
         except ClaimLost as lost:
             self.say(str(lost))
-            self.busy.add(run.folder.name)
+            self.busy.add(run.name)
             return RunState("open")
         except DiskError:
             raise  # the next run would end the same way

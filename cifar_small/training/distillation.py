@@ -160,7 +160,7 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
     facts = TeacherFacts(
         name=net.config.name,
         seed=net.config.seed,
-        run=run.folder.name,
+        run=run.name,
         parameters=net.parameters,
         val_accuracy=net.facts.val_accuracy,
         weights_sha256=[net.facts.weights_sha256],

@@ -42,7 +42,7 @@ def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModul
     assert val.labels is not None
     net = load_net(run)
     predictions = predict_images(net, val, config.views, precision=state.precision)  # which need not be this machine's choice
-    predictions = predictions.with_meta(split="val", run=run.folder.name, command="")
+    predictions = predictions.with_meta(split="val", run=run.name, command="")
     val_sha256 = predictions.save(run.predictions / "val.npz")
     title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
     distilled = any(phase.settings.distill for phase in phases)

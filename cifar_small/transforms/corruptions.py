@@ -58,7 +58,7 @@ def smoothed(x: Floats, sigma: float, mode: str = "nearest", truncate: float = 4
 
 
 def glass_blur(x: Floats, severity: int, rng: np.random.Generator) -> Floats:
-    """Pixels are replaced by neighbours, between two blurs.
+    """Pixels are replaced by neighbors, between two blurs.
 
     The published code means to swap two pixels, but swaps views of one array, which copies one over the other; so does this.
     """

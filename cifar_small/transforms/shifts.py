@@ -171,7 +171,7 @@ def _gamma(x: Floats, severity: int, _: np.random.Generator) -> Floats:
 
 
 def _zoomed(images: Pixels, severity: int, rng: np.random.Generator) -> Pixels:
-    """A smaller square anywhere in the image, enlarged: objects are larger, and off-centre."""
+    """A smaller square anywhere in the image, enlarged: objects are larger, and off-center."""
     from PIL import Image
 
     side = (30, 28, 26, 24, 22)[severity - 1]

@@ -99,7 +99,7 @@ def test_help_teaches(verb: str | None, capsys: pytest.CaptureFixture[str]) -> N
         main([verb, "--help"] if verb else ["--help"])
     shown = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert "exit codes: 0 done; 1 a check found faults; 2 usage" in shown
+    assert "exit codes: 0 done; 1 a check found faults, or param_count a net over the budget; 2 usage" in shown
     if verb is None:
         assert all(re.search(rf"^    {name}( |$)", shown, re.MULTILINE) for name in VERBS)
         assert "cifar-small train --config resnet_hour " in shown

@@ -459,7 +459,7 @@ def test_a_schedule_of_the_same_name_changes_single_keys_and_starts_again() -> N
     assert [phase.settings.schedule.min_lr for phase in resolved] == [0.01] * 3
 
 
-def test_naming_the_optimiser_again_keeps_its_other_settings() -> None:
+def test_naming_the_optimizer_again_keeps_its_other_settings() -> None:
     optim = {"lr": 0.1, "momentum": 0.5, "weight_decay": 0.0}
     config = parse_config(raw(optim=optim, phases=[{"epochs": 1}, {"epochs": 1, "optim": {"name": "sgd", "lr": 0.2}}]))
     second = resolve_phases(config)[1].settings.optim
@@ -579,7 +579,7 @@ def test_dump_reads_back_equal(tmp_path: Path, case: str) -> None:
     assert dump_config(back) == dump_config(config)
 
 
-def test_dump_of_a_named_optimiser_resolves_equal(tmp_path: Path) -> None:
+def test_dump_of_a_named_optimizer_resolves_equal(tmp_path: Path) -> None:
     config = parse_config(raw(optim={"momentum": 0.5}, phases=[{"epochs": 1, "optim": {"name": "sgd", "lr": 0.2}}]))
     path = tmp_path / "c.yaml"
     path.write_text(dump_config(config))

@@ -119,5 +119,8 @@ def test_the_command(said: Said) -> None:
     lines = said("settings")[1].splitlines()
     assert {line.split()[0] for line in lines} == {setting.key for setting in all_settings()}
     assert max(map(len, lines)) <= 128
+    told = dict(line.split(maxsplit=1) for line in lines)
+    assert told["optim.name"] == "One of sgd, adam, adamw, radam, muon."
+    assert told["model.family"] == "One of resnet, wideresnet, whitened_resnet, torchvision/NAME, timm/NAME, FILE.py:NAME."
     assert json.loads(said("settings", "--schema")[1]) == json_schema()
     assert said("settings", "optm.lr")[::2] == (2, "cifar-small: error: no setting is called optm.lr; did you mean optim.lr?\n")

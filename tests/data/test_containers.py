@@ -213,7 +213,7 @@ def test_arrays_of_other_programs_in_a_wrong_order_of_memory_are_refused(tmp_pat
 
 def test_pictures_of_any_size_and_kind_become_32_by_32(tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 64), (255, 0, 0))
-    wide.paste((10, 20, 30), (16, 0, 80, 64))  # the middle square has one colour, what is cut off another
+    wide.paste((10, 20, 30), (16, 0, 80, 64))  # the middle square has one color, what is cut off another
     for name in ("a.png", "b.jpg", "c.webp"):
         wide.save(tmp_path / name, lossless=True) if name == "c.webp" else wide.save(tmp_path / name)
         pixels, small, resized = read_pictures([tmp_path / name], "here")

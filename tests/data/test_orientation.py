@@ -84,7 +84,7 @@ def test_constant_images_and_noise_cannot_be_told(value: int, trained: PixelStat
 
 
 def test_digits_are_judged_by_digits() -> None:
-    """Grey strokes on black lie otherwise than photographs do, so a fixed limit would not serve both."""
+    """Gray strokes on black lie otherwise than photographs do, so a fixed limit would not serve both."""
     data = Data(source="digits")
     trained, test = pixel_statistics(load_train(data).images), load_test(data).images
     assert turned(test, trained) is None

@@ -22,7 +22,7 @@ MEAN = (0.4914, 0.4822, 0.4465)
 
 
 def smooth(count: int = 6) -> np.ndarray:
-    """Images of 8x8 patches whose colours differ, so that the layout can be told."""
+    """Images of 8x8 patches whose colors differ, so that the layout can be told."""
     patches = np.random.default_rng(0).integers(20, 236, (count, 4, 4, 3))
     return patches.repeat(8, 1).repeat(8, 2).astype(np.uint8)
 
@@ -282,7 +282,7 @@ def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
         load_unlabelled(tmp_path)
 
 
-def coloured(change: Callable[[np.ndarray], np.ndarray], count: int = 200) -> Images:
+def colored(change: Callable[[np.ndarray], np.ndarray], count: int = 200) -> Images:
     generator = np.random.default_rng(1)
     level = generator.normal(0, 25, (count, 1, 1, 1)) + np.array(MEAN) * 255 + generator.normal(0, 6, (count, 1, 1, 3))
     images = change(np.clip(np.broadcast_to(level, (count, 32, 32, 3)), 0, 255)).astype(np.uint8)
@@ -290,15 +290,15 @@ def coloured(change: Callable[[np.ndarray], np.ndarray], count: int = 200) -> Im
 
 
 def test_color_notes_say_swapped_or_far_and_otherwise_nothing() -> None:
-    assert color_notes(coloured(lambda x: x), MEAN) == []
-    assert color_notes(coloured(lambda x: x + 5), MEAN) == []  # as far off as a real competition's file
-    swapped = color_notes(coloured(lambda x: x[..., ::-1]), MEAN)
+    assert color_notes(colored(lambda x: x), MEAN) == []
+    assert color_notes(colored(lambda x: x + 5), MEAN) == []  # as far off as a real competition's file
+    swapped = color_notes(colored(lambda x: x[..., ::-1]), MEAN)
     assert len(swapped) == 1
     assert "red and blue look swapped" in swapped[0]
-    dark = color_notes(coloured(lambda x: x / 4), MEAN)
+    dark = color_notes(colored(lambda x: x / 4), MEAN)
     assert len(dark) == 1
     assert "in training 0.491, 0.482, 0.447" in dark[0]
-    assert color_notes(coloured(lambda x: x[..., ::-1]), (0.5, 0.5, 0.5)) == []
+    assert color_notes(colored(lambda x: x[..., ::-1]), (0.5, 0.5, 0.5)) == []
 
 
 @pytest.mark.real_data

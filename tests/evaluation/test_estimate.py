@@ -14,7 +14,7 @@ import pytest
 from synthetic import NAMES, made
 
 from cifar_small.errors import DataError, UserError
-from cifar_small.evaluation.calibrate import Trial, calibrate, fit, judge
+from cifar_small.evaluation.calibrate import Judged, Trial, calibrate, fit, judge
 from cifar_small.evaluation.compare import compare
 from cifar_small.evaluation.entries import load_entries
 from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, scale
@@ -195,6 +195,33 @@ def test_the_study_chooses_by_its_table_and_keeps_the_untouched_out(shifts: Path
         calibrate(shifts, vals[:2])
     with pytest.raises(UserError, match=r"shifts of 1 families on which .* less than 20 points below .*; expected at least 2"):
         calibrate(shifts, vals, ["crop", "blur"])
+
+
+def test_the_mean_of_the_estimators_is_judged_and_never_chosen(shifts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No file of one run has it, so `estimate` could not be calibrated by it."""
+
+    def flattered(method: str, *more: Any) -> Judged:
+        found = judge(method, *more)
+        return replace(found, scaled=0.0) if method == "mean" else found
+
+    monkeypatch.setattr("cifar_small.evaluation.calibrate.judge", flattered)
+    study = calibrate(shifts, [net(number, 4) for number in range(3)])
+    assert study.judged[0].method == "mean"
+    assert study.chosen.method == study.judged[1].method
+
+
+def test_runs_that_saw_other_images_are_not_compared_with_each_other(shifts: Path) -> None:
+    """One set of one run is of other images, or the runs held out other images: agreement is not asked, and nothing raises."""
+    vals = [net(number, 4) for number in range(3)]
+    assert "agreement" in {one.method for one in calibrate(shifts, vals).judged}
+    odd = [*vals[:2], net(2, 4, 1400, images=7)]
+    assert "agreement" not in {one.method for one in calibrate(shifts, odd).judged}
+    (shifts / "net2" / "crop-1.npz").unlink()
+    facts = ShiftFacts(kind="crop", severity=1, family="crop", base="val", base_sha256="y")
+    net(2, 3.6, 400, images=3, split="shift", shift=facts).save(shifts / "net2" / "crop-1.npz")
+    study = calibrate(shifts, vals, ["crop"])
+    assert {one.method for one in study.judged} == {"confidence", "atc", "doc", "bbse", "mean"}
+    assert len(draw_study(study).axes) >= 4
 
 
 def ruined(shifts: Path, family: str) -> None:

@@ -202,7 +202,7 @@ def test_pictures_of_a_hundred_classes(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     names = tuple(f"class_{label}" for label in range(100))
     labels = np.repeat(np.arange(100), 50)
-    called = np.where(rng.random(5000) < 0.7, labels, labels ^ 1)  # neighbours in pairs
+    called = np.where(rng.random(5000) < 0.7, labels, labels ^ 1)  # neighbors in pairs
     evaluation = evaluate(made(called, labels=labels, classes=names, split="val"))
     save(draw_confusion(evaluation.counts, names, "hundred"), tmp_path / "confusion.png")
     save(draw_per_class(evaluation.classes, "hundred"), tmp_path / "per_class.png")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ from cifar_small.evaluation.shift import (
 )
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.metrics.significance import seed_difference
+from cifar_small.reporting.shift_files import shift_tables
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import ShiftFacts
@@ -141,6 +143,7 @@ def test_test_images_are_read_on_demand_and_recorded(
         (["--severities", "9"], "no kind has a severity of 9; expected 1 to 5"),
         (["--images", "1000"], "1,000 images of 200; expected 10 to 200; use --images"),
         (["--official", "CIFAR-10-C"], "CIFAR-10-C is made from CIFAR-10's test images; add --split test"),
+        (["--pair", "fog=x.npz"], "fog is a kind of shift already; give the set another name"),
         (["--pair", "v6"], "'v6' names no labelled set; expected NAME=FILE.npz or NAME=IMAGES.npy,LABELS.npy"),
         (["--precision", "int8"], "int8.onnx"),
     ],
@@ -162,6 +165,37 @@ def test_views_that_there_are_not_are_refused_before_anything_is_read(
     assert caught.value.code == 2
     assert "--views: expected one of none, flip, shift," in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_other_settings_under_one_name_are_another_recipe(trained: Run, tmp_path: Path) -> None:
+    net, other = load_net(trained), load_net(trained)
+    changed = other.config.model_copy(update={"label_smoothing": 0.3})
+    other = replace(other, config=changed)
+    another_seed = replace(net, config=net.config.model_copy(update={"seed": 1}))
+    runs = [
+        (Run(shutil.copytree(trained.folder, tmp_path / name)), one)
+        for name, one in (("a", net), ("b", other), ("c", another_seed))
+    ]
+    base = load_base([net], "val", 50)
+    matrix = predict_shifts(runs, made_sets(base, "val", ["fog"], [1], 0, tmp_path / "sets"), tmp_path / "out")
+    assert matrix.recipes == {"a": ("tiny", 0), "b": ("tiny of b", 0), "c": ("tiny", 1)}
+
+
+def test_predictions_of_another_precision_are_not_the_configs(trained: Run, net: Net, tmp_path: Path) -> None:
+    sets = made_sets(load_base([net], "val", 50), "val", ["fog"], [1], 0, tmp_path / "sets")
+    predict_shifts([(trained, net)], sets, tmp_path, precision="bf16")
+    predict_shifts([(trained, net)], sets, tmp_path, precision="bf16")
+    engine = net.config.engine.model_copy(update={"precision": "fp32"})
+    fp32 = replace(net, config=net.config.model_copy(update={"engine": engine}))
+    with pytest.raises(UserError, match="predicted with other precision"):
+        predict_shifts([(trained, fp32)], sets, tmp_path)
+
+
+def test_the_note_says_how_many_images_each_set_has() -> None:
+    matrix = matrix_of({"a-0": [0.5, 0.6, 0.7]}, [("clean", 0), ("fog", 1), ("v6", 0)])
+    few = {**matrix.correct, ("a-0", "v6-0"): np.ones(20, bool)}
+    (table,) = shift_tables(replace(matrix, correct=few))
+    assert table.notes[0].startswith("accuracy in %, mean over severities, on 400 images, 20 of v6;")
 
 
 def matrix_of(right: dict[str, list[float]], sets: list[tuple[str, int]], images: int = 400) -> ShiftMatrix:
@@ -228,6 +262,12 @@ def test_official_files_hold_five_severities_one_after_the_other(tmp_path: Path)
     (one, two) = shifts.official_sets(tmp_path, CIFAR10_CLASSES, [1, 5])
     assert (one.facts.name, one.facts.family) == ("fog-1", "weather")
     assert np.array_equal(two.load().images, images[40:])
+    np.save(tmp_path / "snow.npy", images)
+    assert [one.facts.name for one in shifts.official_sets(tmp_path, CIFAR10_CLASSES, [2], ["snow"])] == ["snow-2"]
+    np.save(tmp_path / "labels.npy", np.tile(np.arange(10) // 5, 5))  # of two classes, so that a part can be stratified
+    (part,) = shifts.official_sets(tmp_path, ("cat", "dog"), [3], ["fog"], 4)
+    assert np.bincount(part.load().labels).tolist() == [2, 2]
+    assert part.facts.base_sha256 == part.load().sha256
     np.save(tmp_path / "fog.npy", images[:49])
     with pytest.raises(DataError, match=r"fog.npy: is \(49, 32, 32, 3\) with 50 labels; expected \(50000, 32, 32, 3\)"):
         load_corrupted(tmp_path, "fog", 1, CIFAR10_CLASSES)

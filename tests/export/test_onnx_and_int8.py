@@ -246,7 +246,7 @@ def test_norms_after_pooling_are_merged_without_a_change() -> None:
     st.lists(st.floats(0.02, 0.5), min_size=3, max_size=3),
     st.integers(0, 2**31),
 )
-def test_normalised_pixels_reach_the_file_as_they_were(mean: list[float], std: list[float], seed: int) -> None:
+def test_normalized_pixels_reach_the_file_as_they_were(mean: list[float], std: list[float], seed: int) -> None:
     images = np.random.default_rng(seed).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
 
     class Session:
@@ -327,7 +327,7 @@ def test_without_the_extra_the_message_names_it(
 
 def convolutions(content: bytes) -> list[Any]:
     tensors = onnx.load_model_from_string(content).graph.initializer
-    return [tensor for tensor in tensors if len(tensor.dims) == 4 and tensor.dims[0] > 1]  # not the normalisation's constants
+    return [tensor for tensor in tensors if len(tensor.dims) == 4 and tensor.dims[0] > 1]  # not the normalization's constants
 
 
 def test_int8_agrees_with_fp32_and_is_smaller(trained: Run, quantized: Quantized) -> None:
@@ -739,8 +739,8 @@ def answers(both: int, first: int, second: int, neither: int) -> tuple[np.ndarra
 def test_paired_difference_by_hand() -> None:
     difference, low, high = paired_difference(*answers(80, 6, 2, 12))
     assert difference == pytest.approx(-0.04)
-    centre, half = (3 - 7) / 102, 1.959963984540054 * ((10 / 102 - (4 / 102) ** 2) / 102) ** 0.5
-    assert (low, high) == pytest.approx((centre - half, centre + half))
+    center, half = (3 - 7) / 102, 1.959963984540054 * ((10 / 102 - (4 / 102) ** 2) / 102) ** 0.5
+    assert (low, high) == pytest.approx((center - half, center + half))
     swapped = paired_difference(*reversed(answers(80, 6, 2, 12)))
     assert swapped == pytest.approx((-difference, -high, -low))
 

@@ -359,6 +359,28 @@ def test_the_command_says_what_it_does_not_know(files: list[str], tmp_path: Path
     assert main(["ensemble", *files, "--method", "greedy", "--val", *val, "--output", str(tmp_path / "b.npz")]) == 0
 
 
+def test_members_that_held_out_no_common_image_are_combined_and_not_compared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vals = [held_out(1, [5, 3, 7], [0, 3, 7]), held_out(2, [1, 2], [1, 2]), held_out(2, [3, 7], [3, 4], name="other")]
+    paths = []
+    for seed, val in enumerate(vals, start=1):
+        folder = tmp_path / f"run{seed}" / "predictions"
+        one = val.meta
+        made(seed=one.seed, name=one.name, weights_sha256=str(one.weights_sha256)).save(folder / "submit.npz")
+        val.save(folder / "val.npz")
+        paths.append(str(folder / "submit.npz"))
+    assert main(["ensemble", *paths[:2], "--output", str(tmp_path / "a.npz")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("not compared with its best member on val: ")
+    assert "share no image of val" in last
+    assert (tmp_path / "a.npz").exists()
+    assert main(["ensemble", *paths[::2], "--output", str(tmp_path / "b.npz")]) == 0
+    note, verdict = capsys.readouterr().out.splitlines()[-2:]
+    assert note == "the members held out different images; used of val: the 2 images that all of them held out"
+    assert verdict.startswith("on val: no better than its best member: ")
+
+
 def test_the_command_holds_the_sum_against_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for seed in (1, 2):
         made([3, 1, 4], labels=[3, 1, 5], seed=seed, parameters=3_000_000, split="test").save(tmp_path / f"{seed}.npz")

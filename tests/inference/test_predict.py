@@ -102,7 +102,7 @@ def test_shift_moves_the_content_down_and_right(rows: int, columns: int, pad: An
             assert (shifted[:, :, row, column] == source[:, :, from_row, from_column]).all()
 
 
-def test_shift_views_are_the_centre_and_four_neighbours_without_a_mirror() -> None:
+def test_shift_views_are_the_centre_and_four_neighbors_without_a_mirror() -> None:
     expected = [PIXELS, *(View(*by)(PIXELS) for by in ((1, 0), (-1, 0), (0, 1), (0, -1)))]
     assert all(torch.equal(one, other) for one, other in zip(views_of("shift"), expected, strict=True))
     assert [weight for _, weight in VIEWS["shift"]] == [0.5, 0.125, 0.125, 0.125, 0.125]
@@ -156,7 +156,7 @@ def test_equal_views_are_one_and_names_tell_them_apart() -> None:
 # ----------------------------------------------------------------------------------------------------------------- logits
 
 
-def test_normalise_against_numpy() -> None:
+def test_normalize_against_numpy() -> None:
     images = np.random.default_rng(1).integers(0, 256, (4, 3, 32, 32)).astype(np.uint8)
     images[0, 0, 0, :2] = 200, 255
     mean, std = (0.4914, 0.4822, 0.4465), (0.247, 0.2435, 0.2616)

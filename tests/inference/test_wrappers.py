@@ -224,7 +224,7 @@ def test_each_wrapper_changes_a_run(tmp_path: Path) -> None:
     assert len(set(weights)) == 4
 
 
-def test_unknown_optimisers_are_answered_with_all_names() -> None:
+def test_unknown_optimizers_are_answered_with_all_names() -> None:
     with pytest.raises(ConfigError, match=r"optim.name: expected one of sgd, adam, adamw, radam, muon, got \"lamb\""):
         parse_config({**tiny_raw(), "optim": {"name": "lamb"}})
     with pytest.raises(ConfigError, match=r"optim.beta3: unknown key; did you mean 'beta[12]'\?"):

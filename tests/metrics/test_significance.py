@@ -15,7 +15,7 @@ from cifar_small.metrics.significance import (
     balance_test,
     holm,
     mean_difference,
-    neighbour_likeness,
+    neighbor_likeness,
     paired_difference,
     runs_test,
     seed_difference,
@@ -197,23 +197,23 @@ def test_balance_is_scipys_chi_square() -> None:
     assert balance_test(np.array([4, 4, 6, 4])) is None  # under five expected of each
 
 
-def test_neighbours_of_a_random_order_are_not_alike() -> None:
+def test_neighbors_of_a_random_order_are_not_alike() -> None:
     rng = np.random.default_rng(0)
     features = rng.standard_normal((1000, 6)) @ rng.standard_normal((6, 6)) + 3  # correlated among themselves
-    found = [neighbour_likeness(features[rng.permutation(1000)]) for _ in range(300)]
+    found = [neighbor_likeness(features[rng.permutation(1000)]) for _ in range(300)]
     likeness, p_values = np.array([one for one in found if one]).T
     assert likeness.mean() == pytest.approx(-1 / 1000, abs=0.004)
     assert likeness.std() == pytest.approx(1 / math.sqrt(6000), rel=0.15)
     assert np.mean(p_values < 0.05) == pytest.approx(0.05, abs=0.04)
 
 
-def test_neighbours_in_an_order_by_class_are_alike() -> None:
+def test_neighbors_in_an_order_by_class_are_alike() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(10), 200)
     features = rng.standard_normal((2000, 6)) + 0.4 * rng.standard_normal((10, 6))[labels]  # classes explain a seventh
-    found = neighbour_likeness(features)
+    found = neighbor_likeness(features)
     assert found is not None
     assert found[0] > 0.05
     assert found[1] < 1e-9
-    assert neighbour_likeness(np.ones((100, 6))) is None
-    assert neighbour_likeness(features[:30]) is None
+    assert neighbor_likeness(np.ones((100, 6))) is None
+    assert neighbor_likeness(features[:30]) is None

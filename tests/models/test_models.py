@@ -162,7 +162,7 @@ def test_one_dimensional_parameters_are_biases_and_batchnorm(model):
     assert all(m.bias is None for m in net.modules() if isinstance(m, nn.Conv2d))
 
 
-def test_initialisation():
+def test_initialization():
     net = build(resnet([2, 2, 2], [32, 64, 128]))
     weight = net.layer3[1].conv1.weight
     assert weight.std().item() == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.01)

@@ -356,7 +356,7 @@ def test_an_edited_module_is_run_anew_though_python_has_it_imported(tmp_path: Pa
     assert imported.Net(10).fc.in_features == 8
 
 
-def test_a_module_of_a_package_imports_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_of_a_package_imports_its_neighbors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "pack_of_mine").mkdir()
     (tmp_path / "pack_of_mine" / "__init__.py").write_text("")
     (tmp_path / "pack_of_mine" / "numbers.py").write_text("WIDTH = 6")

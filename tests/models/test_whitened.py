@@ -93,7 +93,7 @@ def test_padded_filters_start_as_identity() -> None:
     x = torch.randn(2, 8, 5, 5)
     assert torch.equal(net.layer1.branch_convs[0](x), x)
     assert torch.equal(net.layer2.branch_convs[1](torch.ones(1, 6, 4, 4))[:, :6], torch.ones(1, 6, 4, 4))
-    assert net.layer2.conv.weight.std() > 0.05  # 2x2 has no centre: torch's own draw
+    assert net.layer2.conv.weight.std() > 0.05  # 2x2 has no center: torch's own draw
 
 
 def test_without_dirac_no_filter_starts_as_identity() -> None:

@@ -193,7 +193,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     assert all(torch.equal(before, now) for before, now in zip(buffers, kept, strict=True))
 
 
-def test_momentum_survives_new_settings_but_not_another_optimiser() -> None:
+def test_momentum_survives_new_settings_but_not_another_optimizer() -> None:
     model = net()
     optimizer = build_optimizer(model, Settings(name="muon"))
     backward(model, 0)

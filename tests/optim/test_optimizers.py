@@ -1,4 +1,4 @@
-"""Optimiser: groups, steps against SGD written by hand, clipping, and steps that must not happen."""
+"""Optimizer: groups, steps against SGD written by hand, clipping, and steps that must not happen."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def as_numpy(model: nn.Module) -> dict[str, np.ndarray]:
 def walk(
     model: nn.Module, optimizer: torch.optim.SGD, buffers: dict[str, np.ndarray], settings: SGD, steps: range, base: float
 ) -> None:
-    """Steps of the optimiser, checked after each against the same ones by hand."""
+    """Steps of the optimizer, checked after each against the same ones by hand."""
     weights = as_numpy(model)
     for step in steps:
         lr = base * (1 + step) / 20

@@ -232,7 +232,7 @@ def test_table_of_phases() -> None:
 
 
 def changing_config() -> Config:
-    """What trains, how far a step looks and by which optimiser, each changed by a phase."""
+    """What trains, how far a step looks and by which optimizer, each changed by a phase."""
     phases: list[dict[str, Any]] = [
         {"epochs": 2, "freeze": ["conv1", "layer1"], "optim": {"lr": 0.01}},
         {"epochs": 3, "freeze": [], "lookahead": {"steps": 6}},
@@ -242,7 +242,7 @@ def changing_config() -> Config:
     return parse_config(tiny_raw(phases=phases))
 
 
-def test_what_trains_and_by_which_optimiser_is_told() -> None:
+def test_what_trains_and_by_which_optimizer_is_told() -> None:
     rows = phase_rows(resolve_phases(changing_config()))
     assert list(rows) == ["freeze", "lookahead", "sam", "optim", "augment"]
     assert rows["freeze"] == ["conv1, layer1", "-", "-", "-"]
@@ -260,7 +260,7 @@ def test_what_trains_and_by_which_optimiser_is_told() -> None:
     assert re.split(r"  +", lines[1])[:4] == ["1", "1-2", "0.01 to 0.00926 (cosine)", "conv1, layer1"]
 
 
-def test_muons_groups_stand_in_the_optimisers_line() -> None:
+def test_muons_groups_stand_in_the_optimizers_line() -> None:
     optim = {"name": "muon", "lr": 0.2, "bias": {"lr": 53.0}, "head": {"lr": 0.8, "weight_decay": 0.002}}
     assert describe_optim(parse_config(tiny_raw(optim=optim)).optim) == (
         "muon, momentum 0.6, nesterov, iterations 3, normalize, bias (lr 53, momentum 0.85), "
@@ -268,7 +268,7 @@ def test_muons_groups_stand_in_the_optimisers_line() -> None:
     )
 
 
-def test_neighbouring_phases_that_agree_share_a_bar() -> None:
+def test_neighboring_phases_that_agree_share_a_bar() -> None:
     bounds = [0, 2, 5, 9, 10]
     assert phase_bars(["0.2", "0.2", "-", "0.1"], bounds) == [
         (0, 5, "0.2", pytest.approx(0.6)), (5, 9, "-", 0.0), (9, 10, "0.1", pytest.approx(0.35)),
@@ -283,7 +283,7 @@ def test_the_picture_has_a_bar_for_every_setting(tmp_path: Path) -> None:
         orange = (np.abs(picture - [0xF4, 0xD5, 0xB6]).sum(2) < 30).sum(1) > 20  # ORANGE at 0.3 over white, line by line
         return int((np.diff(orange.astype(int)) == 1).sum())
 
-    assert bars(parse_config(tiny_raw())) == 2  # optimiser and augmentation
+    assert bars(parse_config(tiny_raw())) == 2  # optimizer and augmentation
     assert bars(changing_config()) == 5
 
 

@@ -132,7 +132,7 @@ def test_what_is_needed_stays(place: Path, said: Said) -> None:
     assert not run.folder.exists()
 
 
-def test_a_damaged_neighbour_is_a_reason_that_can_be_overruled(place: Path, said: Said) -> None:
+def test_a_damaged_neighbor_is_a_reason_that_can_be_overruled(place: Path, said: Said) -> None:
     (place / "deeper" / "killed" / "config.yaml").write_text("name: [")
     code, _, line = said("remove", place / "done")
     assert (code, "runs/deeper/killed may start or learn from it, which cannot be told: runs/deeper" in line) == (2, True), line

@@ -182,7 +182,7 @@ def test_a_checkpoint_is_counted_wherever_the_predictions_lie(place: Place, caps
     assert capsys.readouterr().err == ""
 
 
-def test_a_net_that_was_given_its_normalisation_passes(place: Place) -> None:
+def test_a_net_that_was_given_its_normalization_passes(place: Place) -> None:
     config = parse_config(
         tiny_raw(
             name="given",

@@ -1,4 +1,4 @@
-"""The card of an unlabelled file: faults, colours, copies within it and of training and test images, order."""
+"""The card of an unlabelled file: faults, colors, copies within it and of training and test images, order."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ def test_traces_of_compression_are_seen() -> None:
     assert color_grid(np.full((100, 32, 32, 3), 120, np.uint8)) is None
 
 
-def test_images_sorted_by_colour_are_noticed(tmp_path: Path, source: Data) -> None:
+def test_images_sorted_by_color_are_noticed(tmp_path: Path, source: Data) -> None:
     images = photographs(400, seed=2)
     blue = images[..., 2].mean(axis=(1, 2))
     card = lines(diagnose(unlabelled(tmp_path, images[np.argsort(blue // 8, kind="stable")]), Rules(rows=400), source))
@@ -238,6 +238,22 @@ def test_without_data_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.
     assert is_available(Data())
     with pytest.raises(DataError, match="has neither"):  # a place that is named must be right
         diagnose(tmp_path / "file.pkl", Rules(rows=20), Data())
+
+
+def test_data_without_a_test_part_are_compared_by_their_training_images(tmp_path: Path) -> None:
+    """As Kaggle's: pictures of classes, and an unlabelled file."""
+    pictures = photographs(40)
+    for place, image in enumerate(pictures):
+        folder = tmp_path / "data" / "train" / ("cat", "dog")[place % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{place}.png")
+    data = Data(source="folder", root=str(tmp_path / "data"), val_size=10)
+    found = diagnose(unlabelled(tmp_path, pictures[:20]), Rules(rows=20), data)
+    card = lines(found)
+    assert card["data"][0] == "note"
+    assert card["data"][1].startswith("compared with the training images alone: ")
+    assert "20 exact" in card["copies of train"][1]
+    assert "copies of test" not in card
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,6 +43,7 @@ from cifar_small.submission.submission_file import (
     rules_of_sample,
     score,
     submit,
+    submit_file,
 )
 
 RULES, BY_NAME = Rules(), Rules(submission="id,label")
@@ -410,6 +411,23 @@ def test_lineage_survives_an_ensemble_of_ensembles() -> None:
         check_rules(combine([inner, made(seed=3)]))
 
 
+def test_another_number_of_images_than_the_rules_name_is_refused_unless_allowed(tmp_path: Path) -> None:
+    """Predicted under rules that name none, submitted under those of a competition."""
+    three = made()
+    with pytest.raises(DataError, match=r"is of 3 images; the rules expect 10,000 \(if that is right, predict again"):
+        submit(three, tmp_path / "a.csv", rules=Rules(rows=10_000))
+    assert not list(tmp_path.iterdir())
+    assert submit(three.with_meta(allowed_rows=3), tmp_path / "a.csv", rules=Rules(rows=10_000)).rows == 3
+
+
+def test_a_config_two_folders_above_makes_no_run(tmp_path: Path) -> None:
+    """A working folder with a config of one's own, and predictions in a folder of it."""
+    (tmp_path / "config.yaml").write_text("name: mine\n")
+    made().save(tmp_path / "preds" / "submit.npz")
+    _, record = submit_file(tmp_path / "preds" / "submit.npz", tmp_path / "out" / "a.csv")
+    assert record.run is None
+
+
 def test_score_counts_missing_answers_as_wrong() -> None:
     assert score({0: 3, 1: 1, 9: 5}, {0: 3, 1: 2, 2: 0, 9: 5}) == (2, 4)
 
@@ -499,7 +517,7 @@ def test_one_label_for_all_is_a_fault_from_a_hundred_images_on() -> None:
 
     assert faults_of(same(99), range(99)) == []
     (fault,) = faults_of(same(100), range(100))
-    assert fault.startswith("gives every image the same label 7")
+    assert fault == "gives every image the same label, horse: a broken model?"
 
 
 def test_all_faults_are_named_at_once() -> None:

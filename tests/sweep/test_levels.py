@@ -324,7 +324,7 @@ def test_configs_start_from_published_weights_at_their_size(number: int) -> None
     assert config.interpolation == PUBLISHED[config.model.family].interpolation
 
 
-RECIPES = {  # optimiser, its rate, schedule, freeze, epochs, mixing, smoothing of each phase, as the reports have them
+RECIPES = {  # optimizer, its rate, schedule, freeze, epochs, mixing, smoothing of each phase, as the reports have them
     "resnet18_ladder_level1": [("adam", 1e-3, "constant", (), 5, False, 0.0)],
     "resnet18_ladder_level2": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],
     "resnet18_ladder_level3": [("adamw", 3e-4, "cosine", (), 5, False, 0.1)],

@@ -144,7 +144,7 @@ def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tup
     assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40), 0), targets)  # nets wait for the pixels
 
 
-def test_a_teacher_is_given_pixels_in_its_own_normalisation(teachers: tuple[Run, Run], tmp_path: Path) -> None:
+def test_a_teacher_is_given_pixels_in_its_own_normalization(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     odd = Run(tmp_path / "odd")
     shutil.copytree(teachers[0].folder, odd.folder)
     save_checkpoint(odd.best, {**load_checkpoint(odd.best), "mean": [0.1, 0.5, 0.3], "std": [0.2, 0.9, 0.5]})

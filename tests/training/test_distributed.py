@@ -94,7 +94,7 @@ def test_two_ranks_have_the_losses_of_one_process(seen: dict[str, Any]) -> None:
         assert float(mine["val_accuracy"]) == pytest.approx(float(theirs["val_accuracy"]), abs=2.5 / 203)
 
 
-def test_synchronised_batchnorm_is_batchnorm_of_all_images(seen: dict[str, Any]) -> None:
+def test_synchronized_batchnorm_is_batchnorm_of_all_images(seen: dict[str, Any]) -> None:
     """Shares of 3 and 4 images; images with a mean four times their deviation, where careless sums of squares would cancel."""
     whole = seen["alone"]["norms"]
     for rank in seen["ranks"]:
@@ -265,7 +265,7 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         share_batch(60, None, 7)
 
 
-def test_a_batchnorm_without_weights_is_synchronised_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batchnorm_without_weights_is_synchronized_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar_small.training.distributed._sum_over_ranks", lambda part: part)  # of one rank
     plain, net = torch.nn.BatchNorm2d(2, affine=False), torch.nn.Sequential(torch.nn.BatchNorm2d(2, affine=False))
     synchronize_batchnorm(net)
@@ -275,7 +275,7 @@ def test_a_batchnorm_without_weights_is_synchronised_too(monkeypatch: pytest.Mon
     torch.testing.assert_close(net[0].running_var, plain.running_var)
 
 
-def test_a_batchnorm_of_another_kind_is_not_left_unsynchronised() -> None:
+def test_a_batchnorm_of_another_kind_is_not_left_unsynchronized() -> None:
     class WithActivation(torch.nn.BatchNorm2d):
         pass
 

@@ -159,7 +159,7 @@ def test_the_net_sees_the_same_size_in_training_and_evaluation(tmp_path: Path, m
     assert set(sides) == {(False, 44)}
 
 
-def test_normalisation_given_by_the_config_is_the_checkpoints(tmp_path: Path) -> None:
+def test_normalization_given_by_the_config_is_the_checkpoints(tmp_path: Path) -> None:
     given_input = {"mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
     data = {"source": "digits", "val_size": 200, "train_limit": 64}
     train(parse_config(tiny_raw(data=data, input=given_input, phases=[{"epochs": 1}])), tmp_path / "run", quiet=True)

@@ -93,7 +93,7 @@ def test_files_after_each_epoch(trained: tuple[Run, list[list[str]], Any]) -> No
     assert there(run.folder) == [*seen[-1], "final.pt"]
 
 
-def test_a_kept_file_holds_the_weights_of_its_epoch_and_no_optimiser(
+def test_a_kept_file_holds_the_weights_of_its_epoch_and_no_optimizer(
     trained: tuple[Run, Any, dict[int, torch.Tensor]],
 ) -> None:
     run, _, weights = trained

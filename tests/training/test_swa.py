@@ -35,7 +35,7 @@ def settings(**changes: Any) -> Config:
 
 
 def clean_batches(config: Config, epoch: int) -> list[Tensor]:
-    """The training images of a 0-based epoch, in its order and batches, normalised only."""
+    """The training images of a 0-based epoch, in its order and batches, normalized only."""
     datamodule = load_datamodule(config)
     order = epoch_order(len(datamodule.images), config.seed, epoch)
     return [normalize(datamodule.images[rows], datamodule.mean, datamodule.std) for rows in order.split(config.batch_size)]
@@ -120,10 +120,10 @@ def test_refreshing_touches_statistics_alone_and_is_a_plain_mean() -> None:
     seen = [net[0](batch).detach() for batch in batches]
     torch.testing.assert_close(net[1].running_mean, torch.stack([maps.mean((0, 2, 3)) for maps in seen]).mean(0))
     torch.testing.assert_close(net[1].running_var, torch.stack([maps.var((0, 2, 3)) for maps in seen]).mean(0))
-    normalised = [
+    normalized = [
         (maps - maps.mean((0, 2, 3), keepdim=True)) / (maps.var((0, 2, 3), False, keepdim=True) + 1e-5).sqrt() for maps in seen
     ]
-    behind = [net[3](maps).detach() for maps in normalised]
+    behind = [net[3](maps).detach() for maps in normalized]
     torch.testing.assert_close(net[4].running_mean, torch.stack([maps.mean((0, 2, 3)) for maps in behind]).mean(0))
     assert net[4].num_batches_tracked == 3
 

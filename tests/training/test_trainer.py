@@ -102,7 +102,7 @@ def test_same_seed_same_bits_other_seed_other_bits(undisturbed: Path, tmp_path: 
 
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, number: int, action: Callable[[], None]) -> None:
-    """Do something after the number-th optimiser step."""
+    """Do something after the number-th optimizer step."""
     original, calls = Trainer.step, 0
 
     def step(self: Trainer, *arguments: Any) -> Any:

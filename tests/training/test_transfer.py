@@ -63,7 +63,7 @@ def ancestor_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def other_data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Four classes of coloured noise, as a data section."""
+    """Four classes of colored noise, as a data section."""
     rng, labels = np.random.default_rng(0), np.arange(160) % 4
     images = np.clip(rng.normal(60 + 40 * labels[:, None, None, None], 30, (160, 32, 32, 3)), 0, 255).astype(np.uint8)
     path = tmp_path_factory.mktemp("data") / "four.npz"
@@ -191,7 +191,7 @@ def test_the_backbone_may_learn_at_a_rate_of_its_own(settings: SGD | Adam) -> No
 @pytest.mark.parametrize(
     "settings", [SGD(lr=0.01), Adam(name="adam", lr=0.01), Adam(name="radam", lr=0.01), MuonSettings(name="muon")]
 )
-def test_what_thaws_starts_as_if_its_optimiser_were_new(settings: SGD | Adam | MuonSettings) -> None:
+def test_what_thaws_starts_as_if_its_optimizer_were_new(settings: SGD | Adam | MuonSettings) -> None:
     """Adam's correction for its first steps is counted for each parameter, so those that join later get theirs too."""
     net = build_model(parse_config(tiny_raw()).model, 10)
 
@@ -240,7 +240,7 @@ def test_a_run_on_other_data_starts_from_the_weights_of_another(
     assert "classifier re-initialized" in said
 
     digits, net = load_net(Run(ancestor_run)), load_net(Run(tmp_path / "run"))
-    assert (net.mean, net.std) == (digits.mean, digits.std)  # normalisation comes with the weights
+    assert (net.mean, net.std) == (digits.mean, digits.std)  # normalization comes with the weights
     assert list(Run(tmp_path / "run").config().input.mean or ()) == list(digits.mean)
     (one,) = net.facts.ancestors
     assert in_words(one) == "digits seed 0, trained on digits"

@@ -93,7 +93,7 @@ def test_reflect_padding_of_more_than_one_part() -> None:
         assert np.array_equal(padded[row].numpy(), padded_by_numpy(images[row].numpy(), 2, "reflect"))
 
 
-def test_zero_padding_is_the_mean_colour() -> None:
+def test_zero_padding_is_the_mean_color() -> None:
     images = torch.zeros(2, 3, 32, 32, dtype=torch.uint8)
     padded = pad_images(images, Augment(crop=4), FILL)
     frame = torch.ones(40, 40, dtype=torch.bool)
@@ -141,8 +141,8 @@ def test_cutout_and_erasing_against_loops(cutout: int, erasing: float, scale: tu
 
 def test_cutout_is_clipped_at_the_borders() -> None:
     draws = draws_of(Augment(), 5)
-    centres = torch.tensor([[0, 0], [31, 31], [16, 16], [0, 31], [3, 16]])
-    draws = replace(draws, cutout=centres)
+    centers = torch.tensor([[0, 0], [31, 31], [16, 16], [0, 31], [3, 16]])
+    draws = replace(draws, cutout=centers)
     hidden = (cover(torch.ones(5, 3, 32, 32), Augment(cutout=8), draws)[:, 0] == 0).sum((1, 2))
     assert hidden.tolist() == [4 * 4, 5 * 5, 8 * 8, 4 * 5, 7 * 8]
 
@@ -251,8 +251,8 @@ def test_no_augmentation_is_the_identity() -> None:
     padded = pad_images(images, augment, FILL)
     assert padded is images
     assert torch.equal(crop_and_flip(padded, torch.arange(9), draws), images)
-    normalised = images.float()
-    assert cover(normalised, augment, draws) is normalised
+    normalized = images.float()
+    assert cover(normalized, augment, draws) is normalized
 
 
 def test_draws_move_together() -> None:
@@ -422,7 +422,7 @@ def test_pixels_do_not_depend_on_the_rest_of_the_batch(border: str) -> None:
         assert torch.equal(distorted(augment, images[rows], draws[rows]), whole[rows])
 
 
-def test_beyond_the_edge_lies_the_mean_colour() -> None:
+def test_beyond_the_edge_lies_the_mean_color() -> None:
     augment = Augment(translate=1.0)
     draws = draws_of(augment, 1)
     draws = replace(draws, affine=torch.tensor([[0.0, 8.0, -3.0, 1.0, 0.0, 0.0]]))

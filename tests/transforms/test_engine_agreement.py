@@ -28,7 +28,7 @@ Space = Callable[[str, float | None], None]
 
 @pytest.fixture(scope="module")
 def datamodule(tmp_path_factory: pytest.TempPathFactory) -> DataModule:
-    """Photographs of nothing: smooth, coloured, with another brightness in each channel."""
+    """Photographs of nothing: smooth, colored, with another brightness in each channel."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(COUNT + 2, 3, 6, 6, generator=generator) * torch.tensor([0.9, 0.7, 0.5]).view(1, 3, 1, 1)
     large = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="bicubic", align_corners=False)
@@ -67,7 +67,7 @@ def only(monkeypatch: pytest.MonkeyPatch) -> Space:
 
 
 def by_engine(datamodule: DataModule, **augment: Any) -> torch.Tensor:
-    """The normalised images of an epoch in its order."""
+    """The normalized images of an epoch in its order."""
     section = parse_config(tiny_raw(augment=augment)).augment
     with closing(Augmenter(datamodule, 0)) as one:
         parts = [slice(0, 24), slice(24, COUNT)]
@@ -79,7 +79,7 @@ def by_albumentations(datamodule: DataModule, *pipeline: dict[str, Any]) -> torc
 
 
 def levels(pixels: torch.Tensor, datamodule: DataModule) -> torch.Tensor:
-    """Normalised images in units of 0..255."""
+    """Normalized images in units of 0..255."""
     std, mean = (torch.tensor(values).view(1, 3, 1, 1) for values in (datamodule.std, datamodule.mean))
     return 255 * (pixels * std + mean)
 

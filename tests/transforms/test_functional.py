@@ -93,7 +93,7 @@ def test_blends_against_torchvision(name: str) -> None:
     found = operation(images.float(), torch.tensor(FACTORS))
     for image, factor, one in zip(images, FACTORS, found, strict=True):
         expected = 255 * reference(image.float() / 255, factor)
-        assert (one - expected).abs().max().item() < (0.1 if name == "contrast" else 1e-3)  # its mean grey is of whole levels
+        assert (one - expected).abs().max().item() < (0.1 if name == "contrast" else 1e-3)  # its mean gray is of whole levels
     assert (found[3] - images[3]).abs().max().item() < 1e-3
     assert (found[0] - images[0]).abs().mean().item() > 1
 
@@ -102,7 +102,7 @@ def test_hue_against_torchvision() -> None:
     functional = import_torchvision("transforms.v2.functional")
     shifts = [-0.5, -0.2, 0.0, 0.1, 0.37, 0.5]
     images = smooth(len(shifts))
-    images[2, :, :4] = 77  # grey has no hue
+    images[2, :, :4] = 77  # gray has no hue
     found = image_ops.hue(images.float(), torch.tensor(shifts))
     for image, shift, one in zip(images, shifts, found, strict=True):
         assert (one - 255 * functional.adjust_hue(image.float() / 255, shift)).abs().max().item() < 0.01

@@ -34,8 +34,8 @@ def batch_of(count: int, classes: int = 5, seed: int = 0) -> tuple[torch.Tensor,
 class Told:
     """A random generator that says what it is told, and remembers what it was asked."""
 
-    def __init__(self, *, weight: float = 0.5, centre: tuple[int, int] = (16, 16), kind: int = 0, chance: float = 0.0) -> None:
-        self.weight, self.centre, self.kind, self.chance = weight, centre, kind, chance
+    def __init__(self, *, weight: float = 0.5, center: tuple[int, int] = (16, 16), kind: int = 0, chance: float = 0.0) -> None:
+        self.weight, self.center, self.kind, self.chance = weight, center, kind, chance
         self.alphas: list[tuple[float, float]] = []
 
     def random(self) -> float:
@@ -45,7 +45,7 @@ class Told:
         if size is None:
             return self.kind
         assert (high, size) == (32, 2)
-        return np.array(self.centre)
+        return np.array(self.center)
 
     def beta(self, a: float, b: float) -> float:
         self.alphas.append((a, b))
@@ -56,7 +56,7 @@ class Told:
 
 
 @pytest.mark.parametrize(
-    ("weight", "centre", "box", "kept"),
+    ("weight", "center", "box", "kept"),
     [
         (0.75, (16, 16), (8, 24, 8, 24), 0.75),
         (0.75, (0, 0), (0, 8, 0, 8), 1 - 64 / 1024),
@@ -68,8 +68,8 @@ class Told:
         (0.5, (16, 16), (5, 28, 5, 28), 1 - 23 * 23 / 1024),
     ],
 )
-def test_cutmix_boxes_by_hand(weight: float, centre: tuple[int, int], box: tuple[int, ...], kept: float) -> None:
-    mix = draw_mix(Recipe(cutmix_alpha=1.0), 4, Told(weight=weight, centre=centre))
+def test_cutmix_boxes_by_hand(weight: float, center: tuple[int, int], box: tuple[int, ...], kept: float) -> None:
+    mix = draw_mix(Recipe(cutmix_alpha=1.0), 4, Told(weight=weight, center=center))
     assert (mix.kind, mix.box, mix.weight) == ("cutmix", box, kept)
     assert mix.partner.tolist() == [3, 2, 1, 0]
 

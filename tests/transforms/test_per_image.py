@@ -294,7 +294,7 @@ def test_torchvisions_policy_stands_between_crop_and_cutout(datamodule: DataModu
 
 
 def test_engines_agree_on_what_is_certain(datamodule: DataModule) -> None:
-    """Mirrored and normalised: the same pixels by three libraries, and the statistics of the training images."""
+    """Mirrored and normalized: the same pixels by three libraries, and the statistics of the training images."""
     order = epoch_order(len(datamodule.images), 0, 0)
     mirrored = normalize(datamodule.images[order].flip(3), datamodule.mean, datamodule.std)
     everything = [slice(0, 100), slice(100, len(order))]

@@ -102,7 +102,7 @@ def test_a_point_is_blurred_into_the_kernel_of_each_blur() -> None:
     assert np.allclose(trace[2, 16, 16:29], trace[0, 16, 16:3:-1])
 
 
-def test_glass_replaces_pixels_by_neighbours_in_the_order_of_the_published_loop() -> None:
+def test_glass_replaces_pixels_by_neighbors_in_the_order_of_the_published_loop() -> None:
     images = to_float(pictures(2))
     expected, rng = to_float(to_uint8(corruptions.smoothed(images, 0.05))), RNG(5)
     for row in range(31, 1, -1):

@@ -126,6 +126,8 @@ def ensemble(submission: Submission, result: CheckResult) -> str:
     nets = iter([member.made.predictions for member in submission.members])
     again = _made_again(meta, nets, joined.ids)
     result.require(again is not None, "members of the same ids", "other ids")
+    if again is not None:
+        result.same("shape of the ensemble's logits", again.shape, joined.logits.shape)
     if again is not None and again.shape == joined.logits.shape:
         difference = np.abs(again - joined.logits).max()
         most = CLOSE * max(1.0, float(np.abs(again).max()))
