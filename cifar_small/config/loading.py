@@ -9,6 +9,7 @@ replaces the whole list. All problems of a config are reported at once, each wit
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -144,15 +145,35 @@ def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
 
 
 def with_published_input(config: Config) -> Config:
-    """The config with the input that published weights, or a file for the same net, expect, where it says nothing else."""
+    """The config with the input that published weights, or a file for the same net, expect, where it says nothing else.
+
+    What a config.json beside the file says comes before; it is left open here, until the file is read.
+    """
+    told = config.weights not in (None, "imagenet") and input_beside(Path(str(config.weights)))
+    return config if told or config.starts_from_run else with_input(config, published_input(config))
+
+
+def published_input(config: Config) -> dict[str, Any]:
+    """The input that ImageNet weights of a config's net expect, by its keys; empty for nets of which that is not known."""
     model = config.model
-    if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None or config.starts_from_run:
-        return config
+    if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None:
+        return {}
     published = PUBLISHED.get(model.family)
-    if published is None:
-        return config
-    expected = {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
-    return with_input(config, expected)
+    return {} if published is None else {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
+
+
+def input_beside(weights: Path) -> dict[str, Any]:
+    """What the config.json beside a file of weights says of their input, as timm writes it; empty where there is none."""
+    try:
+        content = json.loads((weights.parent / "config.json").read_bytes())
+    except (OSError, ValueError):  # none, or not timm's
+        return {}
+    told = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
+    if not isinstance(told, dict) or "input_size" not in told:
+        return {}
+    size = told["input_size"]
+    brought = {key: told[key] for key in ("mean", "std", "interpolation") if key in told}
+    return {**brought, "size": size[-1] if isinstance(size, list) and size else None}
 
 
 def with_input(config: Config, brought: Mapping[str, Any]) -> Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from math import floor
+from math import ceil, floor
 from typing import Any
 
 from cifar_small.config.hashing import config_dict
@@ -52,7 +52,8 @@ def with_epochs(config: Config, epochs: int) -> tuple[Config, list[str]]:
 def smoke_config(config: Config) -> Config:
     """The same config over an epoch a phase of two small batches: does everything in it work? Its figures mean nothing."""
     short = config_dict(with_epochs(config, len(config.phases))[0])
-    batch = min(config.batch_size, SMOKE_BATCH)
+    shares = [phase.settings.select.share for phase in resolve_phases(config) if phase.settings.select]
+    batch = min(config.batch_size, max([SMOKE_BATCH, *(ceil(2 / share) for share in shares)]))  # 2 images are left
     changes: dict[str, dict[str, Any]] = {
         "engine": {"micro_batch_size": None, "eval_batch_size": min(config.engine.eval_batch_size, SMOKE_VAL)},
         "data": {"train_limit": min(config.data.train_limit or SMOKE_IMAGES, SMOKE_IMAGES)},

@@ -27,6 +27,7 @@ class TableOfPictures(NamedTuple):
     pictures: Pictures
     columns: Mapping[str, npt.NDArray[np.int64]]
     names: Mapping[str, list[str]]
+    left_out: Sequence[str]  # columns of whole numbers of which some are missing
     ids: list[Any] | None  # of a column `id` or `ids`, of any type and with what is missing
 
 
@@ -137,11 +138,12 @@ def read_table(paths: Sequence[Path], side: int = SIDE) -> TableOfPictures:
     if bad := [row for row, cell in enumerate(cells) if not isinstance(cell, bytes)]:
         raise DataError(f"{paths[0]}: row {bad[0]} of {found[0]} holds no encoded picture; expected PNG or JPEG bytes")
     wholes = [field.name for field in table.schema if pyarrow.types.is_integer(field.type)]
-    columns = {name: np.asarray(table[name].to_numpy(), np.int64) for name in wholes if not table[name].null_count}
+    left_out = [name for name in wholes if table[name].null_count]
+    columns = {name: np.asarray(table[name].to_numpy(), np.int64) for name in wholes if name not in left_out}
     ids = next((table[name].to_pylist() for name in ("id", "ids") if name in table.column_names), None)
     encoded = [cell for cell in cells if isinstance(cell, bytes)]
     pictures = read_pictures(encoded, str(paths[0]), side)
-    return TableOfPictures(pictures, columns, _class_names(table.schema.metadata or {}), ids)
+    return TableOfPictures(pictures, columns, _class_names(table.schema.metadata or {}), left_out, ids)
 
 
 def _class_names(metadata: Mapping[bytes, bytes]) -> dict[str, list[str]]:

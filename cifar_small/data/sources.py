@@ -32,6 +32,7 @@ from cifar_small.errors import DataError, plural
 # Names of a pair of .npy files: of images, and of labels.
 PAIRS = (("{split}_images", "{split}_data", "x_{split}", "X_{split}"), ("{split}_labels", "y_{split}", "Y_{split}"))
 LABEL_COLUMNS = ("label", "labels", "fine_label")
+MANY_CLASSES = 1000  # up to which a few images may be of any class
 _DIGITS_TEST = 360  # of 1797
 Split = Literal["train", "test"]
 
@@ -165,14 +166,19 @@ def _texts(names: npt.NDArray[Any]) -> list[str]:
 
 def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Images, labels and class names of <split>_images.npy and <split>_labels.npy, or names that mean the same."""
-    images, labels = (_one_of(folder, names, split) for names in PAIRS)
+    images, labels = _one_of(folder, PAIRS[0], split), _labels_of(folder, split)
     if (folder / "classes.npy").is_file():
         classes = read_npy(folder / "classes.npy")
     elif (folder / "classes.txt").is_file():
         classes = np.array((folder / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines())
     else:  # numbers stand for themselves; test may lack the highest
-        classes = np.array(_numbers(labels if split == "train" else _one_of(folder, PAIRS[1], "train")))
-    return images, labels.ravel() if labels.ndim == 2 and 1 in labels.shape else labels, classes
+        classes = np.array(_numbers(labels if split == "train" else _labels_of(folder, "train"), str(folder)))
+    return images, labels, classes
+
+
+def _labels_of(folder: Path, split: str) -> npt.NDArray[np.int64]:
+    labels = _one_of(folder, PAIRS[1], split)
+    return integers(labels.ravel() if labels.ndim == 2 and 1 in labels.shape else labels, f"{folder}: {split}")
 
 
 def _one_of(folder: Path, names: Sequence[str], split: str) -> npt.NDArray[Any]:
@@ -183,9 +189,12 @@ def _one_of(folder: Path, names: Sequence[str], split: str) -> npt.NDArray[Any]:
     return read_npy(there[0])
 
 
-def _numbers(labels: npt.NDArray[Any]) -> list[str]:
-    """Names of classes that have none: 0 to the highest label."""
-    return [str(number) for number in range(int(max(labels.max(initial=0), 0)) + 1)]
+def _numbers(labels: npt.NDArray[np.int64], where: str) -> list[str]:
+    """Names of classes that have none: 0 to the highest label. Raises DataError where that is no number of a class."""
+    highest = int(max(labels.max(initial=0), 0))
+    if highest >= max(len(labels), MANY_CLASSES):
+        raise DataError(f"{where}: a label is {highest:,}, among {len(labels):,} images; expected classes counted from 0")
+    return [str(number) for number in range(highest + 1)]
 
 
 def _folder(root: Path, split: Split, side: int) -> Images:
@@ -224,10 +233,12 @@ def _listed(data: Data, split: Split) -> LabelledFiles | None:
 def _labelled_table(files: Sequence[Path], side: int, train_files: Sequence[Path]) -> Labelled:
     found = read_table(files, side)
     column = next((name for name in LABEL_COLUMNS if name in found.columns), None)
+    if column is None and (damaged := [name for name in LABEL_COLUMNS if name in found.left_out]):
+        read_column(files, damaged[0])  # which says what is wrong with it
     if column is None:
         raise DataError(f"{files[0]}: has no column of labels; expected whole numbers in {' or '.join(LABEL_COLUMNS)}")
     labels = found.columns[column]
     names = found.names.get(column)
     if names is None:  # numbers stand for themselves; test may lack the highest
-        names = _numbers(labels if files == train_files else read_column(train_files, column))
+        names = _numbers(labels if files == train_files else read_column(train_files, column), str(files[0]))
     return found.pictures, labels, names

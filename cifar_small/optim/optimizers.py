@@ -86,7 +86,7 @@ def _muon(model: nn.Module, settings: MuonSettings) -> Muon:
     }
     members: dict[str, list[Tensor]] = {"filters": [], "bias": [], "head": []}
     for parameter in _trained(model):
-        # Filters that see the image itself have 3 channels in: too few directions for an orthogonal update to make sense.
+        # Filters that see the image itself have 3 channels in, depthwise ones 1: too few directions for an orthogonal update.
         filter_bank = parameter.ndim == 4 and parameter.shape[1] > 3
         members["filters" if filter_bank else "bias" if parameter.ndim <= 1 else "head"].append(parameter)
     hyper: dict[str, dict[str, Any]] = {

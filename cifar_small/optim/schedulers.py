@@ -43,6 +43,8 @@ def learning_rate(schedule: AnySchedule, base_lr: float, step: int, steps: int, 
             return _half_cosine(base_lr, schedule.min_lr, step / steps)
         case CosineRestarts():
             length, place = schedule.period * steps_per_epoch, float(step)
+            if math.isclose(length, round(length)):  # 1.1 * 390 is 429.00000000000006, whose step 429 would still be of before
+                length = float(round(length))
             if schedule.multiplier == 1:
                 place %= length
             while place >= length:

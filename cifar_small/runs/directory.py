@@ -32,6 +32,7 @@ from cifar_small.files import sha256_bytes, sha256_file, to_csv, write_atomic, w
 from cifar_small.runs.locks import briefly_alone
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
+UNSET = "not set"  # of a key that one of two configs lacks
 # What may differ between a run and its continuation: it touches last bits at most, never the recipe.
 FREE_TO_CHANGE = (
     "data.root",
@@ -269,14 +270,15 @@ def _start_was_cut_off(run: Run, config: Config, names: set[str]) -> bool:
 
 def config_differences(old: Config, new: Config) -> list[str]:
     """The settings that forbid resuming, each as `key: old -> new`."""
-    before, after = flatten(config_dict(old)), flatten(config_dict(new))
+    before, after = (flatten(config_dict(config), whole=True) for config in (old, new))
     last_epochs = f"phases.{len(old.phases) - 1}.epochs"
     differences = []
     for key in sorted(before.keys() | after.keys()):
-        was, now = before.get(key), after.get(key)
+        # In a phase null is not the same as nothing: it switches off what the phase before has.
+        was, now = before.get(key, UNSET), after.get(key, UNSET)
         if was == now or key in FREE_TO_CHANGE:
             continue
-        if key == last_epochs and len(new.phases) == len(old.phases) and isinstance(was, int) and float(now or 0) > was:
+        if key == last_epochs and len(new.phases) == len(old.phases) and isinstance(was, int) and float(now) > was:
             continue  # not of a run that ends within an epoch, which has no place where it could go on
         if key == "patience" and was is not None and (now is None or int(now) > int(was)):
             continue  # the same epochs as with this patience from the start
@@ -284,15 +286,17 @@ def config_differences(old: Config, new: Config) -> list[str]:
     return differences
 
 
-def flatten(value: Any, prefix: str = "") -> dict[str, Any]:
-    """Nested dicts and lists as one dict by dotted keys, such as `phases.0.epochs`; empty ones leave nothing."""
+def flatten(value: Any, prefix: str = "", *, whole: bool = False) -> dict[str, Any]:
+    """Nested dicts and lists as one dict by dotted keys, such as `phases.0.epochs`; empty ones leave nothing, unless whole."""
     if isinstance(value, dict):
         items = list(value.items())
     elif isinstance(value, list):
         items = list(enumerate(value))
     else:
         return {prefix.rstrip("."): value}
-    return {key: item for name, child in items for key, item in flatten(child, f"{prefix}{name}.").items()}
+    if whole and not items:
+        return {prefix.rstrip("."): value}
+    return {key: item for name, child in items for key, item in flatten(child, f"{prefix}{name}.", whole=whole).items()}
 
 
 def require_space(run: Run, needed: int) -> None:

@@ -82,12 +82,18 @@ def _send(executor: Any, job: Job, jobs: int, gpus: Sequence[int]) -> list[Any]:
 
 
 def visible_gpus() -> list[int]:
-    """The GPUs of this machine by the numbers that CUDA_VISIBLE_DEVICES takes; submitit's workers see none unless told."""
+    """The GPUs of this machine by the numbers that CUDA_VISIBLE_DEVICES takes; submitit's workers see none unless told.
+
+    Raises ConfigError where that names them otherwise, since submitit takes numbers alone.
+    """
     count = torch.cuda.device_count()
-    named = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[:count]
-    return (
-        [int(number) for number in named] if count and all(number.strip().isdigit() for number in named) else list(range(count))
-    )
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not count or named is None:
+        return list(range(count))
+    numbers = [number.strip() for number in named.split(",")[:count]]
+    if odd := [number for number in numbers if not number.isdigit()]:
+        raise ConfigError(f"CUDA_VISIBLE_DEVICES names the GPU {odd[0]!r}; expected numbers, such as 0,1, to send workers to")
+    return [int(number) for number in numbers]
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, object]:

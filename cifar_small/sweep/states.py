@@ -127,7 +127,7 @@ def refuse_changed(directory: SweepDirectory, sweep: Sweep, cells: Sequence[Cell
     for cell in cells:
         for seed in sweep.seeds:
             run = directory.run(cell, seed)
-            if run.config_file.exists() and not directory.was_mended(cell, seed):
+            if run.begun and not directory.was_mended(cell, seed):
                 _refuse_changed_run(run, cell.seeded(seed))
 
 

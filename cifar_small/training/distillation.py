@@ -247,8 +247,8 @@ def _check(
     ours = data.facts
     if trained_on is not None and trained_on.sha256 == ours.sha256 and trained_on.val_sha256 != ours.val_sha256:
         raise ConfigError(
-            f"{where}: {path} held out other images than this config, so it was trained on some of this run's val images and "
-            "would leak their labels; use its data.val_size and data.split_seed, or another teacher"
+            f"{where}: {path} held out other images than this config, so it may have been trained on some of this run's val "
+            "images and would leak their labels; use its data.val_size and data.split_seed, or another teacher"
         )
     inherited = [through_teacher(one, path) for one in lineage]
     if fault_of(inherited, rules) is not None:

@@ -37,12 +37,12 @@ class FeatureCache:
         return self._as_computed(self.views[(epoch - self.first_epoch) % len(self.views)][chosen])
 
     @torch.no_grad()
-    def validate(self, net: nn.Module, labels: Tensor) -> tuple[float, float]:
-        """Loss and accuracy on val of a net with the backbone that the features are of."""
+    def validate(self, net: nn.Module, labels: Tensor, batch_size: int) -> tuple[float, float]:
+        """Loss and accuracy on val of a net with the backbone that the features are of, so many images at a time."""
         assert isinstance(net, LibraryNet)
         net.eval()
         with autocast(self.val.device, self.precision):
-            logits = net.classify(self._as_computed(self.val)).float()
+            logits = torch.cat([net.classify(self._as_computed(part)).float() for part in torch.split(self.val, batch_size)])
         return F.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).float().mean().item()
 
     def _as_computed(self, features: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_small.config.hashing import config_dict
-from cifar_small.config.loading import parse_config, with_input
+from cifar_small.config.loading import input_beside, parse_config, published_input, with_input
 from cifar_small.config.published import PUBLISHED, Package, Published
 from cifar_small.config.schema import Config
 from cifar_small.config.schema.data import Input
@@ -100,13 +100,11 @@ def _with_input_beside(config: Config, weights: Path) -> Config:
     except (OSError, ValueError):  # none, or not timm's
         return config
     _require_architecture(config, path, content)
-    told = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
-    if not isinstance(told, dict) or "input_size" not in told:
+    if not (told := input_beside(weights)):
         return config
-    brought = {key: told[key] for key in ("mean", "std", "interpolation") if key in told}
-    brought["size"] = told["input_size"][-1] if isinstance(told["input_size"], list) and told["input_size"] else None
     try:
-        return _completed(config, Input.model_validate(brought).model_dump(exclude={"augment"}, exclude_none=True))
+        brought = Input.model_validate(told).model_dump(exclude={"augment"}, exclude_none=True)
+        return _completed(config, {**published_input(config), **brought})
     except ValidationError as error:
         first = error.errors()[0]
         raise CheckpointError(

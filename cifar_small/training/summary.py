@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tqdm import tqdm
 
+from cifar_small.config.hashing import config_dict
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule
@@ -41,8 +43,10 @@ def summarize(run: Run, config: Config, phases: Sequence[Phase], data: DataModul
     val, rows = data.val, state.rows
     assert val.labels is not None
     net = load_net(run)
-    predictions = predict_images(net, val, config.views, precision=state.precision)  # which need not be this machine's choice
-    predictions = predictions.with_meta(split="val", run=run.name, command="")
+    # On the machine that ends the run, which need not be the one that wrote the weights; in the precision of the run.
+    here = replace(net, config=net.config.model_copy(update={"engine": config.engine}))
+    predictions = predict_images(here, val, config.views, precision=state.precision)
+    predictions = predictions.with_meta(split="val", run=run.name, command="", config=config_dict(net.config))
     val_sha256 = predictions.save(run.predictions / "val.npz")
     title = f"{config.name}, seed {config.seed}: {net.parameters:,} parameters"
     distilled = any(phase.settings.distill for phase in phases)

@@ -235,7 +235,7 @@ class Trainer:
         average_epoch(state, phase, self.batches.plain(state.epoch))
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):
-            raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr)
+            raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr, updated=True)
         state.epoch, state.step = state.epoch + 1, 0
         state.totals.zero_()
         row = {
@@ -263,7 +263,8 @@ class Trainer:
     def _evaluate(self) -> tuple[float, float]:
         """Loss and accuracy on val, without views, of the net that counts."""
         if self.cache is not None and same_backbone(self.state.evaluated, self.state.model):
-            return self.cache.validate(self.state.evaluated, torch.from_numpy(self.data.val.labels).to(self.device))
+            labels = torch.from_numpy(self.data.val.labels).to(self.device)
+            return self.cache.validate(self.state.evaluated, labels, self.config.engine.eval_batch_size)
         size = self.config.engine.eval_batch_size
         return validate(self.state.evaluated, self.data, self.batches.preprocess, self.state.precision, size, self.world)
 
@@ -310,11 +311,12 @@ class Trainer:
                 rate_at(phase, epoch, step, self.steps),
             )
 
-    def _diverged(self, what: str, lr: float) -> DivergedError:
+    def _diverged(self, what: str, lr: float, *, updated: bool = False) -> DivergedError:
         there = self.checkpoints.run.last.exists()
         kept = "the last checkpoint is whole" if there else "no epoch was completed, so nothing was kept"
+        weights = "" if updated else "the weights were not updated, "
         return DivergedError(
-            f"{what} (lr {lr:.4g}); expected finite numbers: the weights were not updated, {kept}; lower optim.lr, add warm-up "
+            f"{what} (lr {lr:.4g}); expected finite numbers: {weights}{kept}; lower optim.lr, add warm-up "
             "or set optim.clip_norm, in a new run directory",
             remedy="output",
         )

@@ -15,7 +15,7 @@ from cifar_small.cli.main import main
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config
-from cifar_small.config.shortening import smoke_config, with_epochs
+from cifar_small.config.shortening import SMOKE_BATCH, smoke_config, with_epochs
 from cifar_small.errors import ConfigError
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs"
@@ -118,6 +118,12 @@ def test_every_config_can_be_had_short_long_and_as_a_smoke_test(path: Path) -> N
 def test_a_smoke_test_holds_out_the_images_that_a_proxy_did(tiny: Tiny) -> None:
     phases = [{"epochs": 2, "select": {"share": 0.5, "proxy": "runs/proxy"}}]
     assert smoke_config(tiny(phases=phases)).data.val_size == tiny().data.val_size > smoke_config(tiny()).data.val_size
+
+
+def test_a_smoke_test_of_a_small_share_has_a_batch_it_leaves_images_of(tiny: Tiny) -> None:
+    phases = [{"epochs": 2, "select": {"share": 0.05, "proxy": "runs/proxy"}}]
+    assert smoke_config(tiny(phases=phases, batch_size=100)).batch_size == 40
+    assert smoke_config(tiny(batch_size=100)).batch_size == SMOKE_BATCH
 
 
 def run_main(*arguments: Any) -> int:

@@ -93,7 +93,7 @@ def test_unlabelled_files_of_other_programs(tmp_path: Path) -> None:
 
 
 def write_table(
-    path: Path, pictures: np.ndarray, labels: list[int], names: list[str] | None, ids: list[Any] | None = None
+    path: Path, pictures: np.ndarray, labels: list[Any], names: list[str] | None, ids: list[Any] | None = None
 ) -> None:
     """A parquet table as the Hugging Face hub has it."""
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -182,6 +182,25 @@ def test_pairs_of_npy_files(tmp_path: Path) -> None:
     assert load_train(Data(source="npz", root=str(tmp_path / "0"))).classes == ("ant", "bee", "cow", "dog")
     with pytest.raises(DataError, match=r"has no test_images\.npy or test_data\.npy or x_test\.npy"):
         load_test(Data(source="npz", root=str(tmp_path / "0")))
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["ant", "bee"] * 4, r"train: labels are <U3 \(8,\); expected whole numbers"),
+        ([0.0, float("nan")] * 4, r"labels are float64 \(8,\); expected whole numbers"),
+        (np.array([0, -1] * 4).astype(np.uint32), r"a label is 4,294,967,295, among 8 images; expected classes counted from 0"),
+    ],
+)
+def test_labels_that_number_no_classes_are_refused(tmp_path: Path, labels: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        pair(tmp_path / "pair", SCENES, labels, ("train_images", "train_labels"))
+
+
+def test_a_label_column_with_missing_values_is_said_to_be_so(tmp_path: Path) -> None:
+    write_table(tmp_path / "train-00000-of-00001.parquet", SCENES[:2], [0, None], None)
+    with pytest.raises(DataError, match="label is int64, 1 of it missing; expected whole numbers"):
+        load_train(Data(source="folder", root=str(tmp_path)))
 
 
 @pytest.mark.parametrize("what", MISREAD)

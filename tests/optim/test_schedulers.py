@@ -159,3 +159,10 @@ def test_one_cycle_takes_a_rise_of_a_single_step() -> None:
 
 def test_very_short_periods_take_no_time() -> None:
     assert len(rates(restarts(1e-9), 1.0, 1000, 100)) == 1000
+
+
+def test_a_restart_at_a_whole_step_is_one_however_its_place_rounds() -> None:
+    """1.1 epochs of 390 steps are 429 steps, and 429.00000000000006 in floating point."""
+    found = rates(restarts(1.1), 1.0, 860, 390)
+    assert [found[step] for step in (0, 429, 858)] == [1.0, 1.0, 1.0]
+    assert max(found[428], found[857]) < 1e-4

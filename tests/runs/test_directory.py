@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from conftest import tiny_raw
 
+from cifar_small.config.loading import parse_config
 from cifar_small.errors import DiskError
 from cifar_small.files import append_whole, sha256_bytes
-from cifar_small.runs.directory import Run
+from cifar_small.runs.directory import Run, config_differences
 
 
 @contextmanager
@@ -64,3 +67,26 @@ def test_lines_are_appended_all_or_none(tmp_path: Path) -> None:
     path.write_bytes(b"one\ntw")
     assert append_whole(path, b"three\n") == 2
     assert path.read_bytes() == b"one\nthree\n"
+
+
+TWO = {"phases": [{"epochs": 2, "sam": {"rho": 0.05}, "optim": {"clip_norm": 1.0}, "freeze": ["layer1"]}, {"epochs": 2}]}
+
+
+@pytest.mark.parametrize(
+    ("second", "said"),
+    [
+        ({"sam": None}, "phases.1.sam: not set -> None"),
+        ({"optim": {"clip_norm": None}}, "phases.1.optim.clip_norm: not set -> None"),
+        ({"freeze": []}, "phases.1.freeze: not set -> []"),
+        ({"swa": {}}, "phases.1.swa: not set -> {}"),
+        ({"lookahead": {}}, "phases.1.lookahead: not set -> {}"),
+        ({"schedule": {}}, "phases.1.schedule: not set -> {}"),
+    ],
+)
+def test_what_a_phase_switches_off_or_takes_as_it_is_makes_another_recipe(second: dict[str, Any], said: str) -> None:
+    """Nothing, null and an empty section are three things in a phase: as before, off, and on with its defaults."""
+    before = parse_config(tiny_raw(**TWO))
+    after = parse_config(tiny_raw(phases=[TWO["phases"][0], {**TWO["phases"][1], **second}]))
+    assert config_differences(before, after) == [said]
+    assert config_differences(after, before) != []
+    assert config_differences(after, after) == []

@@ -38,12 +38,13 @@ from cifar_small.cli.main import main
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
+from cifar_small.environment import describe
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, DivergedError, Terminated, UserError
 from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.randomness import numpy_generator
 from cifar_small.runs import locks
 from cifar_small.runs.checkpoints import load_checkpoint
-from cifar_small.runs.directory import Run
+from cifar_small.runs.directory import Run, write_start
 from cifar_small.runs.locks import locked
 from cifar_small.sweep.cells import SWEEP, _draw_one, cell_name, plan
 from cifar_small.sweep.claims import Claim, ClaimLost, holder, take
@@ -684,6 +685,19 @@ def test_a_changed_base_config_is_refused_before_anything_trains(
     assert len(training.trained) == 1
 
 
+def test_a_sweep_may_change_before_its_first_epoch_is_done(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
+) -> None:
+    """A folder with a config and no checkpoint is of a run that was stopped in its first epoch: nothing is lost."""
+    place = tmp_path / "out"
+    config = load_config(write(parameters={"optim.lr": [0.1]}).parent / "base.yaml")
+    environment = {**describe(torch.device("cpu"), "fp32"), "processes": 1}
+    write_start(Run(place / "lr-0.1-seed0"), config, environment, "", 1)
+    training = fake(lambda config: 0.5)
+    run_sweep(write({"batch_size": 32}, parameters={"optim.lr": [0.1]}), place, quiet=True)
+    assert len(training.trained) == 1
+
+
 def test_on_epoch_ends_a_run_that_can_go_on(tiny: Callable[..., Config], tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = []
 
@@ -1270,6 +1284,9 @@ def test_workers_of_a_machine_with_gpus_see_one_each(monkeypatch: pytest.MonkeyP
     assert asked == [{"gpus_per_node": 1, "local_visible_gpus": [gpu]} for gpu in (0, 1, 0)]
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,7")
     assert cluster.visible_gpus() == [5, 7]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-5c1e,GPU-77aa")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES names the GPU 'GPU-5c1e'; expected numbers"):
+        cluster.visible_gpus()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     assert cluster.visible_gpus() == []
 

@@ -793,3 +793,19 @@ def test_integer_buffers_of_the_average_are_the_models() -> None:
         net(torch.randn(2, 3, 8, 8))
         average.update_parameters(net)
     assert int(average.module[1].num_batches_tracked) == int(net[1].num_batches_tracked) == 5
+
+
+def test_the_machine_that_ends_a_run_predicts_val_with_its_own_engine(tmp_path: Path, tiny: Tiny) -> None:
+    """The selected weights may have been written where there was a GPU, in a session before."""
+    run = Run(tmp_path / "run")
+    train(tiny(), run.folder, quiet=True)
+    before = run.summary()
+    content = load_checkpoint(run.best)
+    content["config"]["engine"]["device"] = "cuda"
+    save_checkpoint(run.best, content)
+    run.summary_file.unlink()
+    train(tiny(), run.folder, resume=True, quiet=True)
+    after = run.summary()
+    assert before is not None
+    assert after is not None
+    assert after.val_accuracy == before.val_accuracy

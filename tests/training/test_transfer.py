@@ -39,7 +39,7 @@ from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import DataFacts
 from cifar_small.submission.submission_file import check_rules, submit
 from cifar_small.training.build import build_trainer
-from cifar_small.training.initial_weights import prepare_init
+from cifar_small.training.initial_weights import prepare_init, with_input_of_weights
 from cifar_small.training.state import State
 from cifar_small.training.train import train
 
@@ -310,7 +310,10 @@ def test_an_ancestor_that_has_seen_our_val_images_is_refused(ancestor_run: Path,
     coarse = DataFacts(source="cifar100_coarse", sha256="b", val_sha256="2")
     with pytest.raises(CheckpointError, match="held out other val images"):
         check_unseen([ancestor("x", fine, "")], coarse)
-    check_unseen([ancestor("x", fine, "")], DataFacts(source="cifar10", sha256="c", val_sha256="2"))
+    ten, other = (DataFacts(source="cifar10", sha256=sha256, val_sha256=sha256) for sha256 in ("c", "d"))
+    with pytest.raises(CheckpointError, match="so it may have been trained on some"):
+        check_unseen([ancestor("x", ten, "")], other)  # data.classes in another order: the same images under another hash
+    check_unseen([ancestor("x", fine, "")], ten)
     check_unseen([ancestor("x", DataFacts(source="imagenet"), "")], coarse)
 
 
@@ -344,6 +347,20 @@ def test_the_input_in_a_config_json_beside_a_file_is_taken(tmp_path: Path) -> No
         CheckpointError, match=r"config\.json names an input that cannot be given .*std \[1\.0, 1\.0, 0\.0\] must be"
     ):
         prepare_init(bare, Run(tmp_path / "run"))
+
+
+def test_what_a_config_json_says_comes_before_what_the_net_was_published_with(tmp_path: Path) -> None:
+    """Other weights of one net may expect other pixels; what the file leaves open is as published."""
+    path = tmp_path / "weights.pth"
+    torch.save({"a": torch.ones(1)}, path)
+    raw = {"name": "x", "model": {"family": "timm/efficientnet_b0", "stem": "imagenet"}, "weights": str(path), "data": SMALL}
+    raw |= {"phases": [{"epochs": 1}], "rules": {"pretrained": True, "max_params": 10**8}}
+    published = with_input_of_weights(parse_config(raw)).input
+    assert published.mean == pytest.approx((0.485, 0.456, 0.406))
+    (tmp_path / "config.json").write_text(json.dumps({"input_size": [3, 128, 128], "mean": [0.5] * 3, "std": [0.5] * 3}))
+    found = with_input_of_weights(parse_config(raw)).input
+    assert (found.size, found.mean, found.std) == (128, (0.5,) * 3, (0.5,) * 3)
+    assert found.interpolation == published.interpolation
 
 
 def test_a_librarys_net_trains_from_a_file_and_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

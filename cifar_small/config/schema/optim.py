@@ -126,7 +126,7 @@ class MuonSettings(Section):
     bias: Annotated[SGDGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = SGDGroup()
     """The optimizer of 1-d parameters: biases and BatchNorm."""
     head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
-    """The optimizer of the classifier, and of filters that see the image itself."""
+    """The optimizer of the classifier and other matrices, and of filters of up to 3 channels: the first, and depthwise."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
     """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
 

@@ -17,8 +17,9 @@ from cifar_small.config.schema.phase import Recipe
 class Engine(Section):
     """How the run is computed.
 
-    Precision, layout, micro_batch_size and sync_batchnorm are part of the recipe. The rest, and the number of processes where
-    sync_batchnorm is on, changes last bits only.
+    Precision, layout, micro_batch_size and sync_batchnorm are part of the recipe. The rest changes last bits only; so does the
+    number of processes where sync_batchnorm is on and no dropout, stochastic depth, `select` or augmentation of one's own,
+    which each process draws or chooses for itself.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
