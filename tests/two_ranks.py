@@ -91,4 +91,5 @@ def main(folder: Path, teacher: Path) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    sys.setswitchinterval(1000)  # a thread that needs the interpreter gets it only where this one waits: what may hang, hangs
     main(Path(sys.argv[1]), Path(sys.argv[2]))

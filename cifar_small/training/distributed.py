@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import torch
 import torch.distributed as dist
 
 # Before there is a group: its default arguments keep the group of the time when it is imported, which DistributedDataParallel
-# does. Threads of a group that is never freed are still there when the interpreter ends, which then aborts now and then.
+# does, and a group that is never freed has threads that are still there when the interpreter ends.
 import torch.distributed.nn.functional
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -110,6 +111,7 @@ class World:
 
 
 SINGLE_PROCESS = World()
+LET_GO = 1.0  # seconds, for what takes microseconds on an idle machine
 
 
 def share_batch(batch_size: int, micro_batch_size: int | None, size: int) -> int:
@@ -163,6 +165,9 @@ def joined(device_name: str) -> Iterator[World]:
     try:
         yield world
     finally:
+        # Gloo's threads let go of a tensor a moment after its collective is done, and need the interpreter's lock for it. Who
+        # frees the group holds that lock while waiting for them, and so does an interpreter that ends: let them have it before.
+        time.sleep(LET_GO)
         dist.destroy_process_group()
 
 
