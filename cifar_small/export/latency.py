@@ -38,7 +38,7 @@ from cifar_small.runs.directory import Run, read_json
 BATCHES = (1, 64, 512)  # the first for the latency of one image, the others for throughput
 LEAST_CALLS = 3  # counted in each measurement, after one that is not, unless they take as long as three measurements
 CPU = torch.device("cpu")
-Pixels = npt.NDArray[np.uint8]  # (B, 32, 32, 3)
+Pixels = npt.NDArray[np.uint8]  # (B, S, S, 3), as stored
 Call = Callable[[Pixels], object]
 
 

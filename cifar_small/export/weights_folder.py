@@ -1,7 +1,7 @@
 """A trained net as a folder to publish: weights as safetensors, config, model card, a program for plain torch; and back.
 
 model.safetensors   the weights, float32, by the names of the net's own state dict
-model.pt2           the net with its normalization, for torch.export.load: uint8 (N, 3, 32, 32) -> logits (N, K)
+model.pt2           the net with its normalization, for torch.export.load: uint8 (N, 3, S, S) -> logits (N, K)
 config.yaml         the configuration of the run
 config.json         classes, normalization, where the weights come from, SHA-256 of the other files; written last
 README.md           the model card

@@ -27,7 +27,7 @@ def compute_logits(
     progress: bool = False,
     dropout: bool = False,
 ) -> Tensor:
-    """Logits (N, K) float32 of uint8 images (N, 3, 32, 32): the weighted mean over views, in eval mode.
+    """Logits (N, K) float32 of uint8 images (N, 3, S, S), S as stored: the weighted mean over views, in eval mode.
 
     views: a choice of `VIEWS`, or views with weights, which move the stored pixels, before they are enlarged. With a share, as
     in `flip_shift@0.25`, all images are seen as they are, and only this share of them, the `least_certain`, is given the other

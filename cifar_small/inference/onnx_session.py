@@ -1,9 +1,9 @@
 """Trained nets as ONNX files (`export` writes them), and such a file back as the net of its run.
 
-A file takes images as a data set holds them, uint8 (N, 32, 32, 3), RGB, any N, and gives logits (N, K). Normalization is a part
-of its graph, so pixels of another scale are an error. Its metadata name classes, parameters and the
-hashes of config and weights. It ends with the SHA-256 of all that stands before, as checkpoints do: ONNX itself would not
-notice a flipped bit in a weight.
+A file takes images as a data set holds them, uint8 (N, S, S, 3), RGB, of the S pixels a side that its net reads, any N, and
+gives logits (N, K). Normalization is a part of its graph, so pixels of another scale are an error. Its metadata name classes,
+parameters and the hashes of config and weights. It ends with the SHA-256 of all that stands before, as checkpoints do: ONNX
+itself would not notice a flipped bit in a weight.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def open_session(content: bytes, threads: int) -> Any:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX file called as the net it was made from: normalized images (N, 3, 32, 32) -> logits (N, K).
+    """An ONNX file called as the net it was made from: normalized images (N, 3, S, S) -> logits (N, K).
 
     The file takes whole pixel values. So views that move pixels reach it exactly; those that compute new ones (a blur, a border
     in the mean color) are rounded to the nearest of 0..255.
@@ -109,7 +109,7 @@ class OnnxModel(nn.Module):
 
 
 def run_session(session: Any, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Logits (N, K) of uint8 images (N, 32, 32, 3)."""
+    """Logits (N, K) of uint8 images (N, S, S, 3)."""
     (logits,) = session.run([OUTPUT], {INPUT: pixels})
     return np.asarray(logits, np.float32)
 
