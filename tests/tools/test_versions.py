@@ -91,11 +91,11 @@ def test_cells_are_read_back_in_the_order_of_their_versions(tmp_path: Path) -> N
         ("3.13.0", "lowest", "9 passed"),
         ("3.9.1", "newest", "1 error"),
     ):
-        facts = {"packages": {"torch": "2"}, "tests": ["tests"], "outcome": outcome}
+        facts = {"packages": {"torch": "2"}, "tests": ["tests"], "outcome": outcome, "commit": "abc1234"}
         write_json(tmp_path / f"py{python}-{versions}.json", {"python": python, "versions": versions, **facts})
     cells = read_cells(tmp_path)
     assert [(cell.python, cell.versions, failed(cell)) for cell in cells] == [
         ("3.9.1", "newest", True), ("3.13.0", "lowest", False), ("3.13.0", "newest", True),
     ]  # fmt: skip
-    assert matrix(cells).rows[1] == ("3.13.0", "lowest", "2", "tests", "9 passed")
+    assert matrix(cells).rows[1] == ("3.13.0", "lowest", "2", "tests", "9 passed", "abc1234")
     assert isinstance(cells[0], VersionCell)

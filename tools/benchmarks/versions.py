@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from cifar_small.environment import commit
 from cifar_small.files import write_json
 from cifar_small.reporting.tables import Table, to_markdown
 
@@ -35,6 +36,7 @@ class VersionCell:
     packages: dict[str, str]
     tests: list[str]
     outcome: str  # pytest's last line
+    commit: str = ""  # of the code that was tested
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,7 +84,8 @@ def run_cell(python: str, versions: str, tests: Sequence[str], work: Path) -> Ve
         how = ["--numprocesses", "2", "--dist", "loadfile", "-p", "no:cacheprovider", "--color=no"]  # as make test does
         command = [str(inside), "-m", "pytest", *how, *tests]
         subprocess.run(command, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, check=False)
-    cell = VersionCell(number, versions, dict(zip(SHOWN, listed.split(), strict=True)), list(tests), last_line(log.read_text()))
+    packages, outcome = dict(zip(SHOWN, listed.split(), strict=True)), last_line(log.read_text())
+    cell = VersionCell(number, versions, packages, list(tests), outcome, str(commit(ROOT / "cifar_small")["commit"] or "")[:7])
     write_json(folder.with_suffix(".json"), asdict(cell))
     return cell
 
@@ -109,5 +112,7 @@ def read_cells(work: Path) -> list[VersionCell]:
 
 def matrix(cells: Sequence[VersionCell]) -> Table:
     """A row for each cell."""
-    rows = [(cell.python, cell.versions, *cell.packages.values(), " ".join(cell.tests), cell.outcome) for cell in cells]
-    return Table("Tests by version", ("Python", "versions", *SHOWN, "tests", "outcome"), tuple(rows))
+    rows = [
+        (cell.python, cell.versions, *cell.packages.values(), " ".join(cell.tests), cell.outcome, cell.commit) for cell in cells
+    ]
+    return Table("Tests by version", ("Python", "versions", *SHOWN, "tests", "outcome", "commit"), tuple(rows))
