@@ -78,7 +78,8 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
         "seeds (n images in brackets); *best*: it chose the epoch, so it is slightly optimistic; the others are of the last "
         "epoch. test: scored by an explicit command, and each scoring counted; one seed: with Wilson's 95 % interval, several: "
         "mean and sd. "
-        "minutes: the training run with its evaluation and pictures, without the time to import Python's packages. "
+        "minutes: the training run with its evaluation and pictures, without the time to import Python's packages; the mean "
+        "of each processor. "
         "Commands are those of the first seed as it was run; choose another output folder for yours. Configs have moved since: "
         "those of configs/prior are in configs/published, under the name of the recipe, and each record holds its config.yaml."
     )
@@ -111,7 +112,9 @@ def _mean_val(group: Sequence[_Recorded]) -> float:
 def _row(group: Sequence[_Recorded]) -> list[str]:
     run, summary = group[0].run, group[0].summary
     start = _start(summary)
-    minutes = statistics.mean(record.summary.seconds for record in group) / 60
+    machines: dict[str, list[float]] = {}  # minutes of one are not those of another
+    for record in group:
+        machines.setdefault(record.run.sessions[0].hardware, []).append(record.summary.seconds / 60)
     chosen = ", *best*" if summary.selection == "best" else ""
     return [
         summary.name + (", extended on the way" if run.extended else ""),
@@ -122,8 +125,8 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
         summary.views,
         f"{100 * _mean_val(group):.2f} ({summary.val_images:,}{chosen})",
         _test([record.run for record in group]),
-        f"{minutes:.1f}",
-        run.sessions[0].hardware,
+        "; ".join(f"{statistics.mean(minutes):.1f}" for minutes in machines.values()),
+        "; ".join(machines),
     ]
 
 
