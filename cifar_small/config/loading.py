@@ -149,8 +149,10 @@ def with_published_input(config: Config) -> Config:
 
     What a config.json beside the file says comes before; it is left open here, until the file is read.
     """
-    told = config.weights not in (None, "imagenet") and input_beside(Path(str(config.weights)))
-    return config if told or config.starts_from_run else with_input(config, published_input(config))
+    published = published_input(config)
+    if not published or config.starts_from_run or (config.weights != "imagenet" and input_beside(Path(str(config.weights)))):
+        return config
+    return with_input(config, published)
 
 
 def published_input(config: Config) -> dict[str, Any]:
