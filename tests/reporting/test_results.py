@@ -47,6 +47,7 @@ def record(
     name: str = "net",
     file: str = "record.json",
     selection: str = "last",
+    device: str = "a CPU",
     **data: Any,
 ) -> None:
     """A record as `cifar-small record` writes it, in a folder of its own."""
@@ -61,7 +62,7 @@ def record(
         recipe_sha256=recipe,
         weights_sha256=f"{name} {seed}",
     )
-    session = session_of(command=f"cifar-small train --seed {seed}")
+    session = session_of(command=f"cifar-small train --seed {seed}", device=device)
     own = folder / f"{name}-{seed}"
     own.mkdir(parents=True, exist_ok=True)
     content = {"run": {"summary": summary, "sessions": [session], "test_readings": list(readings)}}
@@ -112,6 +113,15 @@ def test_two_seeds_give_mean_sd_and_n(tmp_path: Path) -> None:
     assert "`cifar-small train --seed 0` ([record](" + tmp_path.name + "/net-0), [2](" + tmp_path.name + "/net-1))" in table
     assert row["test %"] == f"94.50 ± {math.sqrt(0.5):.2f} sd (read once)" == "94.50 ± 0.71 sd (read once)"
     assert row["minutes"] == "15.0"
+
+
+def test_minutes_of_one_processor_are_not_averaged_with_those_of_another(tmp_path: Path) -> None:
+    record(tmp_path, 0, seconds=600, device="an older CPU")
+    record(tmp_path, 1, seconds=360, device="a newer CPU")
+    record(tmp_path, 2, seconds=720, device="an older CPU")
+    (row,) = rows(render_results(tmp_path))
+    assert row["minutes"] == "11.0; 6.0"
+    assert row["hardware"] == "an older CPU, 2 threads, fp32; a newer CPU, 2 threads, fp32"
 
 
 def test_a_recipe_that_started_from_other_weights_says_so(tmp_path: Path) -> None:
