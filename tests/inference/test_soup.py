@@ -183,6 +183,12 @@ def test_statistics_of_a_source_that_is_sorted_by_class_are_of_all_classes(
     assert max(np.bincount(used)) < 30  # of a class in proportion: 10
 
 
+def test_statistics_are_of_batches_of_one_size(runs: tuple[Run, Run, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A last batch of a few images would weigh as much as a full one."""
+    monkeypatch.setattr(soup_module, "REFRESH_BATCH", 266)  # of 800 images: three of these, and two left over
+    assert [len(batch) for batch in WeightAverager(load_net(runs[0]), []).batches] == [266, 266, 266]
+
+
 def test_order_of_runs_and_repetition_do_not_matter(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
     one, _ = make_soup(list(runs[:2]), Run(tmp_path / "one"))
     two, _ = make_soup(list(runs[1::-1]), Run(tmp_path / "two"))
