@@ -46,8 +46,8 @@ types: setup     ## mypy
 
 check: lint types test  ## lint, types and the fast tests
 
-DRAWN = cifar10_90_20_28_32px cifar10_94_12min cifar10_94 cifar10_96 cifar10_95_26epochs cifar10_95_22epochs airbench94_muon resnet_hour lite0_hour
-SHOWN = cifar10_96 cifar10_95_26epochs cifar10_94_12min cifar10_90_20_28_32px resnet_hour airbench94_muon lite0_hour cifar100_77 cifar100_75
+DRAWN = cifar10_90_20_28_32px cifar10_94_10min cifar10_94 cifar10_96 resnet_plain_95 cifar10_95_26epochs cifar10_95_22epochs airbench94_muon resnet_hour lite0_hour
+SHOWN = cifar10_96 resnet_plain_95 cifar10_95_26epochs cifar10_94_10min cifar10_90_20_28_32px resnet_hour airbench94_muon lite0_hour cifar100_77
 results: setup   ## write the tables of results from the records under submissions/
 	$(BIN)/cifar-small results --write docs/results.md
 	$(BIN)/cifar-small results --write README.md --recipes $(SHOWN)
