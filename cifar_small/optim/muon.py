@@ -13,16 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cifar_small.environment import computes_in_bf16
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular values to about 1 (0.7..1.2) in few steps
 
 
 def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
-    """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices: (B, R, C) -> (B, R, C) in bfloat16.
+    """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices: (B, R, C) -> (B, R, C).
 
-    bfloat16 is enough, since the result only steers a step; zero matrices stay zero.
+    In bfloat16, which is enough, since the result only steers a step; in float32 where the hardware has no bfloat16 and would take
+    many times as long. Zero matrices stay zero.
     """
     a, b, c = COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.bfloat16() if computes_in_bf16(matrices.device) else matrices.float()
     tall = x.shape[1] > x.shape[2]
     x = x.mT if tall else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)  # singular values at most 1, where the iteration converges

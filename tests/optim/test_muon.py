@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cifar_small import environment
 from cifar_small.config.hashing import config_dict, config_hash, dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
@@ -40,14 +41,29 @@ def backward(model: nn.Module, seed: int) -> Tensor:
     return loss.detach()
 
 
+@pytest.fixture(params=["avx512_bf16", "avx2"])
+def flag(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """What the processor is said to have: bfloat16, or nothing newer than AVX2."""
+    monkeypatch.setattr(environment, "_cpu_facts", lambda: ("a processor", frozenset({request.param})))
+    return str(request.param)
+
+
 @pytest.mark.parametrize("shape", [(1, 6, 20), (3, 20, 6), (2, 8, 8)])
-def test_singular_values_come_near_one(shape: tuple[int, int, int]) -> None:
+def test_singular_values_come_near_one(flag: str, shape: tuple[int, int, int]) -> None:
     matrices = torch.randn(shape, generator=torch.Generator().manual_seed(1)) * 100
     before = torch.linalg.svdvals(matrices / matrices.norm(dim=(1, 2), keepdim=True))
     after = torch.linalg.svdvals(orthogonalize(matrices, 5).float())
     assert after.shape == before.shape
     assert (after[before > 0.05] > 0.6).all()
     assert (after < 1.3).all()
+
+
+def test_products_are_in_bfloat16_only_where_the_processor_computes_in_it(flag: str) -> None:
+    """torch 2.13.0 multiplied matrices of 192 x 1728 in bfloat16 at a 25th of float32's speed on a processor with AVX2."""
+    expected = {"avx512_bf16": torch.bfloat16, "avx2": torch.float32}[flag]
+    for given in (torch.float32, torch.bfloat16):
+        assert orthogonalize(torch.eye(4, 6, dtype=given)[None], 3).dtype == expected
+    assert orthogonalize(torch.empty(1, 4, 6, device="meta"), 3).dtype == torch.bfloat16  # stands for a GPU
 
 
 def test_each_iteration_is_the_quintic_of_the_singular_values() -> None:
