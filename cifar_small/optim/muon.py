@@ -21,8 +21,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # a quintic that drives singular value
 def orthogonalize(matrices: Tensor, iterations: int) -> Tensor:
     """Newton-Schulz iterations towards the nearest (semi-)orthogonal matrices: (B, R, C) -> (B, R, C).
 
-    In bfloat16, which is enough, since the result only steers a step; in float32 where the hardware has no bfloat16 and would take
-    many times as long. Zero matrices stay zero.
+    In bfloat16, which is enough, since the result only steers a step; in float32 where the hardware has no bfloat16, in which
+    it would take many times as long. Zero matrices stay zero.
     """
     a, b, c = COEFFICIENTS
     x = matrices.bfloat16() if computes_in_bf16(matrices.device) else matrices.float()
