@@ -7,7 +7,10 @@ depthwise   in bf16 the gradient of the input for a stride above 1, and in bf16 
 small maps  where bf16 is multiplied in tiles (AMX), the gradient of the weights sums over rows of 32 pixels: rows of 10 and
             fewer leave most of a tile empty, and it takes three to six times as long as the forward pass
 
-These backward passes cannot be differentiated themselves.
+Those backward passes cannot be differentiated themselves.
+
+A third kind is not slow but unsafe: on a processor with AVX2 alone, torch's backward pass of some convolutions ended the
+process. Those skip their pixels before they compute.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from torch.overrides import TorchFunctionMode
 
 from cifar_small.environment import multiplies_in_tiles
 
+BLOCK = 8  # channels that AVX2 takes at once in fp32
 FAST_KERNEL = 3  # the largest depthwise kernel whose weights' gradient is fast
 NARROW = 10  # pixels in a row of the widest output that gains from lying side by side; at 12 some shapes lose
 FEW = 32  # channels below which copying takes longer than the sums
@@ -36,13 +40,19 @@ class FastConvolutions(TorchFunctionMode):
     """Within it, each call of a convolution that trains gets the backward pass that is fast for its shape.
 
     So layers need not be replaced, and nets of a library or of the user's own gain as ours do. Both functions below keep the
-    tensors that torch's keeps, so that `torch.utils.checkpoint` may compute them again outside.
+    tensors that torch's keeps, so that `torch.utils.checkpoint` may compute them again outside. With `fast` off, the backward
+    passes are torch's, but for those that are unsafe.
     """
+
+    def __init__(self, fast: bool = True) -> None:
+        super().__init__()
+        self.fast = fast
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         """Any torch function as it is; a convolution by `convolve`."""
-        call = convolve if func is torch.conv2d else func
-        return call(*args, **(kwargs or {}))
+        if func is torch.conv2d:
+            return convolve(*args, fast=self.fast, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def convolve(
@@ -53,19 +63,23 @@ def convolve(
     padding: int | Sequence[int] | str = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
+    *,
+    fast: bool = True,
 ) -> Tensor:
-    """`torch.conv2d`: the same output, and a faster backward pass where there is one."""
+    """`torch.conv2d`: the same output, and a faster backward pass where there is one and `fast` asks for it."""
     square = _square(weight.shape[2:], stride, padding, dilation)
     trains = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
     precision = _precision(input, weight)
     if square is not None and precision is not None and trains and input.device.type == "cpu" and input.ndim == 4:
         kernel, step, pad = square
-        depthwise = groups == weight.shape[0] == input.shape[1] > 1
+        if kernel == 1 < step and pad == 0 and groups == 1 and input.shape[1] < BLOCK:
+            return torch.conv2d(input[:, :, ::step, ::step], weight, bias)
+        depthwise = fast and groups == weight.shape[0] == input.shape[1] > 1
         if depthwise and bias is None and (kernel > FAST_KERNEL or step > 1):
             return DepthwiseConvolution.apply(input.to(precision), weight.to(precision), step, pad)  # type: ignore[no-any-return, no-untyped-call]
         narrow = (input.shape[3] + 2 * pad - kernel) // step < NARROW and 2 * pad < kernel and (kernel > 1 or step == 1)
         gains = groups == 1 and narrow and min(weight.shape[:2]) >= FEW and _pitch(input.shape[3], step, pad) <= ROW // 2
-        if gains and precision == torch.bfloat16 and multiplies_in_tiles():
+        if fast and gains and precision == torch.bfloat16 and multiplies_in_tiles():
             cast = None if bias is None else bias.to(precision)
             return SmallMapConvolution.apply(input.to(precision), weight.to(precision), cast, step, pad)  # type: ignore[no-any-return, no-untyped-call]
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)

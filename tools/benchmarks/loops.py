@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -33,6 +32,7 @@ from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
 from cifar_small.models import build_model, set_training
+from cifar_small.models.convolutions import FastConvolutions
 from cifar_small.models.counting import num_classes_of
 from cifar_small.optim.optimizers import set_learning_rate
 from cifar_small.runs.directory import Run
@@ -128,7 +128,8 @@ class TrainerLoop:
 class BareModelLoop:
     """The net and the optimizer of our loop on one random batch that is already on the device.
 
-    plain_gradients: with torch's own backward pass of convolutions, which on a CPU is not ours (models/convolutions.py).
+    plain_gradients: with torch's own backward pass of convolutions where it is safe, which on a CPU is not ours
+    (models/convolutions.py).
     """
 
     start_up_share = 0.0
@@ -137,7 +138,7 @@ class BareModelLoop:
         """Take the trainer of a loop, which must not be used otherwise afterwards."""
         self.trainer, self.phase = ours.trainer, ours.phase
         if plain_gradients:
-            self.trainer.convolutions = nullcontext()
+            self.trainer.convolutions = FastConvolutions(fast=False)
         self.device, self.precision, self.layout = ours.device, ours.precision, ours.layout
         generator, batch = torch.Generator().manual_seed(0), self.trainer.batch
         classes = len(self.trainer.data.classes)
