@@ -145,8 +145,9 @@ def small_map_weight_gradient(images: Tensor, weight: Tensor, gradient: Tensor, 
     Images lie side by side with enough zeros between them that no filter sees two; where the gradient has no pixel, it is zero.
     """
     channels, size = images.shape[1], weight.shape[-1]
-    if size == stride == 1:  # without padding, as it is less than half a kernel
-        pixels, slopes = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (images, gradient))
+    if size == 1:  # without padding, as it is less than half a kernel
+        seen = images[:, :, ::stride, ::stride]
+        pixels, slopes = (tensor.permute(0, 2, 3, 1).flatten(0, 2) for tensor in (seen, gradient))
         return (slopes.mT @ pixels).view(-1, channels, 1, 1)
     pitch = _pitch(images.shape[3], stride, padding)
     count = max(1, min(len(images), ROW // pitch))
