@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_run, reserve
+from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_run, load_onnx_form, reserve
 from cifar_small.errors import UserError
 
 if TYPE_CHECKING:
@@ -98,10 +98,9 @@ def _tta(options: argparse.Namespace) -> int:
     net, val = _load(options.directory, options.data_root, options.device)
     form = None
     if options.onnx is not None:
-        from cifar_small.inference.onnx_session import load_onnx
         from cifar_small.runs.directory import Run
 
-        form = load_onnx(Run(options.directory), options.onnx)
+        form = load_onnx_form(Run(options.directory), options.onnx)
     ablation = ablate(net, val, form=form, progress=True)
     write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
     print(describe_ablation(ablation))

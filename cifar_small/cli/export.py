@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_checkpoint, add_data_root, add_output, add_overwrite, add_run, add_runs, reserve
+from cifar_small.cli.options import (
+    add_checkpoint,
+    add_data_root,
+    add_output,
+    add_overwrite,
+    add_run,
+    add_runs,
+    print_overflow,
+    reserve,
+)
 from cifar_small.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -48,7 +56,11 @@ def _quantize_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
     add_output(parser, "file to write (default: RUN/int8.onnx)", metavar="FILE")
     parser.add_argument("--images", type=int, metavar="N", help="training images for calibration (default: 1,000)")
-    parser.add_argument("--reduce-range", action="store_true", help="7-bit weights, for x86 processors without VNNI")
+    parser.add_argument(
+        "--reduce-range",
+        action=argparse.BooleanOptionalAction,
+        help="weights of 7 bits, for x86 processors without VNNI (default: where this is one)",
+    )
     parser.add_argument(
         "--backend",
         "--engine",
@@ -71,7 +83,7 @@ def _quantize(options: argparse.Namespace) -> int:
     and leaves every convolution in fp32, so no file is written.
     Needs the extra `export` (onnx, onnxscript, onnxruntime), except for --backend dynamic.
     """
-    if options.backend != "onnxruntime" and (options.output or options.overwrite or options.reduce_range):
+    if options.backend != "onnxruntime" and (options.output or options.overwrite or options.reduce_range is not None):
         raise UserError(f"--backend {options.backend} writes no file; drop --output, --overwrite and --reduce-range")
     measure = {"onnxruntime": _quantize_static, "dynamic": _try_dynamic}[options.backend]
     accuracy = measure(options)
@@ -103,8 +115,10 @@ def _quantize_static(options: argparse.Namespace) -> Int8Accuracy:
         f"{facts['norms']} BatchNorms merged into convolutions"
     )
     print(f"{result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB -> {target}")
-    if integer_sums_saturate() and not options.reduce_range:
-        print("note: int8 sums can overflow on this processor (no VNNI); --reduce-range avoids it", file=sys.stderr)
+    if facts["reduce_range"]:
+        print("weights of 7 bits, so that sums of products do not overflow on x86 without VNNI")
+    elif integer_sums_saturate():
+        print_overflow(target)
     return result.accuracy
 
 

@@ -17,6 +17,8 @@ from cifar_small.files import probe_writable, refuse_existing
 
 if TYPE_CHECKING:
     from cifar_small.config.schema import Config
+    from cifar_small.inference.predict import Net
+    from cifar_small.runs.directory import Run
 
 # By the name of the option, as in the remedy of a UserError; what is missing here reads "use --name".
 ADVICE = {
@@ -172,6 +174,26 @@ def load_config_of(options: argparse.Namespace, *, trusted: bool = True) -> Conf
 def print_note(text: str) -> None:
     """A note to the reader, on stderr, so that what is printed for programs stays as it is."""
     print(f"note: {text}", file=sys.stderr)
+
+
+def print_overflow(file: Path) -> None:
+    """The note about an int8 file that this processor may compute wrongly."""
+    print_note(
+        f"{file} has weights of 8 bits, whose sums can overflow on this processor (x86 without VNNI): predictions here may "
+        "be wrong; cifar-small quantize --reduce-range makes one for it"
+    )
+
+
+def load_onnx_form(run: Run, file: Path, checkpoint: str = "best") -> Net:
+    """The net of a run as an ONNX file computes it, with a note where this processor may do so wrongly."""
+    from cifar_small.environment import integer_sums_saturate
+    from cifar_small.inference.onnx_session import load_onnx
+
+    net = load_onnx(run, file, checkpoint)
+    assert net.onnx is not None
+    if net.onnx.quantization.get("reduce_range") is False and integer_sums_saturate():
+        print_overflow(file)
+    return net
 
 
 def split_overrides(arguments: Sequence[str]) -> list[tuple[str, str]]:

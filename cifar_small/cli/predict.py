@@ -18,6 +18,7 @@ from cifar_small.cli.options import (
     add_overwrite,
     add_run,
     config_given,
+    load_onnx_form,
     print_note,
     reserve,
     views_given,
@@ -60,11 +61,9 @@ def _predict(options: argparse.Namespace) -> int:
 
     run, net = Run(options.directory), None
     if options.onnx is not None:
-        from cifar_small.inference.onnx_session import load_onnx
-
         if options.device not in (None, "cpu"):
             raise UserError(f"--device {options.device} has no effect with --onnx, which runs on the CPU; drop one of them")
-        net = load_onnx(run, options.onnx, options.checkpoint)
+        net = load_onnx_form(run, options.onnx, options.checkpoint)
     target, predictions, notes = predict(
         run,
         options.split,

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve, views_given
+from cifar_small.cli.options import (
+    add_data_root,
+    add_device,
+    add_output,
+    add_overwrite,
+    add_runs,
+    load_onnx_form,
+    reserve,
+    views_given,
+)
 from cifar_small.errors import UserError, plural
 
 if TYPE_CHECKING:
@@ -82,9 +91,7 @@ def _net(run: Run, options: argparse.Namespace) -> Net:
     from cifar_small.inference.predict import load_net, relocate_net
 
     if options.precision == "int8":
-        from cifar_small.inference.onnx_session import load_onnx
-
-        return relocate_net(load_onnx(run, run.folder / "int8.onnx"), None, options.data_root)
+        return relocate_net(load_onnx_form(run, run.folder / "int8.onnx"), None, options.data_root)
     return relocate_net(load_net(run), options.device, options.data_root)
 
 

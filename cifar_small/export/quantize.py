@@ -26,6 +26,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from cifar_small.data import Images, index_hash, stratified_subset
 from cifar_small.data.datamodule import to_tensor
+from cifar_small.environment import integer_sums_saturate
 from cifar_small.errors import UserError
 from cifar_small.export.onnx_export import checked_onnx, properties_of
 from cifar_small.files import probe_writable, refuse_existing, write_atomic
@@ -99,16 +100,17 @@ def calibration_images(net: Net, train: Images, count: int | None = None) -> Ima
     return train.take(stratified_subset(train.labels, count, net.config.data.split_seed))
 
 
-def static_int8(net: Net, fp32: bytes, images: Images, *, reduce_range: bool = False) -> tuple[bytes, dict[str, Any]]:
+def static_int8(net: Net, fp32: bytes, images: Images, *, reduce_range: bool | None = None) -> tuple[bytes, dict[str, Any]]:
     """The int8 file of a net from its fp32 one, and the facts of its making, which stand in it.
 
     images: `calibration_images`. reduce_range: weights of 7 bits, for processors whose sums of 8-bit products overflow (x86
-    without VNNI).
+    without VNNI). None: on such a processor.
     """
     import onnx
     from onnxruntime.quantization import CalibrationMethod, QuantFormat, QuantType, quantize_static
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
+    reduce_range = integer_sums_saturate() if reduce_range is None else reduce_range
     with TemporaryDirectory(prefix="cifar_small_quantize_") as temporary:
         given, merged, quantized = (Path(temporary) / f"{name}.onnx" for name in ("fp32", "merged", "int8"))
         given.write_bytes(fp32)
@@ -181,11 +183,14 @@ def quantize(
     output: Path,
     *,
     count: int | None = None,
-    reduce_range: bool = False,
+    reduce_range: bool | None = None,
     data_root: str | None = None,
     overwrite: bool = False,
 ) -> Quantized:
-    """Write the int8 ONNX file of a run's net, and say what it costs on the run's val images; count: of calibration images."""
+    """Write the int8 ONNX file of a run's net, and say what it costs on the run's val images.
+
+    count: of calibration images. reduce_range: as `static_int8` takes it.
+    """
     require_extra()
     refuse_existing(output, overwrite)
     net = relocate_net(load_net(run), None, data_root)

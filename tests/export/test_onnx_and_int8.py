@@ -361,19 +361,32 @@ def test_int8_logits_keep_their_resolution_and_scales_are_per_channel(trained: R
     assert quantized.facts["norms"] == quantized.facts["norms_merged"] == 10
 
 
-def test_a_processor_without_vnni_is_told_of_reduce_range(
-    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("flags", "option", "reduced", "warned"), [
+    ({"avx2"}, [], True, False),
+    ({"avx2"}, ["--no-reduce-range"], False, True),
+    ({"avx2", "avx_vnni"}, [], False, False),
+    ({"avx2", "avx_vnni"}, ["--reduce-range"], True, False),
+])  # fmt: skip
+def test_weights_have_seven_bits_where_sums_of_eight_overflow(
+    flags: set[str],
+    option: list[str],
+    reduced: bool,
+    warned: bool,
+    run: Run,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(quantize_module, "checked_onnx", lambda net, _: ((run.folder / "fp32.onnx").read_bytes(), 0, 0))
-    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("old", frozenset({"avx2"})))
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a processor", frozenset(flags)))
     monkeypatch.setattr("platform.machine", lambda: "x86_64")
-    arguments = ["quantize", str(run.folder), "--images", "10", "--overwrite"]
-    assert main(arguments) == 0
-    shown = capsys.readouterr()
-    assert "no VNNI" in shown.err
-    assert "10 of 10 BatchNorms merged" in shown.out
-    assert main([*arguments, "--reduce-range"]) == 0
-    assert capsys.readouterr().err == ""
+    file = run.folder / "bits.onnx"
+    assert main(["quantize", str(run.folder), "--images", "10", "--output", str(file), "--overwrite", *option]) == 0
+    made = capsys.readouterr()
+    assert "10 of 10 BatchNorms merged" in made.out
+    assert ("weights of 7 bits" in made.out) is reduced
+    assert main(["predict", str(run.folder), "--split", "val", "--onnx", str(file), "--overwrite"]) == 0
+    for shown in (made.err, capsys.readouterr().err):
+        assert ("sums can overflow on this processor" in shown) is warned
 
 
 def test_calibration_sees_training_images_alone_as_they_are(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -411,13 +424,10 @@ def test_reduced_range_uses_seven_bits(trained: Run, quantized: Quantized) -> No
     net = load_net(trained)
     images, _ = load_own_splits(net)
     chosen = calibration_images(net, images, 20)
-    content, facts = static_int8(net, read_onnx(trained.folder / "fp32.onnx"), chosen, reduce_range=True)
-    assert facts["reduce_range"] is True
-
-    def largest(model: bytes) -> int:
-        return max(int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()) for one in convolutions(model))
-
-    assert (largest(content), largest(read_onnx(trained.folder / "int8.onnx"))) == (64, 127)
+    for reduced, expected in ((True, 64), (False, 127)):
+        content, facts = static_int8(net, read_onnx(trained.folder / "fp32.onnx"), chosen, reduce_range=reduced)
+        assert facts["reduce_range"] is reduced
+        assert max(int(np.abs(onnx.numpy_helper.to_array(one).astype(int)).max()) for one in convolutions(content)) == expected
 
 
 @pytest.mark.parametrize(("family", "left"), [("whitened", 0), ("wideresnet", 4)])
