@@ -159,6 +159,7 @@ def _bench(options: argparse.Namespace) -> int:
       cifar-small bench runs/student-seed0 runs/resnet_hour-seed0 --output speed.md
     Latency at batch 1, throughput at 64 and 512, with one thread and with all, backends taking turns. Accuracies are on val
     with one view, with the paired difference to torch fp32. Int8 nets are made as by cifar-small quantize, or given by --int8.
+    bf16 is left out where the processor does not compute in it.
     Needs the extra `export` (onnx, onnxscript, onnxruntime).
     Figures in a .json file can be shown on a page: cifar-small report RUN --bench speed.json
     """

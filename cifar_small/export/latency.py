@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.data import Images
 from cifar_small.data.datamodule import to_tensor
-from cifar_small.environment import autocast, describe, integer_sums_saturate, no_bar
+from cifar_small.environment import autocast, computes_in_bf16, describe, integer_sums_saturate, no_bar
 from cifar_small.errors import CheckpointError, UserError, plural
 from cifar_small.export.onnx_export import checked_onnx
 from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
@@ -78,7 +78,10 @@ class Measured:
 
 
 def backends_of(run: Run, net: Net, train: Images, int8: bytes | None, settings: Settings) -> list[Backend]:
-    """All backends of a run's net, torch fp32 first; `int8` is the content of its quantized file, None to make one."""
+    """All backends of a run's net, torch fp32 first; `int8` is the content of its quantized file, None to make one.
+
+    bf16 is left out where the processor does not compute in it: torch then takes many times as long as in fp32.
+    """
     model = net.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
     weights = run.best.stat().st_size
     fp32 = checked_onnx(net, "ONNX fp32")[0]
@@ -86,7 +89,7 @@ def backends_of(run: Run, net: Net, train: Images, int8: bytes | None, settings:
     quantized = int8 or static_int8(net, fp32, images)[0]
     backends = [
         Backend(f"torch {precision}", weights, net, precision, _torch_call(net, model, precision))
-        for precision in ("fp32", "bf16")
+        for precision in ("fp32", *(("bf16",) if computes_in_bf16(CPU) else ()))
     ]
     for name, content in (("ONNX fp32", fp32), ("ONNX int8", quantized)):
         file_net = as_onnx_net(net, content, name)
@@ -230,7 +233,11 @@ def bench_runs(
     contents = _match(nets, files)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     load = list(os.getloadavg()) if hasattr(os, "getloadavg") else None  # Windows has none
-    facts = describe(CPU, "fp32") | {"onnxruntime": _onnxruntime_version(), "integer_sums_saturate": integer_sums_saturate()}
+    facts = describe(CPU, "fp32") | {
+        "onnxruntime": _onnxruntime_version(),
+        "integer_sums_saturate": integer_sums_saturate(),
+        "computes_in_bf16": computes_in_bf16(CPU),
+    }
     results, rows = [], list[list[str]]()
     with _threads_kept():
         for run, net in zip(runs, nets, strict=True):
@@ -330,6 +337,8 @@ def _notes(facts: Mapping[str, Any], load: Sequence[float] | None, settings: Set
         f"medians of {settings.rounds} rounds, backends taking turns; lowest and highest in brackets; val: {images} "
         "images, one view; interval: paired, on the same images",
     ]
+    if not facts.get("computes_in_bf16", True):
+        notes.append("no torch bf16: this processor does not compute in it, and torch would take many times as long as in fp32")
     if settings.dynamic:
         notes.append("torch int8 Linear: dynamic quantization of the linear layers alone; every convolution stays in fp32")
     if load is not None and load[0] > BUSY:

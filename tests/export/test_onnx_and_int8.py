@@ -622,6 +622,7 @@ def quick(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What takes seconds is done already, or done once."""
     monkeypatch.setattr(inference, "checked_onnx", lambda net, _: ((run.folder / "fp32.onnx").read_bytes(), 0, 0))
     monkeypatch.setattr(inference, "LEAST_CALLS", 1)
+    monkeypatch.setattr(inference, "computes_in_bf16", lambda device: True)
 
 
 @pytest.mark.usefixtures("quick")
@@ -692,17 +693,14 @@ def test_other_files_are_no_figures(content: str | None, says: str, tmp_path: Pa
 @pytest.mark.usefixtures("quick")
 def test_bench_makes_int8_itself_and_writes_markdown(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr("os.getloadavg")  # as on Windows
+    monkeypatch.setattr(inference, "computes_in_bf16", lambda device: False)
     output = tmp_path / "speed.md"
     bench_runs([run], [], Settings((1,), rounds=1, seconds=0.001), data_root=None, output=output, command="mine")
     header, line, *rows = output.read_text().splitlines()
     assert header == "| " + " | ".join(HEADER) + " |"
     assert line.count("---") == len(HEADER)
-    assert [row.removeprefix("| ").split(" | ")[0] for row in rows[:4]] == [
-        "torch fp32",
-        "torch bf16",
-        "ONNX fp32",
-        "ONNX int8",
-    ]
+    assert [row.removeprefix("| ").split(" | ")[0] for row in rows[:3]] == ["torch fp32", "ONNX fp32", "ONNX int8"]
+    assert "no torch bf16: this processor does not compute in it" in output.read_text()
     assert output.read_text().endswith("`mine`\n")
 
 
