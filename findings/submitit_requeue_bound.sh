@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# submitit 1.5.4: a job that saves itself at its time limit is requeued three times and then fails, and update_parameters cannot change that; sweep/submit.py sets the bound
+# submitit 1.5.4: a job that saves itself at its time limit is requeued three times and then fails, and update_parameters cannot change that; sweep/cluster.py sets the bound
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

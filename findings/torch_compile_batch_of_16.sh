@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# torch 2.13.0: a compiled convolution is compiled a third time when the batch reaches 16; training/engine keeps shapes fixed
+# torch 2.13.0: a compiled convolution is compiled a third time when the batch reaches 16; training/trainer.py compiles for fixed shapes
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -96,7 +96,6 @@ def _quantize(options: argparse.Namespace) -> int:
 
 
 def _quantize_static(options: argparse.Namespace) -> Int8Accuracy:
-    from cifar_small.environment import integer_sums_saturate
     from cifar_small.export.quantize import quantize
     from cifar_small.runs.directory import Run
 
@@ -117,8 +116,7 @@ def _quantize_static(options: argparse.Namespace) -> Int8Accuracy:
     print(f"{result.size / 1e6:.2f} MB, fp32 {result.fp32_size / 1e6:.2f} MB -> {target}")
     if facts["reduce_range"]:
         print("weights of 7 bits, so that sums of products do not overflow on x86 without VNNI")
-    elif integer_sums_saturate():
-        print_overflow(target)
+    print_overflow(target, facts)
     return result.accuracy
 
 

@@ -7,7 +7,7 @@ import difflib
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -176,23 +176,21 @@ def print_note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
-def print_overflow(file: Path) -> None:
-    """The note about an int8 file that this processor may compute wrongly."""
-    print_note(
-        f"{file} has weights of 8 bits, whose sums can overflow on this processor (x86 without VNNI): predictions here may "
-        "be wrong; cifar-small quantize --reduce-range makes one for it"
-    )
+def print_overflow(file: Path, quantization: Mapping[str, Any]) -> None:
+    """A note where this processor may compute an int8 file wrongly; quantization: the facts that stand in it."""
+    from cifar_small.inference.onnx_session import OVERFLOW, may_overflow
+
+    if may_overflow(quantization):
+        print_note(f"{file} {OVERFLOW}: predictions here may be wrong; cifar-small quantize --reduce-range makes one for it")
 
 
 def load_onnx_form(run: Run, file: Path, checkpoint: str = "best") -> Net:
     """The net of a run as an ONNX file computes it, with a note where this processor may do so wrongly."""
-    from cifar_small.environment import integer_sums_saturate
     from cifar_small.inference.onnx_session import load_onnx
 
     net = load_onnx(run, file, checkpoint)
     assert net.onnx is not None
-    if net.onnx.quantization.get("reduce_range") is False and integer_sums_saturate():
-        print_overflow(file)
+    print_overflow(file, net.onnx.quantization)
     return net
 
 

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from cifar_small.environment import integer_sums_saturate
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import sha256_bytes
 from cifar_small.inference.predict import Net, load_net
@@ -31,6 +32,7 @@ INPUT, OUTPUT = "images", "logits"
 # The start of one more entry of a ModelProto's metadata_props, `sha256` with 64 characters; the value follows.
 SEAL = b"\x72\x4a\x0a\x06sha256\x12\x40"
 DIGEST = 64
+OVERFLOW = "has weights of 8 bits, whose sums can overflow on this processor (x86 without VNNI)"  # after the name of a file
 
 
 def require_extra() -> None:
@@ -88,6 +90,11 @@ def open_session(content: bytes, threads: int) -> Any:
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3  # errors; its warnings are of its own graph optimizers
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+
+
+def may_overflow(quantization: Mapping[str, Any]) -> bool:
+    """Whether this processor may compute an int8 file wrongly; quantization: the facts that stand in it, empty for fp32."""
+    return quantization.get("reduce_range") is False and integer_sums_saturate()
 
 
 class OnnxModel(nn.Module):

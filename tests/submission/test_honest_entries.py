@@ -123,6 +123,22 @@ def test_a_net_of_every_form(form: str, rules: Rules | None, place: Place) -> No
     assert not_passed(place.audit([run])) == []
 
 
+@pytest.mark.parametrize(("flags", "told"), [({"avx2"}, 2), ({"avx2", "avx_vnni"}, 0)])
+def test_both_links_of_a_file_in_8_bits_say_where_its_sums_may_overflow(
+    flags: set[str], told: int, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = place.runs[0]
+    net = load_net(run)
+    images = calibration_images(net, load_own_splits(net)[0], 100)
+    content = static_int8(net, (run.folder / "fp32.onnx").read_bytes(), images, reduce_range=False)[0]
+    (run.folder / "int8.onnx").write_bytes(content)
+    submit(by_onnx(place, "int8.onnx"), place.csv, run=run)
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a processor", frozenset(flags)))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    said = [str(finding) for finding in place.audit([run]).findings]
+    assert sum("sums can overflow on this processor" in finding for finding in said) == told
+
+
 @pytest.mark.parametrize("form", ["best", "another device and place", "int8 ONNX"])
 @pytest.mark.parametrize("method", METHODS)
 def test_an_ensemble_by_every_method(method: Method, form: str, place: Place) -> None:

@@ -17,6 +17,7 @@ from cifar_small.data.datamodule import channel_statistics
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.blend import Method, blend, fit_weights, select_greedily
 from cifar_small.inference.ensemble import TITLES, on_shared_images
+from cifar_small.inference.onnx_session import OVERFLOW, may_overflow
 from cifar_small.inference.predict import predict_images
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import config_differences
@@ -211,6 +212,7 @@ def onnx_file(member: Member, result: CheckResult) -> str:
     own, other = (values - values.mean(axis=1, keepdims=True) for values in logits)
     apart, most = float(np.linalg.norm(own - other) / np.linalg.norm(own)), ONNX_APART[recorded.precision]
     said = f"logits of {len(images):,} images of val apart by {apart:.1%} of their size"
+    said += f"; {file.name} {OVERFLOW}" * may_overflow(recorded.quantization)
     result.require(apart <= most, f"logits apart by at most {most:.0%}, as rounding to {recorded.precision} explains", said)
     return f"{file.name}, {said}, SHA-256 {recorded.sha256}"
 

@@ -6,6 +6,7 @@ import numpy as np
 
 from cifar_small.config.schema import split_views
 from cifar_small.data import Images
+from cifar_small.inference.onnx_session import OVERFLOW, may_overflow
 from cifar_small.inference.predict import Net, predict_images
 from cifar_small.runs.predictions import Predictions
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
@@ -48,5 +49,7 @@ def compare_again(before: Predictions, net: Net, images: Images, result: CheckRe
     changed = int((again.predicted != before.predicted).sum())
     labels = f"{changed:,} of {len(again.ids):,} labels differ"
     what = f"{labels}; logits, which reach {largest:.2f}, by at most {difference:.2g} ({precision})"
+    if net.onnx is not None and may_overflow(net.onnx.quantization):
+        what += f"; {net.onnx.file} {OVERFLOW}"
     result.require(difference <= most, f"logits to within {most:.2g} ({tolerance:g} of the largest)", what)
     return what
