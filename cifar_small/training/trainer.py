@@ -93,7 +93,7 @@ class Trainer:
                 speed = (state.step - first_step) * self.batch / (time.monotonic() - began)
                 row = self._end_epoch(phase, lr, speed)
                 bar.set_postfix_str(f"val {row['val_accuracy']:.2%}, best {state.best_accuracy:.2%}")
-                self.say(epoch_line(row, epochs, state.best_accuracy, time.monotonic() - began))
+                self.say(epoch_line(row, resolved.phases, state.best_accuracy, time.monotonic() - began))
                 if on_epoch is not None:
                     on_epoch(row)
                 self._leave_if_asked()

@@ -30,9 +30,9 @@ import cifar_small.training.train as whole_run
 import cifar_small.training.trainer as train_module
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import compilations, resolve_phases
+from cifar_small.config.phases import Phase, compilations, resolve_phases
 from cifar_small.config.resolved import resolve_config
-from cifar_small.config.schema import Config
+from cifar_small.config.schema import Config, PhaseSettings
 from cifar_small.data.datamodule import load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError, DivergedError, Terminated, UserError
 from cifar_small.models import build_model
@@ -780,9 +780,14 @@ def test_every_epoch_leaves_a_line_also_beside_a_bar(
 
 
 def test_the_time_left_goes_beyond_a_day() -> None:
-    row = {"epoch": 10, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "train_targets": "hard", "val_loss": 1.0}
-    row |= {"val_accuracy": 0.5, "images_per_second": 100.0}
-    assert epoch_line(row, 20, 0.6, 3 * 3600.0).endswith("best 60.00%  100 img/s  30:00:00 left")
+    row = {"epoch": 10, "phase": 0, "lr": 0.1, "train_loss": 1.0, "train_accuracy": 0.5, "train_targets": "hard"}
+    row |= {"val_loss": 1.0, "val_accuracy": 0.5, "images_per_second": 100.0}
+    last = Phase(0, 0, 20, 0, 20, PhaseSettings(epochs=20))
+    assert epoch_line(row, [last], 0.6, 3 * 3600.0).endswith("best 60.00%  100 img/s  30:00:00 left")
+    # A phase on a frozen backbone's features takes seconds an epoch, the next one minutes: its time cannot be told from them.
+    first, second = Phase(0, 0, 12, 0, 12, PhaseSettings(epochs=12)), Phase(1, 12, 20, 12, 20, PhaseSettings(epochs=8))
+    assert epoch_line(row, [first, second], 0.6, 4.0).endswith("100 img/s  00:08 left in phase 1")
+    assert epoch_line(row | {"epoch": 18, "phase": 1}, [first, second], 0.6, 4.0).endswith("100 img/s  00:08 left")
 
 
 def test_integer_buffers_of_the_average_are_the_models() -> None:
