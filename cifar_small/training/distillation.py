@@ -23,7 +23,7 @@ from cifar_small.config.schema import Distill, Engine, Rules
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import CheckpointError, ConfigError
-from cifar_small.inference.onnx_session import load_onnx
+from cifar_small.inference.onnx_session import OVERFLOW, load_onnx, may_overflow
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import check_unseen, fault_of, foreign_lineage, through_teacher
@@ -139,8 +139,8 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
     """The selected weights of a finished run, for evaluation, and their facts; `where` names the setting in messages.
 
     path: of the run, or of an ONNX file in it, which then computes in place of the weights, on the CPU. Raises ConfigError for
-    a net of other classes, that has trained on our val images, or that the rules forbid, and CheckpointError for a run that has
-    not finished or a file of other weights.
+    a net of other classes, that has trained on our val images, that the rules forbid, or whose int8 file this processor may
+    compute wrongly, and CheckpointError for a run that has not finished or a file of other weights.
     """
     file = Path(path) if path.endswith(".onnx") else None
     if file is not None and data.device.type != "cpu":
@@ -150,6 +150,11 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
         )
     run = Run(path if file is None else file.parent)
     net = load_net(run) if file is None else load_onnx(run, file, threads=engine.threads or torch.get_num_threads())
+    if net.onnx is not None and may_overflow(net.onnx.quantization):
+        raise ConfigError(
+            f"{where}: {path} {OVERFLOW}, so its answers may be wrong here; give the run, {run.folder}, or the file that "
+            "cifar-small quantize --reduce-range makes of it"
+        )
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")
     lineage = foreign_lineage(net.facts)

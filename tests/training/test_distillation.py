@@ -33,10 +33,11 @@ from cifar_small.config.schema import Config, Distill
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.export.onnx_export import write_onnx
+from cifar_small.export.quantize import calibration_images, static_int8
 from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
 from cifar_small.inference.onnx_session import OnnxModel, read_onnx, seal_model
-from cifar_small.inference.predict import load_net, predict
+from cifar_small.inference.predict import load_net, load_own_splits, predict
 from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.reporting.timeline import phase_rows
@@ -280,6 +281,27 @@ def test_a_run_does_not_go_on_with_another_file_of_the_same_weights(
     file.write_bytes(seal_model(model, {**properties, "note": "written again"}))
     with pytest.raises(CheckpointError, match="was started with other teachers"):
         train(config, tmp_path / "run", resume=True, quiet=True)
+
+
+@pytest.mark.parametrize(("flags", "refused"), [({"avx2"}, True), ({"avx2", "avx_vnni"}, False)])
+def test_a_file_whose_sums_may_overflow_on_this_processor_does_not_teach(
+    flags: set[str], refused: bool, in_onnx: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = Run(shutil.copytree(in_onnx.folder, tmp_path / "t0"))
+    net = load_net(run)
+    images = calibration_images(net, load_own_splits(net)[0], 100)
+    content = static_int8(net, (run.folder / "fp32.onnx").read_bytes(), images, reduce_range=False)[0]
+    (run.folder / "int8.onnx").write_bytes(content)
+    monkeypatch.setattr("cifar_small.environment._cpu_facts", lambda: ("a processor", frozenset(flags)))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    config = pupil(distill={"teachers": [str(run.folder / "int8.onnx")]})
+    if refused:
+        with pytest.raises(
+            ConfigError, match=r"int8\.onnx has weights of 8 bits, .*give the run, .*or the file that .*--reduce-range"
+        ):
+            teacher_targets_of(config)
+    else:
+        assert isinstance(teacher_targets_of(config)[0][0].teachers[0].model, OnnxModel)
 
 
 def test_a_net_does_not_teach_twice_nor_see_images_of_more_pixels_than_its_file_takes(in_onnx: Run) -> None:
