@@ -31,6 +31,7 @@ class Trial:
     run: str
     shift: ShiftFacts
     images: int
+    val_images: int
     val: float
     truth: float
     raw: Mapping[str, float]
@@ -116,7 +117,8 @@ def collect_trials(matrix: Iterable[tuple[str, Predictions]], vals: Sequence[Pre
         for (run, predictions), val, raw in zip(members, own, raws, strict=True):
             assert predictions.meta.shift is not None
             mean = {MEAN: float(np.mean(list(raw.values())))}
-            yield Trial(run, predictions.meta.shift, len(predictions.ids), val.accuracy, predictions.accuracy, raw | mean)
+            counts = len(predictions.ids), len(val.labels)
+            yield Trial(run, predictions.meta.shift, *counts, val.accuracy, predictions.accuracy, raw | mean)
 
 
 def fit(method: str, trials: Sequence[Trial]) -> DropCalibration:
@@ -137,7 +139,8 @@ def fit(method: str, trials: Sequence[Trial]) -> DropCalibration:
         relative.setdefault(trial.shift.family, []).append(abs(slope * drop - truth) / scale(slope * drop))
     ranks = {family: min(int(np.ceil(COVERAGE * (len(errors) + 1))), len(errors)) for family, errors in relative.items()}
     width = max(sorted(errors)[ranks[family] - 1] for family, errors in relative.items())
-    return DropCalibration(method, round(slope, 2), round(float(width), 3), min(trial.images for trial in near), "")
+    images, val_images = (min(getattr(trial, name) for trial in near) for name in ("images", "val_images"))
+    return DropCalibration(method, round(slope, 2), round(float(width), 3), images, "", val_images)
 
 
 def judge(method: str, trials: Sequence[Trial], families: Sequence[str]) -> Judged:
@@ -153,7 +156,7 @@ def judge_with(method: str, tried: Sequence[tuple[DropCalibration, Trial]]) -> J
     """The figures of an estimator over trials, each with the calibration that has not seen it."""
     truths = np.array([trial.truth for _, trial in tried])
     plain = np.array([trial.raw[method] for _, trial in tried])
-    found = np.array([one.apply(trial.raw[method], trial.val, trial.images) for one, trial in tried])
+    found = np.array([one.apply(trial.raw[method], trial.val, trial.images, trial.val_images) for one, trial in tried])
     covered = (found[:, 1] <= truths) & (truths <= found[:, 2])
     return Judged(
         method,

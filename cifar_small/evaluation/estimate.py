@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cifar_small.errors import DataError, UserError, plural
 from cifar_small.evaluation.entries import val_chose
-from cifar_small.metrics.classification import Z
+from cifar_small.metrics.classification import Z, wilson_interval
 from cifar_small.metrics.estimators import ESTIMATORS, Scores, Validation, agreement_line, class_shares
 from cifar_small.runs.predictions import Predictions
 
@@ -28,7 +28,7 @@ RELATIVE = 0.1  # how fast the error of an estimate grows with the drop that it 
 class DropCalibration:
     """What labelled shifts say of an estimator: its estimates of a drop times `slope`, within `width` times `scale`.
 
-    images: of each set that the width comes from.
+    images, val_images: of each set that the width comes from, and of val there (older files do not say; it was 5,000).
     """
 
     method: str
@@ -36,14 +36,19 @@ class DropCalibration:
     width: float
     images: int
     study: str
+    val_images: int = 5000
 
-    def apply(self, raw: float, val_accuracy: float, images: int) -> tuple[float, float, float]:
-        """The estimate with its interval from an estimator's own; all shares. A smaller file adds its sampling error."""
+    def apply(self, raw: float, val_accuracy: float, images: int, val_images: int) -> tuple[float, float, float]:
+        """The estimate with its interval from an estimator's own; all shares. Fewer images, of file or val, widen it."""
         drop = self.slope * (val_accuracy - raw)
         accuracy = min(max(val_accuracy - drop, 0.0), 1.0)
         extra = max(1 / images - 1 / self.images, 0) * accuracy * (1 - accuracy) * Z**2
         half = math.hypot(self.width * scale(drop), math.sqrt(extra))
-        return accuracy, max(0.0, accuracy - half), min(1.0, accuracy + half)
+        # By Wilson's interval, which is not too narrow where a few images are wrong; less what the study's val had itself.
+        share = math.sqrt(max(1 - val_images / self.val_images, 0))
+        low, high = wilson_interval(round(val_accuracy * val_images), val_images)
+        below, above = (math.hypot(half, share * abs(val_accuracy - end)) for end in (low, high))
+        return accuracy, max(0.0, accuracy - below), min(1.0, accuracy + above)
 
 
 def scale(drop: float) -> float:
@@ -101,7 +106,7 @@ def estimate(
     for (file, val), raw, validation in zip(pairs, raws, validations, strict=True):
         if calibration.method not in raw:
             raise UserError(f"{calibration.method}, which was calibrated, gives no estimate here: {'; '.join(notes)}")
-        found = calibration.apply(raw[calibration.method], validation.accuracy, len(file.ids))
+        found = calibration.apply(raw[calibration.method], validation.accuracy, len(file.ids), len(val.ids))
         runs.append(RunEstimate(file.meta.label(), val, file, raw, *found))
     names = [run.name for run in runs]
     runs = [replace(run, name=f"{run.name} {run.file.meta.views}") if names.count(run.name) > 1 else run for run in runs]

@@ -81,7 +81,8 @@ def load_calibration(path: Path) -> DropCalibration:
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))["chosen"]
         found = DropCalibration(**{**plain, "study": str(path)})
-        if found.method not in ESTIMATORS or not all(float(value) > 0 for value in (found.slope, found.width, found.images)):
+        numbers = found.slope, found.width, found.images, found.val_images
+        if found.method not in ESTIMATORS or not all(float(value) > 0 for value in numbers):
             raise ValueError
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; expected calibration.json of calibrate") from None

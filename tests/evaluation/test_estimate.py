@@ -21,6 +21,7 @@ from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, 
 from cifar_small.figures.estimate import draw_study
 from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
+from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.estimators import ESTIMATORS
 from cifar_small.reporting.estimate_files import estimation_record, load_calibration, study_tables
 from cifar_small.reporting.page import _tables as page_tables
@@ -68,14 +69,27 @@ def test_predictions_in_another_order_are_joined_by_id() -> None:
 
 def test_slope_and_interval_by_hand() -> None:
     calibration = DropCalibration("doc", 1.5, 2.0, 2000, "")
-    accuracy, low, high = calibration.apply(raw=0.80, val_accuracy=0.90, images=2000)
+    accuracy, low, high = calibration.apply(raw=0.80, val_accuracy=0.90, images=2000, val_images=5000)
     assert (accuracy, low, high) == pytest.approx((0.75, 0.75 - 2 * 0.025, 0.75 + 2 * 0.025))
     assert scale(0.15) == scale(-0.15) == pytest.approx(0.025)
-    small = calibration.apply(0.80, 0.90, 100)
+    small = calibration.apply(0.80, 0.90, 100, 5000)
     extra = 1.959964**2 * 0.75 * 0.25 * (1 / 100 - 1 / 2000)
     assert small[2] - small[0] == pytest.approx((0.05**2 + extra) ** 0.5)
-    assert calibration.apply(0.0, 0.90, 2000)[:2] == (0, 0)
-    assert calibration.apply(1.0, 0.99, 2000)[2] == 1
+    few = calibration.apply(0.80, 0.90, 2000, 200)
+    ends = wilson_interval(180, 200)
+    distances = [(0.05**2 + (1 - 200 / 5000) * (0.90 - end) ** 2) ** 0.5 for end in ends]
+    assert few == pytest.approx((0.75, 0.75 - distances[0], 0.75 + distances[1]))
+    assert calibration.apply(0.80, 0.90, 50_000, 50_000) == (accuracy, low, high)  # more than the study's promise nothing
+    assert calibration.apply(0.0, 0.90, 2000, 5000)[:2] == (0, 0)
+    assert calibration.apply(1.0, 0.99, 2000, 5000)[2] == 1
+
+
+def test_the_interval_holds_the_truth_also_where_val_is_small() -> None:
+    """Of nets that are right in 95 % of the images of val and of the file, so that val's own error is all there is."""
+    random, calibration = np.random.default_rng(0), DropCalibration("doc", 1.0, 1.0, 10_000, "")
+    vals = random.binomial(100, 0.95, size=2000) / 100
+    intervals = np.array([calibration.apply(val, val, 10_000, 100) for val in vals])
+    assert ((intervals[:, 1] <= 0.95) & (intervals[:, 2] >= 0.95)).mean() > 0.93  # 69 % where val's size was left out
 
 
 @pytest.mark.parametrize(
@@ -137,7 +151,7 @@ def trials(bias: float, spread: float, seed: int = 0) -> list[Trial]:
             drop = rng.uniform(0, 0.25)
             facts = ShiftFacts(kind=family, severity=severity, family=family, base="val", base_sha256="x")
             raw = {"doc": 0.9 - drop / 1.5 + bias + rng.normal(0, spread), "atc": 0.9 - drop + rng.normal(0, 4 * spread)}
-            found.append(Trial("run", facts, 2000, 0.9, 0.9 - drop, raw))
+            found.append(Trial("run", facts, 2000, 5000, 0.9, 0.9 - drop, raw))
     return found
 
 
@@ -145,7 +159,7 @@ def test_the_slope_is_found_and_the_width_holds_the_asked_share() -> None:
     found = fit("doc", trials(0.0, 0.004))
     assert found.slope == pytest.approx(1.5, abs=0.03)
     known = trials(0.0, 0.004, seed=1)
-    inside = [low <= one.truth <= high for one in known for _, low, high in [found.apply(one.raw["doc"], one.val, 2000)]]
+    inside = [low <= one.truth <= high for one in known for _, low, high in [found.apply(one.raw["doc"], one.val, 2000, 5000)]]
     assert 0.88 <= np.mean(inside) <= 1
     judged = {name: judge(name, known, ["noise", "blur", "jpeg"]) for name in ("doc", "atc")}
     assert judged["doc"].scaled < judged["atc"].scaled < judged["doc"].plain
@@ -316,7 +330,7 @@ def test_the_default_is_what_the_study_chose_and_its_table_gives_it_again() -> N
             names = {"kind": row["kind"], "severity": int(row["severity"]), "family": row["family"]}
             facts = ShiftFacts(**names, base="test", base_sha256="x")
             raw = {name: float(row[name]) for name in ("doc", "atc")}
-            used.append(Trial(row["run"], facts, int(row["images"]), float(row["val"]), float(row["truth"]), raw))
+            used.append(Trial(row["run"], facts, int(row["images"]), 5000, float(row["val"]), float(row["truth"]), raw))
     again = fit(DEFAULT.method, used)
     assert again.slope == pytest.approx(DEFAULT.slope, abs=0.011)
     assert again.width == pytest.approx(DEFAULT.width, abs=0.05)
