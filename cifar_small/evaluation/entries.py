@@ -134,7 +134,7 @@ def load_entries(arguments: Sequence[str | tuple[str, Path]]) -> list[Entry]:
     for argument in arguments:
         given, path = _named(argument)
         entry = _of_run(path) if path.is_dir() else _of_file(path)
-        key = (entry.meta.name, entry.meta.seed, entry.meta.maker)
+        key = entry.meta.identity
         known = entries.get(key)
         if known is not None and set(known.predictions) & set(entry.predictions):
             raise UserError(f"{paths[key]} and {path} are the same weights with the same views; name each entry once")

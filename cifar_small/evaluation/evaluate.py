@@ -163,7 +163,7 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
             f"{file} is of the split {split}; a temperature is fitted on val and on nothing else: "
             "give the same run's predictions of val"
         )
-    nets = [(one.meta.name, one.meta.maker, one.classes) for one in (val, predictions)]
+    nets = [(one.meta.identity, one.classes) for one in (val, predictions)]
     if nets[0] != nets[1]:
         raise DataError(
             f"{file} and {predictions.meta.file or 'the predictions'} are of different nets or views; a temperature holds "

@@ -123,8 +123,8 @@ def _maker(base: Images, facts: ShiftFacts, cache: Path) -> Callable[[], Images]
             return base
         key = sha256_bytes(repr(sorted(facts.plain().items())).encode())[:12]
         path = cache / f"{facts.name}-{key}.npy"
-        if path.exists() and (pixels := read_npy(path)).shape == base.images.shape:
-            return replace(base, images=pixels, source=f"{base.source} {facts.name}")
+        if (kept := _kept(path, base.images.shape)) is not None:
+            return replace(base, images=kept, source=f"{base.source} {facts.name}")
         pixels = shifted(facts.kind, facts.severity, base.images, facts.seed)
         buffer = io.BytesIO()
         np.save(buffer, pixels)
@@ -132,6 +132,15 @@ def _maker(base: Images, facts: ShiftFacts, cache: Path) -> Callable[[], Images]
         return replace(base, images=pixels, source=f"{base.source} {facts.name}")
 
     return load
+
+
+def _kept(path: Path, shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
+    """The images of a file of the cache; None where it is missing or damaged, so that it has to be made."""
+    try:
+        pixels = read_npy(path) if path.exists() else None
+    except DataError:
+        return None
+    return pixels if pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8 else None
 
 
 def official_sets(

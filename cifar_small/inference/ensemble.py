@@ -11,10 +11,9 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.errors import DataError, UserError
-from cifar_small.files import sha256_bytes
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.classification import mcnemar
-from cifar_small.runs.predictions import Predictions, find_predictions
+from cifar_small.runs.predictions import Predictions, find_predictions, sha256_of_shared
 from cifar_small.runs.records import FORMAT, FittedOn, PredictionsMeta
 
 TITLES: dict[str, str] = {
@@ -87,7 +86,7 @@ def on_shared_images(val: Sequence[Predictions]) -> list[Predictions]:
             f"{' and '.join(map(_file, val))} share no image of val, so there is none that none of them was trained on; train "
             "with the same data.val_size and data.split_seed"
         )
-    digest = sha256_bytes(" ".join([*sorted(set(hashes)), *map(str, shared)]).encode())
+    digest = sha256_of_shared(hashes, shared)
     return [part.with_meta(images_sha256=digest) for member in val if (part := member.at(shared)) is not None]
 
 

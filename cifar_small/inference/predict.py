@@ -40,7 +40,7 @@ from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.predictions import Predictions, note_seconds
+from cifar_small.runs.predictions import Predictions, note_seconds, sha256_of_shared
 from cifar_small.runs.records import FORMAT, OnnxFacts, PredictionsMeta, WeightsFacts, parse
 from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import Weighted
@@ -186,14 +186,21 @@ def predict_images(
 def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
     """The images that predictions of val or test were made from. Raises UserError when they cannot be had."""
     meta = predictions.meta
-    config, split = meta.config or next((member.config for member in meta.members), None), meta.split
-    if config is None or split not in ("val", "test"):
+    configs, split = [net.config for net in meta.nets() if net.config is not None], meta.split
+    if not configs or split not in ("val", "test"):
         raise UserError(
             "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
         )
-    data = relocate_config(parse_config(config, "the predictions' config"), None, data_root).data
+    sections = [relocate_config(parse_config(config, "the predictions' config"), None, data_root).data for config in configs]
     side = meta.data.side if meta.data else SIDE
-    images = load_splits(data, side)[1] if split == "val" else load_test(data, side)
+    images = load_splits(sections[0], side)[1] if split == "val" else load_test(sections[0], side)
+    if split == "val" and len(sections) > 1 and images.sha256 != meta.images_sha256:
+        # Nets that held out other images were joined on those that all of them held out.
+        distinct = {section.model_dump_json(): section for section in sections[1:]}.values()
+        hashes = {images.sha256, *(load_splits(section, side)[1].sha256 for section in distinct)}
+        places = np.flatnonzero(np.isin(images.ids, predictions.ids))
+        if len(places) == len(predictions.ids) and sha256_of_shared(hashes, predictions.ids) == meta.images_sha256:
+            return images.take(places)
     if images.sha256 != meta.images_sha256:
         raise DataError(
             f"{images.source} now holds other images than those predicted; restore the data, "
@@ -318,10 +325,10 @@ def _notes_of_unfinished(run: Run, net: Net) -> list[str]:
     """What to know of the selected weights of a run that has not ended."""
     if run.summary() is not None:
         return []
-    return [
-        f"{run.folder} has not finished: these are the weights of epoch {net.facts.epoch} of {net.config.epochs}, the best so "
-        "far; training to the end may select others"
-    ]
+    said = "the best so far; training to the end may select others"
+    if net.config.selection == "last":
+        said = "the last so far; training to the end replaces them"
+    return [f"{run.folder} has not finished: these are the weights of epoch {net.facts.epoch} of {net.config.epochs}, {said}"]
 
 
 def relocate_net(net: Net, device: str | None, data_root: str | None) -> Net:

@@ -141,7 +141,7 @@ class WeightAverager:
         self.model = deepcopy(net.model).to(device=self.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
         set_frozen_throughout(self.model, freezes)  # a BatchNorm that never trained keeps its statistics
         self.val_images = to_tensor(self.val, self.device)
-        batch = min(REFRESH_BATCH, engine.eval_batch_size, len(train))
+        batch = min(REFRESH_BATCH, len(train))  # not the engine's: the variance within smaller batches would be another
         count = min(REFRESH_IMAGES, len(train)) // batch * batch  # batches of one size
         # In random order, since a source may hold its images class by class; the same for every soup of this data.
         chosen = torch.randperm(len(train), generator=torch_generator(0, ORDER))[:count]

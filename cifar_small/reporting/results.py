@@ -19,6 +19,7 @@ from cifar_small.runs.lineage import start_of, without_own
 from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+ONCE = "read once"
 
 
 @dataclass(frozen=True)
@@ -87,13 +88,17 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
 
 
 def _short_table(header: Sequence[str], groups: Sequence[Sequence[_Recorded]]) -> str:
-    """Some recipes in the columns that matter most, each with a link to its first record."""
-    kept = [header.index(name) for name in ("data", "parameters", "epochs", "seeds", "test %", "minutes")]
+    """Some recipes in the columns that matter most, in few words, each with a link to its first record."""
     rows = []
     for group in groups:
-        row = _row(group)
-        rows.append((f"[{row[0]}]({group[0].place})", *(row[index] for index in kept)))
-    return markdown_grid(Table("", ("recipe", *(header[index] for index in kept)), tuple(rows)))
+        row = dict(zip(header, _row(group), strict=True))
+        devices = dict.fromkeys(record.run.sessions[0].device for record in group)
+        processors = [device.replace("(R)", "").replace(" Processor", "") for device in devices]
+        shown = [row["data"], row["parameters"], row["epochs"], str(len(group)), row["test %"].removesuffix(f" ({ONCE})")]
+        rows.append((f"[{row['recipe']}]({group[0].place})", *shown, row["minutes"], "; ".join(processors)))
+    return markdown_grid(
+        Table("", ("recipe", "data", "parameters", "epochs", "n", "test %", "minutes", "processor"), tuple(rows))
+    )
 
 
 def _commands(group: Sequence[_Recorded]) -> str:
@@ -133,7 +138,7 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
 def _test(runs: Sequence[RunRecord]) -> str:
     latest = [run.own_readings[-1] for run in runs if run.own_readings]
     times = max(len(run.test_readings) for run in runs)
-    read = "read once" if times == 1 else f"read {times} times"
+    read = ONCE if times == 1 else f"read {times} times"
     if not latest:
         alike = all(readings_of([reading], run.summary.weights_sha256) for run in runs for reading in run.test_readings)
         return f"{read} with other {'views' if alike else 'weights or forms'}" if times else "not read"

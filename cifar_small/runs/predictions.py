@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from html import escape
@@ -210,3 +211,11 @@ def find_predictions(folder: Path, pattern: str = "*.npz") -> list[tuple[Path, P
         with suppress(DataError):
             found.append((path, load_predictions(path)))
     return found
+
+
+def sha256_of_shared(hashes: Iterable[str | None], ids: npt.NDArray[np.int64]) -> str:
+    """What predictions of the images that nets with other splits of val all held out say they are of.
+
+    hashes: of each net's val; ids: of the shared images, in any order.
+    """
+    return sha256_bytes(" ".join([*sorted({str(one) for one in hashes}), *map(str, sorted(ids.tolist()))]).encode())

@@ -187,6 +187,11 @@ class NetFacts(_Named):
             return json.dumps([self.method, sorted([member.maker, member.weight] for member in self.members)])
         return json.dumps([self.weights_sha256 or self.label(folder=True), self.views, self.onnx.sha256 if self.onnx else None])
 
+    @property
+    def identity(self) -> tuple[str, int | None, str]:
+        """Equal for predictions of one net or ensemble on different images; of an ensemble the order of members is nothing."""
+        return "" if self.members else self.name, self.seed, self.maker
+
     def facts(self) -> NetFacts:
         """What an ensemble repeats of a member."""
         return NetFacts.model_validate({key: value for key, value in self.given().items() if key in NetFacts.model_fields})

@@ -71,7 +71,13 @@ class SweepDirectory:
         return not run.config_file.exists() or bool(_differences(run, cell.seeded(seed)))
 
     def _is_of_other_settings(self, cell: Cell, seed: int, name: str) -> bool:
-        """Was the end of a run recorded for other settings, before this process read its own? (A later one may have newer.)"""
+        """Was the end of a run recorded for other settings, before this process read its own? (A later one may have newer.)
+
+        Not where Optuna was told of it: that trial is over, whatever the base config says since.
+        """
+        trial = self.trials / f"{cell.name}.json"
+        if trial.exists() and read_json(trial)["told"] is not None:
+            return False
         path = self.run(cell, seed).folder / name
         trained = read_json(path).get("config_sha256")  # older files have none
         return trained not in (None, config_hash(cell.seeded(seed))) and path.stat().st_mtime < self.opened

@@ -97,11 +97,15 @@ def collected(
 
 
 def kept(path: Path, dtype: torch.dtype, compute: Callable[[], Tensor]) -> Tensor:
-    """A tensor from its file, or computed and written; numpy has no bfloat16, so its bits are kept."""
+    """A tensor from its file, or computed and written where that is missing or cut short.
+
+    numpy has no bfloat16, so its bits are kept.
+    """
     in_file = torch.int16 if dtype == torch.bfloat16 else dtype
-    if path.is_file():
+    try:
         return torch.from_numpy(np.load(path, allow_pickle=False)).view(dtype)
-    found = compute()
+    except (FileNotFoundError, EOFError, ValueError):
+        found = compute()
     file = io.BytesIO()
     np.save(file, found.view(in_file).numpy(), allow_pickle=False)
     write_atomic(path, file.getvalue())

@@ -133,6 +133,14 @@ def test_val_scaled_by_itself_is_cross_fitted() -> None:
     assert "scored with the temperature of the other" in describe(evaluate(val, val))
 
 
+def test_a_temperature_of_an_ensemble_holds_whatever_order_its_members_stand_in() -> None:
+    members = [{"name": name, "parameters": 5, "weights_sha256": name, "views": "none"} for name in "ab"]
+    facts = {"method": "logits", "weights_sha256": None}
+    val = noisy(1, name="mean of logits: a, b", members=members, **facts)
+    test = noisy(2, split="test", name="mean of logits: b, a", members=members[::-1], **facts)
+    assert evaluate(test, val).scaling is not None
+
+
 @pytest.mark.parametrize("split", ["test", "submit", "train", None])
 def test_a_temperature_is_never_fitted_on_anything_but_val(split: str | None) -> None:
     with pytest.raises(DataError, match=f"of the split {split}; a temperature is fitted on val and on nothing else"):

@@ -94,8 +94,21 @@ def test_a_damaged_cache_is_made_again_and_another_seed_is_another_set(trained: 
     one = made_sets(base, "val", ["fog"], [2], 0, tmp_path)[1]
     first = one.load()
     (path,) = tmp_path.iterdir()
-    np.save(path, first.images[:3])
-    assert np.array_equal(one.load().images, first.images)
+    whole = path.read_bytes()
+
+    def shorten() -> None:
+        path.write_bytes(whole[:-1])
+
+    damages = (
+        lambda: np.save(path, first.images[:3]),
+        lambda: np.save(path, first.images.astype(np.float32)),
+        shorten,
+        lambda: path.write_bytes(b""),
+    )
+    for damage in damages:
+        damage()
+        assert np.array_equal(one.load().images, first.images)
+        assert path.read_bytes() == whole
     other = made_sets(base, "val", ["fog"], [2], 1, tmp_path)[1].load()
     assert not np.array_equal(other.images, first.images)
     assert len(list(tmp_path.iterdir())) == 2

@@ -17,6 +17,7 @@ import torch
 from conftest import tiny_raw
 from scipy.ndimage import gaussian_filter
 
+from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import VIEW_SETS, Data
 from cifar_small.data import load_test, load_train, write_unlabelled
@@ -26,7 +27,7 @@ from cifar_small.inference.forward import compute_logits, least_certain
 from cifar_small.inference.predict import images_of, load_net, load_own_splits, predict
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.predictions import load_predictions
+from cifar_small.runs.predictions import load_predictions, sha256_of_shared
 from cifar_small.training.train import train
 from cifar_small.transforms.preprocess import normalize
 from cifar_small.transforms.views import CROPS, VIEWS, View
@@ -471,6 +472,34 @@ def test_images_of_an_ensemble_are_its_members(run: Run) -> None:
     predictions = load_predictions(run.predictions / "val.npz")
     images = images_of(predictions.with_meta(config=None, members=[predictions.meta.facts()]))
     assert images.ids.tolist() == predictions.ids.tolist()
+
+
+def test_what_an_unfinished_run_selects_by_is_said(tmp_path: Path) -> None:
+    """With `selection: last` no epoch is the best so far."""
+    run = Run(tmp_path / "run")
+    train(parse_config({**config_dict(CONFIG), "selection": "last"}), run.folder, quiet=True)
+    (run.folder / "summary.json").unlink()
+    _, _, notes = predict(run, "val", overwrite=True)
+    said = "these are the weights of epoch 1 of 1, the last so far; training to the end replaces them"
+    assert notes == [f"{run.folder} has not finished: {said}"]
+
+
+def test_images_of_nets_that_held_out_others_are_those_that_all_held_out(run: Run) -> None:
+    own = load_predictions(run.predictions / "val.npz")
+    other = parse_config({**config_dict(CONFIG), "data": {**config_dict(CONFIG)["data"], "split_seed": 1}})
+    other_val = load_splits(other.data)[1]
+    shared = np.intersect1d(own.ids, other_val.ids)
+    assert 0 < len(shared) < len(own.ids)
+    members = [own.meta.facts(), own.meta.facts().updated(config=config_dict(other))]
+    digest = sha256_of_shared([own.meta.images_sha256, other_val.sha256], shared)
+    joined = own.at(shared)
+    assert joined is not None
+    joined = joined.with_meta(config=None, members=members, images_sha256=digest)
+    images = images_of(joined)
+    assert images.ids.tolist() == shared.tolist()
+    assert np.array_equal(images.labels, joined.labels)
+    with pytest.raises(UserError, match="now holds other images than those predicted"):
+        images_of(joined.with_meta(images_sha256=sha256_of_shared([own.meta.images_sha256], shared)))
 
 
 @pytest.mark.parametrize(

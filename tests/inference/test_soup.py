@@ -189,6 +189,14 @@ def test_statistics_are_of_batches_of_one_size(runs: tuple[Run, Run, Run], monke
     assert [len(batch) for batch in WeightAverager(load_net(runs[0]), []).batches] == [266, 266, 266]
 
 
+def test_statistics_do_not_depend_on_how_many_images_evaluation_takes_at_once(runs: tuple[Run, Run, Run]) -> None:
+    """The variance within small batches lacks what is between them; and how a run is computed must not change its soup."""
+    net = load_net(runs[0])
+    plain = config_dict(net.config)
+    few = replace(net, config=parse_config({**plain, "engine": {**plain["engine"], "eval_batch_size": 20}}))
+    assert [len(batch) for batch in WeightAverager(few, []).batches] == [500]
+
+
 def test_order_of_runs_and_repetition_do_not_matter(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
     one, _ = make_soup(list(runs[:2]), Run(tmp_path / "one"))
     two, _ = make_soup(list(runs[1::-1]), Run(tmp_path / "two"))

@@ -286,10 +286,13 @@ def test_a_short_table_has_the_named_recipes_with_links_from_its_file(tmp_path: 
     short = render_results(tmp_path / "submissions", ["net"], tmp_path / "docs")
     (row,) = rows(short)
     assert row["recipe"] == "[net](../submissions/net-0)"
-    assert row["test %"] == "94.00 [93.52, 94.45] (read once)"
+    assert (row["n"], row["test %"], row["processor"]) == ("1", "94.00 [93.52, 94.45]", "a CPU")
     assert "cifar-small train" not in short
     with pytest.raises(DataError, match=r"no record under .* is of 'nets'"):
         render_results(tmp_path / "submissions", ["nets"])
+    record(tmp_path / "submissions", 0, (reading(0.95), reading(0.94)), name="often", recipe="c" * 64)
+    (row,) = rows(render_results(tmp_path / "submissions", ["often"]))
+    assert row["test %"] == "94.00 [93.52, 94.45] (read 2 times)"
 
 
 def test_records_of_former_names_show_the_present_ones(tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ from cifar_small.runs.directory import Run, write_start
 from cifar_small.runs.locks import locked
 from cifar_small.sweep.cells import SWEEP, _draw_one, cell_name, plan
 from cifar_small.sweep.claims import Claim, ClaimLost, holder, take
-from cifar_small.sweep.run import run_sweep
+from cifar_small.sweep.run import prepare, run_sweep
 from cifar_small.sweep.spec import Range, load_sweep
 from cifar_small.sweep.states import SweepDirectory, trial_name
 from cifar_small.training.train import train
@@ -933,6 +933,11 @@ def test_trials_below_the_median_are_pruned(write: Write, fake: Callable[..., Fa
     assert (pruned["epoch"], pruned["val_accuracy"]) == (2, pytest.approx(0.4))
     assert "pruned after epoch 2 at val 40.00%" in (tmp_path / "out" / "table.md").read_text()
     assert len(training.trained) == 6
+    # Optuna was told, so a trial is over, also for a machine with other threads.
+    again = write({"phases": [{"epochs": 4}], "engine": {"threads": 1}}, **TPE, prune={"warmup_epochs": 2, "startup_trials": 2})
+    _, directory, cells = prepare(again, tmp_path / "out")
+    time.sleep(0.02)
+    assert [directory.state(cell, 0).kind for cell in cells] == ["done"] * 2 + ["pruned"] * 4
 
 
 def test_the_pruner_looks_at_the_first_seed_until_its_last_epoch(

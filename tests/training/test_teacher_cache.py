@@ -237,3 +237,15 @@ def test_what_would_mislead_is_refused(changes: dict[str, Any], message: str) ->
     base = {"distill": {"teachers": ["a"], "cached_views": 2}, "augment": {"crop": 4}, "phases": [{"epochs": 2}]}
     with pytest.raises(ConfigError, match=message):
         parse_config(tiny_raw(**{**base, **changes}))
+
+
+def test_a_file_of_the_cache_that_was_cut_short_is_computed_again(tmp_path: Path) -> None:
+    path, expected = tmp_path / "view.npy", torch.arange(6.0)
+    assert torch.equal(view_cache.kept(path, torch.float32, lambda: expected), expected)
+    whole = path.read_bytes()
+    for content in (whole[:-1], b""):
+        path.write_bytes(content)
+        assert torch.equal(view_cache.kept(path, torch.float32, lambda: expected), expected)
+        assert path.read_bytes() == whole
+    kept = view_cache.kept(path, torch.float32, lambda: pytest.fail("it is there"))
+    assert torch.equal(kept, expected)

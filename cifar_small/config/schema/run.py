@@ -18,8 +18,8 @@ class Engine(Section):
     """How the run is computed.
 
     Precision, layout, micro_batch_size and sync_batchnorm are part of the recipe. The rest changes last bits only; so does the
-    number of processes where sync_batchnorm is on and no dropout, stochastic depth, `select` or augmentation of one's own,
-    which each process draws or chooses for itself.
+    number of processes where sync_batchnorm is on, without micro_batch_size (which is of each process) and without dropout,
+    stochastic depth, `select` or augmentation of one's own, which each process draws or chooses for itself.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
