@@ -205,7 +205,6 @@ def _teacher_cache_problems(phase: PhaseSettings, where: str) -> list[str]:
         return []
     views = phase.distill.cached_views
     faults = {
-        "goes with no mixing, which makes other pixels in every epoch: set mixup_alpha and the like to 0": phase.mixes,
         "goes with no augmentation of your own, whose pixels depend on the batch: drop one of them": isinstance(
             phase.augment, OwnAugment
         ),
@@ -216,12 +215,12 @@ def _teacher_cache_problems(phase: PhaseSettings, where: str) -> list[str]:
 
 def _views_faults(phase: PhaseSettings, views: int) -> dict[str, bool]:
     """Numbers of views that gain nothing or are another thing than they seem."""
-    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED
+    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED and not phase.mixes
     return {
         f"is more than the phase's {phase.epochs:g} epochs, which gains nothing: lower it": views > phase.epochs,
         "would keep equal views, for nothing is random without augmentation: set 1": fixed and views > 1,
-        "would keep a single random view of each image, so nothing would be augmented any more: set augment to {crop: 0, flip: "
-        "none}, or more views": not fixed and views == 1,
+        "would keep a single random view of each image, so nothing would be augmented any more: set more views, or augment to "
+        "{crop: 0, flip: none} without mixing": not fixed and views == 1,
     }
 
 

@@ -46,15 +46,22 @@ class Batches:
     def epoch(self, phase: Phase, epoch: int, first_step: int) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
         """The steps of an epoch from `first_step` on: number, how the batch is mixed, dataset indices (B,), their pixels.
 
-        B is this rank's share of the batch, or, where it is mixed, the whole batch.
+        B is this rank's share of the batch, or, where it is mixed, the whole batch. An epoch that shows another's views has its
+        images in an order of its own or, where batches are mixed, that other's batches in an order of its own.
         """
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
-        order, shown = epoch_order(len(self.data.images), seed, epoch), phase.shown(epoch)
+        shown = phase.shown(epoch)
+        again = shown != epoch and settings.mixes
+        order = epoch_order(len(self.data.images), seed, shown if again else epoch)
         steps = range(first_step, phase.steps_in(epoch, self.steps))
+        numbers = epoch_order(self.steps, seed, epoch)[first_step : steps.stop].tolist() if again else steps
         side = self.config.augmented_at(settings.resolution, self.data.side)
-        mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, epoch, step), side) for step in steps]
-        places = [self._places(step, mix) for step, mix in zip(steps, mixes, strict=True)]
-        if shown == epoch:
+        drawn_in = shown if again else epoch
+        mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, drawn_in, number), side) for number in numbers]
+        places = [self._places(number, mix) for number, mix in zip(numbers, mixes, strict=True)]
+        if again:
+            pixels = self.augmenter.epoch(settings.augment, order, shown, places, side)
+        elif shown == epoch:
             pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)
         else:  # an image's pixels are those of its place in the epoch that is shown
             former = epoch_order(len(self.data.images), seed, shown)
@@ -97,15 +104,15 @@ class Batches:
         settings, teachers, select = phase.settings, self.teacher_targets.get(phase.index), self.hard_images.get(phase.index)
         targets = F.one_hot(self.data.labels[chosen], len(self.data.classes)).float()
         if teachers is not None:
-            targets = teachers.of_images(targets, chosen, epoch - phase.start)
+            targets = teachers.of_images(targets, chosen)
         if mix.kind != "none":
             ours = self.world.share(self.config.batch_size)
             pixels, targets = (tensor[ours] for tensor in apply_mix(mix, pixels, targets))
         if select is not None:
             places = select(pixels, targets, precision)
-            pixels, targets = pixels[places], targets[places]
+            pixels, targets, chosen = pixels[places], targets[places], chosen[places]
         if teachers is not None:
-            targets = teachers.of_pixels(targets, pixels, precision)
+            targets = teachers.of_pixels(targets, pixels, chosen, epoch - phase.start, precision)
         if settings.cached_views is not None:
             return pixels, targets
         pixels = resize(pixels, settings.resolution, self.config.interpolation)

@@ -4,7 +4,7 @@ A phase with teachers trains on targets (B, 2K): the labels' shares of K classes
 temperature. A teacher that is a run predicts, in every step, the very pixels its student is about to see, augmented and mixed,
 at the images' full resolution; an ONNX file in the run's directory may compute in place of its weights. A predictions file
 holds one prediction per image, not augmented; it is mixed as labels are. With `cached_views` runs predict so many views of each
-image once (`teacher_cache.py`), and every epoch shows one of them.
+image once, mixed where the phase mixes (`teacher_cache.py`), and every epoch shows one of them.
 """
 
 from __future__ import annotations
@@ -79,16 +79,20 @@ class TeacherTargets:
         """Do the nets' answers to the phase's views have to be computed before its steps?"""
         return self.settings.cached_views is not None and not self.stored
 
-    def of_images(self, targets: Tensor, chosen: Tensor, epoch: int) -> Tensor:
-        """Before mixing: the targets (B, K) of images of the dataset with stored probabilities, of the view an epoch shows.
+    def of_images(self, targets: Tensor, chosen: Tensor) -> Tensor:
+        """Before mixing: the targets (B, K) of images of the dataset, int64 (B,), with the probabilities that a file has."""
+        return targets if self.settings.predictions is None else torch.cat((targets, self.stored[0][chosen]), dim=1)
 
-        chosen: int64 (B,); epoch: counted from the phase's start.
+    def of_pixels(self, targets: Tensor, pixels: Tensor, chosen: Tensor, epoch: int, precision: str) -> Tensor:
+        """After mixing: the targets with the nets' probabilities of the pixels (B, 3, H, H), in the student's precision.
+
+        chosen: int64 (B,), whose pixels they are, or of whose mixed with others'; epoch: counted from the phase's start. By
+        both, answers that are stored are found.
         """
-        return torch.cat((targets, self.stored[epoch % len(self.stored)][chosen]), dim=1) if self.stored else targets
-
-    def of_pixels(self, targets: Tensor, pixels: Tensor, precision: str) -> Tensor:
-        """After mixing: the targets with the nets' probabilities of the pixels (B, 3, H, H), in the student's precision."""
-        return targets if self.stored else torch.cat((targets, self.answers(pixels, precision)), dim=1)
+        if self.settings.predictions is not None:
+            return targets
+        answers = self.stored[epoch % len(self.stored)][chosen] if self.stored else self.answers(pixels, precision)
+        return torch.cat((targets, answers), dim=1)
 
     @torch.no_grad()
     def answers(self, pixels: Tensor, precision: str) -> Tensor:

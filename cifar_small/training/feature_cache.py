@@ -109,9 +109,10 @@ def compute_features(net: LibraryNet, pixels: Tensor, precision: str) -> Tensor:
 
 def _of_val(net: LibraryNet, batches: Batches, precision: str, dtype: torch.dtype, between: Callable[[], None]) -> Tensor:
     images = batches.data.val_images
-    pixels = (batches.preprocess(part) for part in torch.split(images, SLICE))
+    places = torch.split(torch.arange(len(images)), SLICE)
+    parts = ((rows, batches.preprocess(images[rows])) for rows in places)
     compute = partial(compute_features, net, precision=precision)
-    return collected(compute, torch.arange(len(images)), pixels, dtype, "features of val", between)
+    return collected(compute, parts, len(images), dtype, "features of val", between)
 
 
 def _of_view(
@@ -124,10 +125,10 @@ def _of_view(
     between: Callable[[], None],
 ) -> Tensor:
     """The pixels that epoch `view` of the phase would see, those of its remainder included, at its resolution."""
-    order, augmented = view_slices(batches, phase, view)
-    pixels = (resize(part, phase.settings.resolution, batches.config.interpolation) for part in augmented)
+    side, interpolation = phase.settings.resolution, batches.config.interpolation
+    parts = ((rows, resize(part, side, interpolation)) for rows, part in view_slices(batches, phase, view))
     compute = partial(compute_features, net, precision=precision)
-    return collected(compute, order, pixels, dtype, f"features of view {view + 1}", between)
+    return collected(compute, parts, len(batches.data.images), dtype, f"features of view {view + 1}", between)
 
 
 def _key(net: LibraryNet, batches: Batches, phase: Phase, precision: str) -> str:

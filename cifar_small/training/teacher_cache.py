@@ -1,7 +1,8 @@
 """What teachers say of a phase's views, computed once: a long phase then asks them as often as there are views, not epochs.
 
-View v is what epoch v of the phase sees; later epochs show the views in turn, in other orders and batches, and the student is
-taught on the very pixels its teachers saw (after Beyer et al. 2022, arXiv 2106.05237, who find that this is what counts).
+View v is what epoch v of the phase sees; later epochs show the views in turn, in other orders and batches or, where batches are
+mixed, the same batches in another order. The student is taught on the very pixels its teachers saw (after Beyer et al. 2022,
+arXiv 2106.05237, who find that this counts, and mixing).
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cifar_small.config.phases import Phase
+from cifar_small.config.schema import MIX_KINDS
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
 from cifar_small.training.view_cache import bounded, cache_folder, collected, kept, key_of, make_room, view_slices
@@ -45,14 +47,17 @@ def fill_answers(
     assert settings is not None
     assert settings.cached_views is not None
     needed = answer_bytes(phase, len(data.images), len(data.classes))
-    key = key_of(batches, phase, [precision, settings.temperature, *(one.sha256 for one in teachers.teachers)])
+    mixing = [getattr(phase.settings, name) for name in (*MIX_KINDS.values(), "mix_prob", "mix_probs")] + [
+        batches.config.batch_size
+    ]
+    others = [precision, settings.temperature, *(one.sha256 for one in teachers.teachers)]
+    key = key_of(batches, phase, [*others, *mixing] if phase.settings.mixes else others)
     names = [f"{key}-teachers{view}.npy" for view in range(settings.cached_views)]
     make_room(run, names, needed)
 
     def of_view(view: int) -> Tensor:
-        order, pixels = view_slices(batches, phase, view)
-        answers = partial(teachers.answers, precision=precision)
-        return collected(answers, order, pixels, TYPE, f"teachers' answers to view {view + 1}", between)
+        answers, parts = partial(teachers.answers, precision=precision), view_slices(batches, phase, view)
+        return collected(answers, parts, len(data.images), TYPE, f"teachers' answers to view {view + 1}", between)
 
     views = [kept(cache_folder(run) / name, TYPE, lambda view=view: of_view(view)) for view, name in enumerate(names)]  # type: ignore[misc]
     return [view.to(data.device) for view in views]

@@ -1,7 +1,7 @@
 """What is computed once of each augmented view of the training images, and kept in the run directory while a phase lasts.
 
-View v of a phase is its images as epoch v of the phase sees them; later epochs take the views in turn. Files stand under a name
-that depends on all that their numbers depend on, so that a killed run reads its own again, and never others.
+View v of a phase is its images as epoch v of the phase sees them, mixed or not; later epochs take the views in turn. Files
+stand under a name that depends on all that their numbers depend on, so that a killed run reads its own again, and never others.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from cifar_small.files import write_atomic
 from cifar_small.runs.directory import Run, require_space
 from cifar_small.training.batches import Batches
 from cifar_small.transforms.augmenter import epoch_order
+from cifar_small.transforms.mixing import apply_mix
 
 MAX_BYTES = 4 * 2**30  # of all views of a phase
 SLICE = 500  # images that go through a net at once
@@ -58,35 +59,46 @@ def make_room(run: Run, names: Sequence[str], needed: int) -> None:
     require_space(run, needed - sum(path.stat().st_size for path in folder.glob("*.npy")))
 
 
-def view_slices(batches: Batches, phase: Phase, view: int) -> tuple[Tensor, Iterator[Tensor]]:
-    """The order of a view's images, int64 (N,) of dataset indices, and their pixels, SLICE at a time, not yet resized."""
+def view_slices(batches: Batches, phase: Phase, view: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """A view's images in parts: int64 (B,) of dataset indices, and their pixels, not yet resized.
+
+    B: at most SLICE or, of a phase that mixes, a batch, mixed as the epoch mixes it and named by its images' first halves, so
+    that images outside the epoch's batches are left out.
+    """
     settings, config, epoch = phase.settings, batches.config, phase.start + view
+    if settings.mixes:
+        for _, mix, chosen, part in batches.epoch(phase, epoch, 0):
+            yield chosen, apply_mix(mix, part, part.new_zeros(len(part), 1))[0]
+        return
     order = epoch_order(len(batches.data.images), config.seed, epoch)
     places = [slice(start, min(start + SLICE, len(order))) for start in range(0, len(order), SLICE)]
     side = config.augmented_at(settings.resolution, batches.data.side)
-    return order, batches.augmenter.epoch(settings.augment, order, epoch, places, side)
+    pixels = batches.augmenter.epoch(settings.augment, order, epoch, places, side)
+    yield from zip((order[place] for place in places), pixels, strict=True)
 
 
 def collected(
     compute: Callable[[Tensor], Tensor],
-    order: Tensor,
-    pixels: Iterable[Tensor],
+    parts: Iterable[tuple[Tensor, Tensor]],
+    images: int,
     dtype: torch.dtype,
     name: str,
     between: Callable[[], None],
 ) -> Tensor:
-    """What is computed of images in some order, by their index in the dataset, on the CPU; between: called before each slice.
+    """What is computed of so many images in parts, by their index in the dataset, on the CPU; zeros of those in no part.
 
-    Raises ConfigError for numbers that are not finite, or beyond the type.
+    parts: indices and pixels; between: called before each. Raises ConfigError for numbers that are not finite, or beyond the
+    type.
     """
     found: Tensor | None = None
-    parts = zip(torch.split(order, SLICE), pixels, strict=True)
-    for rows, part in tqdm(parts, desc=name, total=-(-len(order) // SLICE), disable=no_bar()):
-        between()
-        computed = compute(part).to("cpu", dtype)
-        if found is None:
-            found = torch.empty(len(order), *computed.shape[1:], dtype=dtype)
-        found[rows] = computed
+    with tqdm(desc=name, total=images, unit="image", disable=no_bar()) as bar:
+        for rows, part in parts:
+            between()
+            computed = compute(part).to("cpu", dtype)
+            if found is None:
+                found = torch.zeros(images, *computed.shape[1:], dtype=dtype)
+            found[rows.cpu()] = computed
+            bar.update(len(rows))
     assert found is not None
     if not found.isfinite().all():
         raise ConfigError(

@@ -62,10 +62,16 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
-def test_as_many_views_as_epochs_are_the_training_without_a_cache(teacher: Run, tmp_path: Path, asked: list[int]) -> None:
-    train(student(teacher, None), tmp_path / "plain", quiet=True)
+MIXED = {"cutmix_alpha": 1.0, "mixup_alpha": 0.5, "mix_prob": 0.8}
+
+
+@pytest.mark.parametrize("mixing", [{}, MIXED], ids=["plain", "mixed"])
+def test_as_many_views_as_epochs_are_the_training_without_a_cache(
+    teacher: Run, tmp_path: Path, asked: list[int], mixing: dict[str, Any]
+) -> None:
+    train(student(teacher, None, **mixing), tmp_path / "plain", quiet=True)
     asked.clear()
-    train(student(teacher, 3), tmp_path / "cached", quiet=True)
+    train(student(teacher, 3, **mixing), tmp_path / "cached", quiet=True)
     assert sum(asked) == 3 * IMAGES
     for name, value in weights_of(tmp_path / "plain").items():
         torch.testing.assert_close(weights_of(tmp_path / "cached")[name], value, rtol=1e-3, atol=1e-4)
@@ -115,14 +121,46 @@ def test_every_epoch_shows_the_pixels_its_teacher_saw(
     assert not torch.equal(third[0], first[0])
 
 
+def test_mixed_batches_come_again_in_another_order_with_what_the_teacher_said_of_them(
+    teacher: Run, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epochs 2 and 4 show the batches of epoch 0, epoch 3 those of epoch 1; of 300 images 44 are in no batch."""
+    seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    backward = Trainer.backward
+
+    def backed(self: Trainer, pixels: torch.Tensor, targets: torch.Tensor, *rest: Any, **named: Any) -> Any:
+        seen.setdefault(self.state.epoch, []).append((pixels.clone(), targets.clone()))
+        return backward(self, pixels, targets, *rest, **named)
+
+    monkeypatch.setattr(Trainer, "backward", backed)
+    data = {"source": "digits", "val_size": 200, "train_limit": 300}
+    config = student(teacher, 2, epochs=5, data=data, **MIXED)
+    train(config, tmp_path / "run", quiet=True)
+    assert sum(asked) == 2 * IMAGES
+    net = build_trainer(resolve_config(config), Run(tmp_path), quiet=True).batches.teacher_targets[0].teachers[0]
+    hashes = {epoch: [hash(pixels.numpy().tobytes()) for pixels, _ in steps] for epoch, steps in seen.items()}
+    assert len({*hashes[0], *hashes[1]}) == 8
+    assert set(hashes[0]) == set(hashes[2]) == set(hashes[4])
+    assert set(hashes[1]) == set(hashes[3])
+    assert len({tuple(hashes[epoch]) for epoch in (0, 2, 4)}) == 3
+    mixed = 0
+    for pixels, targets in (step for steps in seen.values() for step in steps):
+        with torch.no_grad():
+            torch.testing.assert_close(targets[:, 10:], torch.softmax(net(pixels) / 3.0, dim=1), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(targets[:, :10].sum(1), torch.ones(len(targets)))
+        mixed += bool((targets[:, :10].max(1).values < 1).any())
+    assert mixed > 10
+
+
 CHANGING = {"phases": [{"epochs": 3}, {"epochs": 2, "resolution": 24, "distill": {"cached_views": 2, "temperature": 2.0}}]}
 
 
-@pytest.fixture(scope="module")
-def undisturbed(teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> str:
+@pytest.fixture(scope="module", params=[{}, MIXED], ids=["plain", "mixed"])
+def undisturbed(request: pytest.FixtureRequest, teacher: Run, tmp_path_factory: pytest.TempPathFactory) -> tuple[Config, str]:
+    config = student(teacher, 2, **CHANGING, **request.param, engine=STEPWISE)
     folder = tmp_path_factory.mktemp("whole") / "run"
-    train(student(teacher, 2, **CHANGING, engine=STEPWISE), folder, quiet=True)
-    return fingerprint(folder)
+    train(config, folder, quiet=True)
+    return config, fingerprint(folder)
 
 
 STEPWISE = {"device": "cpu", "precision": "fp32", "threads": 1, "checkpoint_steps": 1}
@@ -130,17 +168,17 @@ STEPWISE = {"device": "cpu", "precision": "fp32", "threads": 1, "checkpoint_step
 
 @pytest.mark.parametrize("saves", [2, 10, 14])
 def test_a_killed_run_goes_on_to_the_same_bits_and_asks_nobody_again(
-    teacher: Run, undisturbed: str, tmp_path: Path, asked: list[int], saves: int, monkeypatch: pytest.MonkeyPatch
+    undisturbed: tuple[Config, str], tmp_path: Path, asked: list[int], saves: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Within the first epoch, within the third, which shows the first view again, and within the next phase."""
-    config = student(teacher, 2, **CHANGING, engine=STEPWISE)
+    config, expected = undisturbed
     train_until_save(config, tmp_path / "run", saves, monkeypatch)
     kept = sorted((tmp_path / "run" / "cached_views").glob("*-teachers*.npy"))
     assert [np.load(path).shape for path in kept] == [(IMAGES, 10)] * 2
     asked.clear()
     train(config, tmp_path / "run", resume=True, quiet=True)
     assert sum(asked) == (2 * IMAGES if saves < 12 else 0)  # of the second phase alone
-    assert fingerprint(tmp_path / "run") == undisturbed
+    assert fingerprint(tmp_path / "run") == expected
 
 
 def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: Path) -> None:
@@ -152,6 +190,9 @@ def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: P
         {"augment": {"crop": 3}},
         {"sha256": "0"},
         {"precision": "bf16"},
+        {"mixup_alpha": 1.0},
+        {"mixup_alpha": 1.0, "mix_prob": 0.5},
+        {"mixup_alpha": 1.0, "batch_size": 32},
     ]
     for number, changes in enumerate(cases):
         sha256, precision = changes.pop("sha256", None), changes.pop("precision", "fp32")
@@ -163,8 +204,8 @@ def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: P
             targets.teachers = [replace(targets.teachers[0], sha256=sha256)]
         module.fill_answers(run, trainer.batches, trainer.resolved.phases[0], precision)
         names.append({path.name for path in view_cache.cache_folder(run).iterdir()})
-    assert [len(each) for each in names] == [2] * 6
-    assert len(set.union(*names)) == 12
+    assert [len(each) for each in names] == [2] * 9
+    assert len(set.union(*names)) == 18
 
 
 def test_a_config_without_it_keeps_the_hash_that_it_had(teacher: Run) -> None:
@@ -226,7 +267,6 @@ def test_more_than_the_bound_is_refused(teacher: Run, tmp_path: Path, monkeypatc
     ("changes", "message"),
     [
         ({"distill": {"predictions": "a.npz", "cached_views": 2}}, "cached_views 2 has no effect beside predictions"),
-        ({"cutmix_alpha": 1.0}, r"phases.0.distill.cached_views 2 goes with no mixing"),
         ({"augment": {"engine": "own.py:noise"}}, "goes with no augmentation of your own"),
         ({"augment": {"crop": 0, "flip": "none"}}, "would keep equal views, for nothing is random"),
         ({"phases": [{"epochs": 1}]}, "is more than the phase's 1 epochs, which gains nothing"),

@@ -36,7 +36,7 @@ class Distill(Section):
     cached_views: CachedViews | None = None
     """Augmented views of every image that teachers predict once, which epochs then show in turn; null: anew in every step.
 
-    What a teacher takes is then that of so many epochs, however many there are.
+    What a teacher takes is then that of so many epochs, however many there are. Mixed batches come again whole, reordered.
     """
 
     @model_validator(mode="after")
