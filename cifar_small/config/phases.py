@@ -194,7 +194,7 @@ def _cache_problems(config: Config, phase: PhaseSettings, where: str) -> list[st
         "needs a backbone that does not train: set freeze: backbone": "backbone" not in phase.freeze,
         "goes with no mixing, for which the backbone must see mixed pixels: set mixup_alpha and the like to 0": phase.mixes,
         "goes with no teachers that see pixels; give their predictions file": bool(phase.distill and phase.distill.teachers),
-        **_views_faults(phase, views),
+        **_views_faults(phase, views, mixed=False),
     }
     return problems + [f"{where}.cached_views {views} {fault}" for fault, found in faults.items() if found]
 
@@ -208,14 +208,14 @@ def _teacher_cache_problems(phase: PhaseSettings, where: str) -> list[str]:
         "goes with no augmentation of your own, whose pixels depend on the batch: drop one of them": isinstance(
             phase.augment, OwnAugment
         ),
-        **_views_faults(phase, views),
+        **_views_faults(phase, views, mixed=phase.mixes),
     }
     return [f"{where}.distill.cached_views {views} {fault}" for fault, found in faults.items() if found]
 
 
-def _views_faults(phase: PhaseSettings, views: int) -> dict[str, bool]:
-    """Numbers of views that gain nothing or are another thing than they seem."""
-    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED and not phase.mixes
+def _views_faults(phase: PhaseSettings, views: int, mixed: bool) -> dict[str, bool]:
+    """Numbers of views, mixed or not, that gain nothing or are another thing than they seem."""
+    fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED and not mixed
     return {
         f"is more than the phase's {phase.epochs:g} epochs, which gains nothing: lower it": views > phase.epochs,
         "would keep equal views, for nothing is random without augmentation: set 1": fixed and views > 1,

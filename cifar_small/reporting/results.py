@@ -92,7 +92,8 @@ def _short_table(header: Sequence[str], groups: Sequence[Sequence[_Recorded]]) -
     rows = []
     for group in groups:
         row = dict(zip(header, _row(group), strict=True))
-        devices = dict.fromkeys(record.run.sessions[0].device for record in group)
+        sessions = [record.run.sessions[0] for record in group]
+        devices = {session.hardware: session.device for session in sessions}.values()  # one for each figure of minutes
         processors = [device.replace("(R)", "").replace(" Processor", "") for device in devices]
         shown = [row["data"], row["parameters"], row["epochs"], str(len(group)), row["test %"].removesuffix(f" ({ONCE})")]
         rows.append((f"[{row['recipe']}]({group[0].place})", *shown, row["minutes"], "; ".join(processors)))

@@ -73,7 +73,7 @@ class SweepDirectory:
     def _is_of_other_settings(self, cell: Cell, seed: int, name: str) -> bool:
         """Was the end of a run recorded for other settings, before this process read its own? (A later one may have newer.)
 
-        Not where Optuna was told of it: that trial is over, whatever the base config says since.
+        Not where Optuna was told of it: that trial is over, and a base config of other settings is refused.
         """
         trial = self.trials / f"{cell.name}.json"
         if trial.exists() and read_json(trial)["told"] is not None:

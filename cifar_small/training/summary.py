@@ -27,14 +27,14 @@ from cifar_small.training.state import State
 def epoch_line(row: dict[str, Any], phases: Sequence[Phase], best: float, seconds_an_epoch: float) -> str:
     """An epoch's row of `metrics.csv` in words, with the time left of its phase: another phase's epochs may take far longer."""
     phase, epochs = phases[row["phase"]], phases[-1].end
-    left = tqdm.format_interval((phase.end - row["epoch"]) * seconds_an_epoch) + " left"
+    left = f"  {tqdm.format_interval((phase.end - row['epoch']) * seconds_an_epoch)} left"
     if phase.end < epochs:
-        left += f" in phase {phase.index + 1}"
+        left = f"{left} in phase {phase.index + 1}" if row["epoch"] < phase.end else ""
     targets = " (mixed targets)" if row["train_targets"] == "mixed" else ""
     return (
         f"epoch {row['epoch']:>3}/{epochs}  lr {row['lr']:.3g}  train loss {row['train_loss']:.4f} "
         f"acc {row['train_accuracy']:.2%}{targets}  val loss {row['val_loss']:.4f} acc {row['val_accuracy']:.2%}  "
-        f"best {best:.2%}  {row['images_per_second']:,.0f} img/s  {left}"
+        f"best {best:.2%}  {row['images_per_second']:,.0f} img/s{left}"
     )
 
 

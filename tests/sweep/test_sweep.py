@@ -934,7 +934,8 @@ def test_trials_below_the_median_are_pruned(write: Write, fake: Callable[..., Fa
     assert "pruned after epoch 2 at val 40.00%" in (tmp_path / "out" / "table.md").read_text()
     assert len(training.trained) == 6
     # Optuna was told, so a trial is over, also for a machine with other threads.
-    again = write({"phases": [{"epochs": 4}], "engine": {"threads": 1}}, **TPE, prune={"warmup_epochs": 2, "startup_trials": 2})
+    engine = {**tiny_raw()["engine"], "threads": 2}
+    again = write({"phases": [{"epochs": 4}], "engine": engine}, **TPE, prune={"warmup_epochs": 2, "startup_trials": 2})
     _, directory, cells = prepare(again, tmp_path / "out")
     time.sleep(0.02)
     assert [directory.state(cell, 0).kind for cell in cells] == ["done"] * 2 + ["pruned"] * 4

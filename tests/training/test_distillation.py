@@ -133,7 +133,7 @@ def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tup
     teacher_targets, datamodule = teacher_targets_of(pupil(*teachers))
     pixels = normalize(datamodule.images[:40], datamodule.mean, datamodule.std)
     targets = torch.eye(10)[datamodule.labels[:40]]
-    taught = teacher_targets[0].of_pixels(targets, pixels, "fp32")
+    taught = teacher_targets[0].of_pixels(targets, pixels, torch.arange(40), 0, "fp32")
     assert torch.equal(taught[:, :10], targets)
     said = []
     for run in teachers:
@@ -142,7 +142,7 @@ def test_several_teachers_speak_by_the_mean_of_their_probabilities(teachers: tup
             said.append(torch.softmax(net.model.eval()(normalize(datamodule.images[:40], net.mean, net.std)) / 3.0, dim=1))
     torch.testing.assert_close(taught[:, 10:], (said[0] + said[1]) / 2, atol=1e-5, rtol=1e-4)
     assert not torch.allclose(said[0], said[1], atol=1e-2)
-    assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40), 0), targets)  # nets wait for the pixels
+    assert torch.equal(teacher_targets[0].of_images(targets, torch.arange(40)), targets)  # nets wait for the pixels
 
 
 def test_a_teacher_is_given_pixels_in_its_own_normalization(teachers: tuple[Run, Run], tmp_path: Path) -> None:
@@ -297,7 +297,7 @@ def test_a_file_whose_sums_may_overflow_on_this_processor_does_not_teach(
     config = pupil(distill={"teachers": [str(run.folder / "int8.onnx")]})
     if refused:
         with pytest.raises(
-            ConfigError, match=r"int8\.onnx has weights of 8 bits, .*give the run, .*or the file that .*--reduce-range"
+            ConfigError, match=r"int8\.onnx has weights of 8 bits, .*give the run, .*or the file that .*--reduce-range.* VNNI"
         ):
             teacher_targets_of(config)
     else:

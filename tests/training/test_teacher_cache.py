@@ -121,8 +121,9 @@ def test_every_epoch_shows_the_pixels_its_teacher_saw(
     assert not torch.equal(third[0], first[0])
 
 
+@pytest.mark.parametrize(("epochs", "share"), [(5, 1.0), (4.6, 1.0), (5, 0.5)], ids=["whole", "in part", "the hardest"])
 def test_mixed_batches_come_again_in_another_order_with_what_the_teacher_said_of_them(
-    teacher: Run, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch
+    teacher: Run, tmp_path: Path, asked: list[int], monkeypatch: pytest.MonkeyPatch, epochs: float, share: float
 ) -> None:
     """Epochs 2 and 4 show the batches of epoch 0, epoch 3 those of epoch 1; of 300 images 44 are in no batch."""
     seen: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
@@ -134,15 +135,19 @@ def test_mixed_batches_come_again_in_another_order_with_what_the_teacher_said_of
 
     monkeypatch.setattr(Trainer, "backward", backed)
     data = {"source": "digits", "val_size": 200, "train_limit": 300}
-    config = student(teacher, 2, epochs=5, data=data, **MIXED)
+    phase = {"epochs": epochs} | ({"select": {"share": share, "proxy": str(teacher.folder)}} if share < 1 else {})
+    config = student(teacher, 2, data=data, **{**MIXED, "phases": [phase]})
     train(config, tmp_path / "run", quiet=True)
-    assert sum(asked) == 2 * IMAGES
+    assert sum(asked) == (2 if share == 1 else 2 + epochs) * IMAGES  # the proxy is the teacher too, and sees every batch
     net = build_trainer(resolve_config(config), Run(tmp_path), quiet=True).batches.teacher_targets[0].teachers[0]
     hashes = {epoch: [hash(pixels.numpy().tobytes()) for pixels, _ in steps] for epoch, steps in seen.items()}
     assert len({*hashes[0], *hashes[1]}) == 8
-    assert set(hashes[0]) == set(hashes[2]) == set(hashes[4])
+    assert set(hashes[0]) == set(hashes[2])
     assert set(hashes[1]) == set(hashes[3])
-    assert len({tuple(hashes[epoch]) for epoch in (0, 2, 4)}) == 3
+    assert len(hashes[4]) == (4 if epochs == 5 else 2)
+    assert set(hashes[4]) <= set(hashes[0])
+    assert hashes[0] != hashes[2]
+    assert hashes[4] not in (hashes[0][: len(hashes[4])], hashes[2][: len(hashes[4])])
     mixed = 0
     for pixels, targets in (step for steps in seen.values() for step in steps):
         with torch.no_grad():
@@ -192,6 +197,7 @@ def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: P
         {"precision": "bf16"},
         {"mixup_alpha": 1.0},
         {"mixup_alpha": 1.0, "mix_prob": 0.5},
+        {"mixup_alpha": 1.0, "ricap_beta": 0.3},
         {"mixup_alpha": 1.0, "batch_size": 32},
     ]
     for number, changes in enumerate(cases):
@@ -204,8 +210,8 @@ def test_the_key_covers_all_that_the_answers_depend_on(teacher: Run, tmp_path: P
             targets.teachers = [replace(targets.teachers[0], sha256=sha256)]
         module.fill_answers(run, trainer.batches, trainer.resolved.phases[0], precision)
         names.append({path.name for path in view_cache.cache_folder(run).iterdir()})
-    assert [len(each) for each in names] == [2] * 9
-    assert len(set.union(*names)) == 18
+    assert [len(each) for each in names] == [2] * 10
+    assert len(set.union(*names)) == 20
 
 
 def test_a_config_without_it_keeps_the_hash_that_it_had(teacher: Run) -> None:

@@ -787,6 +787,7 @@ def test_the_time_left_goes_beyond_a_day() -> None:
     # A phase on a frozen backbone's features takes seconds an epoch, the next one minutes: its time cannot be told from them.
     first, second = Phase(0, 0, 12, 0, 12, PhaseSettings(epochs=12)), Phase(1, 12, 20, 12, 20, PhaseSettings(epochs=8))
     assert epoch_line(row, [first, second], 0.6, 4.0).endswith("100 img/s  00:08 left in phase 1")
+    assert epoch_line(row | {"epoch": 12}, [first, second], 0.6, 4.0).endswith("100 img/s")
     assert epoch_line(row | {"epoch": 18, "phase": 1}, [first, second], 0.6, 4.0).endswith("100 img/s  00:08 left")
 
 
