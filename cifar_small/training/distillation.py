@@ -156,8 +156,8 @@ def load_teacher(path: str, engine: Engine, rules: Rules, data: DataModule, wher
     net = load_net(run) if file is None else load_onnx(run, file, threads=engine.threads or torch.get_num_threads())
     if net.onnx is not None and may_overflow(net.onnx.quantization):
         raise ConfigError(
-            f"{where}: {path} {OVERFLOW}, so its answers may be wrong here; give the run, {run.folder}, or the file that "
-            "cifar-small quantize --reduce-range makes of it, or go on with a processor that has VNNI"
+            f"{where}: {path} {OVERFLOW}, so its answers may be wrong here; give the run, {run.folder}, or a file of "
+            "weights of 7 bits, as cifar-small quantize makes here, or go on with a processor that has VNNI"
         )
     if run.summary() is None:
         raise CheckpointError(f"{where}: {path} has not finished (no summary.json), so its weights may change; train it first")

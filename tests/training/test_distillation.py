@@ -297,7 +297,7 @@ def test_a_file_whose_sums_may_overflow_on_this_processor_does_not_teach(
     config = pupil(distill={"teachers": [str(run.folder / "int8.onnx")]})
     if refused:
         with pytest.raises(
-            ConfigError, match=r"int8\.onnx has weights of 8 bits, .*give the run, .*or the file that .*--reduce-range.* VNNI"
+            ConfigError, match=r"int8\.onnx has weights of 8 bits, .*give the run, .*or a file of weights of 7 bits.* VNNI"
         ):
             teacher_targets_of(config)
     else:
