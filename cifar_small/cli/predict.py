@@ -105,10 +105,17 @@ def _unlabelled(options: argparse.Namespace) -> int:
     """
     from cifar_small.config.loading import load_config
     from cifar_small.data import load_test, write_unlabelled
+    from cifar_small.data.images import SIDE
 
-    config = config_given(options)
+    config_name = config_given(options)
     reserve(options.overwrite, options.output)
-    images = load_test(load_config(config).data)
+    config = load_config(config_name)
+    images = load_test(config.data, config.read_at)
+    if images.side != SIDE:
+        raise UserError(
+            f"the test pictures of {images.source} are read at {images.side}x{images.side}, and the competition's pickle holds "
+            f"{SIDE}x{SIDE}; rehearse with a folder of pictures named by number, such as 0.png, as predict --file"
+        )
     write_unlabelled(options.output, images.images, images.ids)
     print(f"{len(images):,} images of {images.source}, without labels -> {options.output}")
     return 0

@@ -221,4 +221,7 @@ def _entry(batch: Any, key: str, where: str) -> Any:
 
 
 def _string(value: object) -> str:
-    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+    """A name as text; of what is no name only its type, since a list could be of any size."""
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    return str(value) if isinstance(value, str | int | float) else f"a {type(value).__name__}"

@@ -34,8 +34,10 @@ class TableOfPictures(NamedTuple):
 def integers(values: Any, where: str) -> npt.NDArray[np.int64]:
     """Labels as int64 (N,). Raises DataError when they are not whole numbers."""
     try:
+        if isinstance(values, list | tuple) and any(isinstance(one, list | tuple | dict | str | bytes) for one in values):
+            raise ValueError("no numbers")  # of which numpy could make an array of any size
         labels = np.asarray(values)
-    except Exception as error:  # a ragged list
+    except Exception as error:  # also a ragged list
         raise DataError(f"{where}: labels are not one list of numbers; expected whole numbers") from error
     if labels.ndim != 1 or (labels.dtype.kind not in "iu" and len(labels)):
         raise DataError(f"{where}: labels are {labels.dtype} {labels.shape}; expected whole numbers (N,)")

@@ -167,14 +167,28 @@ class _Machine:
 
 
 def _checked(root: Any) -> Any:
-    """The value, when nothing half-built is left anywhere in it."""
-    waiting, seen = [root], set[int]()
+    """The value, when nothing half-built is left anywhere in it, and whoever walks through it has an end to it.
+
+    A list that stands at many places counts as often: a few bytes can describe one of 2**100 items.
+    """
+    items: dict[int, int] = {}  # of each list, tuple and dict, at any depth; 0 until all that is in it was counted
+    waiting: list[tuple[Any, bool]] = [(root, False)]
     while waiting:
-        value = waiting.pop()
+        value, counted = waiting.pop()
         if isinstance(value, dict | list | tuple):
-            if id(value) not in seen:
-                seen.add(id(value))
-                waiting.extend(value.values() if isinstance(value, dict) else value)
+            inside = value.values() if isinstance(value, dict) else value
+            if counted:
+                sizes = [items[id(one)] if isinstance(one, dict | list | tuple) else 1 for one in inside]
+                items[id(value)] = 1 + sum(sizes)
+                if 0 in sizes or items[id(value)] > MAX_OPCODES:
+                    what = "contains itself" if 0 in sizes else f"holds more than {MAX_OPCODES:,} items"
+                    raise RefusedError(
+                        f"has a {type(value).__name__} that {what}; expected images and ids, each once; save it anew"
+                    )
+            elif id(value) not in items:
+                items[id(value)] = 0
+                waiting.append((value, True))
+                waiting.extend((one, False) for one in inside)
         elif not (value is None or isinstance(value, bool | int | float | str | bytes | bytearray | np.ndarray)):
             raise RefusedError(f"holds an unfinished numpy object; {AGAIN}")
     return root

@@ -99,6 +99,8 @@ def read_raw(path: Path, notes: list[str] | None = None, side: int = SIDE) -> tu
             return _entries({"ids": None, **found}, list(found), str(path), ("data", "images"), notes)
         case ".parquet":
             table = read_table([path], side)
+            if table.pictures.resized and notes is not None:
+                notes.append(_resized_note(table.pictures))
             data = table.pictures.pixels if table.pictures.small is None else table.pictures
             found = {"data": data, "ids": table.ids}
             return _entries(found, ["data", *(name for name in table.columns if name != "id")], str(path), ("data",), notes)
@@ -209,9 +211,14 @@ def _read_pictures(folder: Path, notes: list[str], side: int) -> tuple[Pictures,
     pictures = read_pictures(files, str(folder), side)
     pixels, small, resized = pictures
     if resized:
-        notes.append(f"{plural(resized, 'picture')} of another size became {pixels.shape[1]}x{pixels.shape[1]}: {KERNEL}")
+        notes.append(_resized_note(pictures))
     require_in_order(pixels if small is None else small, str(folder))
     return pictures, np.array([int(file.stem) for file in files], np.int64)
+
+
+def _resized_note(pictures: Pictures) -> str:
+    side = pictures.pixels.shape[1]
+    return f"{plural(pictures.resized, 'picture')} of another size became {side}x{side}: {KERNEL}"
 
 
 def _in_rows(data: Any, where: str, layout: AskedLayout, notes: list[str]) -> npt.NDArray[np.uint8]:
@@ -299,12 +306,20 @@ def _as_ids(listed: Any, where: str, notes: list[str]) -> npt.NDArray[np.int64]:
         else:
             whole = isinstance(text, int | float) and not isinstance(text, bool) and abs(text) < 2**63 and text == int(text)
         if not whole:
-            raise DataError(f"{where}: id {str(text)[:40]!r} in row {row} is not a whole number; expected ids such as 0, 1, 2")
+            raise DataError(f"{where}: id {_shown(text)} in row {row} is not a whole number; expected ids such as 0, 1, 2")
         ids.append(int(text))
     kinds = {type(entry).__name__ for entry in entries} - {"int"}
     if kinds:
         notes.append(f"ids stand as {', '.join(sorted(kinds))} and were read as whole numbers")
     return np.array(ids, np.int64)
+
+
+def _shown(entry: object) -> str:
+    """What stands in place of an id, for a message: in short, and only by its type where it is no text or usual number."""
+    if isinstance(entry, str):
+        return repr(entry[:40])
+    usual = entry is None or isinstance(entry, float) or (isinstance(entry, int) and abs(entry) < 2**128)
+    return repr(str(entry)) if usual else f"of type {type(entry).__name__}"
 
 
 def _content_notes(images: Images) -> list[str]:

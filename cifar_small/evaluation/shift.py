@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.config.hashing import recipe_hash
 from cifar_small.data import Images, stratified_subset
-from cifar_small.data.evaluation_sets import corrupted_kinds, load_corrupted, load_pair
+from cifar_small.data.evaluation_sets import SEVERITIES, corrupted_kinds, load_corrupted, load_pair
 from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
 from cifar_small.environment import no_bar, resolve_device, resolve_precision
@@ -150,13 +150,18 @@ def official_sets(
     kinds: Sequence[str] | None = None,
     count: int | None = None,
 ) -> list[ShiftSet]:
-    """The kinds in a folder of CIFAR-10-C, or those of them that are asked for; count: a stratified part of their images."""
+    """The kinds in a folder of CIFAR-10-C, or those of them that are asked for; count: a stratified part of their images.
+
+    Raises UserError for a severity that there is not.
+    """
     sets = []
+    if unknown := [one for one in severities or () if not 1 <= one <= SEVERITIES]:
+        raise UserError(f"there is no severity {unknown[0]}; CIFAR-10-C has 1 to {SEVERITIES}")
     for kind in corrupted_kinds(folder):
         if kinds is not None and kind not in kinds:
             continue
         family = KINDS[kind].family if kind in KINDS else "other"
-        for severity in severities or range(1, 6):
+        for severity in severities or range(1, SEVERITIES + 1):
             load = partial(_official, folder, kind, severity, classes, count)
             facts = ShiftFacts(kind=kind, severity=severity, family=family, base="files", base_sha256=load().sha256)
             sets.append(ShiftSet(facts, load))

@@ -6,20 +6,21 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
 OF_EVERY_MODULE = frozenset(vars(nn.Module()))  # names: _parameters, _buffers, _modules and hooks
 
 
 def holds_tensor(value: object, seen: set[int]) -> bool:
-    """Is this a tensor, or does it hold one at any depth: a container, a dataclass, a module in a list?
+    """Is this a tensor or a NumPy array, or does it hold one at any depth: a container, a dataclass, a module in a list?
 
     seen: ids of what is known, such as registered parameters, which do not count; grows by what is looked at.
     """
     if id(value) in seen:
         return False
     seen.add(id(value))
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.ndarray):
         return True
     if isinstance(value, nn.Module):
         inside: Iterable[object] = (*value.parameters(), *value.buffers())

@@ -200,8 +200,9 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         keys.append(inner[0])
         content = content[inner[0]]
     where = ".".join(keys)
-    if not isinstance(content, Mapping) or not content or not all(isinstance(value, Tensor) for value in content.values()):
-        other = [key for key in content if not isinstance(content[key], Tensor)] if isinstance(content, Mapping) else []
+    items = list(content.items()) if isinstance(content, Mapping) else []
+    other = [key for key, value in items if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if not items or other:
         listed = ", ".join(repr(key)[:40] for key in other[:10])
         found = f"its {where or 'content'} holds {listed or f'a {type(content).__name__} with no tensors'}"
         raise CheckpointError(

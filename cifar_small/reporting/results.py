@@ -173,14 +173,21 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
     Raises DataError when one has no such record.
     """
     found: dict[str, list[tuple[RunRecord, Path]]] = defaultdict(list)  # by recipe
+    seen: dict[
+        str, tuple[str, int]
+    ] = {}  # as in the table: of a run that is recorded twice the record with most readings counts
     for record_file in sorted(folder.rglob("*.json")):
         record, metrics = load_record(record_file), record_file.with_name("metrics.csv")
         if record is None or record.run is None or not metrics.exists():
             continue
-        summary = record.run.summary
-        weights = {run.summary.weights_sha256 for runs in found.values() for run, _ in runs}
-        if summary.data.source == source and summary.data.train_limit is None and summary.weights_sha256 not in weights:
-            found[recipe_of(record.run)].append((record.run, metrics))
+        run = record.run
+        if run.summary.data.source != source or run.summary.data.train_limit is not None:
+            continue
+        recipe, number = seen.setdefault(run.summary.weights_sha256, (recipe_of(run), len(found[recipe_of(run)])))
+        if number == len(found[recipe]):
+            found[recipe].append((run, metrics))
+        elif len(run.test_readings) > len(found[recipe][number][0].test_readings):
+            found[recipe][number] = run, metrics
     lines = {recipe: _progress(runs) for recipe, runs in found.items()}
     names = {recipe: runs[0][0].summary.name for recipe, runs in found.items()}
     if not lines:

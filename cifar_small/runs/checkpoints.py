@@ -63,6 +63,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{path} contains pickled Python objects; refusing to load it ({reason})") from None
+    except Exception as error:  # what torch raises for a payload that it did not write, of several kinds
+        reason = " ".join(str(error).split())[:100]
+        raise CheckpointError(f"{path} is no checkpoint of torch ({reason}); use another checkpoint") from None
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}; expected a checkpoint of cifar-small; use another one")
     if state.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {state.get('format')}; this version reads format {FORMAT}: update cifar_small"

@@ -137,7 +137,8 @@ class Run:
         """Each time the run was started or resumed: command, machine, versions, commit."""
         if not self.env_file.exists():
             return []
-        return parse_all(Session, read_json(self.env_file)["sessions"], self.env_file)
+        plain = read_json(self.env_file)
+        return parse_all(Session, plain.get("sessions") if isinstance(plain, dict) else None, self.env_file)
 
     def record(self) -> RunRecord:
         """What a record says of the run. Raises CheckpointError while it has not finished."""

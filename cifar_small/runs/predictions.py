@@ -148,6 +148,10 @@ class Predictions:
         return sha256_bytes(content)
 
 
+MEMBERS = frozenset({"ids", "logits", "classes", "labels", "meta"})
+MAX_BYTES = 2**30  # of one of them; the logits of a million images and a hundred classes take 400 MB
+
+
 def load_predictions(path: str | Path) -> Predictions:
     """Read a predictions file; `meta` gains its `file` and `sha256`. Raises DataError for anything else."""
     path = Path(path)
@@ -159,7 +163,12 @@ def load_predictions(path: str | Path) -> Predictions:
         if not raw.startswith(b"PK"):
             raise ValueError("it is no zip archive")
         with np.load(io.BytesIO(raw), allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
+            arrays = {}
+            for name in MEMBERS & set(file.files):  # nothing else is unpacked, which could be of any size
+                size = file.zip.getinfo(f"{name}.npy").file_size
+                if size > MAX_BYTES:
+                    raise ValueError(f"{name} declares {size:,} bytes; expected at most {MAX_BYTES:,}")
+                arrays[name] = file[name]
         meta = json.loads(str(arrays["meta"]))
         for name, kinds, ndim in (("ids", "iu", 1), ("logits", "f", 2), ("classes", "U", 1), ("labels", "iu", 1)):
             array = arrays.get(name)

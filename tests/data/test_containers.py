@@ -268,6 +268,14 @@ def test_pictures_in_class_folders_and_unlabelled_ones_are_resized(tmp_path: Pat
     assert "8 pictures of another size became 32x32: the middle square, by Pillow's bicubic kernel with antialiasing" in notes
 
 
+def test_unlabelled_pictures_in_a_table_say_that_they_were_resized(tmp_path: Path) -> None:
+    large = np.repeat(np.repeat(SCENES, 2, 1), 2, 2)
+    write_table(tmp_path / "a.parquet", large, [0] * 8, None)
+    images, notes = load_unlabelled(tmp_path / "a.parquet")
+    assert images.side == 32
+    assert "8 pictures of another size became 32x32: the middle square, by Pillow's bicubic kernel with antialiasing" in notes
+
+
 def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     for number, image in enumerate(SCENES, start=1):

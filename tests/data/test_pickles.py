@@ -265,7 +265,19 @@ def test_keys_that_cost_hours_to_hash_are_refused() -> None:
         parse_pickle(doubling + b"Ns.", "x")
     with pytest.raises(DataError, match="dict key of type tuple"):
         parse_pickle(b"\x80\x02})" + b"\x85" * 300_000 + b"Ns.", "x")
-    assert len(parse_pickle(b"\x80\x02)" + b"2\x86" * 100 + b".", "x")) == 2  # and looking through it costs nothing
+
+
+def test_what_has_no_end_is_refused() -> None:
+    """To print a tuple of itself twice, a hundred times over, would take for ever; a list at two places is just that."""
+    with pytest.raises(DataError, match=r"has a tuple that holds more than 2,000,000 items; expected images and ids"):
+        parse_pickle(b"\x80\x02N\x85" + b"2\x86" * 100 + b".", "x")
+    itself: list[object] = []
+    itself.append({"ids": itself})
+    with pytest.raises(DataError, match=r"has a (list|dict) that contains itself"):
+        parse_pickle(pickle.dumps(itself), "x")
+    shared = [1, 2]
+    assert parse_pickle(pickle.dumps({"ids": shared, "labels": shared}), "x") == {"ids": [1, 2], "labels": [1, 2]}
+    assert isinstance(parse_pickle(b"\x80\x02)" + b"\x85" * 300_000 + b".", "x"), tuple)
 
 
 def test_too_many_instructions_are_refused() -> None:

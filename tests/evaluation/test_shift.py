@@ -278,6 +278,9 @@ def test_official_files_hold_five_severities_one_after_the_other(tmp_path: Path)
     np.save(tmp_path / "snow.npy", images)
     assert [one.facts.name for one in shifts.official_sets(tmp_path, CIFAR10_CLASSES, [2], ["snow"])] == ["snow-2"]
     np.save(tmp_path / "labels.npy", np.tile(np.arange(10) // 5, 5))  # of two classes, so that a part can be stratified
+    for severity in (-1, 0, 6):
+        with pytest.raises(UserError, match=f"there is no severity {severity}; CIFAR-10-C has 1 to 5"):
+            shifts.official_sets(tmp_path, CIFAR10_CLASSES, [1, severity])
     (part,) = shifts.official_sets(tmp_path, ("cat", "dog"), [3], ["fog"], 4)
     assert np.bincount(part.load().labels).tolist() == [2, 2]
     assert part.facts.base_sha256 == part.load().sha256

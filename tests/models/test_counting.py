@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -197,6 +198,16 @@ def test_counting_leaves_a_net_as_it_was():
     assert [module.training for module in net.modules()] == modes
     assert list(net.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+@pytest.mark.parametrize("kept", [np.zeros(3), [np.zeros(3)], {"a": (np.float32(1), np.zeros(1))}, torch.zeros(3)])
+def test_numbers_in_an_attribute_are_refused(kept):
+    """As arrays as well as tensors, at any depth: a forward pass could use them, and no count would see them."""
+    net = Unusual()
+    check_tensors(net)
+    net.kept = kept
+    with pytest.raises(ConfigError, match=r"the parameter count would miss numbers of this net: .*kept"):
+        check_tensors(net)
 
 
 @pytest.mark.parametrize(

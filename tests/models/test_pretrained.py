@@ -111,6 +111,11 @@ REFUSED: list[tuple[str, bytes, str]] = [
     ("a.pth", CONTENT[".pth"][:-40], "truncated, or not written by torch.save"),
     ("a.pth", torch_bytes([1, 2]), r"is not a state dict: its content holds a list with no tensors; expected tensors by name"),
     ("a.pth", torch_bytes({}), "is not a state dict"),
+    (
+        "a.pth",
+        torch_bytes({0: torch.ones(2), 1: torch.ones(2)}),
+        "is not a state dict: its content holds 0, 1; expected",
+    ),
     ("a.pth", torch_bytes({"a": torch.ones(2), "b": "text"}), "is not a state dict"),
     ("a.pth", torch_bytes({"a": torch.ones(2), "b": torch.tensor([1.0, float("nan")])}), "NaN or infinite numbers, first in b"),
     (

@@ -312,6 +312,8 @@ def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, mo
     with_metrics(tmp_path, "fast", [0.7, 0.93], seed=1, readings=(reading(0.93), reading(0.94)))  # another seed of the recipe
     with_metrics(tmp_path, "part", [0.4], recipe="c" * 64, train_limit=1000)
     with_metrics(tmp_path, "hundred", [0.4], recipe="d" * 64, source="cifar100")
+    earlier = tmp_path / "before it was read"  # the first seed recorded once more, and found first
+    with_metrics(earlier, "fast", [0.8, 0.94])
     drawn: list[Any] = []
     monkeypatch.setattr(results, "draw_accuracy_over_time", lambda lines, title: drawn.extend(lines))
     monkeypatch.setattr(results, "save", lambda figure, path: None)

@@ -104,6 +104,24 @@ def test_failing_disk_leaves_the_old_checkpoint(tmp_path: Path, monkeypatch: pyt
     assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (b"PK\x03\x04 no archive of torch", "is no checkpoint of torch"),
+        (None, "holds a list; expected a checkpoint of cifar-small"),
+    ],
+)
+def test_what_is_sealed_but_no_checkpoint_is_refused(tmp_path: Path, payload: bytes | None, message: str) -> None:
+    """Anybody can write the seal, so that it says nothing of what is in it."""
+    path = tmp_path / "x.pt"
+    if payload is None:
+        torch.save([1, 2], path)
+        payload = path.read_bytes()
+    path.write_bytes(payload + MAGIC + hashlib.sha256(payload).digest())
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(path)
+
+
 def test_only_tensors_and_plain_values_come_back(tmp_path: Path) -> None:
     path = tmp_path / "evil.pt"
     torch.save({"format": FORMAT, "path": Path("x")}, path)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import tempfile
+import tracemalloc
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -185,6 +186,24 @@ def test_what_is_no_predictions_file_is_one_error(make: Any, tmp_path: Path, mon
         load_predictions(path)
     assert path.name in str(caught.value)
     assert not (tmp_path / "unpickled").exists()
+
+
+def test_what_else_is_in_an_archive_is_not_unpacked_and_huge_members_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path, more=np.zeros(10_000_000, np.uint8))
+    with np.load(path) as file:
+        np.savez_compressed(path.with_name("small.npz"), **file)
+    path = path.with_name("small.npz")
+    tracemalloc.start()
+    try:
+        load_predictions(path)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    monkeypatch.setattr("cifar_small.runs.predictions.MAX_BYTES", 200)
+    with pytest.raises(DataError, match=r"(logits|meta|ids|classes|labels) declares [0-9,]+ bytes; expected at most 200"):
+        load_predictions(path)
 
 
 def test_damaged_files_are_data_errors_or_load_unchanged(tmp_path: Path) -> None:
