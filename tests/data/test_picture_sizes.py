@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 import cifar_small as cs
+from cifar_small.cli.main import main
 from cifar_small.config.schema import Config, Data
 from cifar_small.data import load_test, load_train, load_unlabelled
 from cifar_small.data import pictures as reading
@@ -161,3 +163,15 @@ def test_views_move_larger_images_by_as_much_of_them() -> None:
     image = torch.arange(64.0).expand(1, 1, 64, 64)
     assert torch.equal(View(columns=1)(image)[..., 2:], image[..., :-2])
     assert torch.equal(View(columns=1)(image[..., :32, :32])[..., 1:], image[..., :32, :31])
+
+
+def test_a_rehearsal_with_pictures_that_the_competitions_pickle_would_shrink_is_refused(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The pickle holds 32x32; what a net of 48x48 says of these enlarged again is not what it says of the test pictures."""
+    for side, code in ((SIDE, 2), (32, 0)):
+        (tmp_path / f"{side}.yaml").write_text(yaml.safe_dump(raw_of(root, input={"size": side})))
+        given = ["unlabelled", "--config", str(tmp_path / f"{side}.yaml"), "--output", str(tmp_path / f"{side}.pkl")]
+        assert main(given) == code
+        assert (tmp_path / f"{side}.pkl").exists() == (code == 0)
+    assert "are read at 48x48, and the competition's pickle holds 32x32; rehearse with a folder" in capsys.readouterr().err
