@@ -6,14 +6,14 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
 
 from cifar_small.config.hashing import config_dict, config_hash
 from cifar_small.config.loading import parse_config
-from cifar_small.config.schema import Config, views_name
+from cifar_small.config.schema import Config, Data, views_name
 from cifar_small.data import (
     Images,
     color_notes,
@@ -191,13 +191,16 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
         raise UserError(
             "the predictions file does not say which split of which data it is of; expected one of a run's val or test"
         )
-    sections = [relocate_config(parse_config(config, "the predictions' config"), None, data_root).data for config in configs]
-    side = meta.data.side if meta.data else SIDE
-    images = load_splits(sections[0], side)[1] if split == "val" else load_test(sections[0], side)
-    if split == "val" and len(sections) > 1 and images.sha256 != meta.images_sha256:
+
+    def data_of(config: dict[str, Any]) -> Data:
+        return relocate_config(parse_config(config, "the predictions' config"), None, data_root).data
+
+    data, side = data_of(configs[0]), meta.data.side if meta.data else SIDE
+    images = load_splits(data, side)[1] if split == "val" else load_test(data, side)
+    if split == "val" and len(configs) > 1 and images.sha256 != meta.images_sha256:
         # Nets that held out other images were joined on those that all of them held out.
-        distinct = {section.model_dump_json(): section for section in sections[1:]}.values()
-        hashes = {images.sha256, *(load_splits(section, side)[1].sha256 for section in distinct)}
+        others = {other.model_dump_json(): other for other in map(data_of, configs[1:]) if other != data}
+        hashes = {images.sha256, *(load_splits(other, side)[1].sha256 for other in others.values())}
         places = np.flatnonzero(np.isin(images.ids, predictions.ids))
         if len(places) == len(predictions.ids) and sha256_of_shared(hashes, predictions.ids) == meta.images_sha256:
             return images.take(places)

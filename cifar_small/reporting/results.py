@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from cifar_small.errors import DataError, UserError
 from cifar_small.figures.run import Progress, draw_accuracy_over_time
@@ -20,6 +21,7 @@ from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ONCE = "read once"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
         raise UserError(f"{folder} is no folder; expected the one that holds the records, such as submissions")
     groups: dict[str, list[_Recorded]] = defaultdict(list)
     without_run: list[str] = []
-    seen: dict[str, int] = {}  # a run may be recorded more than once; the record with most readings of test counts
+    recorded: list[tuple[RunRecord, str]] = []
     for path in sorted(folder.rglob("*.json")):
         record = load_record(path)
         if record is None:
@@ -57,12 +59,9 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
             continue
         if not record.run.sessions:
             raise DataError(f"{path} is not a record (no sessions); write it again with cifar-small record or submit")
-        entry, group, weights = _Recorded(record.run, place), groups[recipe_of(record.run)], record.run.summary.weights_sha256
-        if weights not in seen:
-            seen[weights] = len(group)
-            group.append(entry)
-        elif len(record.run.test_readings) > len(group[seen[weights]].run.test_readings):
-            group[seen[weights]] = entry
+        recorded.append((record.run, place))
+    for run, place in _once_each(recorded):
+        groups[recipe_of(run)].append(_Recorded(run, place))
     if not groups and not without_run:
         return f"No records under {folder.name}/ yet."
     header = ["recipe", "data", "parameters", "epochs", "seeds", "views", "val %", "test %", "minutes", "hardware"]
@@ -85,6 +84,16 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
         "those of configs/prior are in configs/published, under the name of the recipe, and each record holds its config.yaml."
     )
     return "\n".join([markdown_grid(table), "", note, "", *commands])
+
+
+def _once_each(recorded: Iterable[tuple[RunRecord, T]]) -> list[tuple[RunRecord, T]]:
+    """Of a run that is recorded more than once, the record with most readings of test, at the place of the first."""
+    best: dict[str | None, tuple[RunRecord, T]] = {}
+    for run, what in recorded:
+        known = best.get(run.summary.weights_sha256)
+        if known is None or len(run.test_readings) > len(known[0].test_readings):
+            best[run.summary.weights_sha256] = run, what
+    return list(best.values())
 
 
 def _short_table(header: Sequence[str], groups: Sequence[Sequence[_Recorded]]) -> str:
@@ -173,21 +182,15 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
     Raises DataError when one has no such record.
     """
     found: dict[str, list[tuple[RunRecord, Path]]] = defaultdict(list)  # by recipe
-    seen: dict[
-        str, tuple[str, int]
-    ] = {}  # as in the table: of a run that is recorded twice the record with most readings counts
+    recorded = []
     for record_file in sorted(folder.rglob("*.json")):
         record, metrics = load_record(record_file), record_file.with_name("metrics.csv")
-        if record is None or record.run is None or not metrics.exists():
-            continue
-        run = record.run
-        if run.summary.data.source != source or run.summary.data.train_limit is not None:
-            continue
-        recipe, number = seen.setdefault(run.summary.weights_sha256, (recipe_of(run), len(found[recipe_of(run)])))
-        if number == len(found[recipe]):
-            found[recipe].append((run, metrics))
-        elif len(run.test_readings) > len(found[recipe][number][0].test_readings):
-            found[recipe][number] = run, metrics
+        if record is not None and record.run is not None and metrics.exists():
+            data = record.run.summary.data
+            if data.source == source and data.train_limit is None:
+                recorded.append((record.run, metrics))
+    for run, metrics in _once_each(recorded):
+        found[recipe_of(run)].append((run, metrics))
     lines = {recipe: _progress(runs) for recipe, runs in found.items()}
     names = {recipe: runs[0][0].summary.name for recipe, runs in found.items()}
     if not lines:

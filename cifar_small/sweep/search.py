@@ -43,13 +43,13 @@ def work_through_trials(worker: Worker) -> None:
         worker.busy.clear()
         ended = 0
         for number in range(sweep.trials):
-            if _is_told(worker, number):
+            if worker.directory.is_told(trial_name(number)):
                 continue
             claim = worker.claim(trial_name(number))
             if claim is None:
                 continue
             with claim:
-                if not _is_told(worker, number):  # checked again under the claim
+                if not worker.directory.is_told(trial_name(number)):  # checked again under the claim
                     ended += _Trial(worker, optuna, number).finish(claim)
         if not ended:
             return
@@ -121,11 +121,6 @@ class _Journal:
             self.lock.release()
         if torn:
             self.say(f"{self.path}: its last line was cut off ({torn:,} bytes) and is dropped; the whole lines go on")
-
-
-def _is_told(worker: Worker, number: int) -> bool:
-    path = worker.directory.trial_file(number)
-    return path.exists() and read_json(path)["told"] is not None
 
 
 class _Trial:

@@ -75,8 +75,7 @@ class SweepDirectory:
 
         Not where Optuna was told of it: that trial is over, and a base config of other settings is refused.
         """
-        trial = self.trials / f"{cell.name}.json"
-        if trial.exists() and read_json(trial)["told"] is not None:
+        if self.is_told(cell.name):
             return False
         path = self.run(cell, seed).folder / name
         trained = read_json(path).get("config_sha256")  # older files have none
@@ -111,6 +110,11 @@ class SweepDirectory:
     def trial_file(self, number: int) -> Path:
         """What a tpe trial sets, and Optuna's number for it."""
         return self.trials / f"{trial_name(number)}.json"
+
+    def is_told(self, trial: str) -> bool:
+        """Was Optuna told how a tpe trial ended? Not for cells of other sweeps."""
+        path = self.trials / f"{trial}.json"
+        return path.exists() and read_json(path)["told"] is not None
 
     def trial_cells(self, sweep: Sweep) -> list[Cell]:
         """The trials begun so far, as cells."""

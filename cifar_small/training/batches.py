@@ -51,18 +51,15 @@ class Batches:
         """
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
         shown = phase.shown(epoch)
-        again = shown != epoch and settings.mixes
-        order = epoch_order(len(self.data.images), seed, shown if again else epoch)
+        order = epoch_order(len(self.data.images), seed, shown if settings.mixes else epoch)
         steps = range(first_step, phase.steps_in(epoch, self.steps))
+        again = settings.mixes and shown != epoch
         numbers = epoch_order(self.steps, seed, epoch)[first_step : steps.stop].tolist() if again else steps
         side = self.config.augmented_at(settings.resolution, self.data.side)
-        drawn_in = shown if again else epoch
-        mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, drawn_in, number), side) for number in numbers]
+        mixes = [draw_mix(settings, batch, numpy_generator(seed, MIX, shown, number), side) for number in numbers]
         places = [self._places(number, mix) for number, mix in zip(numbers, mixes, strict=True)]
-        if again:
+        if again or shown == epoch:
             pixels = self.augmenter.epoch(settings.augment, order, shown, places, side)
-        elif shown == epoch:
-            pixels = self.augmenter.epoch(settings.augment, order, epoch, places, side)
         else:  # an image's pixels are those of its place in the epoch that is shown
             former = epoch_order(len(self.data.images), seed, shown)
             place = former.argsort()

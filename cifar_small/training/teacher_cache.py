@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from cifar_small.config.phases import Phase
-from cifar_small.config.schema import MIX_KINDS
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
 from cifar_small.training.view_cache import bounded, cache_folder, collected, kept, key_of, make_room, view_slices
@@ -47,11 +46,7 @@ def fill_answers(
     assert settings is not None
     assert settings.cached_views is not None
     needed = answer_bytes(phase, len(data.images), len(data.classes))
-    mixing = [getattr(phase.settings, name) for name in (*MIX_KINDS.values(), "mix_prob", "mix_probs")] + [
-        batches.config.batch_size
-    ]
-    others = [precision, settings.temperature, *(one.sha256 for one in teachers.teachers)]
-    key = key_of(batches, phase, [*others, *mixing] if phase.settings.mixes else others)
+    key = key_of(batches, phase, [precision, settings.temperature, *(one.sha256 for one in teachers.teachers)])
     names = [f"{key}-teachers{view}.npy" for view in range(settings.cached_views)]
     make_room(run, names, needed)
 

@@ -11,6 +11,7 @@ import io
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from cifar_small.config.phases import Phase
+from cifar_small.config.schema import MIX_KINDS
 from cifar_small.environment import no_bar, package_versions
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_atomic
@@ -114,10 +116,9 @@ def kept(path: Path, dtype: torch.dtype, compute: Callable[[], Tensor]) -> Tenso
     numpy has no bfloat16, so its bits are kept.
     """
     in_file = torch.int16 if dtype == torch.bfloat16 else dtype
-    try:
+    with suppress(FileNotFoundError, EOFError, ValueError):
         return torch.from_numpy(np.load(path, allow_pickle=False)).view(dtype)
-    except (FileNotFoundError, EOFError, ValueError):
-        found = compute()
+    found = compute()
     file = io.BytesIO()
     np.save(file, found.view(in_file).numpy(), allow_pickle=False)
     write_atomic(path, file.getvalue())
@@ -133,6 +134,9 @@ def key_of(batches: Batches, phase: Phase, others: Sequence[Any], weights: Itera
         [phase.settings.augment.model_dump(mode="json"), phase.settings.resolution, phase.start],
         [config.seed, config.input.augment, package_versions(), *others],
     ]
+    if phase.settings.mixes:
+        mixing = [getattr(phase.settings, name) for name in (*MIX_KINDS.values(), "mix_prob", "mix_probs")]
+        settings.append([*mixing, config.batch_size])
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for name, value in weights:
         digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
