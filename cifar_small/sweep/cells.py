@@ -58,7 +58,7 @@ def plan(sweep: Sweep) -> list[Cell]:
     """
     if sweep.method == "tpe":
         probes = [(f"probe{number}", settings) for number, settings in enumerate(_probes(sweep.spaces))]
-        cells = _resolve_all(sweep, probes)
+        cells = _resolve_all(sweep, probes + [(f"start_with.{number}", one) for number, one in enumerate(starts(sweep))])
         _refuse_illegal(sweep, cells)
         _refuse_ineffective_pruner(sweep, max(cell.config.epochs for cell in cells))
         return []
@@ -66,6 +66,57 @@ def plan(sweep: Sweep) -> list[Cell]:
     _refuse_twins(cells)
     _refuse_illegal(sweep, cells)
     return cells
+
+
+def starts(sweep: Sweep) -> list[Settings]:
+    """The settings of the trials of `start_with`, each parameter that one leaves out as in the base config.
+
+    Raises ConfigError for values that the parameters do not include, and for two that are the same.
+    """
+    if not sweep.start_with:
+        return []
+    base = load_config(sweep.config).model_dump(mode="json")
+    found: list[Settings] = []
+    for number, given in enumerate(sweep.start_with):
+        settings: Settings = {}
+        for key, space in sweep.spaces.items():
+            value = given[key] if key in given else _at(base, key)
+            if (inside := _inside(space, value)) is None:
+                origin = "" if key in given else " in the base config"
+                raise ConfigError(
+                    f"{sweep.name}: start_with.{number}: {key} is {json.dumps(value)[:60]}{origin}, which is none of what "
+                    f"parameters.{key} lets it be: widen that, or set another value in start_with.{number}"
+                )
+            settings[key] = inside[0]
+        if settings in found:
+            raise ConfigError(
+                f"{sweep.name}: start_with.{number} sets the same as start_with.{found.index(settings)}: drop one"
+            )
+        found.append(settings)
+    return found
+
+
+def _at(config: Any, key: str) -> Any:
+    """The value at a dotted key; None where there is none."""
+    for part in key.split("."):
+        if isinstance(config, list) and part.isdecimal() and int(part) < len(config):
+            config = config[int(part)]
+        elif isinstance(config, dict):
+            config = config.get(part)
+        else:
+            return None
+    return config
+
+
+def _inside(space: Space, value: Any) -> tuple[Any] | None:
+    """The value as the space has it, in a tuple, since it may be null itself; None where the space has no such value."""
+    if not isinstance(space, Range):
+        return next(((one,) for one in space if canonical(one) == canonical(value)), None)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not space.low <= value <= space.high:
+        return None
+    if space.type == "int":
+        return (int(value),) if float(value).is_integer() else None
+    return (float(value),)
 
 
 def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any]) -> Cell:

@@ -8,6 +8,7 @@ a trial sets stands in its own file before anything trains, so that a killed tri
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from statistics import mean
@@ -18,7 +19,7 @@ from cifar_small.errors import CheckpointError, ConfigError, UserError, plural
 from cifar_small.files import append_whole, write_json
 from cifar_small.randomness import stream_seed
 from cifar_small.runs.directory import read_json
-from cifar_small.sweep.cells import SWEEP, Cell, resolve
+from cifar_small.sweep.cells import SWEEP, Cell, resolve, starts
 from cifar_small.sweep.spec import Range, Space, canonical
 from cifar_small.sweep.states import PRUNED, job_name, trial_name
 from cifar_small.sweep.worker import OnEpoch, Row, Worker
@@ -68,12 +69,14 @@ def _refuse_other_space(worker: Worker) -> None:
     """Trials are told apart by number alone, so all of a folder must be drawn from one space."""
     path, sweep = worker.directory.trials / "space.json", worker.sweep
     space = json.loads(canonical({"parameters": sweep.parameters, "seeds": list(sweep.seeds)}))
+    if sweep.start_with:
+        space["start_with"] = json.loads(canonical(list(sweep.start_with)))
     if not path.exists():
         write_json(path, space)
     elif (old := read_json(path)) != space:
         raise ConfigError(
-            f"{worker.directory.folder} contains trials of other parameters or seeds, {json.dumps(old)[:200]}; restore them, "
-            "or give the changed sweep another name"
+            f"{worker.directory.folder} contains trials of other parameters, seeds or start_with, {json.dumps(old)[:200]}; "
+            "restore them, or give the changed sweep another name"
         )
 
 
@@ -148,6 +151,8 @@ class _Trial:
             ),
             pruner=pruner,
         )
+        if number < len(sweep.start_with):
+            self._fix(starts(sweep)[number])
         self.content = read_json(self.file) if self.file.exists() else self._ask()
         found = [one for one in self.study.get_trials(deepcopy=False) if one.number == self.content["optuna_number"]]
         if not found:
@@ -156,6 +161,14 @@ class _Trial:
             )
         self.state = found[0].state
         self.trial = optuna.trial.Trial(self.study, found[0]._trial_id)  # also for one that another process asked for
+
+    def _fix(self, settings: Mapping[str, Any]) -> None:
+        """Let Optuna propose just these. Queued in the study instead, another worker's trial could take them."""
+        spaces = self.worker.sweep.spaces
+        fixed = {key: value if isinstance(spaces[key], Range) else json.dumps(value) for key, value in settings.items()}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", self.optuna.exceptions.ExperimentalWarning)
+            self.study.sampler = self.optuna.samplers.PartialFixedSampler(fixed, self.study.sampler)
 
     def _ask(self) -> dict[str, Any]:
         states = self.optuna.trial.TrialState

@@ -81,7 +81,8 @@ class Sweep(Section):
     parameters: Settings | None = None  # dotted key: list of values, or (random, tpe) a Range
     cells: Annotated[tuple[NamedCell, ...], Field(strict=False)] | None = None  # by hand, instead of parameters
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None  # cells to draw; random and tpe need it
-    random_trials: PositiveInt | None = None  # tpe only: trials drawn at random first; None: half of trials, at most 10
+    start_with: Annotated[tuple[Settings, ...], Field(strict=False)] = ()  # tpe only: its first trials; {} is the base config
+    random_trials: PositiveInt | None = None  # tpe only: trials before it proposes; None: half of trials, at most 10
     search_seed: Seed = 0  # of the drawing, not of the runs
     seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = (0,)  # every cell is run with each
     prune: Prune | None = None  # tpe only
@@ -119,6 +120,10 @@ class Sweep(Section):
             problems.append(
                 f"random_trials {self.random_trials} leaves none of the {self.trials} trials to tpe: lower it, or use random"
             )
+        if self.start_with and self.method != "tpe":
+            problems.append(f"start_with has no effect with method {self.method}: drop it, or set method tpe")
+        elif self.trials is not None and len(self.start_with) > self.trials:
+            problems.append(f"start_with lists {len(self.start_with)} trials, more than trials {self.trials}: raise trials")
         if self.prune is not None and self.method != "tpe":
             problems.append(f"prune has no effect with method {self.method}: drop it, or set method tpe")
         elif self.prune is not None and self.trials is not None and self.prune.startup_trials >= self.trials:
@@ -139,6 +144,12 @@ class Sweep(Section):
                 problems.append("parameters is empty: name a dotted key with a list of values, such as optim.lr: [0.05, 0.1]")
             problems += _key_problems(self.parameters, "parameters")
             problems += _read_spaces(self.parameters, self.method)[1]
+        for number, settings in enumerate(self.start_with):
+            problems += [
+                f"start_with.{number}.{key} is none of the parameters: add it to them, or drop it"
+                for key in settings
+                if key not in (self.parameters or {})
+            ]
         if self.cells is not None:
             if not self.cells:
                 problems.append("cells is empty: write at least one, such as {label: cutout, augment.cutout: 8}")

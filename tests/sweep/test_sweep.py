@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -823,8 +824,68 @@ def test_tpe_runs_its_trials_and_can_be_repeated(write: Write, fake: Callable[..
     page = (Path(__file__).parents[2] / "docs" / "watching.md").read_text(encoding="utf-8")
     documented = re.findall(r"^optuna-dashboard runs/NAME/(.+)$", page, re.MULTILINE)
     assert [(tmp_path / "a" / journal).is_file() for journal in documented] == [True]
-    with pytest.raises(ConfigError, match="contains trials of other parameters or seeds"):
+    with pytest.raises(ConfigError, match="contains trials of other parameters, seeds or start_with"):
         run_sweep(write(**TPE), tmp_path / "a", quiet=True)
+
+
+def test_tpe_starts_with_the_base_and_what_one_knows(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    training = fake(lambda config: config.optim.lr / 2)
+    parameters = {
+        "optim.lr": {"low": 0.01, "high": 1.0, "log": True},
+        "model.widths": [[8, 8, 8], [8, 16, 32]],
+        "phases.0.epochs": {"low": 1, "high": 3, "type": "int"},
+    }
+    base = {
+        "optim": {"name": "sgd", "lr": 0.5},
+        "model": {**tiny_raw()["model"], "widths": [8, 16, 32]},
+        "phases": [{"epochs": 2}],
+    }
+    first = [{}, {"optim.lr": 1, "model.widths": [8, 8, 8]}]
+    place = tmp_path / "out"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # Optuna's on what it calls experimental would puzzle users
+        assert run_sweep(write(base, method="tpe", trials=5, parameters=parameters, start_with=first), place, quiet=True) == 0
+    known = [{"optim.lr": 0.5, "model.widths": [8, 16, 32], "phases.0.epochs": 2}]
+    known += [{"optim.lr": 1.0, "model.widths": [8, 8, 8], "phases.0.epochs": 2}]
+    assert settings_of(place)[:2] == known
+    assert all(one not in known for one in settings_of(place)[2:])
+    assert len(training.trained) == 5
+    assert [trial.params["optim.lr"] for trial in study_of(place).trials][:2] == [0.5, 1.0]  # TPE learns from them
+    assert load_config(place / "best.yaml").optim.lr == 1.0
+    with pytest.raises(ConfigError, match="contains trials of other parameters, seeds or start_with"):
+        run_sweep(write(base, method="tpe", trials=5, parameters=parameters, start_with=[{}]), place, quiet=True)
+
+
+@pytest.mark.parametrize(
+    ("first", "problem"),
+    [
+        (
+            [{}],
+            r"s: start_with\.0: optim\.lr is 5\.0 in the base config, which is none of what parameters\.optim\.lr lets it be",
+        ),
+        ([{"optim.lr": 2}], r"s: start_with\.0: optim\.lr is 2, which is none of"),
+        ([{"optim.lr": True}], r"s: start_with\.0: optim\.lr is true, which is none of"),
+        ([{"optim.lr": 0.1, "batch_size": 48}], r"s: start_with\.0: batch_size is 48, which is none of"),
+        ([{"optim.lr": 0.1}, {"optim.lr": 0.10}], r"s: start_with\.1 sets the same as start_with\.0: drop one"),
+        (
+            [{"optim.lr": 0.1, "mixup_alpha": 0.2}],
+            r"start_with\.0\.mixup_alpha is none of the parameters: add it to them, or drop",
+        ),
+        ([{"optim.lr": rate / 10} for rate in range(1, 8)], r"start_with lists 7 trials, more than trials 6: raise trials"),
+    ],
+)
+def test_a_start_that_the_parameters_do_not_include_is_refused(
+    first: list[dict[str, Any]], problem: str, write: Write, tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match=problem):
+        run_sweep(write({"optim": {"name": "sgd", "lr": 5.0}}, **TPE, start_with=first), tmp_path / "out", quiet=True)
+    assert not (tmp_path / "out").exists()
+
+
+def test_start_with_is_for_tpe_alone(write: Write, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="start_with has no effect with method grid: drop it, or set method tpe"):
+        run_sweep(write(parameters={"batch_size": [32, 64]}, start_with=[{}]), tmp_path / "out", quiet=True)
 
 
 def test_a_killed_trial_goes_on_as_the_same_one(
