@@ -69,7 +69,13 @@ def class_names(data: Data) -> tuple[str, ...]:
 
 def _load(data: Data, split: Split, side: int) -> Images:
     images = _load_source(data, split, side)
-    return _in_order(images, data.classes) if data.classes else images
+    order = data.classes or _order_of_numbers(images.classes)
+    return images if order == images.classes else _in_order(images, order)
+
+
+def _order_of_numbers(classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Names as given; numbers in their own order, as `np.unique` of text and `class_encode_column` put 10 before 2."""
+    return tuple(sorted(classes, key=int)) if all(name.isascii() and name.isdecimal() for name in classes) else classes
 
 
 def _in_order(images: Images, classes: tuple[str, ...]) -> Images:

@@ -12,11 +12,18 @@ from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
 from cifar_small.evaluation.entries import val_chose
 from cifar_small.metrics.calibration import Calibration, Reliability, calibration, fit_temperature
-from cifar_small.metrics.classification import confusion_matrix, log_softmax, precision_recall_f1, wilson_interval
+from cifar_small.metrics.classification import (
+    confusion_matrix,
+    log_softmax,
+    precision_recall_f1,
+    top_k_accuracy,
+    wilson_interval,
+)
 from cifar_small.runs.predictions import Predictions
 
 CONFUSED = 20  # pairs of classes that are listed
 MISTAKES = 24  # images that are shown
+MANY = 20  # classes from which on top-5 accuracy is stated; of ten, hardly an image fails
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,7 @@ class Evaluation:
     accuracy: float
     interval: tuple[float, float]  # Wilson, 95 %
     macro_f1: float | None  # mean over the classes that have an F1
+    top5: float | None  # share of images whose class is among the five most probable; None for fewer than MANY classes
     counts: npt.NDArray[np.int64]
     classes: tuple[ClassScore, ...]
     confused: tuple[Confused, ...]  # most images first
@@ -111,6 +119,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
         accuracy=right / total,
         interval=wilson_interval(right, total),
         macro_f1=sum(f1s) / len(f1s) if f1s else None,
+        top5=top_k_accuracy(predictions.logits, labels, 5) if len(classes) >= MANY else None,
         counts=counts,
         classes=classes,
         confused=_most_confused(counts, predictions.classes),

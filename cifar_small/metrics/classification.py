@@ -24,6 +24,17 @@ def wilson_interval(correct: int, total: int) -> tuple[float, float]:
     return max(0.0, (center - half) / scale), min(1.0, (center + half) / scale)
 
 
+def top_k_accuracy(logits: Array, labels: Array, k: int) -> float:
+    """Share of labels (N,) among the k largest of logits (N, K), 0 to 1.
+
+    Of equal logits the first are the larger, as argmax has it, so that k = 1 gives the accuracy.
+    """
+    own = logits[np.arange(len(labels)), labels][:, None]
+    first = np.arange(logits.shape[1]) < labels[:, None]
+    before = (logits > own) | ((logits == own) & first)
+    return float((before.sum(axis=1) < k).mean())
+
+
 def confusion_matrix(labels: Array, predicted: Array, num_classes: int) -> npt.NDArray[np.int64]:
     """Counts (K, K): row = true class, column = predicted class."""
     from sklearn import metrics

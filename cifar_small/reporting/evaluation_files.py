@@ -35,10 +35,11 @@ def describe(evaluation: Evaluation) -> str:
     """The tables for the terminal: accuracy, calibration, classes (the worst of many), the most confused pairs."""
     low, high = evaluation.interval
     macro = "" if evaluation.macro_f1 is None else f"; macro F1 {evaluation.macro_f1:.2%}"
+    top5 = "" if evaluation.top5 is None else f"; top-5 {evaluation.top5:.2%}"
     lines = [
         title_of(evaluation),
         f"accuracy {evaluation.accuracy:.2%}, {evaluation.right:,} of {evaluation.images:,} images, "
-        f"95 % interval {low:.2%} to {high:.2%}{macro}",
+        f"95 % interval {low:.2%} to {high:.2%}{macro}{top5}",
     ]
     if evaluation.val_chose:
         lines.append(f"val also chose {evaluation.val_chose}, so its accuracy is optimistic; test is unbiased")

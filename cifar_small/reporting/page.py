@@ -252,15 +252,18 @@ def scores_table(evaluation: Evaluation) -> Table:
     before = evaluation.before
     cells = [f"{before.nll:.4f}", f"{before.brier:.4f}", f"{100 * before.reliability.ece:.2f}"]
     f1 = "" if evaluation.macro_f1 is None else f"{100 * evaluation.macro_f1:.2f}"
-    accuracy = f"{100 * evaluation.accuracy:.2f} [{100 * low:.2f}, {100 * high:.2f}]"
-    rows = [("as it is", accuracy, f1, *cells)]
+    shares = [f"{100 * evaluation.accuracy:.2f} [{100 * low:.2f}, {100 * high:.2f}]", f1]
+    if evaluation.top5 is not None:
+        shares.append(f"{100 * evaluation.top5:.2f}")
+    rows = [("as it is", *shares, *cells)]
     notes = ["NLL in nats; Brier from 0 to 2; ECE in %, 15 bins"]
     if evaluation.scaling is not None:
         after = evaluation.scaling.after
         cells = [f"{after.nll:.4f}", f"{after.brier:.4f}", f"{100 * after.reliability.ece:.2f}"]
-        rows.append((f"logits / {evaluation.scaling.temperature:.3f}", accuracy, f1, *cells))
+        rows.append((f"logits / {evaluation.scaling.temperature:.3f}", *shares, *cells))
         notes.append(f"the temperature was fitted on the {evaluation.scaling.images:,} images of val")
-    header = ("", "accuracy %", "macro F1 %", "NLL", "Brier", "ECE %")
+    top5 = () if evaluation.top5 is None else ("top-5 %",)
+    header = ("", "accuracy %", "macro F1 %", *top5, "NLL", "Brier", "ECE %")
     return Table("Scores", header, tuple(rows), tuple(notes), "scores")
 
 

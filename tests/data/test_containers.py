@@ -93,7 +93,12 @@ def test_unlabelled_files_of_other_programs(tmp_path: Path) -> None:
 
 
 def write_table(
-    path: Path, pictures: np.ndarray, labels: list[Any], names: list[str] | None, ids: list[Any] | None = None
+    path: Path,
+    pictures: np.ndarray,
+    labels: list[Any],
+    names: list[str] | None,
+    ids: list[Any] | None = None,
+    column: str = "label",
 ) -> None:
     """A parquet table as the Hugging Face hub has it."""
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
@@ -104,10 +109,10 @@ def write_table(
         Image.fromarray(picture).save(file)
         cells.append({"bytes": file.read_bytes(), "path": None})
         file.unlink()
-    columns = {"img": cells, "label": pyarrow.array(labels, pyarrow.int64())}
+    columns = {"img": cells, column: pyarrow.array(labels, pyarrow.int64())}
     table = pyarrow.table(columns if ids is None else {**columns, "id": ids})
     if names:
-        features = {"label": {"names": names, "_type": "ClassLabel"}}
+        features = {column: {"names": names, "_type": "ClassLabel"}}
         table = table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
     parquet.write_table(table, path)
 
@@ -138,6 +143,27 @@ def test_parquet_tables(tmp_path: Path) -> None:
     assert ten.labels is not None
     assert (ten.classes[0], ten.labels.tolist()) == ("airplane", [*range(8)])
     assert np.array_equal(ten.images, SCENES)
+
+
+@pytest.mark.parametrize("source", ["folder", "npz", "cifar100"])
+def test_names_that_are_numbers_are_not_left_in_the_order_of_text(source: Any, tmp_path: Path) -> None:
+    """As `class_encode_column` and `np.unique` leave them: class 2 would be predicted as 12."""
+    names = sorted(map(str, range(100)))
+    codes = [names.index(str(number)) for number in (2, 19, 10, 99)]
+    assert codes[0] == 12
+    for split in ("train", "test"):
+        if source == "npz":
+            np.save(tmp_path / f"{split}_images.npy", SCENES[:4])
+            np.save(tmp_path / f"{split}_labels.npy", np.array(codes))
+            np.save(tmp_path / "classes.npy", np.array(names))
+        else:
+            column = "fine_label" if source == "cifar100" else "label"
+            write_table(tmp_path / f"{split}-00000-of-00001.parquet", SCENES[:4], codes, names, column=column)
+    data = Data(source=source, root=str(tmp_path))
+    for images in (load_train(data), load_test(data)):
+        assert images.labels is not None
+        assert images.labels.tolist() == [2, 19, 10, 99]
+        assert images.classes == tuple(map(str, range(100)))
 
 
 def test_the_shards_of_a_table_are_read_in_their_order(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from cifar_small.inference.predict import images_of
 from cifar_small.metrics.calibration import calibration, fit_temperature
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting.evaluation_files import FILES, describe, write_evaluation
+from cifar_small.reporting.page import scores_table
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.training.train import train
@@ -84,6 +85,23 @@ def test_numbers_by_hand() -> None:
     assert found.mistakes[0].confidence == pytest.approx(confidence)
     assert found.before.nll == pytest.approx(np.log(np.exp(2.5) + 9) - 2.5 / 2)
     assert found.before.reliability.ece == pytest.approx(confidence - 0.5)
+
+
+def test_top_5_is_stated_where_there_are_many_classes() -> None:
+    """However the first images come out: torchmetrics' collection would show top-1 twice where the first batch is all right."""
+    ten, names = noisy(0), tuple(f"class{label}" for label in range(20))
+    assert evaluate(ten).top5 is None
+    assert "top-5" not in describe(evaluate(ten))
+    labels = np.array([0, 1, 2, 3])
+    logits = np.tile(np.arange(20, 0, -1, dtype=np.float32), (4, 1))  # 0 first, 19 last
+    logits[1, 1] = 30  # right; image 2 has its class third, image 3 fourth, and then sixth
+    found = replace(ten, ids=np.arange(4), logits=logits, labels=labels, classes=names)
+    assert (evaluate(found).accuracy, evaluate(found).top5) == (0.5, 1.0)
+    logits[3, 4:6] = 25
+    assert evaluate(found).top5 == 0.75
+    assert "; top-5 75.00%" in describe(evaluate(found))
+    assert scores_table(evaluate(found)).header[3] == "top-5 %"
+    assert scores_table(evaluate(found)).rows[0][3] == "75.00"
 
 
 def test_mistakes_are_the_most_confident_first() -> None:

@@ -21,6 +21,7 @@ from cifar_small.metrics.classification import (
     log_softmax,
     mcnemar,
     precision_recall_f1,
+    top_k_accuracy,
     wilson_interval,
 )
 
@@ -61,6 +62,25 @@ def test_wilson_covers_the_truth_95_times_in_100() -> None:
     exact = [binom.pmf(np.flatnonzero(counts), total, p).sum() for counts, p in zip(inside, truths, strict=False)]
     assert np.mean(exact) == pytest.approx(0.95, abs=0.003)
     assert min(exact) > 0.9
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    count=st.integers(1, 20),
+    classes=st.integers(2, 12),
+    levels=st.sampled_from([1, 3, 1000]),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_top_k_counts_the_first_k_of_a_stable_order(count: int, classes: int, levels: int, seed: int) -> None:
+    """Ties are common in int8; torch's topk orders them otherwise than argmax does."""
+    rng = np.random.default_rng(seed)
+    logits = rng.integers(levels, size=(count, classes)).astype(np.float32)
+    labels = rng.integers(classes, size=count)
+    order = np.argsort(-logits, axis=1, kind="stable")
+    for k in range(1, classes + 1):
+        assert top_k_accuracy(logits, labels, k) == (order[:, :k] == labels[:, None]).any(axis=1).mean()
+    assert top_k_accuracy(logits, labels, 1) == np.mean(logits.argmax(axis=1) == labels)
+    assert top_k_accuracy(logits, labels, classes) == 1
 
 
 @settings(deadline=None, max_examples=60)
