@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config, parse_config
@@ -29,6 +28,7 @@ from cifar_small.export.model_card import model_card
 from cifar_small.export.tracing import refusals_of_torch
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.inference.predict import Net, load_net, with_weights
+from cifar_small.models.safetensors_file import import_safetensors, read_safetensors, to_safetensors
 from cifar_small.runs.directory import Run, read_json
 from cifar_small.runs.records import WeightsFacts, parse
 from cifar_small.transforms.preprocess import FromPixels
@@ -48,7 +48,7 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
 
     Raises CheckpointError for a run without them, UserError for a folder of other files or without the extra `pretrained`.
     """
-    safetensors = _import_safetensors()
+    import_safetensors()
     files = files_of_export(run.config())
     if folder.is_dir() and (others := sorted(path.name for path in folder.iterdir() if path.name not in files)):
         raise UserError(f"{folder} contains other files ({others[0]}, ...); expected a new or empty folder", remedy="output")
@@ -57,9 +57,8 @@ def export(run: Run, folder: Path, *, checkpoint: str = "best", overwrite: bool 
     _refuse_work_of_the_user(folder, files)
     net = load_net(run, checkpoint)
     portable = _portable(net.config)
-    tensors = {name: tensor.contiguous() for name, tensor in net.model.state_dict().items()}
     contents = {
-        WEIGHTS: safetensors.save(tensors, metadata={"format": "pt"}),
+        WEIGHTS: to_safetensors(net.model),
         PROGRAM: _program(net),
         CONFIG: dump_config(portable).encode(),
         **_own_code(net.config, run),
@@ -133,29 +132,18 @@ def load_exported(folder: str | Path) -> Net:
     in the folder that its user has not trusted yet.
     """
     folder = Path(folder)
-    safetensors, facts = _import_safetensors(), require_exported(folder)
+    import_safetensors()
+    facts = require_exported(folder)
     config = load_config(folder / CONFIG, trusted=False)
     if unread := [name for name, sha256 in files_of(config_dict(config)["model"]).items() if source_of(sha256) is None]:
         raise ConfigError(
             f"{folder} holds code that has not been used on this machine ({', '.join(unread)}); read it, and if you trust it, "
             f"run in that folder: {command_line('param_count', CONFIG)}"
         )
-    weights: dict[str, Tensor] = safetensors.load((folder / WEIGHTS).read_bytes())
     known = parse(WeightsFacts, facts["facts"], folder / FACTS, CheckpointError)
-    model = with_weights(config, len(facts["classes"]), weights, known.parameters, folder / WEIGHTS)
+    model = with_weights(config, len(facts["classes"]), read_safetensors(folder / WEIGHTS), known.parameters, folder / WEIGHTS)
     pixels = PixelStatistics.from_plain(facts["pixels"]) if "pixels" in facts else None
     return Net(model, config, tuple(facts["classes"]), tuple(facts["mean"]), tuple(facts["std"]), known, pixels)
-
-
-def _import_safetensors() -> Any:
-    """`safetensors.torch`. Raises UserError, naming the extra, where it is not installed."""
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise UserError(
-            f"safetensors is needed and is not installed ({error}); pip install 'cifar_small[pretrained]'"
-        ) from None
-    return safetensors.torch
 
 
 def _program(net: Net) -> bytes:

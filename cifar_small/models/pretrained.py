@@ -25,9 +25,10 @@ from torch import Tensor
 
 from cifar_small.config.published import HUB_FILE, TORCHVISION_URL, Published
 from cifar_small.data.download import download
-from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.files import kind_of, sha256_file
 from cifar_small.models.packages import fetch_file, install_command, installed_file
+from cifar_small.models.safetensors_file import read_safetensors
 
 # Keys that training scripts keep weights under, averaged ones first, as timm takes them.
 CONTAINERS = (
@@ -162,12 +163,12 @@ def read_wrapped(path: Path) -> tuple[dict[str, Tensor], str]:
         with path.open("rb") as file:
             start = file.read(64)
         if path.suffix == ".safetensors":
-            content: Any = _safetensors().load_file(path)
+            content: Any = read_safetensors(path)
         else:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
         raise CheckpointError(f"cannot read the weights {path}: {error.strerror or error}; expected a file of them") from None
-    except ConfigError:
+    except UserError:
         raise
     except Exception as error:  # a damaged file raises errors of torch, zipfile, pickle and safetensors of a dozen kinds
         raise CheckpointError(
@@ -256,13 +257,3 @@ def _hub() -> Any:
             "or use the same net of torchvision"
         ) from error
     return huggingface_hub
-
-
-def _safetensors() -> Any:
-    try:
-        import safetensors.torch
-    except ModuleNotFoundError as error:
-        raise ConfigError(
-            "a .safetensors file needs safetensors, which is not installed: pip install 'cifar_small[pretrained]'"
-        ) from error
-    return safetensors.torch

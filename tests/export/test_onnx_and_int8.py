@@ -442,6 +442,43 @@ def test_other_families_quantize_too(family: str, left: int, trained: Run) -> No
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
 
 
+class Twice(nn.Module):
+    """One convolution behind two BatchNorms of their own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.Conv2d(16, 16, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in range(3))
+        self.fc = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norms[0](self.stem(x)))
+        for norm in self.norms[1:]:
+            x = torch.relu(norm(self.conv(x)))
+        return torch.as_tensor(self.fc(x.mean((2, 3))))
+
+
+def test_a_convolution_used_twice_gets_the_batchnorm_of_each_use(trained: Run) -> None:
+    """Folding in torch makes another net of it, without a word; see docs/surprises.md."""
+    torch.manual_seed(0)
+    model = Twice().eval()
+    for index, norm in enumerate(model.norms):  # ten times as large in one use as in the other
+        nn.init.normal_(norm.running_mean, 0, 0.1)
+        nn.init.constant_(norm.weight, (0.3, 1.0, 3.0)[index])
+        nn.init.normal_(norm.bias, 0, 0.3)
+    net = replace(untrained(PLAIN), model=model)
+    images, val = load_own_splits(load_net(trained))
+    pixels = to_tensor(val, CPU)
+    fp32 = export_onnx(net)
+    content, facts = static_int8(net, fp32, calibration_images(net, images, 100))
+    assert (facts["norms"], facts["norms_merged"]) == (3, 3)
+    expected = logits_of(net, pixels)
+    np.testing.assert_allclose(logits_of(as_onnx_net(net, fp32, "made"), pixels), expected, rtol=1e-3, atol=1e-4)
+    got = logits_of(as_onnx_net(net, content, "made"), pixels)
+    assert np.abs(got - expected).max() < 0.1 * np.ptp(expected)
+    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
 def test_layers_left_in_floats_of_a_net_without_convolution_or_classifier() -> None:
     def ends(*kinds: str) -> list[str]:
         return _ends([SimpleNamespace(op_type=kind, name=f"{place} {kind}") for place, kind in enumerate(kinds)])

@@ -189,6 +189,23 @@ def test_code_of_the_users_own_goes_along_and_runs_once_it_is_trusted(
         load_exported(".")
 
 
+def test_a_net_that_uses_a_layer_twice_comes_back_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
+    """As safetensors holds no tensor twice, such a net could not be exported."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(own_code, "KEPT", tmp_path / "cache")
+    twice = "self.fc = nn.Linear(3, num_classes)\n        self.head = nn.Sequential(self.fc)"
+    (tmp_path / "my_nets.py").write_text(OWN_NET.replace("self.fc = nn.Linear(3, num_classes)", twice))
+    raw = tiny_raw(model={"family": "my_nets.py:Net"}, phases=[{"epochs": 1}])
+    run = Run(tmp_path / "run")
+    train(parse_config(own_code.with_hashes(raw, trusted=True)), run.folder, quiet=True)
+    assert said("export", "run", "--output", "folder")[0] == 0
+    found, net = load_exported("folder"), load_net(run)
+    assert found.model.head[0] is found.model.fc
+    assert found.facts.parameters == 40
+    images = load_test(net.config.data)
+    assert predict_images(found, images, "none").logits.tobytes() == predict_images(net, images, "none").logits.tobytes()
+
+
 def test_a_module_of_the_users_own_goes_along_as_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: Any) -> None:
     (tmp_path / "work" / "pack_to_export").mkdir(parents=True)
     (tmp_path / "work" / "pack_to_export" / "__init__.py").write_text("")

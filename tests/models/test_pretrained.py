@@ -26,7 +26,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.published import HUB_FILE, PUBLISHED, Published
 from cifar_small.config.schema import Data
 from cifar_small.data import load_train
-from cifar_small.errors import CheckpointError, ConfigError, DataError
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.models import build_model
 from cifar_small.models.pretrained import cached, fetch, locate, read_state, read_wrapped, unwrapped, verify
 from cifar_small.training.initial_weights import PretrainedInit, load_pretrained
@@ -154,7 +154,7 @@ def test_without_safetensors_its_files_say_what_to_install(tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "safetensors", None)
     monkeypatch.setitem(sys.modules, "safetensors.torch", None)
     with pytest.raises(
-        ConfigError, match=r"needs safetensors, which is not installed: pip install 'cifar_small\[pretrained\]'"
+        UserError, match=r"safetensors is needed and is not installed .*pip install 'cifar_small\[pretrained\]'"
     ):
         read_state(tmp_path / "a.safetensors")
 

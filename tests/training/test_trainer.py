@@ -801,6 +801,24 @@ def test_integer_buffers_of_the_average_are_the_models() -> None:
     assert int(average.module[1].num_batches_tracked) == int(net[1].num_batches_tracked) == 5
 
 
+def test_a_weight_at_two_places_is_averaged_once_a_step() -> None:
+    """timm's averages go over the state dict, which has it twice, so that its decay is squared; see docs/surprises.md."""
+    shared = torch.nn.Conv2d(3, 3, 3, bias=False)
+    net = torch.nn.Sequential(shared, shared, torch.nn.Conv2d(3, 3, 3, bias=False))
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        average = ExponentialAverage(net, 0.9)
+        average.update_parameters(net)
+        for parameter in net.parameters():
+            parameter.fill_(1)
+        for _ in range(5):
+            average.update_parameters(net)
+    assert average.module[0] is average.module[1]
+    for place in (0, 2):
+        assert average.module[place].weight.mean().item() == pytest.approx(1 - 0.9**5)
+
+
 def test_the_machine_that_ends_a_run_predicts_val_with_its_own_engine(tmp_path: Path, tiny: Tiny) -> None:
     """The selected weights may have been written where there was a GPU, in a session before."""
     run = Run(tmp_path / "run")
