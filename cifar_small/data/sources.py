@@ -74,8 +74,9 @@ def _load(data: Data, split: Split, side: int) -> Images:
 
 
 def _order_of_numbers(classes: tuple[str, ...]) -> tuple[str, ...]:
-    """Names as given; numbers in their own order, as `np.unique` of text and `class_encode_column` put 10 before 2."""
-    return tuple(sorted(classes, key=int)) if all(name.isascii() and name.isdecimal() for name in classes) else classes
+    """Names as given, but numbers that were sorted as text, by `np.unique` or `class_encode_column`: 2 before 10."""
+    as_text = all(name.isascii() and name.isdecimal() for name in classes) and list(classes) == sorted(classes)
+    return tuple(sorted(classes, key=int)) if as_text else classes
 
 
 def _in_order(images: Images, classes: tuple[str, ...]) -> Images:

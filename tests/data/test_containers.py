@@ -166,6 +166,15 @@ def test_names_that_are_numbers_are_not_left_in_the_order_of_text(source: Any, t
         assert images.classes == tuple(map(str, range(100)))
 
 
+def test_numbers_in_an_order_of_their_own_stay_in_it(tmp_path: Path) -> None:
+    np.save(tmp_path / "train_images.npy", SCENES[:4])
+    np.save(tmp_path / "train_labels.npy", np.array([0, 1, 2, 1]))
+    np.save(tmp_path / "classes.npy", np.array(["5", "10", "3"]))
+    images = load_train(Data(source="npz", root=str(tmp_path)))
+    assert images.labels is not None
+    assert (images.labels.tolist(), images.classes) == ([0, 1, 2, 1], ("5", "10", "3"))
+
+
 def test_the_shards_of_a_table_are_read_in_their_order(tmp_path: Path) -> None:
     shards = ((1, SCENES[5:], [2, 0, 1]), (0, SCENES[:5], [1, 1, 2, 0, 1]))
     for number, part, labels in shards:
