@@ -24,6 +24,7 @@ from cifar_small.files import sha256_bytes, write_atomic
 OWN = re.compile(r"(?P<place>(?:[A-Za-z]:[\\/])?[^\s:](?:[^\n:]*[^\s:])?):(?P<name>[A-Za-z_]\w*)")
 MODULE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*")
 KEYS = ("family", "engine")  # of a config's sections that may name a class or function of the user's own
+ARGUMENTS = "arguments"  # beside them: for that class or function, whatever they look like
 KEPT = Path("~/.cache/cifar_small/own_code")  # content of the files, each called by its hash
 
 
@@ -44,7 +45,7 @@ def _hashed(raw: Any, trusted: bool) -> Any:
         return [_hashed(value, trusted) for value in raw]
     if not isinstance(raw, Mapping):
         return raw
-    plain = {key: _hashed(value, trusted) for key, value in raw.items()}
+    plain = {key: value if key == ARGUMENTS else _hashed(value, trusted) for key, value in raw.items()}
     named = next((str(plain[key]) for key in KEYS if isinstance(plain.get(key), str) and OWN.fullmatch(plain[key])), None)
     if named is None:
         return plain
@@ -74,7 +75,7 @@ def files_of(plain: Any) -> dict[str, str]:
         return _joined(files_of(value) for value in plain)
     if not isinstance(plain, Mapping):
         return {}
-    found = files_of(list(plain.values()))
+    found = files_of([value for key, value in plain.items() if key != ARGUMENTS])
     for key in KEYS:
         match = OWN.fullmatch(plain[key]) if isinstance(plain.get(key), str) and plain.get("sha256") else None
         if match is not None:

@@ -216,7 +216,7 @@ def try_dynamic(run: Run, *, data_root: str | None = None) -> Quantized:
     facts = {
         "method": "dynamic int8 of linear layers (torch.ao.quantization.quantize_dynamic)",
         "layers": len(linear),
-        "weights_share": sum(module.weight.numel() for module in linear) / net.parameters,
+        "weights_share": sum(weight.numel() for weight in {module.weight for module in linear}) / net.parameters,
     }
     return Quantized(compare_on(net, replace(net, model=integer), val), facts, bytes_of(integer), bytes_of(net.model))
 

@@ -20,7 +20,7 @@ import torch
 
 from cifar_small.config.hashing import config_dict, dump_config
 from cifar_small.config.loading import load_config, parse_config
-from cifar_small.config.own_code import KEYS, OWN, file_name, files_of, is_installed, source_of
+from cifar_small.config.own_code import ARGUMENTS, KEYS, OWN, file_name, files_of, is_installed, source_of
 from cifar_small.config.schema import Config
 from cifar_small.data.orientation import PixelStatistics
 from cifar_small.errors import CheckpointError, ConfigError, UserError, command_line
@@ -185,13 +185,20 @@ def _portable(config: Config) -> Config:
 def _without_folders(value: Any) -> Any:
     """A config's values with every absolute path cut to its last part, and so every place of a file of the user's own.
 
-    A path becomes ./name, so that it is not read as a keyword.
+    A path becomes ./name, so that it is not read as a keyword. Arguments of the user's own code stay as they are, since what
+    looks like a path there may be none.
     """
     if isinstance(value, dict):
-        return {key: _beside_the_config(item) if key in KEYS else _without_folders(item) for key, item in value.items()}
+        return {key: _of_the_folder(key, item) for key, item in value.items()}
     if isinstance(value, list):
         return [_without_folders(item) for item in value]
     return f"./{Path(value).name}" if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _of_the_folder(key: str, value: Any) -> Any:
+    if key == ARGUMENTS:
+        return value
+    return _beside_the_config(value) if key in KEYS else _without_folders(value)
 
 
 def _beside_the_config(named: Any) -> Any:

@@ -10,12 +10,12 @@ small maps  where bf16 is multiplied in tiles (AMX), the gradient of the weights
 Those backward passes cannot be differentiated themselves.
 
 A third kind is not slow but unsafe: on a processor with AVX2 alone, torch's backward pass of some convolutions ended the
-process. Those skip their pixels before they compute.
+process. Those skip their pixels before they compute. So did the one of GroupNorm, for some layouts, which it is not given here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -49,10 +49,17 @@ class FastConvolutions(TorchFunctionMode):
         self.fast = fast
 
     def __torch_function__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
-        """Any torch function as it is; a convolution by `convolve`."""
+        """Any torch function as it is; a convolution by `convolve`, a GroupNorm by `group_norm`."""
         if func is torch.conv2d:
             return convolve(*args, fast=self.fast, **(kwargs or {}))
+        if func in (torch.group_norm, F.group_norm):
+            return group_norm(func, *args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def group_norm(func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    """The same, with a backward pass that is safe on a CPU: torch 2.13's ended the process for some layouts."""
+    return func(input if input.requires_grad else input.contiguous(), *args, **kwargs)
 
 
 def convolve(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parameter import is_lazy
 
+from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import (
     SOURCES,
     Config,
@@ -61,8 +62,16 @@ def count_parameters(model: nn.Module) -> int:
 
 def skeleton(model: ModelConfig, num_classes: int) -> nn.Module:
     """The net on the meta device: shapes without memory. Raises ConfigError for a shape that cannot be built."""
-    with torch.device("meta"):
-        return build_model(model, num_classes)
+    if isinstance(model, OwnModel) and model.sha256 is not None:
+        load_own(model.family, model.sha256)  # runs the file once: tensors it makes for itself are real
+    try:
+        with torch.device("meta"):
+            return build_model(model, num_classes)
+    except ConfigError:
+        if not isinstance(model, OwnModel):
+            raise
+    with torch.random.fork_rng(devices=[]):  # it looks at values while it is built, as by .item()
+        return build_model(model, num_classes).to("meta")
 
 
 @cache

@@ -46,11 +46,16 @@ def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
 
     The prefix `backbone` stands for all but the head, in every net. Raises ConfigError for a prefix that freezes nothing.
     """
-    names = dict(model.named_parameters())
+    places: dict[nn.Parameter, list[str]] = {}  # one may stand at several, such as a classifier's weight used elsewhere too
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        places.setdefault(parameter, []).append(name)
+    names = {given[0]: given for given in places.values()}
     never: frozenset[str] = getattr(model, "never_trains", frozenset())
 
     def frozen_by(prefix: str) -> set[str]:
-        return {name for name in names if (in_backbone(name) if prefix == "backbone" else name.startswith(prefix))}
+        if prefix == "backbone":
+            return {name for name, given in names.items() if all(map(in_backbone, given))}
+        return {name for name, given in names.items() if any(one.startswith(prefix) for one in given)}
 
     frozen = never
     for prefix in prefixes:
@@ -63,8 +68,8 @@ def set_frozen(model: nn.Module, prefixes: tuple[str, ...]) -> None:
                 f"{', '.join(dict.fromkeys(name.split('.')[0] for name in names))}"
             )
         frozen |= named
-    for name, parameter in names.items():
-        parameter.requires_grad_(name not in frozen)
+    for parameter, given in places.items():
+        parameter.requires_grad_(given[0] not in frozen)
 
 
 def set_frozen_throughout(model: nn.Module, phases: Iterable[tuple[str, ...]]) -> None:
@@ -107,23 +112,25 @@ def statistics_kept(model: nn.Module) -> Iterator[None]:
 
 @torch.no_grad()
 def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set BatchNorm's running statistics, but a frozen one's, to their mean over batches of images (B, 3, H, W), in place.
+    """Set BatchNorm's running statistics to their mean over batches of images (B, 3, H, W), in place.
 
-    All else is as in evaluation. (torch's own `update_bn` leaves dropout and stochastic depth on: they need random numbers, and
-    their noise widens the variances.)
+    Left alone are those of a norm that is frozen, or that the net's own `train` keeps in evaluation. All else is as in
+    evaluation. (torch's own `update_bn` leaves dropout and stochastic depth on: they need random numbers, and their noise
+    widens the variances.)
     """
-    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and not _is_frozen(module)]
+    was_training = model.training
+    set_training(model)
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    model.eval()
     if not norms:
+        model.train(was_training)
         return  # before the images are made
     momenta = [norm.momentum for norm in norms]
-    was_training = model.training
-    model.eval()
     for norm in norms:
         norm.reset_running_stats()
         norm.train()
-    for number, images in enumerate(batches, start=1):
-        for norm in norms:
-            norm.momentum = 1 / number  # the plain mean of all batches so far
+        norm.momentum = None  # torch's plain mean of all calls so far: a batch calls a norm at two places twice
+    for images in batches:
         model(images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -31,7 +31,12 @@ def build_own(model: OwnModel, num_classes: int) -> nn.Module:
         given = ", ".join(["num_classes", *model.arguments])
         raise ConfigError(f"{model.family} cannot be built with {given}: {type(error).__name__}: {error}") from error
     assert isinstance(net, nn.Module)
-    parameters = list(net.named_parameters())
+    try:
+        parameters = list(net.named_parameters())
+    except TypeError as error:  # torch keeps modules in sets
+        raise _broken(model, f"has a module that cannot be hashed ({error}): write @dataclass(eq=False)") from None
+    if net.train(net.training) is not net:
+        raise _broken(model, "has a train() that does not return the net, as torch's does: end it with `return self`")
     if lazy := [name for name, parameter in parameters if is_lazy(parameter)]:
         raise _broken(model, f"leaves the size of {lazy[0]} open until it sees images; expected sizes known when it is built")
     fixed = frozenset(name for name, parameter in parameters if not parameter.requires_grad)
@@ -80,6 +85,14 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
                 )
         if not torch.allclose(whole[:1], alone, atol=1e-4, rtol=1e-4):
             raise _broken(model, "in evaluation the logits of an image depend on the others of its batch")
+        first.train()
+        other.train()
+        if not torch.equal(_training_pass(first, images, model), _training_pass(other, images, model)):
+            raise _broken(
+                model,
+                "trains otherwise after a pass than another net with its state dict: resuming would not be exact; keep what "
+                "changes in a buffer, and draw from torch's own generator",
+            )
 
 
 def _seeded(model: OwnModel, num_classes: int, seed: int) -> nn.Module:

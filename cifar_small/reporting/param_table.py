@@ -140,6 +140,11 @@ def _layers(row: SizedConfig) -> str:
     with torch.random.fork_rng(devices=[]):  # torchinfo draws a random input
         summary = torchinfo.summary(net, input_size=(1, 3, row.config.side, row.config.side), device="meta", depth=5, verbose=0)
     text = str(summary).replace("(Units.MEGABYTES)", "(M)").replace("(Units.GIGABYTES)", "(G)")  # torchinfo 1.8 on 3.11+
+    if summary.total_params != row.size.total:
+        text += (
+            f"\nparameters: {row.size.total:,}; torchinfo's sums above leave out those of no layer and of layers that no image "
+            "passes, and repeat a weight that two layers share"
+        )
     counted = row.size.macs
     if abs(summary.total_mult_adds - counted) > 0.05 * counted:
         text += (

@@ -148,7 +148,8 @@ def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num
     for phase in phases:
         set_frozen(model, phase.settings.freeze)
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
+            hint = ", or call the classifier fc: backbone is all that is not" if "backbone" in phase.settings.freeze else ""
+            raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train{hint}")
         side = phase.settings.resolution
         if side in seen:
             continue

@@ -148,7 +148,7 @@ def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ..
     if init.published is not None and init.published.package is not None:
         _require_answer(net, init, init.published.size, init.published.package)
     count = sum(taken[name].numel() for name, _ in net.named_parameters() if name in taken)
-    head_state = "loaded" if takes_head else "re-initialized"
+    head_state = "loaded" if takes_head else "re-initialized" if head else "included: no part of this net is called fc"
     under = f" from under {prefix!r} of its {plural(len(init.state), 'tensor')}" if prefix else ""
     return f"initialized from {init.name}: {count:,} parameters loaded{under}, classifier {head_state}"
 

@@ -181,6 +181,9 @@ def test_layers_say_where_torchinfo_counts_otherwise(three):
     row = _row(Path(three), None)
     other = replace(row, size=replace(row.size, macs=2 * row.size.macs))
     assert "\nmultiply-adds: " in _layers(other)
+    assert "\nparameters: " not in _layers(row)
+    more = replace(row, size=replace(row.size, total=row.size.total + 5))  # of a parameter that no layer has
+    assert f"\nparameters: {row.size.total + 5:,}; torchinfo's sums above leave out" in _layers(more)
 
 
 def test_unknown_classes_are_said(tmp_path, capsys):

@@ -187,6 +187,22 @@ def test_what_does_not_train_has_no_gradient(taken: list[str]) -> None:
     assert conv.weight.grad is None
 
 
+def test_a_group_norm_is_torchs_and_gets_what_its_backward_pass_is_safe_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    norm, seen = nn.GroupNorm(2, 4), []
+    images = torch.randn(8, 4, 6, 6).to(memory_format=torch.channels_last)
+    original = torch.group_norm
+    monkeypatch.setattr(torch, "group_norm", lambda input, *rest: seen.append(input.is_contiguous()) or original(input, *rest))
+    with FastConvolutions():
+        norm(images).square().sum().backward()
+    assert seen == [True]
+    reference = copy.deepcopy(norm)
+    reference.zero_grad()
+    reference(images.contiguous()).square().sum().backward()
+    for mine, theirs in zip(norm.parameters(), reference.parameters(), strict=True):
+        torch.testing.assert_close(mine.grad, theirs.grad)
+
+
 def test_keywords_and_numbers_of_any_kind_are_torchs() -> None:
     images, weight = torch.randn(2, 32, 8, 8, requires_grad=True), torch.randn(32, 32, 3, 3, requires_grad=True)
     expected = torch.conv2d(images, weight, padding=1)

@@ -14,18 +14,19 @@ import pytest
 import torch
 
 from cifar_small.config import own_code
-from cifar_small.config.hashing import config_hash, recipe_hash
-from cifar_small.config.loading import load_config
+from cifar_small.config.hashing import config_dict, config_hash, recipe_hash
+from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.schema import OwnModel
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data import load_test, write_unlabelled
 from cifar_small.errors import ConfigError
 from cifar_small.evaluation.uncertainty import monte_carlo
+from cifar_small.export.weights_folder import _portable
 from cifar_small.files import sha256_bytes
 from cifar_small.inference.predict import load_net, load_own_splits
 from cifar_small.models import build_model, set_frozen
-from cifar_small.models.counting import check_budget, footprint
-from cifar_small.models.own import check_own
+from cifar_small.models.counting import check_budget, footprint, trainable_parameters
+from cifar_small.models.own import build_own, check_own
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train
 from tests.conftest import tiny_raw
@@ -228,6 +229,14 @@ FAULTS = {
     )
     .replace("        self.norm = nn.BatchNorm2d(width)\n        self.fc = nn.Linear(width, num_classes)\n", "")
     .replace("self.fc(torch.relu(self.norm(self.conv(x))).mean((2, 3)))", "x.flatten(1)[:, : self.classes]"),
+    "trains otherwise after a pass than another net with its state dict": NET.replace(
+        "        self.fc =", "        self.steps = 0\n        self.fc ="
+    )
+    .replace("        return self.fc(", "        self.steps += self.training\n        return (1 + self.steps) / 2 * self.fc(")
+    .replace("(1 + self.steps) / 2", "((1 + self.steps) / 2 if self.training else 1)"),
+    "has a train() that does not return the net": NET + "\n    def train(self, mode=True):\n        super().train(mode)\n",
+    "has a module that cannot be hashed (unhashable type: 'Net'): write @dataclass(eq=False)": NET
+    + "\n    def __eq__(self, other):\n        return True\n",
     "maps random images to logits that are NaN or infinite": NET.replace("return self.fc(", "return float('nan') * self.fc("),
     "returns tuple, not a tensor": NET.replace("return self.fc(", "return 1, self.fc("),
 }
@@ -260,6 +269,42 @@ def test_what_it_fixes_stays_and_a_norm_without_weights_has_statistics(folder: P
     assert not torch.equal(after["norm.running_mean"], torch.zeros(8))
     assert after["norm.num_batches_tracked"] > 0
     assert check_budget(config, 10) == PARAMETERS - 16  # fixed or not, all of them count
+
+
+def test_values_may_be_looked_at_while_it_is_built() -> None:
+    """As timm's nets do for stochastic depth; and what the file makes for itself is no meta tensor when the net trains."""
+    text = NET.replace("class Net", "SCALE = torch.linspace(1, 2, 3)\n\nclass Net").replace(
+        "        self.fc =", "        self.rates = [rate.item() for rate in torch.linspace(0, 0.2, 3)]\n        self.fc ="
+    )
+    model = own(text.replace("return self.fc(", "return float(SCALE[1]) * self.fc("))
+    before = torch.random.get_rng_state()
+    assert trainable_parameters(model, 10) == PARAMETERS
+    assert torch.equal(torch.random.get_rng_state(), before)
+    check_own(model, 10, 32)
+
+
+@pytest.mark.parametrize("arguments", [{"sep": "/", "layout": "/c8/p"}, {"opts": {"engine": "jit:fast"}}])
+def test_arguments_are_the_classs_own_whatever_they_look_like(arguments: dict[str, Any], folder: Path) -> None:
+    assert own(NET, **arguments).arguments == arguments
+    raw = tiny_raw(model={"family": "my_nets.py:Net", "arguments": arguments})
+    config = parse_config(own_code.with_hashes(raw, trusted=True))
+    assert config_dict(_portable(config))["model"]["arguments"] == arguments
+
+
+def test_a_classifier_whose_weight_is_used_elsewhere_too_is_no_backbone() -> None:
+    text = NET.replace(
+        "        self.fc = nn.Linear(width, num_classes)",
+        """        self.proto = nn.Linear(width, num_classes, bias=False)
+        self.fc = nn.Linear(width, num_classes)
+        self.fc.weight = self.proto.weight""",
+    )
+    net = build_own(own(text), 10)
+    set_frozen(net, ("backbone",))
+    assert {name for name, parameter in net.named_parameters() if parameter.requires_grad} == {"proto.weight", "fc.bias"}
+    for prefix in ("proto", "fc."):
+        set_frozen(net, (prefix,))
+        assert not net.fc.weight.requires_grad
+        assert net.conv.weight.requires_grad
 
 
 def test_a_part_called_attention_is_refused_where_it_would_be_taken_for_the_head() -> None:

@@ -428,3 +428,11 @@ def test_a_net_under_any_prefix_is_found_by_the_names_of_its_tensors() -> None:
     line = load_pretrained(net, PretrainedInit("x.pth", lightning, (), []), tuple("0123456789"))
     assert f" from under 'student.net.' of its {len(lightning)} tensors, classifier re-initialized" in line
     assert torch.equal(net.state_dict()["conv1.weight"], own["conv1.weight"])
+
+
+def test_a_classifier_by_another_name_is_said_to_be_included() -> None:
+    """Only `fc` is known to be one, so that all was loaded; it said re-initialized."""
+    first, net = torch.nn.Sequential(torch.nn.Linear(3, 10)), torch.nn.Sequential(torch.nn.Linear(3, 10))
+    line = load_pretrained(net, PretrainedInit("x.pth", first.state_dict(), (), []), tuple("0123456789"))
+    assert line == "initialized from x.pth: 40 parameters loaded, classifier included: no part of this net is called fc"
+    assert torch.equal(net[0].weight, first[0].weight)

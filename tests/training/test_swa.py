@@ -128,6 +128,30 @@ def test_refreshing_touches_statistics_alone_and_is_a_plain_mean() -> None:
     assert net[4].num_batches_tracked == 3
 
 
+def test_a_norm_at_two_places_has_the_mean_over_its_calls() -> None:
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3)
+    net, batches = nn.Sequential(norm, nn.ReLU(), norm), [torch.randn(8, 3, 6, 6) + index for index in range(3)]
+    refresh_statistics(net, batches)
+    fresh = nn.BatchNorm2d(3)
+    calls = [maps for batch in batches for maps in (batch, fresh(batch).relu().detach())]
+    torch.testing.assert_close(norm.running_mean, torch.stack([maps.mean((0, 2, 3)) for maps in calls]).mean(0))
+    torch.testing.assert_close(norm.running_var, torch.stack([maps.var((0, 2, 3)) for maps in calls]).mean(0))
+
+
+def test_a_norm_that_the_net_keeps_in_evaluation_is_left_alone() -> None:
+    class Kept(nn.Sequential):
+        def train(self, mode: bool = True) -> Kept:
+            super().train(mode)
+            self[0].eval()
+            return self
+
+    net = Kept(nn.BatchNorm2d(3), nn.BatchNorm2d(3))
+    refresh_statistics(net, [torch.randn(8, 3, 6, 6) + 1])
+    assert torch.equal(net[0].running_mean, torch.zeros(3))
+    torch.testing.assert_close(net[1].running_mean, torch.ones(3), atol=0.3, rtol=0)
+
+
 @pytest.mark.parametrize(
     ("phases", "kills"),
     [
