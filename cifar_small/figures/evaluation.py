@@ -11,7 +11,19 @@ import numpy.typing as npt
 from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
 from cifar_small.figures.data_survey import draw_tiles
-from cifar_small.figures.style import BLUE, GRAY, LINES, ORANGE, WHITE, Figure, in_style, new_figure, percent_ticks
+from cifar_small.figures.style import (
+    BLUE,
+    GRAY,
+    LINES,
+    ORANGE,
+    WHITE,
+    Figure,
+    decades,
+    in_style,
+    logarithmic,
+    new_figure,
+    percent_ticks,
+)
 from cifar_small.metrics.calibration import Reliability
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.coverage import CoverageCurve
@@ -180,7 +192,7 @@ def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) ->
     panels = [
         (name, sizes)
         for name, cost in COSTS
-        if _decades(sizes := [cost(row) for _, row, _ in shown]) > ALIKE or name == "parameters"
+        if decades(sizes := [cost(row) for _, row, _ in shown]) > ALIKE or name == "parameters"
     ]
     columns = min(len(panels), 2)
     height = -(-len(panels) // columns)
@@ -198,12 +210,9 @@ def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) ->
                 words = {"rotation": 90, "ha": "right", "va": "bottom", "color": GRAY, "fontsize": 8}
                 axes.text(budget, 0.02, f"budget {budget:,}", transform=axes.get_xaxis_transform(), **words)
             sizes = [*sizes, *(row.budget for _, row, _ in shown)]
-        axes.set_xscale("log")
+        logarithmic(axes, sizes)
         axes.margins(x=0.12, y=0.08)
         percent_ticks(axes.yaxis)
-        axes.xaxis.get_major_locator().set_params(subs=(1, 1.5, *range(2, 10)) if 0 < _decades(sizes) <= 0.4 else (1, 2, 5))
-        axes.xaxis.set_major_formatter(_short_number)
-        axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_ylabel(f"accuracy on {split}, %")
     key = figure.add_subplot(grid[:, columns] if beside else grid[-1, -1])
@@ -226,16 +235,3 @@ def _numbered_point(axes: Any, size: float, number: int, row: EntryRow, score: S
     face, text = (color, WHITE) if row.legal else (WHITE, color)
     axes.errorbar(size, 100 * score.accuracy, errors, fmt="o", color=color, mfc=face, ms=15, capsize=3, linewidth=1.2)
     axes.annotate(str(number), (size, 100 * score.accuracy), ha="center", va="center", color=text, fontsize=8.5)
-
-
-def _short_number(value: float, _: int) -> str:
-    """1,200,000 as 1.2M."""
-    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= unit:
-            return f"{value / unit:g}{letter}"
-    return f"{value:g}"
-
-
-def _decades(sizes: Sequence[float | None]) -> float:
-    known = [size for size in sizes if size]
-    return float(np.log10(max(known) / min(known))) if known else 0.0

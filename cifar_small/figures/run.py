@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.phases import resolve_phases
-from cifar_small.figures.style import BLUE, GRAY, INK, LINES, ORANGE, Figure, in_style, new_figure, percent_ticks
+from cifar_small.figures.style import BLUE, GRAY, INK, LINES, ORANGE, Figure, in_style, logarithmic, new_figure, percent_ticks
 from cifar_small.runs.directory import Run, read_metrics
 
 
@@ -310,7 +310,7 @@ def draw_marginals(panels: Sequence[Dots], title: str) -> Figure:
             )
             axes.set_xlim(-0.5, len(panel.labels) - 0.5)
         elif panel.log:
-            axes.set_xscale("log")
+            logarithmic(axes, panel.values)
         elif all(isinstance(value, int) for value in panel.values):
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_xlabel(panel.name)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import io
+import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from html import escape
@@ -81,6 +82,28 @@ def new_figure(width: float, height: float) -> Figure:
 
     scale = min(1.0, _style.get().get("figure.figsize", (width,))[0] / width)
     return Figure(figsize=(scale * width, scale * height), layout="constrained")
+
+
+def logarithmic(axes: Any, values: Sequence[float | None]) -> None:
+    """A logarithmic x axis for these values, with plain numbers: matplotlib's powers are formulas, which are shown raw here."""
+    axes.set_xscale("log")
+    axes.xaxis.get_major_locator().set_params(subs=(1, 1.5, *range(2, 10)) if 0 < decades(values) <= 0.4 else (1, 2, 5))
+    axes.xaxis.set_major_formatter(_short_number)
+    axes.minorticks_off()
+
+
+def decades(values: Sequence[float | None]) -> float:
+    """How many powers of ten lie between the smallest and the largest; 0 where none is known."""
+    known = [value for value in values if value]
+    return math.log10(max(known) / min(known)) if known else 0.0
+
+
+def _short_number(value: float, _: int) -> str:
+    """1,200,000 as 1.2M."""
+    for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= unit:
+            return f"{value / unit:g}{letter}"
+    return f"{value:g}"
 
 
 def percent_ticks(axis: Any) -> None:

@@ -14,7 +14,7 @@ from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import evaluate
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_accuracy_over_cost, draw_reliability
-from cifar_small.figures.run import draw_cells, draw_curves, draw_val_accuracy
+from cifar_small.figures.run import Dots, draw_cells, draw_curves, draw_marginals, draw_val_accuracy
 from cifar_small.figures.style import paper_style, render, save, to_html
 from cifar_small.runs.predictions import Predictions
 
@@ -53,6 +53,21 @@ def test_no_tick_stands_above_a_hundred_per_cent() -> None:
     for ticks in [*(axes.get_yticks() for axes in figures), draw_cells([("cell", [99.9, 100.0])], "").axes[0].get_xticks()]:
         assert len(ticks) > 2
         assert max(ticks) <= 100
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.1, 0.4), (20, 80), (1e-5, 1e-2), (0.1, 0.11)])
+def test_a_logarithmic_scale_has_plain_numbers(low: float, high: float) -> None:
+    """matplotlib writes powers as formulas, whose source our style would show."""
+    values = np.geomspace(low, high, 12)
+    panel = Dots("optim.lr", values.tolist(), np.linspace(80, 90, 12).tolist(), log=True)
+    figure = draw_marginals([panel], "title")
+    render(figure, "png")
+    axes = figure.axes[0]
+    assert axes.get_xscale() == "log"
+    shown = [label.get_text() for label in axes.get_xticklabels() + axes.get_xticklabels(minor=True)]
+    left, right = axes.get_xlim()
+    numbers = [float(text) for text in shown if text]
+    assert sum(left <= number <= right for number in numbers) >= 1
 
 
 def test_the_cost_picture_has_the_budgets_line() -> None:
