@@ -11,7 +11,7 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from typing import Any, assert_never
 
 from cifar_small.config.resolved import resolve_config
@@ -134,11 +134,6 @@ class _Trial:
         self.file = worker.directory.trial_file(number)
         sweep = worker.sweep
         self.seed = stream_seed(sweep.search_seed, SWEEP, number) % 2**32
-        pruner = optuna.pruners.NopPruner()
-        if sweep.prune is not None:
-            pruner = optuna.pruners.MedianPruner(
-                n_startup_trials=sweep.prune.startup_trials, n_warmup_steps=sweep.prune.warmup_epochs
-            )
         self.study = optuna.create_study(
             study_name=sweep.name,
             direction="maximize",
@@ -149,7 +144,7 @@ class _Trial:
                 n_startup_trials=sweep.random_trials or min(10, (sweep.trials or 0) // 2),
                 seed=self.seed,
             ),
-            pruner=pruner,
+            pruner=optuna.pruners.NopPruner(),  # see _below_median
         )
         if number < len(sweep.start_with):
             self._fix(starts(sweep)[number])
@@ -160,6 +155,7 @@ class _Trial:
                 f"{self.file} belongs to a trial that is missing from {worker.directory.journal}; restore or remove both"
             )
         self.state = found[0].state
+        self.reported = found[0].intermediate_values.values()  # in a session before
         self.trial = optuna.trial.Trial(self.study, found[0]._trial_id)  # also for one that another process asked for
 
     def _fix(self, settings: Mapping[str, Any]) -> None:
@@ -238,13 +234,27 @@ class _Trial:
         """Reports each epoch's val accuracy to Optuna: of the first seed, for the pruner compares one curve with others."""
         epochs = cell.config.epochs
         alone = len(self.worker.sweep.seeds) == 1  # after its last epoch there is then nothing to save
+        values = list(self.reported)
 
         def report(row: Row) -> None:
             self.trial.report(row["val_accuracy"], row["epoch"])
-            if not (alone and row["epoch"] == epochs) and self.trial.should_prune():
+            values.append(row["val_accuracy"])
+            if not (alone and row["epoch"] == epochs) and self._below_median(max(values), row["epoch"]):
                 raise Pruned({"epoch": row["epoch"], "val_accuracy": row["val_accuracy"]})
 
         return report
+
+    def _below_median(self, best: float, epoch: int) -> bool:
+        """Is the best so far below the median of all trials at this epoch, whether they ended there or went on?
+
+        Optuna's own median is of the trials that were kept, so that its bar only rises: of 200 in random order it keeps 33.
+        """
+        prune, states = self.worker.sweep.prune, self.optuna.trial.TrialState
+        assert prune is not None
+        others = self.study.get_trials(deepcopy=False, states=(states.COMPLETE, states.PRUNED))
+        complete = sum(other.state == states.COMPLETE for other in others)
+        seen = [other.intermediate_values[epoch] for other in others if epoch in other.intermediate_values]
+        return epoch >= prune.warmup_epochs and complete >= prune.startup_trials and bool(seen) and best < median(seen)
 
     def _tell(self, state: Any, value: float | None = None) -> bool:
         self.study.tell(self.content["optuna_number"], value, state=state)

@@ -63,9 +63,9 @@ class NamedCell(Section):
 
 
 class Prune(Section):
-    """Optuna's median pruner, asked after each epoch of a trial's first seed.
+    """Stopping trials early, asked after each epoch of a trial's first seed.
 
-    A trial is stopped whose best epoch so far is below the median of what the others had at that epoch.
+    A trial is stopped whose best epoch so far is below the median of what the others had at that epoch, stopped there or not.
     """
 
     warmup_epochs: PositiveInt  # epochs before which no trial is stopped

@@ -1002,6 +1002,19 @@ def test_trials_below_the_median_are_pruned(write: Write, fake: Callable[..., Fa
     assert [directory.state(cell, 0).kind for cell in cells] == ["done"] * 2 + ["pruned"] * 4
 
 
+def test_of_trials_in_random_order_half_are_kept(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
+    """Optuna's pruner compares with the trials that it kept alone, so that its bar rises: it would keep 12 of 60."""
+    pytest.importorskip("optuna")
+    order = np.random.default_rng(0).permutation(60)
+    fake(lambda config: (1 + order[int(config.name[-4:])]) / 100, epochs=2)
+    path = write({"phases": [{"epochs": 2}]}, **{**TPE, "trials": 60, "random_trials": 59}, prune={"warmup_epochs": 1})
+    assert run_sweep(path, tmp_path / "out", quiet=True) == 0
+    earlier = [order[:number] for number in range(60)]
+    expected = [len(old) < 5 or order[number] >= np.median(old) for number, old in enumerate(earlier)]
+    assert [state == "COMPLETE" for state in told(tmp_path / "out")] == expected
+    assert sum(expected) > 25
+
+
 def test_the_pruner_looks_at_the_first_seed_until_its_last_epoch(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
 ) -> None:
