@@ -239,15 +239,18 @@ def synchronize_batchnorm(model: nn.Module) -> None:
 
     Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it.
     """
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.BatchNorm2d:
-                setattr(parent, name, _synced(child))
-            elif isinstance(child, nn.BatchNorm2d):
-                raise ConfigError(
-                    f"engine.sync_batchnorm cannot synchronize the {type(child).__name__} of this net; set it to "
-                    "false, so that each process has its own statistics"
-                )
+    made: dict[nn.Module, nn.Module] = {}  # one for each, at all the places where it stands
+    for place, child in list(model.named_modules(remove_duplicate=False)):
+        if type(child) is nn.BatchNorm2d and place:
+            parent, _, name = place.rpartition(".")
+            if child not in made:
+                made[child] = _synced(child)
+            setattr(model.get_submodule(parent), name, made[child])
+        elif isinstance(child, nn.BatchNorm2d):
+            raise ConfigError(
+                f"engine.sync_batchnorm cannot synchronize the {type(child).__name__} of this net; set it to "
+                "false, so that each process has its own statistics"
+            )
 
 
 def _synced(norm: nn.BatchNorm2d) -> nn.Module:

@@ -275,6 +275,19 @@ def test_a_batchnorm_without_weights_is_synchronized_too(monkeypatch: pytest.Mon
     torch.testing.assert_close(net[0].running_var, plain.running_var)
 
 
+@pytest.mark.parametrize("parents", [1, 2])
+def test_a_batchnorm_at_two_places_stays_one(parents: int) -> None:
+    norm, conv = torch.nn.BatchNorm2d(3), torch.nn.Conv2d(3, 3, 1)
+    net = torch.nn.Sequential(norm, conv, norm)
+    if parents == 2:
+        net = torch.nn.Sequential(torch.nn.Sequential(norm, conv), torch.nn.Sequential(conv, norm))
+    synchronize_batchnorm(net)
+    found = [module for _, module in net.named_modules(remove_duplicate=False) if isinstance(module, SyncedBatchNorm2d)]
+    assert len(found) == 2
+    assert found[0] is found[1]
+    assert not any(type(module) is torch.nn.BatchNorm2d for module in net.modules())
+
+
 def test_a_batchnorm_of_another_kind_is_not_left_unsynchronized() -> None:
     class WithActivation(torch.nn.BatchNorm2d):
         pass
