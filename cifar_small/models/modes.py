@@ -130,8 +130,15 @@ def refresh_statistics(model: nn.Module, batches: Iterable[Tensor]) -> None:
         norm.reset_running_stats()
         norm.train()
         norm.momentum = None  # torch's plain mean of all calls so far: a batch calls a norm at two places twice
+    counters = [norm.num_batches_tracked for norm in norms]
+    for norm in norms:  # on the CPU, since torch looks at it in each call
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long, device="cpu")
     for images in batches:
         model(images)
+    for norm, counter in zip(norms, counters, strict=True):
+        if counter is not None:  # as of a norm that keeps no statistics
+            counter.fill_(int(norm.num_batches_tracked or 0))
+        norm.num_batches_tracked = counter
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)
