@@ -59,7 +59,8 @@ class FastConvolutions(TorchFunctionMode):
 
 def group_norm(func: Callable[..., Tensor], input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """The same, with a backward pass that is safe on a CPU: torch 2.13's ended the process for some layouts."""
-    return func(input if input.requires_grad else input.contiguous(), *args, **kwargs)
+    safe = input.requires_grad or input.device.type != "cpu"
+    return func(input if safe else input.contiguous(), *args, **kwargs)
 
 
 def convolve(
