@@ -50,14 +50,22 @@ def memory_at_hand() -> int | None:
     On Linux what is available, within a container's limit; elsewhere all memory of the machine.
     """
     with suppress(OSError, ValueError):
-        found = [int(re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024]
-        with suppress(OSError, ValueError):  # "max" is no number
-            found.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-        return min(found)
+        available = int(re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())[0]) * 1024
+        return min(available, _left_in_container(available))
     names = getattr(os, "sysconf_names", {})
     if {"SC_PAGE_SIZE", "SC_PHYS_PAGES"} <= names.keys():
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return None
+
+
+def _left_in_container(otherwise: int, group: Path = Path("/sys/fs/cgroup")) -> int:
+    """Bytes that a container may still take, the file cache that it can give back included; without a limit, `otherwise`."""
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(statistics["inactive_file"]))
+    except (OSError, ValueError, KeyError):  # no cgroup of this kind; "max" is no number
+        return otherwise
 
 
 def resolve_device(name: str) -> torch.device:

@@ -25,6 +25,22 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        ({}, 1000),
+        ({"memory.max": "max", "memory.current": "300", "memory.stat": "inactive_file 5"}, 1000),
+        ({"memory.max": "700", "memory.current": "300", "memory.stat": "anon 200\ninactive_file 50"}, 450),
+        ({"memory.max": "700", "memory.current": "900", "memory.stat": "anon 200\ninactive_file 50"}, 0),
+    ],
+    ids=["no container", "no limit", "some is used", "over the limit"],
+)
+def test_what_a_container_uses_already_is_not_at_hand(files: dict[str, str], left: int, tmp_path: Path) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text + "\n")
+    assert environment._left_in_container(1000, tmp_path) == left
+
+
+@pytest.mark.parametrize(
     ("flags", "precision"),
     [({"avx2", "amx_bf16"}, "bf16"), ({"avx512_bf16"}, "bf16"), ({"avx2", "avx512f"}, "fp32"), (set(), "fp32")],
 )

@@ -104,7 +104,8 @@ def _tta(options: argparse.Namespace) -> int:
     ablation = ablate(net, val, form=form, progress=True)
     write_json(target, {"run": options.directory.name, **plain_ablation(ablation)})
     print(describe_ablation(ablation))
-    print(f"-> {target}; choose by val, then: cifar-small predict RUN --split SPLIT --views NAME")
+    file = "" if form is None else " --onnx FILE"
+    print(f"-> {target}; choose by val, then: cifar-small predict RUN --split SPLIT --views SET{file}")
     return 0
 
 

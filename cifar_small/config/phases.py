@@ -23,6 +23,7 @@ from cifar_small.config.schema import (
     OwnModel,
     PhaseSettings,
     Recipe,
+    divides_evenly,
 )
 from cifar_small.errors import ConfigError, plural
 
@@ -230,10 +231,10 @@ def _select_problems(config: Config, phase: PhaseSettings, where: str) -> list[s
         return []
     if phase.cached_views is not None:
         return [f"{where}.select needs pixels, which cached_views {phase.cached_views} leaves out: drop one of them"]
-    count, size = round(phase.select.share * config.batch_size), config.engine.micro_batch_size
+    count, size = phase.select.images_of(config.batch_size), config.engine.micro_batch_size
     if count < 2:
         return [f"{where}.select.share {phase.select.share:g} leaves {count} of {config.batch_size} images; raise it"]
-    if size is not None and count % size:
+    if size is not None and not divides_evenly(count, size):
         return [
             f"{where}.select.share {phase.select.share:g} leaves {count} of {config.batch_size} images, which "
             f"engine.micro_batch_size {size} does not divide: use a divisor of {count}"

@@ -265,7 +265,7 @@ def _training(run: Run) -> _Training:
         summary.epochs_trained,
         summary.seconds / 60,
         hardware,
-        len(record.test_readings),
+        record.times_read,
         extension_of(record.sessions),
         summary.ended_early,
         _versions(record.sessions),

@@ -29,7 +29,7 @@ from cifar_small.inference.predict import Net, load_own_splits, load_own_test, p
 from cifar_small.metrics.significance import holm, mean_difference, seed_difference
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import ShiftFacts
+from cifar_small.runs.records import ShiftFacts, recipe_of
 from cifar_small.transforms.shifts import KINDS, MCE_KINDS, VERSION, find_kind, shifted
 
 CLEAN = "clean"
@@ -216,18 +216,19 @@ def predict_shifts(
                     known = _predict(run, net, images, one.facts, chosen, precision, path, command)
                 correct[name, one.facts.name] = known.correct
                 bar.update()
-    return ShiftMatrix(tuple(names), _recipes(names, [net for _, net in runs]), tuple(one.facts for one in sets), correct)
+    return ShiftMatrix(tuple(names), _recipes(names, runs), tuple(one.facts for one in sets), correct)
 
 
-def _recipes(names: Sequence[str], nets: Sequence[Net]) -> dict[str, tuple[str, int]]:
-    """The recipe of each run, by the name of its config, and its seed; other settings under one name are other recipes."""
+def _recipes(names: Sequence[str], runs: Sequence[tuple[Run, Net]]) -> dict[str, tuple[str, int]]:
+    """The recipe of each run, by the name of its config, and its seed; other recipes under one name are told apart."""
     first: dict[str, str] = {}  # the recipe that has each name
     called: dict[str, str] = {}
-    for name, net in zip(names, nets, strict=True):
-        recipe, title = recipe_hash(net.config), net.config.name
+    recipes = [recipe_of(run.record()) if run.summary() else recipe_hash(net.config) for run, net in runs]
+    for name, recipe, (_, net) in zip(names, recipes, runs, strict=True):
+        title = net.config.name
         mine = first.setdefault(title, recipe) == recipe
         called.setdefault(recipe, title if mine else f"{title} of {name}")
-    return {name: (called[recipe_hash(net.config)], net.config.seed) for name, net in zip(names, nets, strict=True)}
+    return {name: (called[recipe], net.config.seed) for name, recipe, (_, net) in zip(names, recipes, runs, strict=True)}
 
 
 def _known(path: Path, facts: ShiftFacts, net: Net, views: str, precision: str | None) -> Predictions:

@@ -174,6 +174,9 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
     if len(found) == 1:
         rows.append(("accuracy on test", "not measured: the test split was not read with these weights"))
     rows.append(("readings of test in this run", f"{len(readings)}, with any of its weights and in any form"))
+    if (summary := run.summary()) is not None and summary.soup:
+        before = "not recorded" if summary.readings_before is None else str(summary.readings_before)
+        rows.append(("readings of test before, in the runs averaged here", before))
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)])
 
 

@@ -243,5 +243,6 @@ def _facts(run: Run, net: Net, taken: bool) -> SoupMember:
         config_sha256=net.facts.config_sha256,
         lineage=net.facts.lineage,
         taken=taken,
+        test_readings=len(run.test_readings()),
         **({} if net.facts.checkpoint == "best" else {"checkpoint": net.facts.checkpoint}),
     )

@@ -205,18 +205,26 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
 
 
 def clip_and_check(
-    optimizer: torch.optim.Optimizer, loss: Tensor, clip_norm: float | None, stopped: Tensor | None = None
+    optimizer: torch.optim.Optimizer,
+    loss: Tensor,
+    clip_norm: float | None,
+    stopped: Tensor | None = None,
+    norms: Tensor | None = None,
 ) -> Tensor:
     """Clip the gradient and make the coming step a no-op on the device if loss or gradient is not finite, or if `stopped`.
 
-    Returns a bool tensor: is something not finite? The fused optimizer reads the same flag (its `found_inf`, made for
-    gradient scaling) and leaves the weights alone, so no host synchronization is needed to stop *before* the update.
+    norms: (sum, steps), float32, to which the norm before clipping is added, of steps that are taken. Returns a bool tensor: is
+    something not finite? The fused optimizer reads the same flag (its `found_inf`, made for gradient scaling) and leaves the
+    weights alone, so no host synchronization is needed to stop *before* the update.
     """
     match_strides(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = nn.utils.get_total_norm(gradients)
     bad = ~(torch.isfinite(loss) & torch.isfinite(norm))
-    optimizer.found_inf = (bad if stopped is None else bad | stopped).float()  # type: ignore[attr-defined]
+    idle = bad if stopped is None else bad | stopped
+    optimizer.found_inf = idle.float()  # type: ignore[attr-defined]
+    if norms is not None:
+        norms += torch.where(idle, 0.0, torch.stack((norm, torch.ones_like(norm))))
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_((p for group in optimizer.param_groups for p in group["params"]), clip_norm, norm)
     return bad

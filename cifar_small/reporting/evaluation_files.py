@@ -154,7 +154,8 @@ def describe_ablation(ablation: Ablation) -> str:
         "gained, lost: images right only with these views, only with those that they stand against",
         f"p: exact McNemar test, each by itself; of {tests}, only one below {0.05 / tests:.3f} stands alone",
         f"{LEARNED}: weights fitted on val, each half of it answered with the weights of the other; on the images of the fit "
-        f"itself they reach {accuracy:.2%} and NLL {nll:.4f}, which says nothing of other images",
+        f"itself they reach {accuracy:.2%} and NLL {nll:.4f}, which says nothing of other images; it shows what weighting "
+        "could bring, and is no set that predict takes",
         f"weights fitted on all of val: {weights}",
     )
     return to_text([Table("", header, tuple(rows), notes)])

@@ -152,12 +152,16 @@ def _readings(entry: Entry, by_weights: Mapping[str, Entry]) -> Answer:
         return Answer("by its members: " + "; ".join(dict.fromkeys(answer.text for answer in answers)), status)
     if entry.run is None:
         return Answer("not known")
-    readings = entry.run.test_readings()
+    readings, summary = entry.run.test_readings(), entry.run.summary()
+    before = 0 if summary is None else summary.readings_before
+    of_members = (
+        "" if before == 0 else f"; in the runs of its soup {'an unknown number of' if before is None else before} before"
+    )
     if not readings:
-        return Answer("never")
+        return Answer(f"never{of_members}", "warn" if of_members else "")
     times = "once" if len(readings) == 1 else f"{len(readings)} times"
     dates = ", ".join(dict.fromkeys(reading.time[:10] for reading in readings))
-    return Answer(f"{times} ({dates})", "good" if len(readings) == 1 else "warn")
+    return Answer(f"{times} ({dates}){of_members}", "good" if len(readings) == 1 and not of_members else "warn")
 
 
 def _sessions(entry: Entry) -> Answer:

@@ -33,7 +33,7 @@ from cifar_small.runs.locks import briefly_alone
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
 UNSET = "not set"  # of a key that one of two configs lacks
-# What may differ between a run and its continuation: it touches last bits at most, never the recipe.
+# What may differ between a run and its continuation: it touches last bits and the masks of dropout at most, never the recipe.
 FREE_TO_CHANGE = (
     "data.root",
     "engine.device",

@@ -10,7 +10,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from cifar_small.errors import DiskError, InUseError
 
@@ -27,24 +27,7 @@ LOCKED_BYTE = 2**30  # Windows lets nobody else read what is locked, and the tex
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold a run directory alone, creating it. Raises InUseError if another process holds it, DiskError without locks."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115  (must stay open while the lock is held)
-    except OSError as error:
-        raise DiskError(f"cannot write to {folder}: {error.strerror}", remedy="output") from None
-    with file:
-        try:
-            _lock(file.fileno())
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise InUseError(f"{folder} is in use by {holder}; wait for it", remedy="output") from None
-        except OSError as error:
-            raise DiskError(
-                f"{folder} lies on a file system without locks ({error.strerror}), where two processes could write one run "
-                "at once; put runs on a local disk, or mount it with locks (Lustre: flock)",
-                remedy="output",
-            ) from None
+    with _locked_file(folder) as file:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
@@ -54,6 +37,41 @@ def locked(folder: Path) -> Iterator[None]:
             if fcntl is None:
                 file.close()  # Windows removes no file that is open
             _remove_if_empty(folder)
+
+
+def _locked_file(folder: Path) -> TextIO:
+    """The folder's lock file, open and locked until it is closed. Raises as `locked` does."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            file = open(folder / LOCK_FILE, "a+", encoding="utf-8")  # noqa: SIM115  (stays open while the lock is held)
+        except OSError as error:
+            raise DiskError(f"cannot write to {folder}: {error.strerror}", remedy="output") from None
+        try:
+            _lock(file.fileno())
+            if _stands_at(file, folder / LOCK_FILE):
+                return file
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            file.close()
+            raise InUseError(f"{folder} is in use by {holder}; wait for it", remedy="output") from None
+        except OSError as error:
+            file.close()
+            raise DiskError(
+                f"{folder} lies on a file system without locks ({error.strerror}), where two processes could write one run "
+                "at once; put runs on a local disk, or mount it with locks (Lustre: flock)",
+                remedy="output",
+            ) from None
+        file.close()  # its holder removed it, with an empty folder, after we had opened it: others would lock a new one
+
+
+def _stands_at(file: TextIO, path: Path) -> bool:
+    """Is an open file still the one at a path?"""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_locked(folder: Path) -> bool:
@@ -99,4 +117,5 @@ def _remove_if_empty(folder: Path) -> None:
     """Remove the folder if nothing but the lock was put into it; it may have been renamed meanwhile."""
     if folder.exists() and [path.name for path in folder.iterdir()] == [LOCK_FILE]:
         (folder / LOCK_FILE).unlink()
-        folder.rmdir()
+        with suppress(OSError):  # not empty any more: another process has begun there
+            folder.rmdir()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -107,6 +108,7 @@ class SoupMember(_Named):
     lineage: list[str]
     taken: bool
     checkpoint: str = "best"
+    test_readings: int | None = None  # in its run before it was averaged; None: not recorded
 
     def label(self, folder: bool = False) -> str:
         """The name in a sentence, with the checkpoint where it is not the selected one."""
@@ -289,11 +291,18 @@ class Summary(_Facts):
     teachers: list[TeacherFacts] = []
     ended: Literal["patience"] | None = None  # what ended the run before its last planned epoch
     last_epoch: float | None = None  # the share of the last epoch that was trained; None: all of it
+    finished: str | None = None  # when training ended, UTC; None: not recorded
 
     @property
     def epochs_trained(self) -> float:
         """The epochs, one that was not trained to its end by its share."""
         return self.epochs if self.last_epoch is None else round(self.epochs - 1 + self.last_epoch, 6)
+
+    @property
+    def readings_before(self) -> int | None:
+        """How often test was read in the runs that a soup was made of, before it was; None where one does not say."""
+        runs = {(one.name, one.seed, one.run): one.test_readings for one in self.soup}
+        return None if None in runs.values() else sum(filter(None, runs.values()))
 
     @property
     def ended_early(self) -> str:
@@ -346,6 +355,7 @@ class Summary(_Facts):
             lineage=val.lineage,
             seconds=seconds,
             teachers=val.teachers,
+            finished=datetime.now(UTC).isoformat(timespec="seconds"),
         )
         extra: dict[str, object] = {
             "metrics_sha256": metrics_sha256,
@@ -432,6 +442,11 @@ class RunRecord(_Facts):
     def extended(self) -> bool:
         """Was the last phase made longer on the way? That bends its schedule."""
         return bool(extension_of(self.sessions))
+
+    @property
+    def times_read(self) -> int:
+        """How often test was read in this run and, as far as a soup knows, before in those that it was made of."""
+        return len(self.test_readings) + (self.summary.readings_before or 0)
 
     @property
     def own_readings(self) -> list[TestReading]:

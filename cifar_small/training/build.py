@@ -101,6 +101,7 @@ def build_trainer(
         data.precision,
         init.ancestors if init is not None else [],
         totals=torch.zeros(2, device=data.device),
+        norms=torch.zeros(2, device=data.device),
         scaling=torch.tensor([FIRST_SCALE, 0.0], device=data.device),
         clock=time.monotonic() if clock is None else clock,
     )

@@ -191,10 +191,10 @@ class SyncedBatchNorm2d(nn.BatchNorm2d):
             assert self.running_mean is not None
             assert self.running_var is not None
             assert self.num_batches_tracked is not None
-            assert self.momentum is not None
             self.num_batches_tracked.add_(1)
-            self.running_mean.lerp_(mean, self.momentum)
-            self.running_var.lerp_(variance * (number / (number - 1)), self.momentum)
+            share = 1 / self.num_batches_tracked.item() if self.momentum is None else self.momentum  # None: the plain mean
+            self.running_mean.lerp_(mean, share)
+            self.running_var.lerp_(variance * (number / (number - 1)), share)
         scale = torch.rsqrt(variance + self.eps)
         if not self.affine:
             return (centered * scale.view(1, -1, 1, 1)).to(input.dtype)
@@ -237,10 +237,16 @@ def average_gradients(model: nn.Module, device: torch.device) -> DistributedData
 def synchronize_batchnorm(model: nn.Module) -> None:
     """Let every BatchNorm of the net see the images of all ranks, in place; its parameters and names stay.
 
-    Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it.
+    Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it, and for one
+    whose BatchNorm keeps no running statistics.
     """
     made: dict[nn.Module, nn.Module] = {}  # one for each, at all the places where it stands
     for place, child in list(model.named_modules(remove_duplicate=False)):
+        if isinstance(child, nn.BatchNorm2d) and child.running_mean is None:
+            raise ConfigError(
+                f"engine.sync_batchnorm needs running statistics, and {place} of this net keeps none "
+                "(track_running_stats=False); set it to false, or let the layer keep them"
+            )
         if type(child) is nn.BatchNorm2d and place:
             parent, _, name = place.rpartition(".")
             if child not in made:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cifar_small.config.resolved import ResolvedConfig
-from cifar_small.config.schema import Engine
+from cifar_small.config.schema import Engine, Select, divides_evenly
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
 from cifar_small.errors import ConfigError
@@ -25,14 +25,14 @@ from cifar_small.training.distillation import Teacher, check_size, load_teacher
 class HardImages:
     """Chooses the images of a batch that a proxy finds hardest."""
 
-    share: float
+    settings: Select
     proxy: Teacher
     slices: int  # images that go through the proxy at once
     engine: Engine
 
     def count(self, images: int) -> int:
         """How many of so many images are trained on."""
-        return hardest(self.share, images)
+        return self.settings.images_of(images)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor, targets: Tensor, precision: str) -> Tensor:
@@ -50,17 +50,12 @@ class HardImages:
         return order[: self.count(len(pixels))].sort().values
 
 
-def hardest(share: float, images: int) -> int:
-    """How many images a share of so many is, at least one."""
-    return max(1, round(share * images))
-
-
 def check_shares(resolved: ResolvedConfig, share: int, micro_batch: int) -> None:
     """Refuse micro-batches of a process's hardest images that would not be equal, by raising ConfigError."""
     for phase in resolved.phases:
         if phase.settings.select is not None:
-            count = hardest(phase.settings.select.share, share)
-            if count > micro_batch and count % micro_batch:
+            count = phase.settings.select.images_of(share)
+            if not divides_evenly(count, micro_batch):
                 raise ConfigError(
                     f"phases.{phase.index}.select leaves each process {count} of its {share} images, which slices of "
                     f"engine.micro_batch_size {micro_batch} do not divide: use a divisor of {count}"
@@ -85,5 +80,5 @@ def load_hard_images(
             proxies[select.proxy] = teacher, facts.updated(role="proxy")
         side = config.augmented_at(phase.settings.resolution, data.side)
         check_size(select.proxy, proxies[select.proxy][0], side, f"phases.{phase.index}.select")
-        found[phase.index] = HardImages(select.share, proxies[select.proxy][0], slices, config.engine)
+        found[phase.index] = HardImages(select, proxies[select.proxy][0], slices, config.engine)
     return found, [facts for _, facts in proxies.values()]

@@ -232,6 +232,7 @@ def stand_in(config: Config, classes: int, images: int, precision: str) -> Stand
         ExponentialAverage(model, config.ema_decay, config.ema_warmup) if config.ema_decay is not None else None,
         precision,
         totals=torch.empty(2, device=META),
+        norms=torch.empty(2, device=META),
         scaling=torch.empty(2, device=META),
     )
     checkpoints = Checkpoints(Run("none"), resolved, data, 0, [], SINGLE_PROCESS)
@@ -266,7 +267,7 @@ def _teachers(phase: Phase, config: Config, data: DataModule, slices: int) -> Te
 
 def _hard_images(phase: Phase, config: Config, data: DataModule, slices: int) -> HardImages:
     assert phase.settings.select is not None
-    return HardImages(phase.settings.select.share, _teacher(phase.settings.select.proxy, data), slices, config.engine)
+    return HardImages(phase.settings.select, _teacher(phase.settings.select.proxy, data), slices, config.engine)
 
 
 def _teacher(path: str, data: DataModule) -> Teacher:

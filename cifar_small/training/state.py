@@ -35,6 +35,7 @@ class State:
     step: int = 0  # steps completed within the epoch under way
     scaling: Tensor = field(default_factory=lambda: torch.tensor([FIRST_SCALE, 0.0]))  # see optim.adjust_scale
     totals: Tensor = field(default_factory=lambda: torch.zeros(2))  # loss and hits summed over the epoch's images so far
+    norms: Tensor = field(default_factory=lambda: torch.zeros(2))  # of gradients, their sum and number so far in the epoch
     best_accuracy: float = -1.0
     best_epoch: int = 0
     clock: float = field(default_factory=time.monotonic)  # when the run would have begun without pauses between sessions
@@ -67,6 +68,7 @@ class State:
             "slow": self.slow,
             "scaling": self.scaling,
             "totals": self.totals,
+            "norms": self.norms,
             "precision": self.precision,
             "ancestors": plain_all(self.ancestors),
             "seconds": self.seconds,
@@ -91,6 +93,7 @@ class State:
         self.slow = {name: value.to(parameters[name].device) for name, value in saved.get("slow", {}).items()}
         self.scaling.copy_(saved.get("scaling", self.scaling))
         self.totals.copy_(saved["totals"])
+        self.norms.copy_(saved.get("norms", self.norms))
         self.precision = saved["precision"]
         self.ancestors = parse_all(Ancestor, saved.get("ancestors", []), "ancestors of the checkpoint")
         self.clock -= saved["seconds"]

@@ -167,7 +167,7 @@ class Trainer:
                 self.backward(pixels, targets, settings, seed, count=False)
             move_back(former)
         world.sum(total)  # so that all ranks agree on whether it is finite
-        bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped)
+        bad = clip_and_check(state.optimizer, total, settings.optim.clip_norm, stopped, state.norms)
         state.optimizer.step()
         if state.precision == "fp16":
             bad = adjust_scale(state.scaling, total, bad)
@@ -232,12 +232,14 @@ class Trainer:
         self.world.collect(state.totals)
         steps = phase.steps_in(state.epoch, self.steps)
         loss, hits = (state.totals / (steps * self.batches.trained(phase))).tolist()  # synchronizes once an epoch
+        norm, counted = state.norms.tolist()
         average_epoch(state, phase, self.batches.plain(state.epoch))
         val_loss, val_accuracy = self._evaluate()
         if not math.isfinite(val_loss):
             raise self._diverged(f"the loss on val is not finite after epoch {state.epoch + 1}", lr, updated=True)
         state.epoch, state.step = state.epoch + 1, 0
         state.totals.zero_()
+        state.norms.zero_()
         row = {
             "epoch": state.epoch,
             "phase": phase.index,
@@ -246,6 +248,7 @@ class Trainer:
             "train_loss": loss,
             "train_accuracy": hits,
             "train_targets": "mixed" if phase.settings.mixes else "hard",
+            "gradient_norm": norm / max(counted, 1),
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
             "images_per_second": round(speed, 1),
@@ -315,9 +318,11 @@ class Trainer:
         there = self.checkpoints.run.last.exists()
         kept = "the last checkpoint is whole" if there else "no epoch was completed, so nothing was kept"
         weights = "" if updated else "the weights were not updated, "
+        norm = next((row["gradient_norm"] for row in reversed(self.state.rows) if "gradient_norm" in row), None)
+        usual = "" if norm is None else f" (the gradient's norm was {norm:.3g}, the mean of the last whole epoch)"
         return DivergedError(
             f"{what} (lr {lr:.4g}); expected finite numbers: {weights}{kept}; lower optim.lr, add warm-up "
-            "or set optim.clip_norm, in a new run directory",
+            f"or set optim.clip_norm{usual}, in a new run directory",
             remedy="output",
         )
 

@@ -43,6 +43,7 @@ SCALARS = {
     "accuracy/train": "train_accuracy",
     "accuracy/val": "val_accuracy",
     "learning rate": "lr",
+    "gradient norm": "gradient_norm",
     "images per second": "images_per_second",
 }
 
@@ -68,7 +69,8 @@ class TensorBoardLog:
 
     def _add(self, row: dict[str, Any]) -> None:
         for tag, key in SCALARS.items():
-            self.writer.add_scalar(tag, row[key], row["epoch"])
+            if key in row:  # rows of an older version have no gradient norm
+                self.writer.add_scalar(tag, row[key], row["epoch"])
 
     def end(self, config: Config, summary: Summary) -> None:
         """Log the settings as hyperparameters, beside what the run ended with."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -233,6 +234,19 @@ def test_recipes_are_tested_over_their_seeds_where_they_have_some() -> None:
     assert (fog.kind, fog.first, fog.second, fog.by) == ("fog", "a", "b", "the same seeds")
     assert snow.difference == pytest.approx(-0.09)
     assert fog.p_holm == pytest.approx(min(1, 2 * min(fog.p, snow.p)) if fog.p <= snow.p else max(2 * snow.p, fog.p))
+
+
+def test_an_extended_run_is_no_seed_of_the_plain_recipe(trained: Run, tmp_path: Path) -> None:
+    """As in `compare` and `results`; two of one config would be tested as two seeds of one recipe."""
+    bent = Run(shutil.copytree(trained.folder, tmp_path / "bent-seed1"))
+    env = json.loads(bent.env_file.read_text())
+    env["sessions"].insert(0, {**env["sessions"][0], "epochs_planned": 1})
+    bent.env_file.write_text(json.dumps(env))
+    runs = [(run, load_net(run)) for run in (trained, bent)]
+    assert shifts._recipes(["tiny-seed0", "bent-seed1"], runs) == {
+        "tiny-seed0": ("tiny", 0),
+        "bent-seed1": ("tiny of bent-seed1", 0),
+    }
 
 
 def test_single_runs_are_tested_over_images_that_count_once() -> None:

@@ -167,6 +167,18 @@ def test_a_step_that_is_not_finite_changes_nothing(clip: float | None, where: st
     assert not torch.equal(model[4].weight, weights[4])
 
 
+def test_norms_are_those_before_clipping_of_the_steps_that_are_taken() -> None:
+    model, norms = small_net(), torch.zeros(2)
+    optimizer = build_optimizer(model, SGD())
+    expected = []
+    for step in range(4):
+        loss = gradients(model, step)
+        expected.append(torch.cat([one.grad.flatten() for one in model.parameters()]).norm().item())
+        stopped = torch.tensor(step == 2)
+        clip_and_check(optimizer, torch.tensor(math.nan) if step == 1 else loss, expected[-1] / 3, stopped, norms)
+    assert norms.tolist() == pytest.approx([expected[0] + expected[3], 2])
+
+
 @pytest.mark.parametrize("beta2", [0.999, 0.9])
 def test_radam_takes_the_steps_of_torchs(beta2: float) -> None:
     """Before its average of squares is long enough to be trusted (5 steps), and after."""

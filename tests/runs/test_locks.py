@@ -10,6 +10,8 @@ import pytest
 from conftest import tiny_raw
 
 from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.errors import InUseError
+from cifar_small.runs import locks
 
 # Windows as far as Linux can play it: no fcntl, half of the signals, and locks on single bytes that a folder cannot have.
 WINDOWS = """
@@ -56,6 +58,25 @@ def test_a_second_process_is_told_who_holds_the_run_until_that_one_is_killed(tmp
     third = subprocess.run(command, capture_output=True, text=True, check=True, stdin=subprocess.DEVNULL)
     assert third.stdout == "False\nheld\n"
     assert not folder.exists()  # a lock alone leaves nothing behind
+
+
+def test_a_lock_file_that_is_removed_while_it_is_taken_is_no_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run that ended before it began removes its folder, perhaps just after another process has opened the lock file."""
+    folder, lock = tmp_path / "run", locks._lock
+    removed = []
+
+    def interrupted(descriptor: int, shared: bool = False) -> None:
+        lock(descriptor, shared)
+        if not removed:
+            removed.append(folder)
+            locks._remove_if_empty(folder)
+
+    monkeypatch.setattr(locks, "_lock", interrupted)
+    with locks.locked(folder):
+        assert removed
+        assert locks.is_locked(folder)
+        with pytest.raises(InUseError), locks.locked(folder):
+            pass
 
 
 def test_commands_run_where_fcntl_and_half_of_the_signals_are_missing(tmp_path: Path) -> None:

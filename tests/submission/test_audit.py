@@ -425,9 +425,20 @@ def the_first_reading_deleted_everywhere(place: Place) -> None:
 
 
 def a_reading_before_training_ended(place: Place) -> None:
-    later = {"started": "2098-01-01T00:00:00+00:00"}
-    edit_json(place.run.env_file, lambda env: env["sessions"][0].update(later))
-    place.edit_record(lambda record: record["run"]["sessions"][0].update(later))
+    later = {"finished": "2098-01-01T00:00:00+00:00"}
+    edit_json(place.run.summary_file, lambda summary: summary.update(later))
+    place.edit_record(lambda record: record["run"]["summary"].update(later))
+
+
+def a_reading_during_a_training_that_names_no_end(place: Place) -> None:
+    """As those of older versions: their one session ended no earlier than its start and all its seconds."""
+
+    def older(summary: dict[str, Any]) -> None:
+        del summary["finished"]
+        summary["seconds"] = 3600.0
+
+    edit_json(place.run.summary_file, older)
+    place.edit_record(lambda record: older(record["run"]["summary"]))
 
 
 def uncommitted_code_in_training(place: Place) -> None:
@@ -553,6 +564,7 @@ TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (all_readings_deleted_but_not_the_predictions, {"test readings"}),
     (the_first_reading_deleted_everywhere, {"test readings"}),
     (a_reading_before_training_ended, {"test readings"}),
+    (a_reading_during_a_training_that_names_no_end, {"test readings"}),
     (uncommitted_code_in_training, {"commit"}),
     (uncommitted_code_in_submitting, {"commit of CSV"}),
     (another_seed_in_the_record, {"seed", "record"}),
@@ -747,7 +759,7 @@ def test_what_is_missing_is_neither_a_pass_nor_a_fault(place: Place) -> None:
     [
         ("runs/tiny-seed0/predictions/val.npz", {"split", "summary"}),
         ("runs/tiny-seed0/predictions/submit.npz", {"labels", "predictions", "record"}),
-        ("runs/tiny-seed0/summary.json", {"summary", "selection", "record"}),
+        ("runs/tiny-seed0/summary.json", {"summary", "selection", "record", "test readings"}),  # when training ended
     ],
 )
 def test_a_file_that_is_gone_leaves_its_links_unchecked(name: str, links: set[str], place: Place) -> None:

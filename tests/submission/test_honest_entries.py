@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from cifar_small import environment
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Data, Rules
 from cifar_small.data import cifar, load_test, load_train, write_unlabelled
+from cifar_small.evaluation.entries import collect_rows, load_entries
 from cifar_small.export.onnx_export import export_onnx
 from cifar_small.export.quantize import calibration_images, static_int8
 from cifar_small.inference import predict as prediction
@@ -24,6 +26,7 @@ from cifar_small.inference.blend import FITTED, Method
 from cifar_small.inference.ensemble import combine
 from cifar_small.inference.onnx_session import load_onnx, seal_model
 from cifar_small.inference.predict import load_net, load_own_splits, predict
+from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.submission import submission_file
@@ -121,6 +124,38 @@ def test_a_net_of_every_form(form: str, rules: Rules | None, place: Place) -> No
     run = {"soup": place.soup, "soup of kept epochs": place.soup_of_epochs}.get(form, place.runs[0])
     submit(FORMS[form](place), place.csv, run=run, rules=rules)
     assert not_passed(place.audit([run])) == []
+
+
+def test_a_soup_tells_how_often_test_was_read_in_the_runs_it_was_made_of(place: Place) -> None:
+    """Twice in one run and never in the other, both before; each run counts once, however many of its checkpoints are in it."""
+    run, other = place.runs
+    for checkpoint in ("best", "epoch-0001"):
+        predict(run, "test", checkpoint=checkpoint)
+    soup = Run(place.folder / "runs" / "late_soup")
+    souping.make_soup([run, run, other], soup, checkpoints=["epoch-0001", "epoch-0002", "best"])
+    assert [one.test_readings for one in soup.record().summary.soup] == [2, 2, 0]
+    assert soup.record().times_read == 2
+    submit(place.predict(soup), place.csv, run=soup)
+    card = place.audit([soup])
+    assert not_passed(card) == []
+    (readings,) = (finding for finding in card.findings if finding.link == "test readings")
+    assert readings.found == "never read; in the runs that the soup was made of 2 readings before"
+    (row,) = collect_rows(load_entries([str(soup.folder)]))
+    assert row.test_readings == 2
+
+
+def test_a_soup_of_an_older_version_leaves_the_readings_before_it_unchecked(place: Place) -> None:
+    submit(place.predict(place.soup), place.csv, run=place.soup)
+    content = load_checkpoint(place.soup.best)
+    summary = json.loads(place.soup.summary_file.read_text())
+    for members in (content["soup"], summary["soup"]):
+        for one in members:
+            del one["test_readings"]
+    save_checkpoint(place.soup.best, {key: value for key, value in content.items() if key != "format"})
+    place.soup.summary_file.write_text(json.dumps(summary))
+    (readings,) = (finding for finding in place.audit([place.soup]).findings if finding.link == "test readings")
+    assert readings.verdict == "not checked"
+    assert "does not say how often test was read in the runs it was made of" in readings.found
 
 
 @pytest.mark.parametrize(("flags", "told"), [({"avx2"}, 2), ({"avx2", "avx_vnni"}, 0)])

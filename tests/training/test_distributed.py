@@ -23,6 +23,7 @@ from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.config.resolved import resolve_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError
+from cifar_small.models import refresh_statistics
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import locked
@@ -273,6 +274,26 @@ def test_a_batchnorm_without_weights_is_synchronized_too(monkeypatch: pytest.Mon
     images = torch.randn(8, 2, 4, 4)
     torch.testing.assert_close(net(images), plain(images))
     torch.testing.assert_close(net[0].running_var, plain.running_var)
+
+
+def test_a_synchronized_batchnorm_takes_plain_means_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stochastic average of weights gets its statistics, and a BatchNorm whose momentum is None."""
+    monkeypatch.setattr("cifar_small.training.distributed._sum_over_ranks", lambda part: part)  # of one rank
+    batches = [torch.randn(8, 2, 4, 4) + index for index in range(3)]
+    plain, net = (torch.nn.Sequential(torch.nn.BatchNorm2d(2)) for _ in range(2))
+    synchronize_batchnorm(net)
+    for each in (plain, net):
+        refresh_statistics(each, batches)
+    for mine, theirs in zip(net.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs)
+    assert net[0].num_batches_tracked == 3
+    assert net[0].momentum == 0.1
+
+
+def test_a_batchnorm_without_running_statistics_is_refused() -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2, track_running_stats=False))
+    with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm needs running statistics, and 0 of this net keeps none"):
+        synchronize_batchnorm(net)
 
 
 @pytest.mark.parametrize("parents", [1, 2])

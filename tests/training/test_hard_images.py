@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cifar_small.config.loading import parse_config
 from cifar_small.config.resolved import resolve_config
-from cifar_small.config.schema import Config
+from cifar_small.config.schema import Config, Select
 from cifar_small.environment import memory_format
 from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.reporting.dry_run import describe_run
@@ -37,6 +37,17 @@ def test_micro_batches_of_every_process_are_equal() -> None:
     with pytest.raises(ConfigError, match=r"phases\.0\.select leaves each process 30 of its 60 images, which slices of .* 20"):
         check_shares(resolved, 60, 20)
     check_shares(resolved, 30, 20)  # fifteen images are one slice
+
+
+def test_a_share_that_fits_one_micro_batch_is_fine_and_one_that_does_not_divide_is_refused() -> None:
+    def phases(share: float) -> Config:
+        each = [{"epochs": 1, "select": {"share": share, "proxy": "runs/small"}}]
+        return parse_config(tiny_raw(batch_size=128, phases=each, engine={"micro_batch_size": 64}))
+
+    resolve_config(phases(0.25))  # 32 images, one slice
+    resolve_config(phases(0.499))  # 64, one slice
+    with pytest.raises(ConfigError, match=r"select\.share 0\.75 leaves 96 of 128 images, which engine\.micro_batch_size 64"):
+        resolve_config(phases(0.75))
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +121,9 @@ def test_the_choice_is_that_of_the_highest_losses() -> None:
     targets = torch.cat((torch.eye(5)[torch.arange(10) % 5], torch.randn(10, 2, generator=generator)), 1)
     proxy: Any = lambda part: part.flatten(1) @ weights  # noqa: E731
     losses = F.cross_entropy(pixels.flatten(1) @ weights, targets[:, :5], reduction="none")
-    chosen = HardImages(0.3, proxy, 4, parse_config(tiny_raw()).engine)(pixels, targets, "fp32")
+    chosen = HardImages(Select(share=0.3, proxy="runs/small"), proxy, 4, parse_config(tiny_raw()).engine)(
+        pixels, targets, "fp32"
+    )
     assert chosen.tolist() == sorted(sorted(range(10), key=lambda place: -float(losses[place]))[:3])
     assert memory_format(parse_config(tiny_raw()).engine) is torch.channels_last
 

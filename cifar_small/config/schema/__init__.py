@@ -45,6 +45,7 @@ from cifar_small.config.schema.phase import (
     PhaseSettings,
     Recipe,
     Select,
+    divides_evenly,
 )
 from cifar_small.config.schema.run import Config, Engine
 
@@ -88,6 +89,7 @@ __all__ = [
     "WhitenedResNetModel",
     "WhitenedStage",
     "WideResNetModel",
+    "divides_evenly",
     "split_views",
     "views_name",
 ]

@@ -66,6 +66,15 @@ class Select(Section):
     proxy: Annotated[str, Field(min_length=1)]
     """Run directory of the net that says which are hard, or an ONNX file in one."""
 
+    def images_of(self, batch: int) -> int:
+        """How many of so many images are trained on, at least one."""
+        return max(1, round(self.share * batch))
+
+
+def divides_evenly(images: int, micro_batch: int) -> bool:
+    """Can so many images be cut into equal slices of micro_batch_size, or do they fit into a single one?"""
+    return images <= micro_batch or images % micro_batch == 0
+
 
 class SWA(Section):
     """Stochastic weight averaging: the mean of several epochs' weights is used (Izmailov et al. 2018, arXiv 1803.05407).

@@ -19,7 +19,8 @@ class Engine(Section):
 
     Precision, layout, micro_batch_size and sync_batchnorm are part of the recipe. The rest changes last bits only; so does the
     number of processes where sync_batchnorm is on, without micro_batch_size (which is of each process) and without dropout,
-    stochastic depth, `select` or augmentation of one's own, which each process draws or chooses for itself.
+    stochastic depth, `select` or augmentation of one's own, which each process draws or chooses for itself. With dropout or
+    stochastic depth, another kind of device and `compile` draw other masks.
     """
 
     device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from cifar_small.config.schema import OwnModel
 from cifar_small.data import load_test
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
 from cifar_small.environment import code_sha256
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, plural
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.predictions import find_predictions
-from cifar_small.runs.records import NetFacts, Session, SubmissionRecord, TestReading, extension_of
+from cifar_small.runs.records import NetFacts, Session, SubmissionRecord, Summary, TestReading, extension_of
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
 from cifar_small.submission.audit.repeat import compare_again
@@ -177,11 +177,33 @@ def test_readings(member: Member, result: CheckResult) -> str:
     for path, predictions in find_predictions(member.run.predictions):
         of_test = predictions.meta.split == "test"
         result.require(not of_test or predictions.meta.sha256 in known, f"a reading that made {path.name}", "none")
-    ended = max((_time(session.started) for session in member.run.sessions()), default=None)
+    ended = _end_of_training(member, result) if own else None
     early = [reading for reading in own if ended is not None and _time(reading.time) < ended]
-    result.require(not early, f"no reading before the last session of training, {ended}", _told(early))
+    result.require(not early, f"no reading before the end of training, {ended}", _told(early))
     _judge_labels_at_hand(member, result)
-    return _told(own)
+    return _told(own) + _told_of_members(member.summary, result)
+
+
+def _end_of_training(member: Member, result: CheckResult) -> datetime | None:
+    """When training ended, or for runs of older versions a time that is not after it; a gap where that says little."""
+    said = member.summary
+    if said.finished is not None:
+        return _time(said.finished)
+    began = sorted(_time(session.started) for session in member.run.sessions())
+    if len(began) == 1:
+        return began[0] + timedelta(seconds=int(said.seconds))
+    result.gap("a run of an older version, which does not say when training ended, only when its last session began")
+    return began[-1] if began else None
+
+
+def _told_of_members(said: Summary, result: CheckResult) -> str:
+    """How often test was read in the runs that a soup was made of; empty for other runs."""
+    if not said.soup:
+        return ""
+    if said.readings_before is None:
+        result.gap("a soup of an older version, which does not say how often test was read in the runs it was made of")
+        return ""
+    return f"; in the runs that the soup was made of {plural(said.readings_before, 'reading')} before"
 
 
 def _judge_labels_at_hand(member: Member, result: CheckResult) -> None:
