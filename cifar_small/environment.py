@@ -191,11 +191,17 @@ def compiled(model: nn.Module, engine: Engine) -> nn.Module:
 def prepare_process(engine: Engine) -> None:
     """Use as many CPU threads as the config says, or torch's default, and keep freed memory for the next step.
 
-    On a GPU: the fastest convolutions for the shapes at hand, and fp32 that is fp32, where torch would take TF32.
+    On a GPU: the fastest convolutions for the shapes at hand or, if the config says so, those that give the same bits each
+    time, and fp32 that is fp32, where torch would take TF32.
     """
     if engine.threads:
         torch.set_num_threads(engine.threads)
-    torch.backends.cudnn.benchmark = True  # all batches of a phase have one shape
+    if engine.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
+        torch.utils.deterministic.fill_uninitialized_memory = False  # which only shows faults, for time
+    torch.use_deterministic_algorithms(engine.deterministic, warn_only=True)  # it names the operations that have none
+    torch.backends.cudnn.deterministic = engine.deterministic
+    torch.backends.cudnn.benchmark = not engine.deterministic  # all batches of a phase have one shape
     torch.backends.cudnn.allow_tf32 = False
     _keep_freed_memory()
 

@@ -18,6 +18,7 @@ import pytest
 import torch
 
 from cifar_small import environment
+from cifar_small.config.schema import Engine
 from cifar_small.environment import code_sha256, commit, cpu_name, describe, resolve_device, resolve_precision
 from cifar_small.errors import UserError
 
@@ -105,6 +106,24 @@ def test_torchs_version_has_its_build_which_its_metadata_may_lack(monkeypatch: p
     monkeypatch.setattr(torch, "__version__", "2.13.0+cu130")
     monkeypatch.setattr(environment, "PACKAGES", ("numpy", "a-package-that-nobody-has"))
     assert environment.package_versions() == {"torch": "2.13.0+cu130", "numpy": np.__version__}
+
+
+def test_a_config_decides_whether_algorithms_are_deterministic(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+
+    def asked() -> tuple[bool, bool, bool]:
+        cudnn = torch.backends.cudnn
+        return torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+
+    try:
+        environment.prepare_process(Engine(deterministic=True))
+        assert asked() == (True, True, False)
+        assert torch.is_deterministic_algorithms_warn_only_enabled()
+        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
+    finally:
+        environment.prepare_process(Engine())
+    assert asked() == (False, False, True)
 
 
 def test_large_blocks_are_reused_between_steps() -> None:

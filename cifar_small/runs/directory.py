@@ -39,6 +39,7 @@ FREE_TO_CHANGE = (
     "engine.device",
     "engine.threads",
     "engine.compile",
+    "engine.deterministic",
     "engine.eval_batch_size",
     "engine.checkpoint_steps",
     "engine.workers",

@@ -91,6 +91,16 @@ def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path, monkeypatch: pytest.
         torch.testing.assert_close(cut[key], value, atol=2e-3, rtol=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:.*deterministic")
+def test_a_deterministic_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = on("cuda", **MIXED, engine={"checkpoint_steps": 2, "deterministic": True})
+    train(config, tmp_path / "whole", quiet=True)
+    train_until_save(config, tmp_path / "cut", 1, monkeypatch)
+    train(config, tmp_path / "cut", resume=True, quiet=True)
+    whole, cut = (load_checkpoint(tmp_path / run / "last.pt")["model"] for run in ("whole", "cut"))
+    assert all(torch.equal(cut[key], value) for key, value in whole.items())
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
 @pytest.mark.parametrize("mode", [True, "reduce-overhead"])

@@ -34,6 +34,8 @@ class Engine(Section):
 
     No gain for the net tried on a CPU (docs/speed.md).
     """
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, where torch has them? Slower, on a GPU; a CPU's do anyway."""
     threads: PositiveInt | None = None
     """CPU threads of each process; null: torch's default, or a share of the cores."""
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None
@@ -55,7 +57,7 @@ class Engine(Section):
     track: Literal["none", "tensorboard"] = "none"
     """Also log each epoch, the settings and the final scores for TensorBoard, in the run's folder `tensorboard`."""
 
-    OMIT_DEFAULT = frozenset({"track", "workers", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
+    OMIT_DEFAULT = frozenset({"track", "workers", "deterministic", "sync_batchnorm", "keep_every", "keep_last", "keep_final"})
 
 
 Selection = Literal["best", "last"]
