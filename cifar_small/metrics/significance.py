@@ -60,8 +60,11 @@ def paired_difference(first_correct: Correct, second_correct: Correct, z: float 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's adjusted p values, in the order given: one is at most alpha exactly when Holm's procedure rejects it at alpha.
 
-    Controls the chance of any false rejection among all tests of a table. Source: Holm (1979).
+    Controls the chance of any false rejection among all tests of a table. Raises ValueError for a test without a p, which would
+    stand anywhere in their order. Source: Holm (1979).
     """
+    if any(math.isnan(p) for p in p_values):
+        raise ValueError(f"{list(p_values)}: a test that has no p cannot be corrected for; leave it out")
     adjusted, largest = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))

@@ -198,3 +198,10 @@ def test_precision_recall_and_f1_are_scikit_learns(case: tuple[int, list[tuple[i
     found = precision_recall_f1(labels, predicted, classes)
     expected = precision_recall_fscore_support(labels, predicted, labels=range(classes), zero_division=np.nan)[:3]
     assert np.allclose(found, expected, equal_nan=True)
+
+
+def test_a_class_without_images_has_no_recall_although_it_is_predicted() -> None:
+    precision, recall, f1 = precision_recall_f1(np.array([0, 0, 1, 1]), np.array([0, 2, 1, 1]), 3)
+    assert recall[:2].tolist() == [0.5, 1.0]
+    assert math.isnan(recall[2])
+    assert (precision[2], f1[2]) == (0.0, 0.0)

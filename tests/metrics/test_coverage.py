@@ -42,6 +42,13 @@ def test_no_order_is_better_than_the_best_one_or_worse_than_its_reverse(right: l
     assert coverage_curve(np.zeros(number), correct).aurc == pytest.approx(1 - hits / number)  # no order at all
 
 
+def test_only_the_order_of_scores_counts() -> None:
+    scores, correct = np.array([33.0, 30.0, 151.0, 90.0]), np.array([True, True, False, True])
+    expected = coverage_curve(np.array([1, 0, 3, 2]), correct).accuracies.tolist()
+    for own in (scores, scores / 200, (scores - 90) * 1e6):
+        assert coverage_curve(own, correct).accuracies.tolist() == expected
+
+
 def test_coverage_hits_the_whole_number_that_is_meant() -> None:
     curve = coverage_curve(np.arange(100.0), np.arange(100) < 7)
     assert curve.at(0.07) == 1.0  # 0.07 * 100 is 7.000000000000001

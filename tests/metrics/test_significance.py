@@ -143,6 +143,14 @@ def test_seed_difference_needs_two_seeds_and_pairs(first: list[float], second: l
         seed_difference(first, second, paired=paired)
 
 
+def test_a_test_without_p_stays_out_of_the_correction() -> None:
+    """What equal seeds are to scipy: nothing varies, so there is no p, and no place in the order of p values."""
+    assert seed_difference([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], paired=False) is None
+    assert seed_difference([0.90, 0.91, 0.92], [0.90, 0.91, 0.92], paired=True) is None
+    with pytest.raises(ValueError, match="has no p"):
+        holm([math.nan, 1e-6])
+
+
 @pytest.mark.parametrize("shift", [0.02, -0.015, 0.0])
 def test_mean_difference_is_students_interval_and_two_sided_p_by_hand(shift: float) -> None:
     differences = np.random.default_rng(0).normal(shift, 0.05, 30)

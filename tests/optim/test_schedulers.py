@@ -166,3 +166,11 @@ def test_a_restart_at_a_whole_step_is_one_however_its_place_rounds() -> None:
     found = rates(restarts(1.1), 1.0, 860, 390)
     assert [found[step] for step in (0, 429, 858)] == [1.0, 1.0, 1.0]
     assert max(found[428], found[857]) < 1e-4
+
+
+def test_a_cosine_that_is_extended_falls_to_its_new_end() -> None:
+    """A run of 10 epochs that is continued to 20: no length is kept from before."""
+    then = rates(cosine(), 0.1, 20, 1)[10:]
+    assert then == sorted(then, reverse=True)
+    assert then[0] == pytest.approx(0.05)
+    assert then[-1] < 0.001
