@@ -146,7 +146,8 @@ def _soup(options: argparse.Namespace) -> int:
     )
     for one in summary.soup:
         print(f"{one.label(folder=True)}, val {one.val_accuracy:.2%} without views{'' if one.taken else ', left out'}")
-    print(f"val, views {summary.views}: {verdict}")
+    chose = "" if all(one.taken for one in summary.soup) else ", which chose its members"
+    print(f"val{chose}, views {summary.views}: {verdict}")
     print(f"{summary.parameters:,} parameters -> {options.output}")
     return 0
 

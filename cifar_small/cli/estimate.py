@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_config, add_data_root, add_output, add_overwrite, reserve
-from cifar_small.errors import UserError
+from cifar_small.errors import DataError, UserError
 
 
 def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +41,7 @@ def _estimate(options: argparse.Namespace) -> int:
     reserve(options.overwrite, options.output)
     if options.images is None and (options.config or options.data_root):
         raise UserError("--config and --data-root say what --images is compared with; add it, or drop them")
+    from cifar_small.data import load_unlabelled
     from cifar_small.evaluation.estimate import DEFAULT, estimate
     from cifar_small.files import write_json
     from cifar_small.reporting.estimate_files import describe_estimation, estimation_record, load_calibration
@@ -48,6 +49,10 @@ def _estimate(options: argparse.Namespace) -> int:
 
     files, vals = ([load_predictions(path) for path in paths] for paths in (options.files, options.val))
     calibration = load_calibration(options.calibration) if options.calibration else DEFAULT
+    if options.images is not None:
+        seen, _ = load_unlabelled(options.images, classes=files[0].classes)
+        if seen.sha256 != files[0].meta.images_sha256:
+            raise DataError(f"{options.images} holds other images than {files[0].meta.file} predicts; name the file predicted")
     estimation = estimate(files, vals, calibration, _suspicions(options))
     print(describe_estimation(estimation))
     write_json(options.output, estimation_record(estimation, options.command).plain())

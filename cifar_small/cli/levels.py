@@ -24,7 +24,9 @@ def _levels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights-dir", type=Path, metavar="D", help="folder with the files of the ImageNet weights")
     add_output(parser, "folder of everything (default: runs/levels)", Path("runs/levels"))
     parser.add_argument("--configs", type=Path, help="folder of the levels' configs (default: the shipped configs/levels)")
-    parser.add_argument("--test", action="store_true", help="also evaluate each run on test, once; this is recorded")
+    parser.add_argument(
+        "--test", action="store_true", help="also evaluate each run on test, once for each choice of views; this is recorded"
+    )
     parser.add_argument("--smoke", action="store_true", help="smoke test on digits at 64 px, from random weights")
 
 

@@ -96,7 +96,7 @@ def _net(run: Run, options: argparse.Namespace) -> Net:
 
 
 def _sets(runs: list[tuple[Any, Net]], options: argparse.Namespace) -> list[ShiftSet]:
-    from cifar_small.evaluation.shift import load_base, made_sets, official_sets, pair_set
+    from cifar_small.evaluation.shift import check_pair, load_base, made_sets, official_sets, pair_set
 
     nets = [net for _, net in runs]
     classes = nets[0].classes
@@ -117,6 +117,8 @@ def _sets(runs: list[tuple[Any, Net]], options: argparse.Namespace) -> list[Shif
     names = [one.facts.kind for one in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two sets are called {twice[0]}; give one another name")
+    for one in pairs:
+        check_pair(nets[0], one, options.split)
     return [*(one for one in sets if one.facts.kind not in there), *official, *pairs]
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from cifar_small.data.images import Images
+from cifar_small.data.splits import stratified_subset
 
 # SHA-256 of `Images`: of the official training part to the official test part.
 _OFFICIAL: Mapping[str | None, str] = {
@@ -30,6 +31,12 @@ def is_official(train_sha256: str | None, test_sha256: str) -> bool | None:
     """Are these test images the official ones of this training part? None where the training part is of no known data set."""
     expected = _OFFICIAL.get(train_sha256)
     return None if expected is None else test_sha256 == expected
+
+
+def part_of(images: Images, count: int) -> Images:
+    """A stratified part of labelled images, the same for the same labels; all of them where there are no more."""
+    assert images.labels is not None
+    return images if count >= len(images) else images.take(stratified_subset(images.labels, count, seed=0))
 
 
 def count_copies(images: Images, *of: Images) -> int:

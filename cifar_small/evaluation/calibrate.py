@@ -139,8 +139,9 @@ def fit(method: str, trials: Sequence[Trial]) -> DropCalibration:
         relative.setdefault(trial.shift.family, []).append(abs(slope * drop - truth) / scale(slope * drop))
     ranks = {family: min(int(np.ceil(COVERAGE * (len(errors) + 1))), len(errors)) for family, errors in relative.items()}
     width = max(sorted(errors)[ranks[family] - 1] for family, errors in relative.items())
+    base = ", ".join(sorted({trial.shift.base for trial in near}))
     images, val_images = (min(getattr(trial, name) for trial in near) for name in ("images", "val_images"))
-    return DropCalibration(method, round(slope, 2), round(float(width), 3), images, "", val_images)
+    return DropCalibration(method, round(slope, 2), round(float(width), 3), images, "", val_images, base)
 
 
 def judge(method: str, trials: Sequence[Trial], families: Sequence[str]) -> Judged:

@@ -108,6 +108,8 @@ def compare(
     rows = collect_rows(entries, rules)
     if estimates:
         rows = [replace(row, estimate=estimates.get(entry.meta.maker)) for row, entry in zip(rows, entries, strict=True)]
+        if all(row.estimate is None for row in rows):
+            raise UserError("the estimate is of none of these entries with these views; estimate them, or drop it")
     refused: list[str] = []
     pairs = []
     for one, other in combinations(range(len(entries)), 2):

@@ -17,7 +17,7 @@ from cifar_small.files import sha256_file
 from cifar_small.inference.blend import FITTED
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
-from cifar_small.runs.directory import Run
+from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.lineage import fault_of, foreign_lineage, start_of
 from cifar_small.runs.predictions import Predictions, load_predictions, seconds_of
 from cifar_small.runs.records import NetFacts, PredictionsMeta, Session, Summary, extension_of, recipe_of
@@ -169,7 +169,7 @@ def collect_rows(entries: Iterable[Entry], rules: Rules | None = None) -> list[E
     """
     entries = list(entries)
     runs = [(str(entry.meta.weights_sha256), entry.run) for entry in entries if entry.run is not None]
-    trainings = {weights: _training(run) for weights, run in runs}
+    trainings = {str(entry.meta.weights_sha256): _training(entry.run, entry.meta) for entry in entries if entry.run is not None}
     seconds = {maker: found for _, run in runs for maker, found in seconds_of(run).items()}
     return [_row(entry, trainings, seconds, rules or entry.meta.rules_for(entry.name)) for entry in entries]
 
@@ -255,15 +255,18 @@ def _split(predictions: Predictions, path: Path) -> str:
     return split
 
 
-def _training(run: Run) -> _Training:
+def _training(run: Run, meta: PredictionsMeta) -> _Training:
+    """What is known of a run's training up to the weights that predicted: a kept epoch's had fewer epochs and minutes."""
     record = run.record()
+    early = meta.checkpoint.startswith("epoch-") and meta.epoch is not None
+    rows = read_metrics(run.metrics_file)[: meta.epoch] if early else []
     hardware = " then ".join(dict.fromkeys(session.hardware for session in record.sessions))
     summary = record.summary
     return _Training(
         recipe_of(record),
         summary.train_images or summary.data.train_limit,
-        summary.epochs_trained,
-        summary.seconds / 60,
+        len(rows) if rows else summary.epochs_trained,
+        (rows[-1]["seconds"] if rows else summary.seconds) / 60,
         hardware,
         record.times_read,
         extension_of(record.sessions),

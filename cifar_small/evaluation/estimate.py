@@ -28,7 +28,8 @@ RELATIVE = 0.1  # how fast the error of an estimate grows with the drop that it 
 class DropCalibration:
     """What labelled shifts say of an estimator: its estimates of a drop times `slope`, within `width` times `scale`.
 
-    images, val_images: of each set that the width comes from, and of val there (older files do not say; it was 5,000).
+    images, val_images: of each set that the width comes from, and of val there (older files do not say; it was 5,000). base:
+    what the sets were made from, such as val or test; empty where an older file does not say.
     """
 
     method: str
@@ -37,6 +38,7 @@ class DropCalibration:
     images: int
     study: str
     val_images: int = 5000
+    base: str = ""
 
     def apply(self, raw: float, val_accuracy: float, images: int, val_images: int) -> tuple[float, float, float]:
         """The estimate with its interval from an estimator's own; all shares. Fewer images, of file or val, widen it."""
@@ -56,7 +58,7 @@ def scale(drop: float) -> float:
     return 0.01 + RELATIVE * abs(drop)
 
 
-DEFAULT = DropCalibration("doc", 1.48, 1.8, 2000, "submissions/studies/estimate")
+DEFAULT = DropCalibration("doc", 1.48, 1.8, 2000, "submissions/studies/estimate", base="test")
 
 
 @dataclass(frozen=True)

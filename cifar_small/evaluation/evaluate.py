@@ -111,7 +111,8 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     classes = _class_scores(predictions, counts)
     f1s = [score.f1 for score in classes if score.f1 is not None]
     which = ("name", "seed", "run", "split", "views", "parameters", "source", "file", "sha256", "weights_sha256", "selection")
-    epoch = (meta.split, meta.selection, meta.checkpoint) == ("val", "best", "best")
+    chosen = ((net.checkpoint, (net.config or {}).get("selection", meta.selection)) for net in meta.nets())
+    epoch = meta.split == "val" and ("best", "best") in chosen
     return Evaluation(
         predictions=meta.picked(*which),
         images=total,

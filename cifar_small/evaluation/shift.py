@@ -18,12 +18,13 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from cifar_small.config.hashing import recipe_hash
-from cifar_small.data import Images, stratified_subset
+from cifar_small.data import Images
 from cifar_small.data.evaluation_sets import SEVERITIES, corrupted_kinds, load_corrupted, load_pair
 from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
+from cifar_small.data.test_split import MOST_COPIES, count_copies, part_of
 from cifar_small.environment import no_bar, resolve_device, resolve_precision
-from cifar_small.errors import DataError, UserError
+from cifar_small.errors import DataError, UserError, plural
 from cifar_small.files import sha256_bytes, write_atomic
 from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or, write_predictions
 from cifar_small.metrics.significance import holm, mean_difference, seed_difference
@@ -96,8 +97,7 @@ def _part(images: Images, count: int | None) -> Images:
         raise UserError(
             f"{count:,} images of {len(images):,}; expected {len(images.classes)} to {len(images):,}", remedy="images"
         )
-    assert images.labels is not None
-    return images.take(stratified_subset(images.labels, count, seed=0))
+    return part_of(images, count)
 
 
 def made_sets(
@@ -107,6 +107,8 @@ def made_sets(
 
     kinds, severities: None: all; a kind that has no such severity is left out.
     """
+    if unknown := [one for one in severities or () if not 1 <= one <= SEVERITIES]:
+        raise UserError(f"there is no severity {unknown[0]}; expected 1 to {SEVERITIES}")
     facts = [ShiftFacts(kind=CLEAN, severity=0, family=CLEAN, base=split, base_sha256=base.sha256, seed=seed, version=VERSION)]
     for kind in kinds or KINDS:
         known = find_kind(kind)
@@ -185,6 +187,30 @@ def pair_set(argument: str, classes: tuple[str, ...]) -> ShiftSet:
     return ShiftSet(facts, lambda: images)
 
 
+def check_pair(net: Net, one: ShiftSet, split: str) -> None:
+    """Refuse a pair that holds images which the net has trained on or chosen with, or test images whose use is not recorded.
+
+    Raises DataError and UserError.
+    """
+    images, (train, val) = one.load(), load_own_splits(net)
+    kind, count = one.facts.kind, plural(len(images), "image")
+    if (copies := count_copies(images, train, val)) > MOST_COPIES * len(images):
+        raise DataError(
+            f"{kind}: {copies:,} of {count} are among those that {net.config.name} was trained or selected on, pixel by pixel; "
+            "expected images that it never saw"
+        )
+    if split == "test":
+        return
+    try:
+        test = load_own_test(net)
+    except DataError:  # where none is at hand
+        return
+    if (copies := count_copies(images, test)) > MOST_COPIES * len(images):
+        raise UserError(
+            f"{kind}: {copies:,} of {count} are of the test split, and the runs' records have to say so", remedy="split=test"
+        )
+
+
 def predict_shifts(
     runs: Sequence[tuple[Run, Net]],
     sets: Sequence[ShiftSet],
@@ -223,7 +249,7 @@ def _recipes(names: Sequence[str], runs: Sequence[tuple[Run, Net]]) -> dict[str,
     """The recipe of each run, by the name of its config, and its seed; other recipes under one name are told apart."""
     first: dict[str, str] = {}  # the recipe that has each name
     called: dict[str, str] = {}
-    recipes = [recipe_of(run.record()) if run.summary() else recipe_hash(net.config) for run, net in runs]
+    recipes = [recipe_hash(net.config) + (recipe_of(run.record()) if run.summary() else "") for run, net in runs]
     for name, recipe, (_, net) in zip(names, recipes, runs, strict=True):
         title = net.config.name
         mine = first.setdefault(title, recipe) == recipe

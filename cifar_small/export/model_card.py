@@ -76,7 +76,8 @@ def accuracies(net: Net, run: Run) -> list[Accuracy]:
         val = Accuracy("val", "none", net.facts.val_accuracy, net.config.data.val_size)
     onnx = net.onnx.sha256 if net.onnx else None
     named = [reading for reading in run.test_readings() if reading.weights_sha256 is not None]  # others may be of any weights
-    readings = {reading.views: reading for reading in readings_of(named, weights, onnx)}
+    whole_last = sorted(readings_of(named, weights, onnx), key=lambda reading: reading.images)  # one may be of a part
+    readings = {reading.views: reading for reading in whole_last}
     return [val, *(_test_accuracy(net, views, reading) for views, reading in readings.items())]
 
 
@@ -167,8 +168,10 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
         ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes), net.config.side).macs:,}"),
         ("weights", _weights(net)),
     ]
+    tried = any(not one.taken for one in net.facts.soup)
+    optimistic = "its members, so optimistic" if tried else "the epoch, so slightly optimistic" if chosen else ""
     for accuracy in found:
-        note = " (val chose the epoch, so slightly optimistic)" if chosen and accuracy.split == "val" else ""
+        note = f" (val chose {optimistic})" if optimistic and accuracy.split == "val" else ""
         rows.append((f"accuracy on {accuracy.split}", accuracy.text + note))
     readings = run.test_readings()
     if len(found) == 1:
@@ -182,6 +185,9 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
 
 def _weights(net: Net) -> str:
     facts = net.facts
+    if facts.soup:
+        taken = [one.label(folder=True) for one in facts.soup if one.taken]
+        return f"the mean of {len(taken)} nets: {'; '.join(taken)}; BatchNorm's statistics were taken anew"
     which = {"best": "the last" if facts.selection == "last" else "the best on val", "final": "the last"}
     text = f"{facts.checkpoint}.pt of the run, after epoch {facts.epoch}"
     if facts.checkpoint in which:
@@ -208,7 +214,11 @@ def _training(net: Net, run: Run) -> str:
     lines = [
         f"- data: {images} of the training part of {title} but the {config.data.val_size:,} held out as val "
         f"(SHA-256 of the data {data.sha256}, of val's indices {data.val_sha256})",
-        f"- recipe: `config.yaml`; to train by it again: `{command_line('train', config='config.yaml')}`"
+        (
+            "- recipe of what was averaged: `config.yaml`"
+            if net.facts.soup
+            else f"- recipe: `config.yaml`; to train by it again: `{command_line('train', config='config.yaml')}`"
+        )
         + (f"; but this run was {extended}, which bent its schedule" if (extended := extension_of(sessions)) else ""),
         f"- hardware: {'; then '.join(hardware) or 'not recorded'}",
         f"- time, with evaluation and pictures: {time}",

@@ -40,6 +40,11 @@ def estimation_table(estimation: Estimation) -> Table:
     notes = [
         f"estimate: {chosen.method} with its drops from val times {chosen.slope:g}; the interval held {COVERAGE:.0%} of the "
         f"labelled shifts that it was calibrated on ({chosen.study}); the others are as published",
+        *(
+            ["slope and interval were fitted on labels of shifted test images: of those test images it is no blind estimate"]
+            if "test" in chosen.base
+            else []
+        ),
         *(f"{name} ({ESTIMATORS[name].title}) assumes: {ESTIMATORS[name].assumes}" for name in methods),
         *estimation.notes,
     ]

@@ -115,6 +115,10 @@ def _start(row: EntryRow) -> Answer:
 
 def _made_of(entry: Entry) -> Answer:
     meta = entry.meta
+    if meta.soup:
+        taken = [one.label() for one in meta.soup if one.taken]
+        tried = ", ".join(one.label() for one in meta.soup if not one.taken)
+        return Answer(f"mean of the weights of {', '.join(taken)}" + (f"; left out: {tried}" if tried else ""))
     if meta.method is None:
         return Answer("")
     taken = [f"{part.label()} x {part.weight:.3f}" if meta.fitted_on else part.label() for part in entry.parts]
@@ -128,6 +132,9 @@ def _taught(entry: Entry) -> Answer:
 
 
 def _selection(entry: Entry, row: EntryRow) -> Answer:
+    if entry.meta.soup:
+        tried = any(not one.taken for one in entry.meta.soup)
+        return Answer("accuracy on val chose the nets that are averaged" if tried else "all that were given are averaged")
     how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
     summary = entry.run.summary() if entry.run and entry.meta.checkpoint == "best" else None
     if summary is None:

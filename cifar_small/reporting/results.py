@@ -131,6 +131,8 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
     for record in group:
         machines.setdefault(record.run.sessions[0].hardware, []).append(record.summary.seconds / 60)
     chosen = ", *best*" if summary.selection == "best" else ""
+    if any(not one.taken for one in summary.soup):
+        chosen = ", *members chosen*"
     return [
         summary.name + (", extended on the way" if run.extended else ""),
         summary.data.text + ("" if start == "scratch" else f", {start}"),

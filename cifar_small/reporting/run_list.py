@@ -22,7 +22,7 @@ class RunStatus:
     run: Run
     state: str  # training, finished, stopped, or what is wrong
     epoch: int  # epochs completed
-    epochs: float  # planned
+    epochs: float  # planned; 0: a soup, or not known
     best: float | None  # accuracy on val, 0..1
     parameters: int | None  # trainable; None: the number of classes is not known before the data is read
     size: int  # bytes of its files
@@ -36,7 +36,7 @@ class RunStatus:
         """Its cells below `HEADER`."""
         best = "" if self.best is None else f"{100 * self.best:.2f}"
         parameters = "" if self.parameters is None else f"{self.parameters:,}"
-        epoch, megabytes = f"{self.epoch}/{self.epochs:g}", f"{self.size / 1e6:,.1f}"
+        epoch, megabytes = f"{self.epoch}/{self.epochs:g}" if self.epochs else "-", f"{self.size / 1e6:,.1f}"
         return (str(self.run.folder), self.state, epoch, best, parameters, megabytes, self.to_go_on)
 
 
@@ -56,12 +56,15 @@ def status_of(run: Run) -> RunStatus:
         classes = num_classes_of(config)
         parameters = summary.parameters if summary else trainable_parameters(config.model, classes) if classes else None
         best = max((row["val_accuracy"] for row in rows), default=None)
+        epochs = config.epochs
+        if summary is not None and summary.soup:  # its epochs are those of the runs that it was made of
+            best, epochs = summary.val_accuracy_plain, 0
     except UserError as error:
         return RunStatus(run, f"damaged: {error}", 0, 0, None, None, size)
     state = "training" if is_locked(run.folder) else "stopped"
     if summary is not None and state != "training":
         state = "ended early" if summary.ended_early else "finished"
-    return RunStatus(run, state, len(rows), config.epochs, best, parameters, size)
+    return RunStatus(run, state, len(rows), epochs, best, parameters, size)
 
 
 def list_runs(folder: Path) -> Table:

@@ -450,8 +450,10 @@ class RunRecord(_Facts):
 
     @property
     def own_readings(self) -> list[TestReading]:
-        """The readings of test with the weights and views of the summary."""
-        return readings_of(self.test_readings, self.summary.weights_sha256, views=self.summary.views)
+        """The readings of test with the weights and views of the summary, but for those of a part of its images."""
+        own = readings_of(self.test_readings, self.summary.weights_sha256, views=self.summary.views)
+        most = max((reading.images for reading in own), default=0)
+        return [reading for reading in own if reading.images == most]
 
 
 class Record(_Facts):

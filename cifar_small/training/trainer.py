@@ -248,9 +248,9 @@ class Trainer:
             "train_loss": loss,
             "train_accuracy": hits,
             "train_targets": "mixed" if phase.settings.mixes else "hard",
-            "gradient_norm": norm / max(counted, 1),
             "val_loss": val_loss,
             "val_accuracy": val_accuracy,
+            "gradient_norm": norm / max(counted, 1),
             "images_per_second": round(speed, 1),
             "seconds": round(state.seconds, 1),
         }

@@ -395,13 +395,17 @@ def test_a_kept_checkpoint_is_an_entry_of_its_own_and_no_seed_of_the_recipe(tmp_
     run = make_run(tmp_path / "a", seed=1, readings=0)
     make_run(tmp_path / "b", seed=2)
     run.kept_file(1).write_bytes(b"weights")
-    kept = {"checkpoint": "epoch-0001", "weights_sha256": sha256_file(run.kept_file(1))}
+    row = {"val_accuracy": 0.5, "seconds": 30.0}
+    run.write_metrics([{"epoch": 1, **row}, {"epoch": 2, **row, "seconds": 85.0}])
+    kept = {"checkpoint": "epoch-0001", "epoch": 1, "weights_sha256": sha256_file(run.kept_file(1))}
     val = load_predictions(run.predictions / "val.npz")
     file = run.predictions / "val_epoch-0001.npz"
     val.with_meta(**kept).save(file)
     found = compare(load_entries([str(run.folder), str(tmp_path / "b"), str(file)]))
     assert [(row.name, row.selection) for row in found.rows][::2] == [("a", "best"), ("a epoch-0001", "epoch-0001")]
     assert [one.name for one in found.groups[0].rows] == ["a", "b"]
+    assert found.rows[2].epochs == (1,)
+    assert [one.minutes for one in found.rows[::2]] == [1.5, 0.5]  # of its epochs alone
     assert found.missing[-1].endswith("a --split test --checkpoint epoch-0001")
     run.kept_file(1).write_bytes(b"others")
     with pytest.raises(CheckpointError, match="--split val --checkpoint epoch-0001 --overwrite"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from synthetic import NAMES, made
 
+from cifar_small.data import write_unlabelled
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.calibrate import Judged, Trial, calibrate, fit, judge
 from cifar_small.evaluation.compare import compare
@@ -23,7 +24,7 @@ from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.estimators import ESTIMATORS
-from cifar_small.reporting.estimate_files import estimation_record, load_calibration, study_tables
+from cifar_small.reporting.estimate_files import describe_estimation, estimation_record, load_calibration, study_tables
 from cifar_small.reporting.page import _tables as page_tables
 from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.predictions import Predictions, load_predictions
@@ -362,9 +363,32 @@ def test_a_comparison_shows_the_estimate_beside_val(tmp_path: Path, said: Callab
     first, second = csv.DictReader((tmp_path / "all.csv").read_text().splitlines()[:3])
     assert float(first["estimate"]) == pytest.approx(found.accuracy)
     assert second["estimate"] == ""
+    code, _, err = said(*words[:2], "--estimate", record_of(tmp_path, vals, files[1:]))
+    assert (code, err.count("\n")) == (2, 1)
+    assert "the estimate is of none of these entries with these views" in err
     code, _, err = said(*words[:-1], tmp_path / "all.csv")
     assert (code, err.count("\n")) == (3, 1)
     assert "all.csv is not JSON; expected what estimate wrote" in err
+
+
+def test_warnings_are_of_the_file_that_was_predicted(tmp_path: Path, said: Callable[..., tuple[int, str, str]]) -> None:
+    val, file = net(0, 4), replace(file_of(0), labels=None)
+    val.save(tmp_path / "val.npz")
+    file.save(tmp_path / "submit.npz")
+    write_unlabelled(tmp_path / "other.pkl", np.zeros((20, 32, 32, 3), np.uint8), np.arange(20))
+    words = ["estimate", tmp_path / "submit.npz", "--val", tmp_path / "val.npz", "--output", tmp_path / "estimate.json"]
+    code, _, err = said(*words, "--images", tmp_path / "other.pkl")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "other.pkl holds other images than submit.npz predicts; name the file predicted" in err
+    assert not (tmp_path / "estimate.json").exists()
+
+
+def test_a_calibration_on_test_images_is_said_to_be_one() -> None:
+    shown = describe_estimation(estimate([file_of(0)], [net(0, 4)], DEFAULT))
+    assert "fitted on labels of shifted test images" in shown
+    assert "fitted on labels of shifted test images" not in describe_estimation(estimate([file_of(0)], [net(0, 4)], DOC))
+    of_test = [replace(one, shift=one.shift.updated(base="test")) for one in trials(0.0, 0.01)]
+    assert fit("doc", of_test).base == "test"
 
 
 def test_a_submission_chosen_by_its_estimate_says_so(tmp_path: Path, said: Callable[..., tuple[int, str, str]]) -> None:

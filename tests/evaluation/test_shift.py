@@ -14,7 +14,8 @@ import pytest
 from conftest import tiny_raw
 
 from cifar_small.config.loading import parse_config
-from cifar_small.data import Images
+from cifar_small.config.schema import Data
+from cifar_small.data import Images, load_test, load_train
 from cifar_small.data.evaluation_sets import load_corrupted, load_pair
 from cifar_small.data.sources import CIFAR10_CLASSES
 from cifar_small.errors import DataError, UserError
@@ -154,7 +155,7 @@ def test_test_images_are_read_on_demand_and_recorded(
     ("words", "line"),
     [
         (["--kinds", "fogg"], "there is no kind of shift 'fogg'; did you mean fog?"),
-        (["--severities", "9"], "no kind has a severity of 9; expected 1 to 5"),
+        (["--severities", "9"], "there is no severity 9; expected 1 to 5"),
         (["--images", "1000"], "1,000 images of 200; expected 10 to 200; use --images"),
         (["--official", "CIFAR-10-C"], "CIFAR-10-C is made from CIFAR-10's test images; add --split test"),
         (["--pair", "fog=x.npz"], "fog is a kind of shift already; give the set another name"),
@@ -322,6 +323,28 @@ def test_cifar_10_1_and_10_2_are_read_as_they_are_published(tmp_path: Path) -> N
     np.save(tmp_path / "labels.npy", labels / 2)
     with pytest.raises(DataError, match=r"labels are float64 \(20,\); expected whole numbers"):
         load_pair(tmp_path / "data.npy", tmp_path / "labels.npy", CIFAR10_CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("part", "line"),
+    [
+        ("test", "are of the test split, and the runs' records have to say so; "),
+        ("train", "was trained or selected on, pixel by pixel"),
+    ],
+)
+def test_a_pair_of_images_whose_use_has_to_be_known_is_refused(
+    trained: Run, tmp_path: Path, said: Callable[..., tuple[int, str, str]], part: str, line: str
+) -> None:
+    images = {"test": load_test, "train": load_train}[part](Data(source="digits"))
+    np.savez(tmp_path / "mine.npz", images=images.images[:200], labels=images.labels[:200])
+    words = ["shift", trained.folder, "--kinds", "fog", "--severities", "1", "--output", tmp_path / "out"]
+    code, _, err = said(*words, "--pair", f"mine={tmp_path / 'mine.npz'}")
+    assert code in (2, 3)
+    assert line in err
+    assert err.count("\n") == 1
+    assert trained.test_readings() == []
+    if part == "test":
+        assert "--split test" in err
 
 
 def test_training_on_an_evaluation_set_is_refused(tmp_path: Path) -> None:

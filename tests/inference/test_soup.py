@@ -22,10 +22,14 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.errors import CheckpointError, UserError
+from cifar_small.evaluation.entries import collect_rows, load_entries
+from cifar_small.export.model_card import model_card
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.inference.soup import WeightAverager, average_weights, make_soup, share_start
 from cifar_small.models import build_model, refresh_statistics
 from cifar_small.models.counting import count_parameters
+from cifar_small.reporting import origins, results
+from cifar_small.reporting.run_list import status_of
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
@@ -271,6 +275,32 @@ def test_greedy_is_the_literal_procedure(runs: tuple[Run, Run, Run], tmp_path: P
     order = sorted(range(3), key=lambda index: -load_net(runs[index]).facts.val_accuracy)
     assert tried == [2, 2, 2]  # the second lowers accuracy and is left out; the third is tried with the first, and averaged
     assert [one.taken for one in summary.soup] == [index != order[1] for index in range(3)]
+
+
+def test_what_val_chose_of_a_soup_is_said_wherever_it_is_shown(
+    runs: tuple[Run, Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answers = iter([0.05, 1.0, 1.0])
+    average = soup_module.WeightAverager.average
+    monkeypatch.setattr(
+        soup_module.WeightAverager, "average", lambda self, nets: {**average(self, nets), "val_accuracy": next(answers)}
+    )
+    soup = Run(tmp_path / "soup")
+    words = ["soup", *(run.folder for run in runs), "--output", soup.folder, "--method", "greedy"]
+    assert main([str(word) for word in words]) == 0
+    assert "val, which chose its members, views shift: " in capsys.readouterr().out
+    card = model_card(load_net(soup), soup)
+    assert "(val chose its members, so optimistic)" in card
+    assert "the mean of 2 nets: " in card
+    assert "train by it again" not in card
+    (entry,) = load_entries([str(soup.folder)])
+    (row,) = collect_rows([entry])
+    assert origins._selection(entry, row).text == "accuracy on val chose the nets that are averaged"
+    made_of = origins._made_of(entry).text
+    assert made_of.startswith("mean of the weights of ")
+    assert "; left out: " in made_of
+    assert status_of(soup).row()[2:4] == ("-", f"{100 * soup.record().summary.val_accuracy_plain:.2f}")
+    assert "*members chosen*" in " ".join(results._row([results._Recorded(soup.record(), "a")]))
 
 
 @pytest.mark.parametrize(

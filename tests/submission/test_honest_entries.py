@@ -14,10 +14,12 @@ import pytest
 from conftest import tiny_raw
 
 from cifar_small import environment
+from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Data, Rules
 from cifar_small.data import cifar, load_test, load_train, write_unlabelled
 from cifar_small.evaluation.entries import collect_rows, load_entries
+from cifar_small.export.model_card import accuracies
 from cifar_small.export.onnx_export import export_onnx
 from cifar_small.export.quantize import calibration_images, static_int8
 from cifar_small.inference import predict as prediction
@@ -123,6 +125,19 @@ def not_passed(card: Card) -> list[str]:
 def test_a_net_of_every_form(form: str, rules: Rules | None, place: Place) -> None:
     run = {"soup": place.soup, "soup of kept epochs": place.soup_of_epochs}.get(form, place.runs[0])
     submit(FORMS[form](place), place.csv, run=run, rules=rules)
+    assert not_passed(place.audit([run])) == []
+
+
+def test_a_reading_of_a_part_of_test_takes_the_place_of_none_of_all_of_it(place: Place) -> None:
+    run = place.runs[0]
+    predict(run, "test")
+    arguments = ["shift", run.folder, "--split", "test", "--images", "50", "--kinds", "fog", "--severities", "1"]
+    assert main([str(word) for word in (*arguments, "--output", place.folder / "shift")]) == 0
+    record = run.record()
+    assert [reading.images for reading in record.test_readings] == [100, 50]
+    assert [reading.images for reading in record.own_readings] == [100]
+    assert [one.images for one in accuracies(load_net(run), run) if one.split == "test"] == [100]
+    submit(place.predict(run), place.csv, run=run)
     assert not_passed(place.audit([run])) == []
 
 

@@ -130,6 +130,16 @@ def test_without_a_gpu_it_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert not (tmp_path / "out").exists()
 
 
+def test_tests_that_hang_have_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are ended at a limit of their own, and do not go on in a later call."""
+    hung = Stage("tests", shell("import time; time.sleep(60)"), 1, 0)
+    monkeypatch.setattr("benchmarks.gpu_check.stages", lambda *_: [hung])
+    assert main(["--output", str(tmp_path), "--device", "cpu"]) == 1
+    assert "failed: tests" in capsys.readouterr().out
+
+
 def test_it_reports_what_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def planned(*_: Any, **__: Any) -> list[Stage]:
         return [Stage("tests", shell("raise SystemExit(1)"), 60, 0)]

@@ -100,9 +100,12 @@ def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[s
             continue
         spent = done.get(stage.name, {}).get("seconds", 0.0)
         began = time.monotonic()
-        rc = _run(stage, folder / f"{stage.name}.log", min(stage.limit, left - (SAVING if stage.goes_on else 0)))
+        limit = min(stage.limit, left - (SAVING if stage.goes_on else 0))
+        rc = _run(stage, folder / f"{stage.name}.log", limit)
         took = time.monotonic() - began
         done[stage.name] = {"rc": rc, "seconds": round(spent + took, 1), "command": shlex.join(stage.command)}
+        if rc != 0 and took >= stage.limit and not stage.goes_on:  # its own limit, not what was left for all
+            done[stage.name]["too_long"] = True
         said = _last_line(folder / f"{stage.name}.log")
         if rc == 0 and stage.predictions is not None:
             accuracy = round(100 * load_predictions(stage.predictions).accuracy, 4)
@@ -174,7 +177,7 @@ def _check(options: argparse.Namespace) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "machine.json", describe(device, "bf16") | {"torch": torch.__version__})
     report = run_stages(stages(folder, options.data, options.device, options.tiny), folder, 60 * options.minutes)
-    failed = [name for name, stage in report["stages"].items() if stage["rc"] not in (0, 143, -15)]
+    failed = [name for name, stage in report["stages"].items() if stage["rc"] not in (0, 143, -15) or stage.get("too_long")]
     if failed:
         print(f"failed: {', '.join(failed)}; see their logs in {options.output}")
     results = {name: (stage["accuracy"], stage["aim"]) for name, stage in report["stages"].items() if stage.get("aim")}

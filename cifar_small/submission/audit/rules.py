@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from cifar_small.config.schema import OwnModel
 from cifar_small.data import load_test
-from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
+from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official, part_of
 from cifar_small.environment import code_sha256
 from cifar_small.errors import DataError, plural
 from cifar_small.files import sha256_bytes, sha256_file
@@ -141,11 +141,15 @@ def test_images(member: Member, result: CheckResult) -> str:
     except DataError as error:
         result.gap(f"the test split cannot be read: {error}")
     else:
-        test = others["the test split"].sha256
-        result.require(is_official(facts.sha256, test) is not False, "the official test split of its training part", "others")
+        result.require(
+            is_official(facts.sha256, others["the test split"].sha256) is not False,
+            "the official test split of its training part",
+            "others",
+        )
         for reading in member.run.test_readings() if member.folder else []:
             if reading.images_sha256 is not None:  # readings of older versions have none
-                result.same(f"SHA-256 of the images of the reading of {reading.time}", test, reading.images_sha256)
+                read = part_of(others["the test split"], reading.images).sha256
+                result.same(f"SHA-256 of the images of the reading of {reading.time}", read, reading.images_sha256)
     if member.sources.file is not None:
         others["the unlabelled file"] = member.sources.unlabelled(member.classes)
     said = []
