@@ -154,7 +154,8 @@ def val_chose(predictions: Predictions) -> str:
         return ""
     if fitted.images_sha256 == meta.images_sha256 if fitted else any(_fitted(member) for member in meta.members):
         return "the weights of its members"
-    return "" if all(member.taken for member in meta.soup) else "the members of its soup"
+    tried = any(not member.taken for net in meta.nets() for member in net.soup)
+    return "the members of its soup" if tried else ""
 
 
 def _fitted(meta: NetFacts) -> bool:

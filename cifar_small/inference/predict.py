@@ -40,8 +40,9 @@ from cifar_small.models import build_model
 from cifar_small.models.counting import count_parameters
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
+from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.predictions import Predictions, note_seconds, sha256_of_shared
-from cifar_small.runs.records import FORMAT, OnnxFacts, PredictionsMeta, WeightsFacts, parse
+from cifar_small.runs.records import OnnxFacts, PredictionsMeta, WeightsFacts, parse
 from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import Weighted
 

@@ -17,7 +17,7 @@ from cifar_small.files import to_csv, write_atomic, write_json
 from cifar_small.metrics.estimators import ESTIMATORS
 from cifar_small.reporting.tables import Table, to_markdown, to_text
 from cifar_small.runs.estimation import EstimatedRun, EstimationRecord, LookedAt
-from cifar_small.runs.records import FORMAT
+from cifar_small.runs.formats import FORMAT
 
 FILES = ("calibration.json", "calibration.csv", "calibration.md", "calibration.png")
 

@@ -12,7 +12,8 @@ from cifar_small.config.strict_yaml import parse_yaml
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.runs.directory import Run
-from cifar_small.runs.records import FORMAT, Record, RunRecord
+from cifar_small.runs.formats import FORMAT
+from cifar_small.runs.records import Record, RunRecord
 
 COPIED = ("config.yaml", "metrics.csv", "confusion.png")  # the curves can be drawn again from metrics.csv
 

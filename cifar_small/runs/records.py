@@ -15,11 +15,9 @@ from typing import Annotated, Any, Literal, Self, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cifar_small.config.hashing import config_hash, recipe_hash
-from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config, Rules
 from cifar_small.errors import CheckpointError, DataError, UserError, plural
-
-FORMAT = 2  # of summaries, predictions and records; files of format 1 do not name it
+from cifar_small.runs.formats import FORMAT, upgrade
 
 
 class _Facts(BaseModel):
@@ -161,6 +159,7 @@ class NetFacts(_Named):
     lineage: list[str] = []
     ancestors: list[Ancestor] = []
     teachers: list[TeacherFacts] = []
+    soup: list[SoupMember] = []
     config: dict[str, Any] | None = None
     packages: dict[str, str] | None = None
     commit: str | None = None
@@ -246,7 +245,6 @@ class PredictionsMeta(NetFacts):
     epoch: int | None = None
     selection: str | None = None
     averaged: int | None = None
-    soup: list[SoupMember] = []
     left_out: list[NetFacts] = []
     fitted_on: FittedOn | None = None
     shift: ShiftFacts | None = None  # of the images, in place of a split of a run's data
@@ -511,33 +509,6 @@ def recipe_of(run: RunRecord) -> str:
     parts += [f"extended {planned}"] if run.extended else []
     parts += [f"processes {processes}"] if processes not in ([], [1]) else []
     return " ".join(parts)
-
-
-MEAN_OF_LOGITS = "mean of logits: "  # start of the name of every ensemble of format 1 that does not name its method
-
-
-def upgrade(plain: dict[str, Any]) -> dict[str, Any]:
-    """A summary, meta, reading or record of any known format, with all that is in it, in the present format.
-
-    Raises ValueError for a format that is not known.
-    """
-    found = plain.get("format", 1)
-    if not isinstance(found, int) or found not in range(1, FORMAT + 1):
-        raise ValueError(f"has format {found}; this version reads formats up to {FORMAT}: update cifar_small")
-    plain = with_current_names(plain)
-    if "format" in plain:
-        plain["format"] = FORMAT
-    for key in ("run", "summary", "predictions"):
-        if isinstance(plain.get(key), dict):
-            plain[key] = upgrade(plain[key])
-    for key in ("test_readings", "members", "left_out"):
-        if isinstance(plain.get(key), list):
-            plain[key] = [upgrade(part) if isinstance(part, dict) else part for part in plain[key]]
-        elif key in plain and plain[key] is None:
-            del plain[key]
-    if plain.get("members") and "method" not in plain and str(plain.get("name")).startswith(MEAN_OF_LOGITS):
-        plain["method"] = "logits"
-    return plain
 
 
 T = TypeVar("T", bound=_Facts)

@@ -27,10 +27,11 @@ from cifar_small.inference.predict import load_net
 from cifar_small.models.counting import check_count, trainable_parameters
 from cifar_small.runs.directory import Run
 from cifar_small.runs.estimation import load_estimation
+from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_pictures, put_back, run_record
-from cifar_small.runs.records import FORMAT, NetFacts, SubmissionRecord
+from cifar_small.runs.records import NetFacts, SubmissionRecord
 
 
 def label_texts(classes: Sequence[str], rules: Rules) -> list[str]:

@@ -435,7 +435,14 @@ def test_what_val_chose_is_said_where_val_is_the_judge() -> None:
     soup = [SoupMember(**facts, weights_sha256=str(at), taken=not at) for at in range(2)]
     tried = members[0].with_meta(soup=soup)
     lines = {"weights": "the weights of its members", "soup": "the members of its soup"}
-    for one, said in ((fitted, "weights"), (nested, "weights"), (tried, "soup"), (plain, ""), (elsewhere, "")):
+    for one, said in (
+        (fitted, "weights"),
+        (nested, "weights"),
+        (tried, "soup"),
+        (combine([tried, members[1]]), "soup"),
+        (plain, ""),
+        (elsewhere, ""),
+    ):
         assert evaluate(one).val_chose == lines.get(said, "")
         line = f"val chose {lines.get(said)} for x, so its figures on val are optimistic; compare on test"
         assert compare([Entry("x", {"val": one})]).unlike == ((line,) if said else ())

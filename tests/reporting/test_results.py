@@ -21,8 +21,8 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting import results
 from cifar_small.reporting.results import BEGIN, END, render_results, replace_section
 from cifar_small.runs.directory import Run
+from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.recording import write_record
-from cifar_small.runs.records import FORMAT
 
 ROOT = Path(__file__).resolve().parents[2]
 SHA = "a" * 64

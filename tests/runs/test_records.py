@@ -16,9 +16,9 @@ from cifar_small.evaluation.entries import load_entries
 from cifar_small.inference.predict import predict
 from cifar_small.reporting.results import render_results
 from cifar_small.runs.directory import Run
+from cifar_small.runs.formats import FORMAT, upgrade
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import (
-    FORMAT,
     DataFacts,
     Record,
     RunRecord,
@@ -26,7 +26,6 @@ from cifar_small.runs.records import (
     load_record,
     parse,
     recipe_of,
-    upgrade,
 )
 from cifar_small.submission.audit import audit, gather
 
