@@ -175,7 +175,7 @@ def test_the_dry_run_counts_less_work(proxy: Path) -> None:
     ("select", "engine", "message"),
     [
         ({"share": 0.01, "proxy": "a"}, {}, "leaves 1 of 64 images; raise it"),
-        ({"share": 0.5, "proxy": "a"}, {"micro_batch_size": 64}, "leaves 32 of 64 images, which engine.micro_batch_size 64"),
+        ({"share": 0.75, "proxy": "a"}, {"micro_batch_size": 32}, "leaves 48 of 64 images, which engine.micro_batch_size 32"),
         ({"share": 1.0, "proxy": "a"}, {}, "select.share"),
         ({"share": 0.5}, {}, "select.proxy"),
     ],
