@@ -132,6 +132,7 @@ def _soup(options: argparse.Namespace) -> int:
     """
     from cifar_small.inference.soup import make_soup
     from cifar_small.runs.directory import Run
+    from cifar_small.runs.records import members_were_chosen
 
     probe_writable(options.output / "best.pt")
     files = [path.is_file() and path.suffix == ".pt" for path in options.directories]
@@ -146,7 +147,7 @@ def _soup(options: argparse.Namespace) -> int:
     )
     for one in summary.soup:
         print(f"{one.label(folder=True)}, val {one.val_accuracy:.2%} without views{'' if one.taken else ', left out'}")
-    chose = "" if all(one.taken for one in summary.soup) else ", which chose its members"
+    chose = ", which chose its members" if members_were_chosen(summary.soup) else ""
     print(f"val{chose}, views {summary.views}: {verdict}")
     print(f"{summary.parameters:,} parameters -> {options.output}")
     return 0

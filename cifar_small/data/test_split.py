@@ -45,5 +45,11 @@ def count_copies(images: Images, *of: Images) -> int:
     return sum(one in seen for one in _fingerprints(images))
 
 
+def more_copies_than_chance(images: Images, *of: Images) -> int:
+    """`count_copies`, but 0 where no more are copies than data sets have of old (`MOST_COPIES`)."""
+    copies = count_copies(images, *of)
+    return copies if copies > MOST_COPIES * len(images) else 0
+
+
 def _fingerprints(images: Images) -> list[bytes]:
     return [hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest() for image in images.at_32]

@@ -20,7 +20,7 @@ from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.lineage import fault_of, foreign_lineage, start_of
 from cifar_small.runs.predictions import Predictions, load_predictions, seconds_of
-from cifar_small.runs.records import NetFacts, PredictionsMeta, Session, Summary, extension_of, recipe_of
+from cifar_small.runs.records import NetFacts, PredictionsMeta, Session, Summary, extension_of, members_were_chosen, recipe_of
 
 SPLITS = ("val", "test")  # those that have labels
 DECISIVE = ("torch", "torchvision", "numpy", "albumentations", "albucore", "opencv", "pillow", "timm")
@@ -154,8 +154,7 @@ def val_chose(predictions: Predictions) -> str:
         return ""
     if fitted.images_sha256 == meta.images_sha256 if fitted else any(_fitted(member) for member in meta.members):
         return "the weights of its members"
-    tried = any(not member.taken for net in meta.nets() for member in net.soup)
-    return "the members of its soup" if tried else ""
+    return "the members of its soup" if any(members_were_chosen(net.soup) for net in meta.nets()) else ""
 
 
 def _fitted(meta: NetFacts) -> bool:

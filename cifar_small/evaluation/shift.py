@@ -22,7 +22,7 @@ from cifar_small.data import Images
 from cifar_small.data.evaluation_sets import SEVERITIES, corrupted_kinds, load_corrupted, load_pair
 from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
-from cifar_small.data.test_split import MOST_COPIES, count_copies, part_of
+from cifar_small.data.test_split import more_copies_than_chance, part_of
 from cifar_small.environment import no_bar, resolve_device, resolve_precision
 from cifar_small.errors import DataError, UserError, plural
 from cifar_small.files import sha256_bytes, write_atomic
@@ -194,7 +194,7 @@ def check_pair(net: Net, one: ShiftSet, split: str) -> None:
     """
     images, (train, val) = one.load(), load_own_splits(net)
     kind, count = one.facts.kind, plural(len(images), "image")
-    if (copies := count_copies(images, train, val)) > MOST_COPIES * len(images):
+    if copies := more_copies_than_chance(images, train, val):
         raise DataError(
             f"{kind}: {copies:,} of {count} are among those that {net.config.name} was trained or selected on, pixel by pixel; "
             "expected images that it never saw"
@@ -205,7 +205,7 @@ def check_pair(net: Net, one: ShiftSet, split: str) -> None:
         test = load_own_test(net)
     except DataError:  # where none is at hand
         return
-    if (copies := count_copies(images, test)) > MOST_COPIES * len(images):
+    if copies := more_copies_than_chance(images, test):
         raise UserError(
             f"{kind}: {copies:,} of {count} are of the test split, and the runs' records have to say so", remedy="split=test"
         )

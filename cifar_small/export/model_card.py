@@ -20,7 +20,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import foreign_lineage, start_of
-from cifar_small.runs.records import TestReading, extension_of, readings_of
+from cifar_small.runs.records import TestReading, extension_of, members_were_chosen, readings_of
 
 TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
 HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}
@@ -168,7 +168,7 @@ def _figures(net: Net, run: Run, found: list[Accuracy]) -> str:
         ("multiply-adds of one image", f"{footprint(net.config.model, len(net.classes), net.config.side).macs:,}"),
         ("weights", _weights(net)),
     ]
-    tried = any(not one.taken for one in net.facts.soup)
+    tried = members_were_chosen(net.facts.soup)
     optimistic = "its members, so optimistic" if tried else "the epoch, so slightly optimistic" if chosen else ""
     for accuracy in found:
         note = f" (val chose {optimistic})" if optimistic and accuracy.split == "val" else ""

@@ -24,7 +24,7 @@ from cifar_small.data import (
 from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.data.images import SIDE
 from cifar_small.data.orientation import PixelStatistics
-from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official
+from cifar_small.data.test_split import is_official, more_copies_than_chance
 from cifar_small.environment import (
     commit,
     memory_format,
@@ -131,7 +131,7 @@ def load_own_test(net: Net) -> Images:
             f"{test.source}: {plural(len(test), 'image')}, not the official test part of the data this net was trained on; "
             "put the official file back, or read other images as an unlabelled file"
         )
-    if (copies := count_copies(test, train, val)) > MOST_COPIES * len(test):
+    if copies := more_copies_than_chance(test, train, val):
         raise DataError(
             f"{test.source}: {copies:,} of {plural(len(test), 'image')} are among those the net was trained or selected on, "
             "pixel by pixel; expected a test part that it never saw"

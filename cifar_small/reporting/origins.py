@@ -9,7 +9,7 @@ from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison, Group, epochs_text
 from cifar_small.evaluation.entries import Entry, EntryRow
 from cifar_small.inference.ensemble import TITLES
-from cifar_small.runs.records import NetFacts, Session
+from cifar_small.runs.records import NetFacts, Session, members_were_chosen
 
 FEW = 4  # a page of more models shows the seeds of a recipe together
 STATUSES = ("", "good", "warn", "bad")  # classes of the style sheet, the worst last
@@ -133,7 +133,7 @@ def _taught(entry: Entry) -> Answer:
 
 def _selection(entry: Entry, row: EntryRow) -> Answer:
     if entry.meta.soup:
-        tried = any(not one.taken for one in entry.meta.soup)
+        tried = members_were_chosen(entry.meta.soup)
         return Answer("accuracy on val chose the nets that are averaged" if tried else "all that were given are averaged")
     how = {"last": "the last epoch of a fixed schedule", "best": "the best accuracy on val"}.get(row.selection, row.selection)
     summary = entry.run.summary() if entry.run and entry.meta.checkpoint == "best" else None

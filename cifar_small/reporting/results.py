@@ -17,7 +17,15 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting.tables import Table, markdown_grid
 from cifar_small.runs.directory import read_metrics
 from cifar_small.runs.lineage import start_of, without_own
-from cifar_small.runs.records import RunRecord, SubmissionRecord, Summary, load_record, readings_of, recipe_of
+from cifar_small.runs.records import (
+    RunRecord,
+    SubmissionRecord,
+    Summary,
+    load_record,
+    members_were_chosen,
+    readings_of,
+    recipe_of,
+)
 
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 ONCE = "read once"
@@ -131,7 +139,7 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
     for record in group:
         machines.setdefault(record.run.sessions[0].hardware, []).append(record.summary.seconds / 60)
     chosen = ", *best*" if summary.selection == "best" else ""
-    if any(not one.taken for one in summary.soup):
+    if members_were_chosen(summary.soup):
         chosen = ", *members chosen*"
     return [
         summary.name + (", extended on the way" if run.extended else ""),

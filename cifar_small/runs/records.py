@@ -113,6 +113,11 @@ class SoupMember(_Named):
         return super().label(folder) + ("" if self.checkpoint == "best" else f", {self.checkpoint}")
 
 
+def members_were_chosen(soup: Sequence[SoupMember]) -> bool:
+    """Did val leave some of the nets out of a soup? Not of a soup of all, nor where there is none."""
+    return not all(member.taken for member in soup)
+
+
 class WeightsFacts(_Facts):
     """What a checkpoint of weights says of them."""
 

@@ -318,7 +318,7 @@ class Trainer:
         there = self.checkpoints.run.last.exists()
         kept = "the last checkpoint is whole" if there else "no epoch was completed, so nothing was kept"
         weights = "" if updated else "the weights were not updated, "
-        norm = next((row["gradient_norm"] for row in reversed(self.state.rows) if "gradient_norm" in row), None)
+        norm = self.state.rows[-1].get("gradient_norm") if self.state.rows else None  # rows of older versions have none
         usual = "" if norm is None else f" (the gradient's norm was {norm:.3g}, the mean of the last whole epoch)"
         return DivergedError(
             f"{what} (lr {lr:.4g}); expected finite numbers: {weights}{kept}; lower optim.lr, add warm-up "

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from cifar_small.config.schema import OwnModel
 from cifar_small.data import load_test
-from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official, part_of
+from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official, more_copies_than_chance, part_of
 from cifar_small.environment import code_sha256
 from cifar_small.errors import DataError, plural
 from cifar_small.files import sha256_bytes, sha256_file
@@ -141,11 +141,8 @@ def test_images(member: Member, result: CheckResult) -> str:
     except DataError as error:
         result.gap(f"the test split cannot be read: {error}")
     else:
-        result.require(
-            is_official(facts.sha256, others["the test split"].sha256) is not False,
-            "the official test split of its training part",
-            "others",
-        )
+        official = is_official(facts.sha256, others["the test split"].sha256)
+        result.require(official is not False, "the official test split of its training part", "others")
         for reading in member.run.test_readings() if member.folder else []:
             if reading.images_sha256 is not None:  # readings of older versions have none
                 read = part_of(others["the test split"], reading.images).sha256
@@ -217,8 +214,7 @@ def _judge_labels_at_hand(member: Member, result: CheckResult) -> None:
         file = member.sources.unlabelled(member.classes)
     except (Unavailable, DataError):  # the links of test images and of the unlabelled file speak of it
         return
-    known = count_copies(file, test)
-    if known > MOST_COPIES * len(file):
+    if known := more_copies_than_chance(file, test):
         result.gap(
             f"{known:,} of {len(file):,} images of the unlabelled file are of the test split, whose labels are at hand: "
             f"predicting and scoring it leaves no reading; on record: {_told(member.run.test_readings())}"
