@@ -223,6 +223,11 @@ def _keep_freed_memory() -> bool:
     return any(mallopt(M_MMAP_THRESHOLD, size) for size in thresholds) and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))
 
 
+def peak_gpu_memory(device: torch.device) -> float:
+    """GiB of the tensors that this process has had on a GPU at its fullest moment so far; 0 on another device."""
+    return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
+
+
 def describe(device: torch.device, precision: str) -> dict[str, object]:
     """Machine, versions and commit of a run as plain JSON values, without names of users, hosts or folders."""
     return {

@@ -19,7 +19,15 @@ import torch
 
 from cifar_small import environment
 from cifar_small.config.schema import Engine
-from cifar_small.environment import code_sha256, commit, cpu_name, describe, resolve_device, resolve_precision
+from cifar_small.environment import (
+    code_sha256,
+    commit,
+    cpu_name,
+    describe,
+    peak_gpu_memory,
+    resolve_device,
+    resolve_precision,
+)
 from cifar_small.errors import UserError
 
 CPU = torch.device("cpu")
@@ -86,6 +94,11 @@ def test_a_gpu_that_is_not_there_is_never_replaced_silently() -> None:
     for name in ("cuda", "cuda:1"):
         with pytest.raises(UserError, match=f"engine.device is {name} but no GPU was found .*set engine.device to auto"):
             resolve_device(name)
+
+
+def test_the_memory_of_a_gpu_is_told_in_gib(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 3 * 2**29)
+    assert [peak_gpu_memory(torch.device(name)) for name in ("cuda", "cpu")] == [1.5, 0.0]
 
 
 def test_description_is_json_and_names_no_host_or_folder() -> None:

@@ -82,14 +82,12 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
     table = Table("", tuple(header), tuple(tuple(_row(group)) for group in ordered))
     commands = [_commands(group) for group in ordered] + without_run
     note = (
-        "Rows are sorted by val within a data set; as val has 500 to 5,000 images, the order is no ranking. val: mean over "
-        "seeds (n images in brackets); *best*: it chose the epoch, so it is slightly optimistic; the others are of the last "
-        "epoch. test: scored by an explicit command, and each scoring counted; one seed: with Wilson's 95 % interval, several: "
-        "mean and sd. "
-        "minutes: the training run with its evaluation and pictures, without the time to import Python's packages; the mean "
-        "of each processor. "
-        "Commands are those of the first seed as it was run; choose another output folder for yours. Configs have moved since: "
-        "those of configs/prior are in configs/published, under the name of the recipe, and each record holds its config.yaml."
+        "Rows are sorted by val within a data set; as val has few images, the order is no ranking. val: mean over seeds (n images "
+        "in brackets); *best*: it chose the epoch, so it is slightly optimistic; *members chosen*: it chose whose weights are "
+        "averaged, likewise; the others are of the last epoch. test: scored by an explicit command, and each scoring counted; one "
+        "seed: with Wilson's 95 % interval, several: mean and sd. minutes: the training run with its evaluation and pictures, "
+        "without the time to import Python's packages; the mean of each processor. Commands are those of the first seed as it was "
+        "run; choose another output folder for yours. Each record holds its config.yaml."
     )
     return "\n".join([markdown_grid(table), "", note, "", *commands])
 

@@ -23,7 +23,7 @@ from cifar_small.config.phases import Phase, graph_of
 from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import PhaseSettings
 from cifar_small.data.datamodule import DataModule
-from cifar_small.environment import autocast, compiled, no_bar
+from cifar_small.environment import autocast, compiled, no_bar, peak_gpu_memory
 from cifar_small.errors import DivergedError
 from cifar_small.models import LibraryNet, set_dropout, set_frozen, set_training, statistics_kept
 from cifar_small.models.convolutions import FastConvolutions
@@ -252,6 +252,7 @@ class Trainer:
             "val_accuracy": val_accuracy,
             "gradient_norm": norm / max(counted, 1),
             "images_per_second": round(speed, 1),
+            "gpu_gib": round(peak_gpu_memory(self.device), 3),
             "seconds": round(state.seconds, 1),
         }
         state.rows.append(row)

@@ -13,6 +13,8 @@ from conftest import tiny_raw, train_until_save
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config
 from cifar_small.runs.checkpoints import load_checkpoint
+from cifar_small.runs.directory import read_metrics
+from cifar_small.training.standin import memory_needed
 from cifar_small.training.train import train
 from cifar_small.training.trainer import Trainer
 
@@ -78,6 +80,17 @@ def test_half_precision_has_about_the_losses_of_fp32(tmp_path: Path, precision: 
     train(on("cuda"), tmp_path / "fp32", quiet=True)
     train(on("cuda", engine={"precision": precision}), tmp_path / precision, quiet=True)
     assert losses(tmp_path / precision) == pytest.approx(losses(tmp_path / "fp32"), abs=0.05)
+
+
+def test_the_memory_of_a_run_is_about_what_its_dry_run_says(tmp_path: Path) -> None:
+    """The bounds are wide: they were set before any GPU was at hand."""
+    model = {"family": "resnet", "widths": [64, 64, 64], "blocks": [1, 1, 1], "strides": [1, 2, 2]}
+    rules = {"max_params": 1_000_000, "rows": 360}
+    config = on("cuda", rules=rules, model=model, batch_size=256, engine={"precision": "bf16"})
+    torch.cuda.reset_peak_memory_stats()
+    train(config, tmp_path / "run", quiet=True)
+    seen = read_metrics(tmp_path / "run" / "metrics.csv")[-1]["gpu_gib"]
+    assert 0.7 < seen / (memory_needed(config, 10, 256) / 2**30) < 2
 
 
 @pytest.mark.parametrize("name", ["sgd", "radam", "muon"])

@@ -59,7 +59,7 @@ def fingerprint(folder: Path) -> str:
             digest.update(f"{name}={value!r}".encode())
 
     for row in last["rows"]:
-        row.pop("seconds"), row.pop("images_per_second")
+        row.pop("seconds"), row.pop("images_per_second"), row.pop("gpu_gib")
     for key in (
         "model",
         "optimizer",
