@@ -30,7 +30,7 @@ from cifar_small.figures.run import draw_run
 from cifar_small.figures.style import render, save
 from cifar_small.files import sha256_file, write_atomic, write_json
 from cifar_small.inference.blend import Method
-from cifar_small.inference.predict import check_split, predict, predictions_file, views_or
+from cifar_small.inference.predict import check_split, images_of, predict, predictions_file, views_or
 from cifar_small.models.counting import footprint, num_classes_of
 from cifar_small.reporting.comparison_tables import comparison_tables
 from cifar_small.reporting.estimate_files import estimation_record, estimation_table
@@ -43,6 +43,7 @@ from cifar_small.runs.records import SubmissionRecord, Summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from cifar_small.data.images import Images
     from cifar_small.training.trainer import OnEpoch
 
 Split = Literal["train", "val", "test", "submit"]
@@ -159,12 +160,17 @@ class TrainedRun:
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
-        """A row for each epoch: rates, losses in nats, accuracies as shares."""
-        return pd.read_csv(Run(self.folder).metrics_file)
+        """A row for each epoch: rates, losses in nats, accuracies as shares. Raises UserError for a soup, which has none."""
+        return pd.read_csv(self._trained().metrics_file)
 
     def curves(self) -> Plot:
-        """Losses, accuracies and learning rate by epoch."""
-        return Plot(draw_run(Run(self.folder)))
+        """Losses, accuracies and learning rate by epoch. Raises UserError for a soup, which has none."""
+        return Plot(draw_run(self._trained()))
+
+    def _trained(self) -> Run:
+        if self.summary.soup:
+            raise UserError(f"{self.folder} is a soup, whose weights are a mean: it has no epochs; its members have")
+        return Run(self.folder)
 
     def predict(
         self,
@@ -349,13 +355,15 @@ def submit(
     runs: Sequence[Member] = (),
     config: AnyConfig | None = None,
     sample: str | Path | None = None,
+    estimate: str | Path | None = None,
     overwrite: bool = False,
 ) -> SubmissionRecord:
     """Write the submission CSV of a predictions file of an unlabelled file, and its record beside it; returns the record.
 
     runs: those that predicted, where the file does not lie in one, as that of an ensemble: their checkpoints are counted.
     config: whose rules apply, instead of the runs' own. sample: the competition's sample submission, for header, ids and
-    labels. Raises ConfigError for a model that breaks the rules.
+    labels. estimate: what `estimate` wrote of this file, where the choice was made by it: the record then says so. Raises
+    ConfigError for a model that breaks the rules.
     """
     from cifar_small.submission.submission_file import submit_file
 
@@ -368,6 +376,7 @@ def submit(
         runs=folders,
         rules=None if config is None else load_config(config).rules,
         sample=None if sample is None else _path(sample, "sample"),
+        estimate=None if estimate is None else _path(estimate, "estimate"),
         overwrite=overwrite,
         command="cifar_small.submit",
     )
@@ -382,14 +391,25 @@ def submit(
 def report(
     *entries: Member, output: str | Path = "report.html", title: str = "Small image classifiers", names: Sequence[str] = ()
 ) -> Path:
-    """Write one web page about runs and predictions files, as `cifar-small report` does, and return its path."""
+    """Write one web page about runs and predictions files, as `cifar-small report` does, and return its path.
+
+    Mistakes are shown where the images can be read; a note says where they cannot.
+    """
     from cifar_small.reporting.page import common_split, render_page
 
     target = _path(output, "output")
     found = load_entries(_named(entries, names))
-    page = render_page(title, found, _compare(found, common_split(found), all_recipes=True), lambda predictions: None)
+    page = render_page(title, found, _compare(found, common_split(found), all_recipes=True), _images_or_note)
     write_atomic(target, page.encode())
     return target
+
+
+def _images_or_note(predictions: Predictions) -> Images | None:
+    try:
+        return images_of(predictions)
+    except UserError as error:
+        print(f"note: mistakes are not drawn: {error}")
+        return None
 
 
 def _as_text(value: Any, key: str) -> str:

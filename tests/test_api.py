@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +203,10 @@ def test_what_runs_will_score_is_estimated_and_recorded(runs: list[cs.TrainedRun
     assert [run["val_accuracy"] for run in kept["runs"]] == [run.accuracy for run in runs]
     assert kept["looked_at"]["images"] == 360
     assert found._repr_html_().count("<tr>") == 3
+    submitted = cs.submit(
+        runs[0].folder / "predictions/submit.npz", tmp_path / "mine/submission.csv", estimate=tmp_path / "estimate.json"
+    )
+    assert submitted.estimate is not None
     assert all(str(found).count(f"warning: {line[:20]}") for line in found.estimation.warnings)
 
 
@@ -261,3 +266,30 @@ def test_a_wrong_argument_is_one_line_and_leaves_nothing(
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_soup_has_no_epochs_to_show(runs: list[cs.TrainedRun]) -> None:
+    soup = replace(runs[0], summary=runs[0].summary.updated(soup=[{"name": "a", "seed": 0, "weights_sha256": "0" * 64}]))
+    for ask in (lambda: soup.metrics, soup.curves):
+        with pytest.raises(UserError, match="is a soup, whose weights are a mean: it has no epochs"):
+            ask()
+
+
+def test_a_page_shows_mistakes_as_the_commands_does(
+    runs: list[cs.TrainedRun], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for run in runs:
+        run.predict("val")
+    page = cs.report(*runs, output=tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "data:image/png;base64" in page
+    assert "note: " not in capsys.readouterr().out
+
+    def away(*_: object) -> None:
+        raise UserError("the images are away")
+
+    monkeypatch.setattr("cifar_small.api.images_of", away)
+    assert "data:image/png;base64" not in cs.report(*runs, output=tmp_path / "bare.html").read_text(encoding="utf-8")
+    assert capsys.readouterr().out.count("note: mistakes are not drawn: the images are away") in (
+        1,
+        2,
+    )  # val, and test where it was read

@@ -130,8 +130,8 @@ def _diff_arguments(parser: argparse.ArgumentParser) -> None:
 def _diff(options: argparse.Namespace) -> int:
     """Say where two submission CSVs differ, and what their labels give away.
 
-    Accepts either header; rows are joined by id. Warns if class counts are unlikely for a balanced file, or if the order of
-    the rows gives labels away. Exits with 1 when a CSV has faults.
+    Header, ids and labels may be of any form that submit writes; rows are joined by id. Warns if class counts are unlikely for
+    a balanced file, or if the order of the rows gives labels away. Exits with 1 when a CSV has faults.
     """
     from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data

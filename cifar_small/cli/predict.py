@@ -110,7 +110,7 @@ def _unlabelled(options: argparse.Namespace) -> int:
     config_name = config_given(options)
     reserve(options.overwrite, options.output)
     config = load_config(config_name)
-    images = load_test(config.data, config.read_at)
+    images = load_test(config.data, config.read_at, enlarge=False)
     if images.side != SIDE:
         raise UserError(
             f"the test pictures of {images.source} are read at {images.side}x{images.side}, and the competition's pickle holds "

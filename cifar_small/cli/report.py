@@ -44,14 +44,12 @@ def _report(options: argparse.Namespace) -> int:
       cifar-small report runs/a-seed0 runs/b-seed0 --output report.html --paper paper/
       cifar-small report runs/a-seed* both=ensemble_test.npz --bench speed.json
     """
-    from cifar_small.data import Images
     from cifar_small.evaluation.compare import compare
     from cifar_small.evaluation.entries import load_entries
     from cifar_small.export.latency import read_figures
     from cifar_small.reporting.page import common_split, render_page
     from cifar_small.reporting.paper import paper_files
     from cifar_small.runs.estimation import load_estimation
-    from cifar_small.runs.predictions import Predictions
 
     reserve(options.overwrite, options.output)
     entries = load_entries(options.entries)
@@ -60,16 +58,9 @@ def _report(options: argparse.Namespace) -> int:
     estimates = load_estimation(options.estimate).by_maker() if options.estimate else None
     comparison = compare(entries, common_split(entries), all_recipes=True, estimates=estimates)
     paper = {} if options.paper is None else paper_files(entries, comparison, options.paper, overwrite=options.overwrite)
-    known: dict[str, Images | None] = {}
-
-    def images_of(predictions: Predictions) -> Images | None:
-        """Read the same images, or report that they are missing, once."""
-        key = str(predictions.meta.images_sha256)
-        if key not in known:
-            known[key] = images_or_note(predictions, options.data_root)
-        return known[key]
-
-    page = render_page(options.title, entries, comparison, images_of, speeds)
+    page = render_page(
+        options.title, entries, comparison, lambda predictions: images_or_note(predictions, options.data_root), speeds
+    )
     write_atomic(options.output, page.encode())
     print(f"{plural(len(entries), 'model')}, {len(page) / 1e6:.1f} MB -> {options.output}")
     for path, content in paper.items():

@@ -56,22 +56,24 @@ def _remove(options: argparse.Namespace) -> int:
     Refused are a run in training, one whose weights a record names (an audit asks for them), one that another run starts or
     learns from, and one that alone knows how often the test split was read.
       cifar-small remove runs/smoke-seed0
-    Records are looked for in submissions/; name all folders of yours, where they lie elsewhere:
+    Records are looked for in submissions/, here or beside a folder that holds the run; name all of yours that lie elsewhere:
       cifar-small remove runs/smoke-seed0 --records entry --records mine
     """
     from cifar_small.reporting.run_list import find_runs
     from cifar_small.runs.directory import Run
     from cifar_small.runs.removal import remove_run, require_removable
 
-    records = options.records or [Path("submissions")]
     if missing := [folder for folder in options.records or () if not folder.is_dir()]:
         raise UserError(f"{missing[0]} is no folder; expected one that holds records")
     for folder in options.directories:
         require_removable(Run(folder))  # all of them before any is removed
     for folder in options.directories:
-        others = [*find_runs(options.runs), *(find_runs(folder.parent) if folder.parent != options.runs else ())]
+        parent = folder.resolve().parent
+        above = [Path("submissions"), *(base / "submissions" for base in parent.parents)]
+        records = options.records or [records for records in dict.fromkeys(above) if records.is_dir()][:1]
+        others = [*find_runs(options.runs), *(find_runs(parent) if parent != options.runs.resolve() else ())]
         size = remove_run(Run(folder), records=records, others=others, force=options.force)
-        print(f"{folder} removed, {size / 1e6:,.1f} MB freed")
+        print(f"{folder} removed, {size / 1e6:,.1f} MB freed" + ("" if records else " (there were no records to look at)"))
     return 0
 
 

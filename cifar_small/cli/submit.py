@@ -160,7 +160,7 @@ def _results_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--write", type=Path, metavar="FILE", help="put the table between the results markers of this file")
     parser.add_argument("--picture", type=Path, metavar="PNG", help="draw accuracy against time of the recorded runs instead")
-    parser.add_argument("--source", default="cifar10", help="data set of the picture (default: cifar10)")
+    parser.add_argument("--source", help="data set of the picture (default: cifar10)")
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these recipes; of the table, in fewer columns")
 
 
@@ -176,9 +176,11 @@ def _results(options: argparse.Namespace) -> int:
     if options.picture is not None:
         if options.write is not None:
             raise UserError("--picture draws a plot and --write writes the table; give one of them")
-        lines = draw_records(options.records, options.source, options.picture, options.recipes or ())
+        lines = draw_records(options.records, options.source or "cifar10", options.picture, options.recipes or ())
         print(f"{plural(lines, 'recipe')} -> {options.picture}")
         return 0
+    if options.source is not None:
+        raise UserError("--source names the data set of --picture; the table has all of them: drop it, or give --picture")
     table = render_results(options.records, options.recipes or (), options.write.parent if options.write else None)
     if options.write is None:
         print(table)

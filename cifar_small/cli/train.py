@@ -261,7 +261,8 @@ def _sweep_arguments(parser: argparse.ArgumentParser) -> None:
 def _sweep(options: argparse.Namespace) -> int:
     """Train every cell of a sweep with every seed, and say which is best on val.
 
-    A sweep file names a base config, what varies, and the seeds; cifar-small configs sweeps copies some:
+    A sweep file names a base config, what varies, and the seeds, and may stop poor trials early (prune); docs/sweeps.md has
+    its keys, and cifar-small configs sweeps copies some:
       cifar-small sweep configs/sweeps/ablation_augment.yaml --list   cells, parameters, states; trains nothing
       cifar-small sweep configs/sweeps/ablation_augment.yaml          train all open runs, then write table and picture
     Start it any number of times, on all machines that share the folder: each run is trained once, killed runs are resumed,

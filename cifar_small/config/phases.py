@@ -87,6 +87,8 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     for index, changes in enumerate(config.phases):
         inherited = {key: value for key, value in settings.items() if key != "cached_views"}
         settings = {**inherited, **{key: merge(inherited.get(key), value) for key, value in changes.items()}}
+        if settings["resolution"] is None:
+            settings["resolution"] = config.side
         if "epochs" not in changes:
             settings.pop("epochs", None)  # the only setting that is not inherited
         try:
@@ -138,8 +140,8 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
 
 UNAUGMENTED = Augment(crop=0, flip="none").model_dump()
 
-# Keys that say which kind of section it is, with their defaults.
-KINDS = {"name": None, "engine": "tensor", "family": None}
+# Keys that say which kind of section it is, with their defaults; optimizers alone may lack a name.
+KINDS = {"name": "sgd", "engine": "tensor", "family": None}
 
 
 def merge(old: Any, new: Any) -> Any:
@@ -184,6 +186,9 @@ def _swa_problems(config: Config, phases: Sequence[PhaseSettings]) -> list[str]:
     return problems
 
 
+OWN_VIEWS = "goes with no augmentation of your own, whose pixels depend on the batch: drop one of them"
+
+
 def _cache_problems(config: Config, phase: PhaseSettings, where: str) -> list[str]:
     """What keeps a phase from training on cached outputs of the backbone, or makes them another thing than they seem."""
     problems = _teacher_cache_problems(phase, where)
@@ -195,6 +200,7 @@ def _cache_problems(config: Config, phase: PhaseSettings, where: str) -> list[st
         "needs a backbone that does not train: set freeze: backbone": "backbone" not in phase.freeze,
         "goes with no mixing, for which the backbone must see mixed pixels: set mixup_alpha and the like to 0": phase.mixes,
         "goes with no teachers that see pixels; give their predictions file": bool(phase.distill and phase.distill.teachers),
+        OWN_VIEWS: isinstance(phase.augment, OwnAugment),
         **_views_faults(phase, views, mixed=False),
     }
     return problems + [f"{where}.cached_views {views} {fault}" for fault, found in faults.items() if found]
@@ -206,9 +212,7 @@ def _teacher_cache_problems(phase: PhaseSettings, where: str) -> list[str]:
         return []
     views = phase.distill.cached_views
     faults = {
-        "goes with no augmentation of your own, whose pixels depend on the batch: drop one of them": isinstance(
-            phase.augment, OwnAugment
-        ),
+        OWN_VIEWS: isinstance(phase.augment, OwnAugment),
         **_views_faults(phase, views, mixed=phase.mixes),
     }
     return [f"{where}.distill.cached_views {views} {fault}" for fault, found in faults.items() if found]

@@ -43,6 +43,8 @@ class Setting:
         """Its default as a config writes it; `required` where it has none."""
         if self.field.is_required():
             return "required"
+        if self.key == f"{OF_PHASES}.dropout":
+            return "that of model.dropout"
         value = self.field.get_default(call_default_factory=True)
         return "that of its keys" if isinstance(value, Section) else json.dumps(value)
 

@@ -104,14 +104,25 @@ def memory_order(images: Pixels) -> MemoryOrder:
     """Judge by the pixels how the memory of images lies; no other function decides it.
 
     images: uint8 (N, 32, 32, 3), as read. Smoothness tells whole planes from pixels, even for one image; where another order of
-    memory leaves neighbors clearly more alike, that order has the word.
+    memory leaves neighbors clearly more alike, that order has the word. Gray images, whose three values are equal
+    everywhere, which no other order would leave so, lie as they were read, however rough they are.
     """
-    score, misread = smoothness(images.reshape(len(images), -1)), misread_memory(images)
+    some = _some(images)
+    colored = some[~is_gray(some)]
+    if not len(colored):
+        return MemoryOrder("HWC", smoothness(images.reshape(len(images), -1)), None)
+    score, misread = smoothness(colored.reshape(len(colored), -1)), misread_memory(colored)
     if misread is not None:
         return MemoryOrder("CHW" if misread == _PLANES else None, score, misread)
     if score is None or CHW_BELOW <= score <= HWC_ABOVE:
         return MemoryOrder(None, score, None)
     return MemoryOrder("CHW" if score < CHW_BELOW else "HWC", score, None)
+
+
+def is_gray(images: Pixels) -> npt.NDArray[np.bool_]:
+    """Which images (N, 32, 32, 3) have three equal values in every pixel, but not one value throughout."""
+    gray = (images == images[..., :1]).all(axis=(1, 2, 3))
+    return np.asarray(gray & (images != images[:, :1, :1]).any(axis=(1, 2, 3)), np.bool_)
 
 
 def smoothness(flat: npt.NDArray[np.uint8]) -> float | None:

@@ -203,6 +203,10 @@ def files_of_table(root: Path, table: Path) -> LabelledFiles:
     by_name: dict[str, Path] = {}
     for file in picture_files(root / "train"):
         by_name[file.name] = by_name[file.stem] = file
+    if rows[0][0].strip() in by_name:
+        raise DataError(
+            f"{table}: begins with the picture {rows[0][0].strip()!r}; expected a header such as id,label before it"
+        )
     names, labels = ([row[column].strip() for row in rows[1:]] for column in (0, 1))
     if missing := [name for name in names if name not in by_name]:
         raise DataError(

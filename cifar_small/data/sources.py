@@ -45,12 +45,13 @@ def load_train(data: Data, side: int = SIDE) -> Images:
     return _load(data, "train", side)
 
 
-def load_test(data: Data, side: int = SIDE) -> Images:
+def load_test(data: Data, side: int = SIDE, *, enlarge: bool = True) -> Images:
     """The labelled test part of a source: images uint8 (N, side, side, 3), ids 0..N-1. Raises DataError.
 
-    side: of the images of the training part.
+    side: of the images of the training part. enlarge: also images that are all of 32x32, where those of training are not.
     """
-    return _load(data, "test", side).enlarged(side)
+    images = _load(data, "test", side)
+    return images.enlarged(side) if enlarge else images
 
 
 def is_available(data: Data) -> bool:

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
+from scipy.stats import binom
 
 from cifar_small.data.images import Images
 from cifar_small.data.splits import stratified_subset
@@ -25,6 +26,7 @@ _OFFICIAL: Mapping[str | None, str] = {
 # Share of the images that may be copies: counted pixel by pixel, 10 of the 10,000 test images of CIFAR-100 stand in its own
 # training part too; of CIFAR-10 and of the digits none does.
 MOST_COPIES = 0.002
+SURPRISE = 0.001  # the probability of as many copies or more by chance, below which they are no chance
 
 
 def is_official(train_sha256: str | None, test_sha256: str) -> bool | None:
@@ -46,9 +48,9 @@ def count_copies(images: Images, *of: Images) -> int:
 
 
 def more_copies_than_chance(images: Images, *of: Images) -> int:
-    """`count_copies`, but 0 where no more are copies than data sets have of old (`MOST_COPIES`)."""
+    """`count_copies`, but 0 where so many would be no surprise in a data set with a share of `MOST_COPIES`."""
     copies = count_copies(images, *of)
-    return copies if copies > MOST_COPIES * len(images) else 0
+    return copies if binom.sf(copies - 1, len(images), MOST_COPIES) < SURPRISE else 0
 
 
 def _fingerprints(images: Images) -> list[bytes]:

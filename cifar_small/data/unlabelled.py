@@ -51,7 +51,7 @@ def load_unlabelled(
     notes: list[str] = []
     small: npt.NDArray[np.uint8] | None = None
     if path.is_dir():
-        pictures, ids = _read_pictures(path, notes, side)
+        pictures, ids = _read_pictures(path, notes, side, layout)
         images, small = pictures.pixels, pictures.small
     else:
         data, listed = read_raw(path, notes, side)
@@ -89,6 +89,8 @@ def read_raw(path: Path, notes: list[str] | None = None, side: int = SIDE) -> tu
 
     side: as in `load_unlabelled`, for a file of encoded pictures, which are returned as `Pictures`.
     """
+    if path.suffix.lower() in (".npy", ".bin", ".parquet") and not path.exists():
+        raise DataError(f"{path}: does not exist; expected the competition's unlabelled file, or a folder of pictures")
     match path.suffix.lower():
         case ".npz":
             return _read_npz(path, notes)
@@ -167,7 +169,7 @@ def _read_pickle(path: Path, notes: list[str] | None) -> tuple[Any, Any]:
 
 def _read_npz(path: Path, notes: list[str] | None) -> tuple[Any, Any]:
     arrays = read_npz(path, ("data", "images", "ids"))
-    return _entries(dict(arrays), npz_keys(path), str(path), ("data", "images"), notes)
+    return _entries({"ids": None, **arrays}, npz_keys(path), str(path), ("data", "images"), notes)
 
 
 def _entries(
@@ -187,7 +189,7 @@ def _entries(
     return entries[found[0]], entries["ids"]
 
 
-def _read_pictures(folder: Path, notes: list[str], side: int) -> tuple[Pictures, npt.NDArray[np.int64]]:
+def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayout) -> tuple[Pictures, npt.NDArray[np.int64]]:
     files = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
     if not files:
         kinds = sorted({file.suffix for file in folder.iterdir()} - {""})[:5]
@@ -212,7 +214,10 @@ def _read_pictures(folder: Path, notes: list[str], side: int) -> tuple[Pictures,
     pixels, small, resized = pictures
     if resized:
         notes.append(_resized_note(pictures))
-    require_in_order(pixels if small is None else small, str(folder))
+    if layout == "CHW":
+        raise DataError(f"{folder}: a folder of pictures was asked to be read as CHW; their colors lie side by side: HWC")
+    if layout == "auto":
+        require_in_order(pixels if small is None else small, str(folder))
     return pictures, np.array([int(file.stem) for file in files], np.int64)
 
 
@@ -306,7 +311,11 @@ def _as_ids(listed: Any, where: str, notes: list[str]) -> npt.NDArray[np.int64]:
         else:
             whole = isinstance(text, int | float) and not isinstance(text, bool) and abs(text) < 2**63 and text == int(text)
         if not whole:
-            raise DataError(f"{where}: id {_shown(text)} in row {row} is not a whole number; expected ids such as 0, 1, 2")
+            other = "; as numbers they would not be written back as they stand: store numbers, and set rules.ids"
+            hint = other if isinstance(text, str) and text.isdecimal() else ""
+            raise DataError(
+                f"{where}: id {_shown(text)} in row {row} is not a whole number; expected ids such as 0, 1, 2{hint}"
+            )
         ids.append(int(text))
     kinds = {type(entry).__name__ for entry in entries} - {"int"}
     if kinds:

@@ -123,9 +123,9 @@ def draw_accuracy_over_time(recipes: Sequence[Progress], title: str) -> Figure:
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.invert_yaxis()
-    ticks = [error for error in (50, 40, 30, 20, 15, 10, 8, 7, 6, 5, 4, 3, 2) if _within(error, axes.get_ylim())]
-    axes.set_yticks(ticks, [f"{100 - error} %" for error in ticks])
-    places = [minutes for minutes in (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 180, 300) if _within(minutes, axes.get_xlim())]
+    ticks = [error for error in ERROR_TICKS if _within(error, axes.get_ylim())]
+    axes.set_yticks(ticks, [f"{100 - error:g} %" for error in ticks])
+    places = [minutes for minutes in MINUTE_TICKS if _within(minutes, axes.get_xlim())]
     axes.set_xticks(places, [f"{minutes:g}" for minutes in places])
     axes.minorticks_off()
     axes.set_xlabel("minutes since the run began")
@@ -135,6 +135,10 @@ def draw_accuracy_over_time(recipes: Sequence[Progress], title: str) -> Figure:
     )
     figure.legend(loc="outside lower left", ncols=2)  # outside: the lines are everywhere
     return figure
+
+
+ERROR_TICKS = (90, 70, 50, 40, 30, 20, 15, 10, 8, 7, 6, 5, 4, 3, 2, 1.5, 1, 0.5, 0.2, 0.1)  # in %
+MINUTE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 180, 300, 600, 1200, 2400)
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:

@@ -84,9 +84,11 @@ def trainable_parameters(model: ModelConfig, num_classes: int) -> int:
 def footprint(model: ModelConfig, num_classes: int, side: int = 32) -> Footprint:
     """Measure the net of a config without allocating it, its work on images of `side` pixels.
 
-    Raises ConfigError for a shape that cannot be built, or a net that takes no images of that size.
+    Raises ConfigError for a shape that cannot be built, a net that takes no images of that size, or one that keeps numbers
+    where the count does not see them.
     """
     net = skeleton(model, num_classes).eval()
+    check_tensors(net)
     total = sum(p.numel() for p in net.parameters())
     buffers = sum(buffer.numel() for buffer in net.buffers() if buffer.is_floating_point())
     trainable = count_parameters(net)
@@ -247,7 +249,10 @@ def check_count(name: str, count: int, rules: Rules) -> None:
 
 
 def check_budget(config: Config, num_classes: int) -> int:
-    """The trainable parameters of the config's net. Raises ConfigError, naming the widest that fits, if over the budget."""
+    """The trainable parameters of the config's net.
+
+    Raises ConfigError, naming the widest that fits, if over the budget, and for numbers that the count does not see.
+    """
     budget = config.rules.max_params
     count = trainable_parameters(config.model, num_classes)
     if count > budget:
@@ -257,6 +262,7 @@ def check_budget(config: Config, num_classes: int) -> int:
             found = widest(config.model, num_classes, budget)
             advice = f"widest that fits: {width_text(found[0])} ({found[1]:,})" if found else "no width of this shape fits"
         raise ConfigError(f"{_over(config.name, count, budget)}; {advice}")
+    check_tensors(skeleton(config.model, num_classes))
     return count
 
 
@@ -267,7 +273,8 @@ def _over(name: str, count: int, budget: int) -> str:
 def check_tensors(model: nn.Module) -> None:
     """Refuse a net that keeps numbers where the count does not see them, by raising ConfigError that names the first few.
 
-    Allowed are plain real floating-point parameters, BatchNorm's running statistics, and in a library's net index tables.
+    Allowed are plain real floating-point parameters, BatchNorm's running statistics, and the tables of torchvision and timm in
+    a net of theirs, such as masks and relative positions of attention, which no training changes.
     """
     problems = list(_hidden(model))
     if problems:
@@ -293,8 +300,8 @@ def _hidden(model: nn.Module) -> Iterator[str]:
             seen.add(start + key)
             if is_lazy(buffer):
                 yield f"{start}{key} is not initialized yet (lazy)"
-            elif isinstance(model, LibraryNet) and not buffer.is_floating_point():
-                continue  # an index table, such as those of attention with relative positions
+            elif isinstance(model, LibraryNet) and type(module).__module__.partition(".")[0] in ("torchvision", "timm"):
+                continue
             elif not (isinstance(module, _BatchNorm) and key in ("running_mean", "running_var", "num_batches_tracked")):
                 yield f"{start}{key} is a buffer"
         for key, value in vars(module).items():

@@ -60,20 +60,22 @@ class LibraryNet(nn.Module):
         known = CLASSIFIERS[library].get(name)
         if known is None and model.head == "se":
             raise ConfigError(f"model.head se is there for {', '.join(CLASSIFIERS[library])} of {library}, not for {name}")
-        self.classifier: str  # its name in the library's state dicts
+        self.classifiers: tuple[str, ...]  # their names in the library's state dicts; timm's distilled nets have two
         self.backbone: Any
         self.feature_map: Callable[[Any, Tensor], Tensor]
         self.pool: Callable[[Any, Tensor], Tensor]
         if library == "timm":
             self.backbone, self.feature_map, self.pool = _timm_net(name), _timm_map, _timm_pool
-            self.classifier = known or str(self.backbone.pretrained_cfg["classifier"])
+            named = known or self.backbone.pretrained_cfg["classifier"]
+            self.classifiers = (named,) if isinstance(named, str) else tuple(named)
             channels, features = self.backbone.num_features, self.backbone.head_hidden_size
         elif known is None:
-            self.backbone, self.classifier, features = _any_torchvision_net(name)
+            self.backbone, classifier, features = _any_torchvision_net(name, model.stem)
+            self.classifiers = (classifier,)
             channels, self.feature_map, self.pool = features, _whole, _unchanged
         else:
-            self.classifier = known
-            self.backbone, channels, features = _torchvision_net(name, self.classifier, model.stem)
+            self.classifiers = (known,)
+            self.backbone, channels, features = _torchvision_net(name, known, model.stem)
             residual = name.startswith("resnet")
             self.feature_map = _resnet_map if residual else _features_map
             self.pool = _resnet_pool if residual else _norm_pool if name.startswith("convnext") else _classifier_pool
@@ -103,8 +105,8 @@ class LibraryNet(nn.Module):
         return self.fc(self.dropout(features))  # type: ignore[no-any-return]
 
     def from_library(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """A state dict with the library's names, as one with ours, without its classifier."""
-        left_out = {f"{self.classifier}.weight", f"{self.classifier}.bias"}
+        """A state dict with the library's names, as one with ours, without its classifiers."""
+        left_out = self._of_classifiers()
         state = timm_state(self.name, state)
         return {f"backbone.{name}": value for name, value in state.items() if name not in left_out}
 
@@ -123,14 +125,17 @@ class LibraryNet(nn.Module):
         return int(weights.transforms().crop_size[0])
 
     def library_names(self) -> set[str]:
-        """The names of the library's own tensors, its classifier among them."""
-        return {*self.backbone.state_dict(), f"{self.classifier}.weight", f"{self.classifier}.bias"}
+        """The names of the library's own tensors, its classifiers among them."""
+        return {*self.backbone.state_dict(), *self._of_classifiers()}
+
+    def _of_classifiers(self) -> set[str]:
+        return {f"{classifier}.{kind}" for classifier in self.classifiers for kind in ("weight", "bias")}
 
     def answer(self, images: Tensor, state: Mapping[str, Tensor]) -> Tensor:
         """Logits of normalized images, with the classifier of a state dict in the library's names in place of our head."""
         features = self.pool(self.backbone, self.feature_map(self.backbone, images))
         state = timm_state(self.name, state)
-        return F.linear(features, *(state[f"{self.classifier}.{kind}"].to(features) for kind in ("weight", "bias")))
+        return F.linear(features, *(state[f"{self.classifiers[0]}.{kind}"].to(features) for kind in ("weight", "bias")))
 
 
 def _torchvision_net(name: str, classifier: str, stem: Literal["imagenet", "cifar"]) -> tuple[Any, int, int]:
@@ -144,6 +149,12 @@ def _torchvision_net(name: str, classifier: str, stem: Literal["imagenet", "cifa
     for dropout in [path for path, module in head.named_children() if isinstance(module, nn.Dropout)]:
         setattr(head, dropout, nn.Identity())
     net.set_submodule(classifier, nn.Identity())
+    _set_stem(net, stem)
+    return net, channels, features
+
+
+def _set_stem(net: Any, stem: Literal["imagenet", "cifar"]) -> None:
+    """Give a ResNet of torchvision a stem for small pictures."""
     match stem:
         case "imagenet":
             pass
@@ -154,10 +165,9 @@ def _torchvision_net(name: str, classifier: str, stem: Literal["imagenet", "cifa
             net.maxpool = nn.Identity()
         case unknown:
             assert_never(unknown)
-    return net, channels, features
 
 
-def _any_torchvision_net(name: str) -> tuple[Any, str, int]:
+def _any_torchvision_net(name: str, stem: Literal["imagenet", "cifar"]) -> tuple[Any, str, int]:
     """A net that is not among those tried, without its last linear layer; that layer's name, and the features it had."""
     models = import_torchvision("models")
     known = models.list_models(module=models)
@@ -174,6 +184,7 @@ def _any_torchvision_net(name: str) -> tuple[Any, str, int]:
         )
     classifier, last = linear[-1]
     net.set_submodule(classifier, nn.Identity())
+    _set_stem(net, stem)
     return net, classifier, last.in_features
 
 

@@ -214,12 +214,20 @@ def _state_dict(content: Any, path: Path) -> tuple[dict[str, Tensor], str]:
         for name, value in content.items()
         if name.rpartition(".")[2] not in _COUNTERS
     }
-    while wrapper := next((one for one in _WRAPPERS if state and all(name.startswith(one) for name in state)), ""):
-        state = {name.removeprefix(wrapper): value for name, value in state.items()}
+    wrappers = _wrappers_of(state)
+    state = {name.removeprefix(wrappers): value for name, value in state.items()}
     broken = [name for name, value in state.items() if value.is_floating_point() and not torch.isfinite(value).all()]
     if broken:
         raise CheckpointError(f"{path} is damaged: it contains NaN or infinite numbers, first in {broken[0]}")
     return state, where
+
+
+def _wrappers_of(names: Collection[str]) -> str:
+    """What all of these names begin with that a training script may have put there, such as `module.model.`."""
+    found = ""
+    while one := next((one for one in _WRAPPERS if names and all(name.startswith(found + one) for name in names)), ""):
+        found += one
+    return found
 
 
 def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[dict[str, Tensor], str]:
@@ -230,6 +238,10 @@ def unwrapped(state: Mapping[str, Tensor], wanted: Collection[str]) -> tuple[dic
     of the names under one prefix is returned as it is. Raises CheckpointError where two prefixes hold as many, as those of a
     student and a teacher do.
     """
+    own = _wrappers_of(wanted)  # a net whose only part is called `model`: reading took it for a wrapper
+    if own:
+        part, prefix = unwrapped(state, {name.removeprefix(own) for name in wanted})
+        return {own + name: value for name, value in part.items()}, prefix
     found = Counter(name.removesuffix(one) for name in state for one in _endings(name) if one in wanted)
     (best, count), (second, other) = [*found.most_common(2), ("", 0), ("", 0)][:2]
     if not best or count <= max(found[""], len(wanted) // 2):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import SOURCES, Config
 from cifar_small.data.datamodule import load_splits
-from cifar_small.errors import plural
 from cifar_small.models.counting import check_budget, footprint, num_classes_of
 from cifar_small.reporting.timeline import phase_table, steps_of, training_images
 from cifar_small.training.distributed import share_batch
@@ -46,7 +45,8 @@ def describe_run(config: Config) -> str:
     some_frozen = any(phase.settings.freeze or phase.settings.cached_views for phase in resolved.phases)
     frozen = ", as if nothing was frozen" if some_frozen else ""
     memory = memory_needed(config, classes, images) / 2**30
-    total = f"{resolved.steps(steps):,}: {plural(resolved.epochs, 'epoch')} of {steps:,}"
+    length = round(resolved.epochs - 1 + config.last_epoch, 6)
+    total = f"{resolved.steps(steps):,}: {length:g} epoch{'' if length == 1 else 's'} of {steps:,}"
     lines = (
         ("budget", f"{parameters:,} of {budget:,} trainable parameters, {budget - parameters:,} left"),
         ("net", f"{size.macs / 1e6:,.1f} million multiply-adds for an image of {config.side}x{config.side} pixels"),

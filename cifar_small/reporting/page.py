@@ -97,7 +97,18 @@ def render_page(
     images_of: Callable[[Predictions], Images | None],
     speeds: Sequence[Table] = (),
 ) -> str:
-    """The page as HTML. images_of: those that predictions are of, or None; speeds: tables of `bench`, shown as they are."""
+    """The page as HTML. images_of: those that predictions are of, or None; speeds: tables of `bench`, shown as they are.
+
+    Predictions of the same images ask for them once.
+    """
+    known: dict[str, Images | None] = {}
+
+    def images_once(predictions: Predictions) -> Images | None:
+        key = str(predictions.meta.images_sha256)
+        if key not in known:
+            known[key] = images_of(predictions)
+        return known[key]
+
     subjects = find_subjects(entries, comparison)
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     pictures: dict[str, int] = {}
@@ -111,7 +122,7 @@ def render_page(
         subjects=[subject.name for subject in subjects],
         origins=find_origins(subjects),
         together=len(subjects) > WIDEST,
-        parts=[_part(subject, images_of, pictures) for subject in subjects],
+        parts=[_part(subject, images_once, pictures) for subject in subjects],
         pictures=pictures,
         folded=len(entries) > FEW,
         grid=html_grid,
@@ -262,6 +273,9 @@ def scores_table(evaluation: Evaluation) -> Table:
         cells = [f"{after.nll:.4f}", f"{after.brier:.4f}", f"{100 * after.reliability.ece:.2f}"]
         rows.append((f"logits / {evaluation.scaling.temperature:.3f}", *shares, *cells))
         notes.append(f"the temperature was fitted on the {evaluation.scaling.images:,} images of val")
+        if evaluation.scaling.of_halves:
+            halves = " and ".join(f"{temperature:.3f}" for temperature in evaluation.scaling.of_halves)
+            notes.append(f"these are the same images, so each half is scored with the temperature of the other: {halves}")
     top5 = () if evaluation.top5 is None else ("top-5 %",)
     header = ("", "accuracy %", "macro F1 %", *top5, "NLL", "Brier", "ECE %")
     return Table("Scores", header, tuple(rows), tuple(notes), "scores")

@@ -82,12 +82,12 @@ def render_results(folder: Path, recipes: Sequence[str] = (), links_from: Path |
     table = Table("", tuple(header), tuple(tuple(_row(group)) for group in ordered))
     commands = [_commands(group) for group in ordered] + without_run
     note = (
-        "Rows are sorted by val within a data set; as val has few images, the order is no ranking. val: mean over seeds (n images "
-        "in brackets); *best*: it chose the epoch, so it is slightly optimistic; *members chosen*: it chose whose weights are "
-        "averaged, likewise; the others are of the last epoch. test: scored by an explicit command, and each scoring counted; one "
-        "seed: with Wilson's 95 % interval, several: mean and sd. minutes: the training run with its evaluation and pictures, "
-        "without the time to import Python's packages; the mean of each processor. Commands are those of the first seed as it was "
-        "run; choose another output folder for yours. Each record holds its config.yaml."
+        "Rows are sorted by val within a data set; as val has few images, the order is no ranking. val: mean over seeds (n "
+        "images in brackets); *best*: it chose the epoch, so it is slightly optimistic; *members chosen*: it chose whose "
+        "weights are averaged, likewise; the others are of the last epoch. test: scored by an explicit command, and each "
+        "scoring counted; one seed: with Wilson's 95 % interval, several: mean and sd. minutes: the training run with its "
+        "evaluation and pictures, without the time to import Python's packages; the mean of each processor. Commands are "
+        "those of the first seed as it was run; choose another output folder for yours. Each record holds its config.yaml."
     )
     return "\n".join([markdown_grid(table), "", note, "", *commands])
 
@@ -135,7 +135,8 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
     start = _start(summary)
     machines: dict[str, list[float]] = {}  # minutes of one are not those of another
     for record in group:
-        machines.setdefault(record.run.sessions[0].hardware, []).append(record.summary.seconds / 60)
+        hardware = " then ".join(dict.fromkeys(session.hardware for session in record.run.sessions))
+        machines.setdefault(hardware, []).append(record.summary.seconds / 60)
     chosen = ", *best*" if summary.selection == "best" else ""
     if members_were_chosen(summary.soup):
         chosen = ", *members chosen*"
@@ -143,7 +144,7 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
         summary.name + (", extended on the way" if run.extended else ""),
         summary.data.text + ("" if start == "scratch" else f", {start}"),
         f"{summary.parameters:,}",
-        f"{summary.epochs_trained:g}" + (f" of {summary.epochs_planned}, by patience" if summary.ended_early else ""),
+        _epochs([record.summary for record in group]),
         f"{len(group)} ({', '.join(str(record.summary.seed) for record in group)})",
         summary.views,
         f"{100 * _mean_val(group):.2f} ({summary.val_images:,}{chosen})",
@@ -153,10 +154,20 @@ def _row(group: Sequence[_Recorded]) -> list[str]:
     ]
 
 
+def _epochs(seeds: Sequence[Summary]) -> str:
+    """The epochs that seeds of a recipe were trained for: of some, patience ended it at one of its own."""
+    lengths = sorted({summary.epochs_trained for summary in seeds})
+    text = f"{lengths[0]:g}" if len(lengths) == 1 else f"{lengths[0]:g} to {lengths[-1]:g}"
+    early = next((summary for summary in seeds if summary.ended_early), None)
+    return text if early is None else f"{text} of {early.epochs_planned}, by patience"
+
+
 def _test(runs: Sequence[RunRecord]) -> str:
     latest = [run.own_readings[-1] for run in runs if run.own_readings]
-    times = max(len(run.test_readings) for run in runs)
+    times = max(run.times_read for run in runs)
     read = ONCE if times == 1 else f"read {times} times"
+    if any(run.summary.readings_before is None for run in runs):
+        read += ", and perhaps in the runs that it was made of"
     if not latest:
         alike = all(readings_of([reading], run.summary.weights_sha256) for run in runs for reading in run.test_readings)
         return f"{read} with other {'views' if alike else 'weights or forms'}" if times else "not read"

@@ -9,7 +9,7 @@ from pathlib import Path
 from cifar_small.errors import UserError, command_line, plural
 from cifar_small.models.counting import num_classes_of, trainable_parameters
 from cifar_small.reporting.tables import Table
-from cifar_small.runs.directory import Run, read_metrics
+from cifar_small.runs.directory import FAILED, PRUNED, Run, read_json, read_metrics
 from cifar_small.runs.locks import is_locked
 
 HEADER = ("run", "state", "epoch", "best val %", "parameters", "MB", "to go on")
@@ -20,7 +20,7 @@ class RunStatus:
     """How a run stands."""
 
     run: Run
-    state: str  # training, finished, stopped, or what is wrong
+    state: str  # training, finished, stopped, pruned or failed in a sweep, or what is wrong
     epoch: int  # epochs completed
     epochs: float  # planned; 0: a soup, or not known
     best: float | None  # accuracy on val, 0..1
@@ -56,15 +56,24 @@ def status_of(run: Run) -> RunStatus:
         classes = num_classes_of(config)
         parameters = summary.parameters if summary else trainable_parameters(config.model, classes) if classes else None
         best = max((row["val_accuracy"] for row in rows), default=None)
-        epochs = config.epochs
+        epochs, ended = config.epochs, _ended_in_sweep(run)
         if summary is not None and summary.soup:  # its epochs are those of the runs that it was made of
             best, epochs = summary.val_accuracy_plain, 0
     except UserError as error:
         return RunStatus(run, f"damaged: {error}", 0, 0, None, None, size)
-    state = "training" if is_locked(run.folder) else "stopped"
+    state = "training" if is_locked(run.folder) else ended or "stopped"
     if summary is not None and state != "training":
         state = "ended early" if summary.ended_early else "finished"
     return RunStatus(run, state, len(rows), epochs, best, parameters, size)
+
+
+def _ended_in_sweep(run: Run) -> str:
+    """Why its sweep does not go on with a run, in words; empty if it does, or is none."""
+    if (run.folder / FAILED).exists():
+        return f"failed: {read_json(run.folder / FAILED).get('reason', 'see failed.json')[:100]}"
+    if (run.folder / PRUNED).exists():
+        return "pruned by its sweep"
+    return ""
 
 
 def list_runs(folder: Path) -> Table:

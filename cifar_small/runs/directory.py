@@ -6,6 +6,7 @@ metrics.csv   a row per epoch                      best.pt      the selected wei
 summary.json  parameters, accuracy, time           predictions/ one file per split
 curves.png, confusion.png                          test_readings.jsonl  every reading of the test split
 epoch-0010.pt, ...  weights kept of some epochs       final.pt     those of the run's end, where they are kept too
+failed.json, pruned.json  of a run of a sweep that ended early: why
 .lock         held by the process that trains
 fp32.onnx, int8.onnx  the selected weights for use elsewhere, where `cifar-small onnx` and `quantize` were asked for them
 """
@@ -32,6 +33,7 @@ from cifar_small.files import sha256_bytes, sha256_file, to_csv, write_atomic, w
 from cifar_small.runs.locks import briefly_alone
 from cifar_small.runs.records import RunRecord, Session, Summary, TestReading, parse, parse_all, plain_all
 
+FAILED, PRUNED = "failed.json", "pruned.json"  # a sweep's word on why it does not go on with a run
 UNSET = "not set"  # of a key that one of two configs lacks
 # What may differ between a run and its continuation: it touches last bits and the masks of dropout at most, never the recipe.
 FREE_TO_CHANGE = (

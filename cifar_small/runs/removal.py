@@ -82,4 +82,6 @@ def _builds_on(config: Config, folder: Path) -> bool:
         distill, select = recipe.get("distill") or {}, recipe.get("select") or {}
         named += [*distill.get("teachers", ()), distill.get("predictions"), select.get("proxy")]
     here = folder.resolve()
-    return any(here in (Path(name).resolve(), *Path(name).resolve().parents) for name in named if name)
+    # Names count from where that run was trained, which is not recorded: here, or any folder above.
+    paths = [(base / name).resolve() for name in named if name for base in (Path.cwd(), *here.parents)]
+    return any(here in (path, *path.parents) for path in paths)

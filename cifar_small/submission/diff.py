@@ -15,7 +15,7 @@ from cifar_small.errors import DataError, plural
 from cifar_small.metrics.classification import mcnemar, wilson_interval
 from cifar_small.metrics.significance import balance_test, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
-from cifar_small.submission.submission_file import read_bytes, read_csv
+from cifar_small.submission.submission_file import read_bytes, read_csv, rules_of_rows
 
 ALPHA = 0.001  # a warning may come by chance once in a thousand good files
 MOST_CHANGES = 5
@@ -56,7 +56,7 @@ class Diff:
 
 
 def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = None) -> Answers:
-    """Read a CSV of either header, `ID,Labels` with indices or `id,label` with names of `classes`; any ids, any number.
+    """Read a CSV: header, ids and labels as `submit` writes them, also by a sample, of any number.
 
     rules: hold for a CSV with their header. Rows that cannot be read are left out and named among the faults.
     Raises DataError when none is left.
@@ -64,15 +64,26 @@ def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = No
     content = read_bytes(path)
     lines = content.decode("utf-8-sig", "replace").replace('"', "").splitlines()
     header = lines[0] if lines else ""
-    in_words = header != "ID,Labels" and len(lines) > 1 and not lines[1].rpartition(",")[2].strip().isdecimal()
     if rules is None or header != rules.submission:
-        rules = Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels")
+        rules = _rules_of(content, header, lines, classes, rules or Rules(), str(path))
     cells = (line.partition(",")[0] for line in lines[1:])
     known = dict.fromkeys(number for cell in cells if (number := rules.id_number(cell)) is not None)
     answers, faults = read_csv(content, np.array(list(known), np.int64), classes, rules)
     if not answers:
         raise DataError(f"{path} has no row with an id and a class: {'; '.join(faults)}; expected ID,Labels or id,label")
     return Answers(str(path), np.array(list(answers)), np.array(list(answers.values())), tuple(faults))
+
+
+def _rules_of(content: bytes, header: str, lines: Sequence[str], classes: Sequence[str], rules: Rules, name: str) -> Rules:
+    """What a CSV is read by: its own header, ids and labels, where they are of one form, else the competition's."""
+    if header not in ("ID,Labels", "id,label") or not all(line.partition(",")[0].isdecimal() for line in lines[1:2]):
+        try:
+            return rules_of_rows(content, classes, rules, name)[0]
+        except DataError:  # faults of single rows are named below
+            pass
+    in_words = header != "ID,Labels" and len(lines) > 1 and not lines[1].rpartition(",")[2].strip().isdecimal()
+    ids = rules.ids if lines[1:2] and rules.id_number(lines[1].partition(",")[0]) is not None else "0"
+    return Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels", ids=ids)
 
 
 def diff(first: Answers, second: Answers) -> Diff:

@@ -48,9 +48,8 @@ def render_csv(predictions: Predictions, rules: Rules) -> bytes:
     if predictions.ids.min() < 0:
         raise DataError(f"id {predictions.ids.min()} cannot stand in a submission; expected ids from 0 on")
     if rules.in_names:
-        unsafe = [name for name in predictions.classes if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.-]*", name)]
-        if unsafe:
-            raise DataError(f"class name {unsafe[0]!r} cannot stand in a CSV; expected letters, digits, space, '_', '.', '-'")
+        if unsafe := rules.unsafe_name(predictions.classes):
+            raise DataError(unsafe)
         if len(set(predictions.classes)) < len(predictions.classes):
             raise DataError(
                 f"two classes have one name in {list(predictions.classes)[:20]}; a submission of names needs different ones"
@@ -156,6 +155,16 @@ def rules_of_sample(
 
     ids: of the unlabelled file; name: of the sample, for messages. Raises DataError when it is for others, or unclear.
     """
+    found, listed = rules_of_rows(content, classes, rules, name)
+    if set(listed) != set(ids.tolist()) or not len(listed) == len(ids):
+        raise DataError(
+            f"{name} is for {len(listed):,} other ids than the {len(ids):,} of the unlabelled file; expected the same"
+        )
+    return found, np.array(listed, np.int64)
+
+
+def rules_of_rows(content: bytes, classes: Sequence[str], rules: Rules, name: str) -> tuple[Rules, list[int]]:
+    """The rules with header, form of ids and kind of labels as a CSV has them, and its ids. Raises DataError where unclear."""
     rows = [line.split(",") for line in content.decode("utf-8-sig", "replace").replace('"', "").splitlines() if line]
     if len(rows) < 2 or any(len(row) != 2 for row in rows):
         raise DataError(f"{name} is not a sample submission; expected a header and rows of two values, an id and a label")
@@ -185,12 +194,7 @@ def rules_of_sample(
         raise DataError(
             f"{name} has the ids {shortest[:60]!r} and {odd[0][:60]!r}; expected all of one form, such as {found.id_text(1)}"
         )
-    listed = [number for image, _ in rows[1:] if (number := found.id_number(image)) is not None]
-    if set(listed) != set(ids.tolist()) or not len(listed) == len(rows) - 1 == len(ids):
-        raise DataError(
-            f"{name} is for {len(rows) - 1:,} other ids than the {len(ids):,} of the unlabelled file; expected the same"
-        )
-    return found, np.array(listed, np.int64)
+    return found, [number for image, _ in rows[1:] if (number := found.id_number(image)) is not None]
 
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
@@ -354,6 +358,8 @@ def submit_file(
     predictions, run = load_predictions(path), Run(path.resolve().parent.parent)
     found = run if run.is_run and not predictions.meta.members else None
     given = [Run(folder).require() for folder in runs]
+    if found is not None and (other := [one for one in given if one.folder.resolve() != found.folder.resolve()]):
+        raise UserError(f"{path} lies in the run that predicted it, {found.folder}; {other[0].folder} has no effect: drop it")
     return predictions, submit(
         predictions,
         output,

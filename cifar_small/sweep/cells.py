@@ -57,6 +57,8 @@ def plan(sweep: Sweep) -> list[Cell]:
     budget. The ends and choices of each tpe parameter are tried too, one at a time, so that most mistakes show at once.
     """
     if sweep.method == "tpe":
+        assert sweep.trials is not None
+        refuse_too_many(sweep.trials, sweep.spaces)
         probes = [(f"probe{number}", settings) for number, settings in enumerate(_probes(sweep.spaces))]
         cells = _resolve_all(sweep, probes + [(f"start_with.{number}", one) for number, one in enumerate(starts(sweep))])
         _refuse_illegal(sweep, cells)
@@ -75,12 +77,14 @@ def starts(sweep: Sweep) -> list[Settings]:
     """
     if not sweep.start_with:
         return []
-    base = load_config(sweep.config).model_dump(mode="json")
+    config = load_config(sweep.config)
+    base = config.model_dump(mode="json")
+    in_force = {"phases": [phase.settings.model_dump(mode="json") for phase in resolve_config(config).phases]}
     found: list[Settings] = []
     for number, given in enumerate(sweep.start_with):
         settings: Settings = {}
         for key, space in sweep.spaces.items():
-            value = given[key] if key in given else _at(base, key)
+            value = given[key] if key in given else _at(in_force if key.startswith("phases.") else base, key)
             if (inside := _inside(space, value)) is None:
                 origin = "" if key in given else " in the base config"
                 raise ConfigError(
@@ -214,19 +218,30 @@ IN_VAIN = 1000  # draws of known settings, one after another
 
 def _draw(spaces: Mapping[str, Space], trials: int, seed: int) -> list[Settings]:
     """Different cells in the order drawn, so that more trials only add cells. Raises ConfigError when there are not so many."""
-    possible = math.prod(_size(space) for space in spaces.values())
-    if trials > possible:
-        raise ConfigError(f"trials is {trials}, but the parameters have only {possible:.0f} combinations: use method grid")
+    possible = refuse_too_many(trials, spaces)
     rng = numpy_generator(seed, SWEEP)
     found: dict[str, Settings] = {}
     in_vain = 0
     while len(found) < trials:
-        settings = {key: _draw_one(space, rng) for key, space in spaces.items()}
+        settings = draw_one(spaces, rng)
         in_vain = in_vain + 1 if canonical(settings) in found else 0
         if in_vain > IN_VAIN and math.isinf(possible):  # ranges of floats as narrow as the digits they are written with
             raise ConfigError(f"trials is {trials}, but only {len(found)} different settings were found: widen low..high")
         found.setdefault(canonical(settings), settings)
     return list(found.values())
+
+
+def refuse_too_many(trials: int, spaces: Mapping[str, Space]) -> float:
+    """How many combinations the parameters have. Raises ConfigError for fewer than trials."""
+    possible = math.prod(_size(space) for space in spaces.values())
+    if trials > possible:
+        raise ConfigError(f"trials is {trials}, but the parameters have only {possible:.0f} combinations: use method grid")
+    return possible
+
+
+def draw_one(spaces: Mapping[str, Space], rng: np.random.Generator) -> Settings:
+    """A value of each parameter, by chance."""
+    return {key: _draw_one(space, rng) for key, space in spaces.items()}
 
 
 def _size(space: Space) -> float:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar_small.errors import UserError, plural
+from cifar_small.runs.directory import FAILED
 from cifar_small.sweep.cells import Cell, plan
 from cifar_small.sweep.ranks import RankAgreement, agreement
 from cifar_small.sweep.search import work_through_trials
 from cifar_small.sweep.spec import Sweep, load_sweep
-from cifar_small.sweep.states import FAILED, SweepDirectory, refuse_changed
+from cifar_small.sweep.states import SweepDirectory, refuse_changed
 from cifar_small.sweep.table import CellResult, collect, list_cells, report, write_results
 from cifar_small.sweep.worker import Worker
 

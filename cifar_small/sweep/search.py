@@ -17,11 +17,11 @@ from typing import Any, assert_never
 from cifar_small.config.resolved import resolve_config
 from cifar_small.errors import CheckpointError, ConfigError, UserError, plural
 from cifar_small.files import append_whole, write_json
-from cifar_small.randomness import stream_seed
-from cifar_small.runs.directory import read_json
-from cifar_small.sweep.cells import SWEEP, Cell, resolve, starts
+from cifar_small.randomness import numpy_generator, stream_seed
+from cifar_small.runs.directory import PRUNED, read_json
+from cifar_small.sweep.cells import SWEEP, Cell, draw_one, resolve, starts
 from cifar_small.sweep.spec import Range, Space, canonical
-from cifar_small.sweep.states import PRUNED, job_name, trial_name
+from cifar_small.sweep.states import job_name, trial_name
 from cifar_small.sweep.worker import OnEpoch, Row, Worker
 from cifar_small.transforms.per_image import check_pipelines
 
@@ -146,7 +146,8 @@ class _Trial:
             ),
             pruner=optuna.pruners.NopPruner(),  # see _below_median
         )
-        if number < len(sweep.start_with):
+        self.fixed = number < len(sweep.start_with)
+        if self.fixed:
             self._fix(starts(sweep)[number])
         self.content = read_json(self.file) if self.file.exists() else self._ask()
         found = [one for one in self.study.get_trials(deepcopy=False) if one.number == self.content["optuna_number"]]
@@ -167,30 +168,35 @@ class _Trial:
             self.study.sampler = self.optuna.samplers.PartialFixedSampler(fixed, self.study.sampler)
 
     def _ask(self) -> dict[str, Any]:
-        states = self.optuna.trial.TrialState
+        """What the trial sets: a valid combination that no other trial has, or the one that it starts with."""
+        states, sweep = self.optuna.trial.TrialState, self.worker.sweep
         for orphan in self.study.get_trials(deepcopy=False, states=[states.RUNNING]):
             if orphan.user_attrs.get("cell") == self.name:  # its worker was killed before it could write the trial's file
                 self.study.tell(orphan.number, state=states.FAIL)
-        for draw in range(MOST_DRAWS):
+        known = {canonical(settings) for settings in self.worker.directory.trial_settings(sweep).values()}
+        rng, problem = numpy_generator(self.seed, SWEEP), "all that were drawn are those of other trials"
+        for _ in range(MOST_DRAWS):
             trial = self.study.ask()
             trial.set_user_attr("cell", self.name)
-            settings = {key: _suggest(trial, key, space) for key, space in self.worker.sweep.spaces.items()}
+            settings = {key: _suggest(trial, key, space) for key, space in sweep.spaces.items()}
             try:
-                check_pipelines(resolve_config(resolve(self.worker.sweep, self.name, settings).config))
+                if canonical(settings) not in known or self.fixed:  # the runs of another trial would only be repeated
+                    check_pipelines(resolve_config(resolve(sweep, self.name, settings).config))
+                    content = {"optuna_number": trial.number, "settings": settings, "told": None}
+                    write_json(self.file, content)
+                    return content
             except ConfigError as error:  # values that are possible one by one but not together, such as lr below min_lr
-                problem = f"{_shown(settings)}: {error}"
-                self.study.tell(trial.number, state=states.FAIL)
-                self.worker.say(f"{self.worker.sweep.name}: {self.name}: invalid combination, drawing again: {problem}")
-                if draw == 0:  # TPE learns nothing from a combination that was not run, and might propose it for ever
-                    other = self.seed ^ 1  # its own seed would repeat the first draw
-                    self.study.sampler = self.optuna.samplers.RandomSampler(other)
-                continue
-            content = {"optuna_number": trial.number, "settings": settings, "told": None}
-            write_json(self.file, content)
-            return content
+                problem = f"the last one: {_shown(settings)}: {error}"
+                self.worker.say(f"{sweep.name}: {self.name}: invalid combination, drawing again: {_shown(settings)}: {error}")
+            self.study.tell(trial.number, state=states.FAIL)
+            known.add(canonical(settings))
+            # By chance, as TPE learns nothing from a combination that was not run, and might propose it for ever.
+            draws = (draw_one(sweep.spaces, rng) for _ in range(MOST_DRAWS**2))
+            if (other := next((one for one in draws if canonical(one) not in known), None)) is None:
+                break
+            self._fix(other)
         raise ConfigError(
-            f"{self.worker.sweep.name}: no valid combination in {MOST_DRAWS} draws for {self.name}; narrow the parameters. "
-            f"The last one: {problem}"
+            f"{sweep.name}: no valid combination is left for {self.name}; narrow the parameters, or lower trials ({problem})"
         )
 
     def finish(self, claim: Any) -> bool:

@@ -21,13 +21,11 @@ from cifar_small.config.hashing import config_hash
 from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError
 from cifar_small.files import write_json
-from cifar_small.runs.directory import Run, config_differences, read_json
+from cifar_small.runs.directory import FAILED, PRUNED, Run, config_differences, read_json
 from cifar_small.runs.locks import locked
 from cifar_small.sweep.cells import Cell, resolve
-from cifar_small.sweep.spec import Sweep
+from cifar_small.sweep.spec import Settings, Sweep
 from cifar_small.training.initial_weights import with_recorded_input
-
-FAILED, PRUNED = "failed.json", "pruned.json"
 
 
 @dataclass(frozen=True)
@@ -116,10 +114,14 @@ class SweepDirectory:
         path = self.trials / f"{trial}.json"
         return path.exists() and read_json(path)["told"] is not None
 
+    def trial_settings(self, sweep: Sweep) -> dict[int, Settings]:
+        """What each trial begun so far sets."""
+        files = [(number, self.trial_file(number)) for number in range(sweep.trials or 0)]
+        return {number: read_json(path)["settings"] for number, path in files if path.exists()}
+
     def trial_cells(self, sweep: Sweep) -> list[Cell]:
         """The trials begun so far, as cells."""
-        files = [(number, self.trial_file(number)) for number in range(sweep.trials or 0)]
-        return [resolve(sweep, trial_name(number), read_json(path)["settings"]) for number, path in files if path.exists()]
+        return [resolve(sweep, trial_name(number), settings) for number, settings in self.trial_settings(sweep).items()]
 
 
 def job_name(cell: str, seed: int) -> str:

@@ -62,6 +62,8 @@ def build_trainer(
     data = load_datamodule(config)
     if config.read_at != SIDE:  # only now is it known whether pictures in files were left at 32x32
         check_pipelines(resolved, data.side)
+    if unsafe := config.rules.unsafe_name(data.classes):  # now, and not when all is trained
+        raise ConfigError(unsafe)
     if parameters is None:
         parameters = check_budget(config, len(data.classes))
     micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size)

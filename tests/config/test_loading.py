@@ -19,7 +19,7 @@ from cifar_small.config import strict_yaml
 from cifar_small.config.hashing import config_dict, config_hash, dump_config, recipe_hash
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
-from cifar_small.config.schema import Augment, Config
+from cifar_small.config.schema import SGD, Augment, Config
 from cifar_small.config.schema.schedule import Cosine
 from cifar_small.config.strict_yaml import dump_yaml, parse_yaml
 from cifar_small.errors import ConfigError
@@ -464,6 +464,24 @@ def test_naming_the_optimizer_again_keeps_its_other_settings() -> None:
     config = parse_config(raw(optim=optim, phases=[{"epochs": 1}, {"epochs": 1, "optim": {"name": "sgd", "lr": 0.2}}]))
     second = resolve_phases(config)[1].settings.optim
     assert (second.lr, second.momentum, second.weight_decay) == (0.2, 0.5, 0.0)
+
+
+def test_naming_an_optimizer_that_went_without_a_name_keeps_its_settings(tmp_path: Path) -> None:
+    base = BASE + "optim: {lr: 0.4, weight_decay: 1.0e-3}\n"
+    optim = load_config(extending(tmp_path, "extends: base.yaml\noptim: {name: sgd, momentum: 0.8}\n", base)).optim
+    assert isinstance(optim, SGD)
+    assert (optim.lr, optim.weight_decay, optim.momentum) == (0.4, 1e-3, 0.8)
+    muon = {"name": "muon", "lr": 0.1, "head": {"lr": 0.2, "momentum": 0.5, "weight_decay": 0.01}}
+    phases = [{"epochs": 1}, {"epochs": 1, "optim": {"head": {"name": "sgd", "lr": 0.4}}}]
+    head = resolve_phases(parse_config(raw(optim=muon, phases=phases)))[1].settings.optim.head  # type: ignore[union-attr]
+    assert (head.lr, head.momentum, head.weight_decay) == (0.4, 0.5, 0.01)  # type: ignore[union-attr]
+
+
+def test_a_phase_goes_back_to_the_size_of_evaluation_by_null() -> None:
+    phases = [{"epochs": 1, "resolution": 24}, {"epochs": 1, "resolution": None}, {"epochs": 1}]
+    for changes, side in (({}, 32), ({"input": {"size": 48}}, 48)):
+        resolved = resolve_phases(parse_config(raw(phases=phases, **changes)))
+        assert [phase.settings.resolution for phase in resolved] == [24, side, side]
 
 
 IDLE = [

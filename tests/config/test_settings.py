@@ -55,6 +55,7 @@ def test_every_field_is_a_setting() -> None:
         ("freeze", "one of none, backbone or list, each: text", "[]", ""),
         ("rules", "section", "that of its keys", ""),
         ("swa", "section or null", "null", ""),
+        ("phases.0.dropout", "number from 0 below 1", "that of model.dropout", ""),
         ("phases.3.cached_views", "whole number from 1 to 1,000 or null", "null", ""),
     ],
 )

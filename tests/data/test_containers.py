@@ -325,6 +325,9 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
     assert np.array_equal(train.images, SCENES[[2, 0, 1, 7]])
     with pytest.raises(DataError, match=r"trainLabels\.csv labels train/ alone; there is no labelled test part"):
         load_test(data)
+    table.write_text("1,cat\n2,frog\n")
+    with pytest.raises(DataError, match=r"trainLabels\.csv: begins with the picture '1'; expected a header such as id,label"):
+        load_train(data)
     table.write_text("file,number\n1.png,10\n2.png,9\n")
     assert load_train(data).classes == ("9", "10")
     for text, phrase in (

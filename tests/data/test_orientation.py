@@ -11,7 +11,15 @@ import pytest
 from cifar_small.config.schema import Data
 from cifar_small.data import load_test, load_train
 from cifar_small.data import orientation as module
-from cifar_small.data.orientation import Pixels, PixelStatistics, misread_memory, pixel_statistics, turned
+from cifar_small.data.orientation import (
+    Pixels,
+    PixelStatistics,
+    memory_order,
+    misread_memory,
+    pixel_statistics,
+    require_in_order,
+    turned,
+)
 
 MISREAD: dict[str, Callable[[Pixels], Pixels]] = {
     "planes (3, 32, 32) reshaped": lambda images: images.transpose(0, 3, 1, 2).reshape(-1, 32, 32, 3),
@@ -81,6 +89,19 @@ def test_constant_images_and_noise_cannot_be_told(value: int, trained: PixelStat
     constant[:, :, :, 2] = 200
     assert misread_memory(constant) is None
     assert misread_memory(np.random.default_rng(value).integers(0, 256, (300, 32, 32, 3), np.uint8)) is None
+
+
+@pytest.mark.parametrize("kind", ["noise", "strokes", "some of them"])
+def test_gray_pictures_are_never_misread_however_rough(kind: str) -> None:
+    """Their three values are equal, which no wrong order of memory would leave so."""
+    rng = np.random.default_rng(0)
+    gray = rng.integers(0, 256, (200, 32, 32, 1)) if kind != "strokes" else 255 * (rng.random((200, 32, 32, 1)) < 0.1)
+    images = np.repeat(gray, 3, axis=3).astype(np.uint8)
+    if kind == "some of them":
+        images[::3] = scenes(200, 1)[::3]
+    found = memory_order(images)
+    assert (found.layout, found.misread) == ("HWC", None)
+    require_in_order(images, "x")
 
 
 def test_digits_are_judged_by_digits() -> None:

@@ -175,3 +175,11 @@ def test_a_rehearsal_with_pictures_that_the_competitions_pickle_would_shrink_is_
         assert main(given) == code
         assert (tmp_path / f"{side}.pkl").exists() == (code == 0)
     assert "are read at 48x48, and the competition's pickle holds 32x32; rehearse with a folder" in capsys.readouterr().err
+
+
+def test_pictures_of_32_by_32_can_be_rehearsed_with_whatever_the_net_is_given(tmp_path: Path, said: Any) -> None:
+    write_pictures(tmp_path / "pictures", size=(32, 32))
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(raw_of(tmp_path / "pictures")))
+    assert said("unlabelled", "--config", tmp_path / "a.yaml", "--output", tmp_path / "a.pkl")[0] == 0
+    loaded, _ = load_unlabelled(tmp_path / "a.pkl")
+    assert np.array_equal(loaded.images, load_test(Data(source="folder", root=str(tmp_path / "pictures"))).images)

@@ -26,7 +26,7 @@ from cifar_small.config.schema import Data
 from cifar_small.data import Images, cifar, class_names, load_test, load_train
 from cifar_small.data.datamodule import channel_moments
 from cifar_small.data.download import _SameScheme, download
-from cifar_small.data.test_split import count_copies, is_official
+from cifar_small.data.test_split import count_copies, is_official, more_copies_than_chance
 from cifar_small.errors import DataError
 
 C10 = [b"airplane", b"automobile", b"bird", b"cat", b"deer", b"dog", b"frog", b"horse", b"ship", b"truck"]
@@ -557,6 +557,17 @@ def test_real_cifar100_has_both_label_sets() -> None:
     # Every fine class lies in one coarse class, five in each.
     pairs = set(zip(fine.labels.tolist(), coarse.labels.tolist(), strict=True))
     assert len(pairs) == 100
+
+
+@pytest.mark.parametrize(("images", "copies", "told"), [(400, 1, 0), (400, 4, 0), (400, 6, 6), (10_000, 10, 0), (20, 2, 2)])
+def test_a_copy_or_two_in_a_small_test_part_are_chance(images: int, copies: int, told: int) -> None:
+    rng = np.random.default_rng(0)
+    test, train = (
+        Images(rng.integers(0, 256, (count, 32, 32, 3), np.uint8), None, np.arange(count), (), "x") for count in (images, 100)
+    )
+    test.images[:copies] = train.images[:copies]
+    assert count_copies(test, train) == copies
+    assert more_copies_than_chance(test, train) == told
 
 
 @pytest.mark.real_data

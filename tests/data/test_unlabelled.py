@@ -225,6 +225,12 @@ def test_npz_file(tmp_path: Path) -> None:
         np.savez(tmp_path / f"{key}.npz", **{key: CHW, "ids": IDS})
         loaded, _ = load_unlabelled(tmp_path / f"{key}.npz")
         assert np.array_equal(loaded.images, IMAGES)
+    np.savez(tmp_path / "labelled.npz", images=IMAGES, labels=np.zeros(len(IMAGES)))  # as CIFAR-10.2 is
+    loaded, notes = load_unlabelled(tmp_path / "labelled.npz")
+    assert loaded.ids.tolist() == [*range(len(IMAGES))]
+    assert "the file has no ids: its images were numbered from 0 in its order" in notes
+    with pytest.raises(DataError, match=r"id '007' in row 0 is not a whole number; .*store numbers, and set rules\.ids"):
+        load_unlabelled(save(tmp_path, {**content(), b"ids": ["007"] * len(IMAGES)}))
     np.savez(tmp_path / "other.npz", pictures=IMAGES)
     with pytest.raises(DataError, match="has 'pictures'; expected 'data' or 'images' and 'ids'"):
         load_unlabelled(tmp_path / "other.npz")
@@ -279,6 +285,9 @@ def test_folder_of_pictures_is_sorted_by_number(tmp_path: Path) -> None:
 def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
     for name in ("absent.pkl", "absent.npz"):
         with pytest.raises(DataError, match="no such file"):
+            load_unlabelled(tmp_path / name)
+    for name in ("absent.npy", "absent.bin", "absent.parquet"):
+        with pytest.raises(DataError, match="does not exist; expected the competition's unlabelled file"):
             load_unlabelled(tmp_path / name)
     with pytest.raises(DataError, match=r"has no \.png, \.jpg, \.jpeg, \.webp files"):
         load_unlabelled(tmp_path)

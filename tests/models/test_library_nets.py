@@ -99,7 +99,7 @@ def test_the_librarys_own_weights_fit_bit_for_bit_and_mean_the_same(family: str,
     for parameter in net.fc.parameters():
         nn.init.ones_(parameter)
     said = load_pretrained(net, PretrainedInit("weights", read_state(path), (), []), tuple("0123456789"))
-    classifier = {f"{net.classifier}.weight", f"{net.classifier}.bias"}
+    classifier = {f"{net.classifiers[0]}.weight", f"{net.classifiers[0]}.bias"}
     own = net.backbone.state_dict()
     assert own.keys() == state.keys() - classifier
     assert all(torch.equal(own[name], state[name]) for name in own)
@@ -113,7 +113,7 @@ def test_the_librarys_own_weights_fit_bit_for_bit_and_mean_the_same(family: str,
     with torch.no_grad():
         expected = theirs(images)
         features = net.pool(net.backbone, net.feature_map(net.backbone, images))
-        logits = F.linear(features, state[f"{net.classifier}.weight"], state[f"{net.classifier}.bias"])
+        logits = F.linear(features, state[f"{net.classifiers[0]}.weight"], state[f"{net.classifiers[0]}.bias"])
     assert expected.isfinite().all()
     assert expected.std(0).max() > 0
     torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
@@ -372,3 +372,47 @@ def test_old_files_without_counters_of_batches_fit(tmp_path: Path) -> None:
     load_pretrained(net, PretrainedInit("old", state, (), []), ("a",))
     assert torch.equal(net.backbone.features[0][1].running_var, state["features.0.1.running_var"])
     assert net.backbone.features[0][1].num_batches_tracked == 0
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_every_resnet_of_torchvision_gets_the_stem_for_small_pictures(name: str) -> None:
+    net = skeleton(library(f"torchvision/{name}", stem="cifar"), 10)
+    assert isinstance(net, LibraryNet)
+    stem = net.backbone.conv1
+    assert (stem.kernel_size, stem.stride, type(net.backbone.maxpool)) == ((3, 3), (1, 1), nn.Identity)
+    plain, small = (footprint(library(f"torchvision/{name}", stem=stem), 10) for stem in ("imagenet", "cifar"))
+    assert plain.trainable - small.trainable == 64 * 3 * (49 - 9)
+    assert small.macs > 14 * plain.macs
+    with pytest.raises(ValueError, match=r"stem cifar is there for torchvision/resnet18, .*, not for torchvision/resnext50"):
+        library("torchvision/resnext50_32x4d", stem="cifar")
+
+
+@pytest.mark.parametrize(
+    ("family", "side"),
+    [
+        ("timm/swin_tiny_patch4_window7_224", 224),  # a mask of attention
+        ("timm/eva02_tiny_patch14_224", 224),  # tables of positions
+        ("torchvision/swin_v2_t", 64),
+    ],
+)
+def test_tables_that_no_training_changes_are_no_hidden_numbers(family: str, side: int) -> None:
+    net = skeleton(library(family), 10)
+    tables = [name for name, one in net.named_buffers() if one.is_floating_point()]
+    assert tables
+    assert footprint(library(family), 10, side).trainable == count_parameters(net)
+    net.register_buffer("extra", torch.zeros(3))
+    with pytest.raises(ConfigError, match="extra is a buffer"):
+        check_tensors(net)
+
+
+def test_a_net_with_two_classifiers_takes_weights_without_both() -> None:
+    """timm's distilled nets, whose published weights have one for the labels and one for the teacher."""
+    theirs = original("timm/deit_tiny_distilled_patch16_224")
+    state = random_state(theirs)
+    net = empty(skeleton(library("timm/deit_tiny_distilled_patch16_224"), 10))
+    assert isinstance(net, LibraryNet)
+    assert net.classifiers == ("head", "head_dist")
+    load_pretrained(net, PretrainedInit("weights", state, (), []), tuple("0123456789"))
+    own = net.backbone.state_dict()
+    assert own.keys() == state.keys() - {f"{head}.{kind}" for head in ("head", "head_dist") for kind in ("weight", "bias")}
+    assert all(torch.equal(own[name], state[name]) for name in own)

@@ -344,11 +344,14 @@ def test_a_net_that_looks_at_values_is_refused_when_it_is_counted() -> None:
         footprint(own(at_work("raise SystemExit(4)")), 10)
 
 
-def test_numbers_beside_the_parameters_are_refused() -> None:
+def test_numbers_beside_the_parameters_are_refused_before_any_data_is_read(said: Any) -> None:
     text = NET.replace("        self.fc =", '        self.register_buffer("extra", torch.zeros(3))\n        self.fc =')
     Path("my_nets.py").write_text(text)
     with pytest.raises(ConfigError, match="extra is a buffer"):
-        train(load_config("mine.yaml"), "runs/mine", quiet=True)
+        train(load_config("mine.yaml", [("data", "{source: cifar10, root: nowhere}")]), "runs/mine", quiet=True)
+    for words in (["param_count", "mine.yaml"], ["train", "--config", "mine.yaml", "--dry-run"]):
+        code, out, err = said(*words)
+        assert (code, "extra is a buffer" in err, "headroom" in out) == (2, True, False), (out, err)
 
 
 def test_a_place_may_have_blanks_and_a_drive(folder: Path) -> None:

@@ -436,3 +436,21 @@ def test_a_classifier_by_another_name_is_said_to_be_included() -> None:
     line = load_pretrained(net, PretrainedInit("x.pth", first.state_dict(), (), []), tuple("0123456789"))
     assert line == "initialized from x.pth: 40 parameters loaded, classifier included: no part of this net is called fc"
     assert torch.equal(net[0].weight, first[0].weight)
+
+
+@pytest.mark.parametrize("inside", ["net", "model", "module.net"])
+@pytest.mark.parametrize("outside", ["", "module.", "student."])
+def test_a_net_whose_only_part_is_called_as_wrappers_are_takes_its_own_weights(
+    inside: str, outside: str, tmp_path: Path
+) -> None:
+    net = torch.nn.Module()
+    body = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4))
+    for name in reversed(inside.split(".")[1:]):
+        holder = torch.nn.Module()
+        holder.add_module(name, body)
+        body = holder  # type: ignore[assignment]
+    net.add_module(inside.split(".")[0], body)
+    drawn = {name: torch.rand(value.shape).to(value.dtype) for name, value in net.state_dict().items()}
+    torch.save({outside + name: value for name, value in drawn.items()}, tmp_path / "weights.pth")
+    load_pretrained(net, PretrainedInit("weights.pth", read_state(tmp_path / "weights.pth"), (), []), tuple("0123456789"))
+    assert all(torch.equal(value, drawn[name]) for name, value in net.state_dict().items())

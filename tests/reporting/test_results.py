@@ -16,7 +16,7 @@ from synthetic import reading_of, session_of, summary_of
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import parse_config
 from cifar_small.errors import CheckpointError, DataError, UserError
-from cifar_small.figures.run import Progress
+from cifar_small.figures.run import Progress, draw_accuracy_over_time
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.reporting import results
 from cifar_small.reporting.results import BEGIN, END, render_results, replace_section
@@ -177,6 +177,37 @@ def test_a_run_that_patience_ended_says_so(tmp_path: Path) -> None:
     path.write_text(json.dumps(content))
     (row,) = rows(render_results(tmp_path / "submissions"))
     assert row["epochs"] == "7 of 20, by patience"
+    record(tmp_path / "submissions", seed=1)
+    other = tmp_path / "submissions/net-1/record.json"
+    content["run"]["summary"] |= {"seed": 1, "weights_sha256": "other", "epochs": 12}
+    other.write_text(json.dumps(content))
+    (row,) = rows(render_results(tmp_path / "submissions"))
+    assert row["epochs"] == "7 to 12 of 20, by patience"
+
+
+def test_minutes_of_a_run_that_moved_are_of_both_machines(tmp_path: Path) -> None:
+    record(tmp_path / "submissions")
+    path = tmp_path / "submissions/net-0/record.json"
+    content = json.loads(path.read_text())
+    content["run"]["sessions"] += [session_of(device=device) for device in ("a CPU", "another")]
+    path.write_text(json.dumps(content))
+    (row,) = rows(render_results(tmp_path / "submissions"))
+    first, then = row["hardware"].split(" then ")
+    assert (first.startswith("a CPU, "), then.startswith("another, ")) == (True, True)
+
+
+def test_readings_of_test_in_the_runs_of_a_soup_count(tmp_path: Path) -> None:
+    record(tmp_path / "submissions", readings=(reading(0.9),))
+    path = tmp_path / "submissions/net-0/record.json"
+    content = json.loads(path.read_text())
+    for counts, expected in (([2, 3], "read 6 times"), ([2, None], "perhaps in the runs that it was made of")):
+        member = {"name": "a", "parameters": 1, "epoch": 1, "val_accuracy": 0.5, "weights_sha256": SHA, "config_sha256": SHA}
+        content["run"]["summary"]["soup"] = [
+            {**member, "seed": seed, "lineage": [], "taken": True, "test_readings": count} for seed, count in enumerate(counts)
+        ]
+        path.write_text(json.dumps(content))
+        (row,) = rows(render_results(tmp_path / "submissions"))
+        assert expected in row["test %"]
 
 
 def test_other_recipes_have_rows_of_their_own_best_first(tmp_path: Path) -> None:
@@ -340,3 +371,19 @@ def test_the_picture_is_a_png_with_percentages_of_accuracy(tmp_path: Path) -> No
     with_metrics(tmp_path, "one", [0.5, 0.7, 0.9, 0.949], readings=(reading(0.94),))
     results.draw_records(tmp_path, "cifar10", tmp_path / "picture.png")
     assert (tmp_path / "picture.png").read_bytes()[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize(("seconds", "error"), [(4.0, 0.6), (40.0, 0.1), (4000.0, 0.05), (90_000.0, 0.004)])
+def test_the_picture_has_numbers_at_both_axes_for_runs_of_seconds_and_of_days(seconds: float, error: float) -> None:
+    accuracies = [1 - error * step for step in (1.5, 1.2, 1.0)]
+    test = (seconds, 1 - error, (1 - 1.1 * error, 1 - 0.9 * error))
+    line = Progress("one", [seconds / 2, 0.8 * seconds, seconds], accuracies, [test])
+    (axes,) = draw_accuracy_over_time([line], "short").axes
+    assert min(len(axes.get_xticks()), len(axes.get_yticks())) >= 1
+
+
+def test_a_data_set_is_named_for_the_picture_alone(tmp_path: Path, said: Any) -> None:
+    record(tmp_path)
+    code, out, err = said("results", "--records", tmp_path, "--source", "cifar100")
+    assert (code, out) == (2, "")
+    assert "--source names the data set of --picture; the table has all of them" in err

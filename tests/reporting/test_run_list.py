@@ -13,6 +13,7 @@ from conftest import tiny_raw, train_until_save
 from cifar_small.cli import runs as commands
 from cifar_small.config.loading import parse_config
 from cifar_small.config.strict_yaml import dump_yaml
+from cifar_small.files import write_json
 from cifar_small.reporting.run_list import find_runs, status_of
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import locked
@@ -67,6 +68,15 @@ def test_states(place: Path, said: Said) -> None:
     )
 
 
+def test_what_a_sweep_gave_up_is_not_said_to_be_waiting(place: Path, said: Said) -> None:
+    run = Run(place / "deeper" / "killed")
+    write_json(run.folder / "failed.json", {"reason": "the loss is not finite", "exit_code": 5})
+    assert (status_of(run).state, status_of(run).to_go_on) == ("failed: the loss is not finite", "")
+    (run.folder / "failed.json").rename(run.folder / "pruned.json")
+    assert status_of(run).state == "pruned by its sweep"
+    assert "--resume" not in said("runs")[1]
+
+
 def test_watch_draws_until_interrupted(place: Path, said: Said, monkeypatch: pytest.MonkeyPatch) -> None:
     looks = []
 
@@ -88,7 +98,8 @@ def test_a_mistyped_name_among_several_removes_none(place: Path, said: Said) -> 
 
 def test_what_nothing_needs_is_removed(place: Path, said: Said) -> None:
     size = status_of(Run(place / "done")).size
-    assert said("remove", place / "done") == (0, f"runs/done removed, {size / 1e6:,.1f} MB freed\n", "")
+    told = f"runs/done removed, {size / 1e6:,.1f} MB freed (there were no records to look at)\n"
+    assert said("remove", place / "done") == (0, told, "")
     assert [path.name for path in place.iterdir()] == ["deeper"]
 
 
@@ -130,6 +141,20 @@ def test_what_is_needed_stays(place: Path, said: Said) -> None:
     refused("it alone knows of 1 reading of the test split")
     assert said("remove", run.folder, "--force")[0] == 0
     assert not run.folder.exists()
+
+
+@pytest.mark.parametrize(("here", "name"), [("runs", "done"), ("runs/done", "."), ("runs/deeper", "../done")])
+def test_what_is_needed_stays_wherever_one_stands(
+    here: str, name: str, place: Path, said: Said, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_record(Run(place / "done"), Path("submissions/mine"))
+    student = {**tiny_raw(), "phases": [{"epochs": 1, "distill": {"teachers": ["runs/done"]}}]}
+    (place / "deeper" / "killed" / "config.yaml").write_text(dump_yaml(student))
+    monkeypatch.chdir(here)
+    code, _, line = said("remove", name)
+    assert (code, "submissions/mine/record.json is a record of its weights" in line) == (2, True)
+    assert "killed starts or learns from it" in line
+    assert said("remove", name, "--force")[0] == 0
 
 
 def test_a_damaged_neighbor_is_a_reason_that_can_be_overruled(place: Path, said: Said) -> None:

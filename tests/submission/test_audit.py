@@ -796,6 +796,18 @@ def test_a_submission_in_the_order_of_a_sample_is_checked_against_the_sample(
     assert failed(audit(gather(csv, sample=sample, **evidence))) == {"rows", "labels"}
 
 
+def test_a_sample_that_the_record_does_not_name_is_held_against_the_csv_too(place: Place, tmp_path: Path) -> None:
+    sample = tmp_path / "sample.csv"
+    header, *lines = place.csv.read_text().splitlines()
+    evidence = {"runs": [place.run.folder], "file": place.file, "data_root": str(place.data), "sample": sample}
+    sample.write_text("\n".join([header, *lines]) + "\n")
+    assert [str(one) for one in audit(gather(place.csv, **evidence)).of("fail")] == []
+    sample.write_text("\n".join([header, *reversed(lines)]) + "\n")
+    assert failed(audit(gather(place.csv, **evidence))) == {"rows", "labels"}
+    sample.write_text("\n".join(["Id,Category", *lines]) + "\n")
+    assert failed(audit(gather(place.csv, **evidence))) == {"rows"}
+
+
 def test_an_old_record_without_the_newer_hashes_still_passes(place: Place) -> None:
     newer = ("val_predictions_sha256", "metrics_sha256")
     for key in newer:

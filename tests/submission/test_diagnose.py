@@ -18,7 +18,18 @@ from cifar_small.config.schema import Data, Rules
 from cifar_small.data import Images, is_available, load_test, load_train, write_unlabelled
 from cifar_small.data.duplicates import NEAR, find_copies
 from cifar_small.errors import DataError
-from cifar_small.submission.diagnose import GRID, Diagnosis, _compression, _order, color_grid, copies_csv, diagnose, render_card
+from cifar_small.submission import diagnose as module
+from cifar_small.submission.diagnose import (
+    GRID,
+    Diagnosis,
+    _colors,
+    _compression,
+    _order,
+    color_grid,
+    copies_csv,
+    diagnose,
+    render_card,
+)
 
 
 def jpeg(image: np.ndarray, quality: int = 75) -> np.ndarray:
@@ -334,3 +345,23 @@ def test_cifar_sorted_by_class_is_noticed_without_its_labels(tmp_path: Path) -> 
     assert test.labels is not None
     for images, level in ((test.images, "ok"), (test.images[np.argsort(test.labels, kind="stable")], "warn")):
         assert _order(Images(images, None, test.ids, (), "test")).level == level
+
+
+def test_two_parts_of_one_set_are_seldom_said_to_be_of_other_sources() -> None:
+    """Also where the file has more images than the training part, whose own mean is then the less certain one."""
+    rng = np.random.default_rng(0)
+    images = (rng.normal(120, 40, (1000, 1, 1, 3)) + rng.normal(0, 20, (1000, 32, 32, 3))).clip(0, 255).astype(np.uint8)
+    said = 0
+    for _ in range(40):
+        mixed = images[rng.permutation(1000)]
+        train, file = (Images(part, None, np.arange(len(part)), (), "x") for part in (mixed[:100], mixed[100:]))
+        said += next(iter(_colors(file, train))).level == "warn"
+    assert said <= 1
+
+
+def test_the_order_of_many_images_is_judged_by_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    images = Images(rng.integers(0, 256, (250, 32, 32, 3), np.uint8), None, np.arange(250), (), "x")
+    whole = _order(images)
+    monkeypatch.setattr(module, "PART", 60)
+    assert _order(images) == whole

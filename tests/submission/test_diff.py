@@ -48,8 +48,8 @@ def test_both_headers_say_the_same(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "labels", "fault"),
     [
-        ("ImageID,Label\n0,3\n1,4\n", [3, 4], "has the header 'ImageID,Label'; expected 'ID,Labels'"),
-        ("Id,Category\n0,cat\n1,dog\n", [3, 5], "has the header 'Id,Category'; expected 'id,label'"),
+        ("ImageID,Label\n0,3\n1,57\n", [3], "has the header 'ImageID,Label'; expected 'ID,Labels'"),
+        ("Id,Category\n0,cat\n1,dog\n1,cat\n", [3, 5], "has 1 row with an id that was given before"),
         ("ID,Labels\n0,3\n00001,4\n", [3], "has 1 row whose id is not a plain integer"),
         ("ID,Labels\n0,3\n1,57\n", [3], "has 1 row whose label is not an integer from 0 to 9"),
         ("ID,Labels\n0,3\n0,4\n", [3], "has 1 row with an id that was given before"),
@@ -225,3 +225,19 @@ def test_a_csv_of_another_competition_is_read_by_its_rules(tmp_path: Path) -> No
     assert (found.ids.tolist(), found.labels.tolist(), found.faults) == ([3, 12], [3, 5], ())
     path.write_text("ID,Labels\n3,4\n")
     assert read_submission(path, NAMES, rules).labels.tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    ("header", "image", "label"),
+    [
+        ("image_id,label", "{:05d}.png", "cat"),
+        ("Id,Category", "{}", "3"),
+        ("id,label", "img-{}", "cat"),
+        ("ID,Labels", "{}", "3"),
+    ],
+)
+def test_whatever_a_sample_asked_for_is_read(header: str, image: str, label: str, tmp_path: Path) -> None:
+    rows = [f"{image.format(number)},{label}" for number in (7, 5, 12)]
+    (tmp_path / "a.csv").write_text("\n".join([header, *rows]) + "\n")
+    found = read_submission(tmp_path / "a.csv", NAMES)
+    assert (found.ids.tolist(), found.labels.tolist(), found.faults) == ([7, 5, 12], [3, 3, 3], ())

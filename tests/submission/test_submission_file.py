@@ -45,6 +45,7 @@ from cifar_small.submission.submission_file import (
     submit,
     submit_file,
 )
+from cifar_small.training.train import train
 
 RULES, BY_NAME = Rules(), Rules(submission="id,label")
 IMAGENET = "r18, trained on imagenet"
@@ -791,3 +792,32 @@ def test_ids_in_the_order_of_text_are_recognized() -> None:
         "has all ids in the order of text (0, 1, 10, 100, ...), not of the file" in fault
         for fault in faults_of("\n".join(["ID,Labels", *rows, ""]), ids)
     )
+
+
+@pytest.mark.parametrize("name", ["Speed limit (20km/h)", "fusée", "C++", "cat & dog", "it's", "apple/pie", "猫", "x"])
+def test_a_class_may_have_any_name_that_stands_unquoted(name: str) -> None:
+    predictions = made([0, 1, 0], classes=(name, "dog"))
+    answers, faults = read_csv(render_csv(predictions, BY_NAME), predictions.ids, (name, "dog"), BY_NAME)
+    assert (list(answers.values()), faults) == ([0, 1, 0], [])
+
+
+@pytest.mark.parametrize(
+    "name", ["a,b", 'the "cat"', "=1+1", "-x", "+x", "@x", " cat", "cat ", "a\nb", "a\x85b", "a\u2028b", "\t"]
+)
+def test_a_class_that_a_csv_would_misread_is_refused_before_training(name: str, tiny: Any, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="cannot stand in a CSV of names"):
+        render_csv(made([0, 1, 0], classes=(name, "dog")), BY_NAME)
+    images = np.random.default_rng(0).integers(0, 256, (40, 32, 32, 3), np.uint8)
+    arrays = {"train_images": images, "train_labels": np.arange(40) % 2, "classes": np.array([name, "dog"])}
+    np.savez(tmp_path / "a.npz", **arrays)
+    data = {"source": "npz", "root": str(tmp_path / "a.npz"), "val_size": 8}
+    config = tiny(data=data, rules={"submission": "id,label"}, batch_size=16)
+    with pytest.raises(ConfigError, match="cannot stand in a CSV of names"):
+        train(config, tmp_path / "run", quiet=True)
+
+
+def test_a_run_beside_the_one_that_predicted_is_refused(tmp_path: Path) -> None:
+    run, other = finished_run(tmp_path / "a"), finished_run(tmp_path / "b")
+    made([0, 1, 0]).save(run.predictions / "submit.npz")
+    with pytest.raises(UserError, match=r"lies in the run that predicted it, .*a; .*b has no effect: drop it"):
+        submit_file(run.predictions / "submit.npz", tmp_path / "x" / "x.csv", runs=[other.folder])

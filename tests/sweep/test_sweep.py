@@ -553,7 +553,7 @@ def test_what_one_cell_alone_cannot_do_is_recorded_and_the_rest_goes_on(write: W
     """256 training images make no batch of 512, nor are there 10,000 of them: errors of the data, yet of these cells alone."""
     cells: dict[str, Any] = {
         "grid": {"cells": [{"label": "a", "batch_size": 512}, {"label": "b", "data.train_limit": 10_000}, {"label": "c"}]},
-        "tpe": {"method": "tpe", "trials": 4, "parameters": {"batch_size": [512, 64]}},
+        "tpe": {"method": "tpe", "trials": 4, "parameters": {"batch_size": [512, 64], "optim.lr": [0.1, 0.2]}},
     }[method]
     if method == "tpe":
         pytest.importorskip("optuna")
@@ -857,6 +857,31 @@ def test_tpe_starts_with_the_base_and_what_one_knows(write: Write, fake: Callabl
         run_sweep(write(base, method="tpe", trials=5, parameters=parameters, start_with=[{}]), place, quiet=True)
 
 
+@pytest.mark.parametrize("best", [True, False])  # does TPE keep going back to one combination, or is all the same?
+def test_tpe_trains_no_combination_twice(best: bool, write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    training = fake(lambda config: 0.9 if best and config.optim.lr == 0.05 and config.batch_size == 64 else 0.1)
+    parameters = {
+        "optim.lr": [0.05, 0.1, 0.2],
+        "batch_size": {"low": 62, "high": 64, "type": "int"},
+        "model.widths": [[8, 8, 8], [8, 16, 32]],
+    }
+    path = write(method="tpe", trials=18, random_trials=3, parameters=parameters, start_with=[{"batch_size": 64}])
+    assert run_sweep(path, tmp_path / "out", quiet=True) == 0
+    assert len({json.dumps(one, sort_keys=True) for one in settings_of(tmp_path / "out")}) == len(training.trained) == 18
+    with pytest.raises(ConfigError, match="trials is 19, but the parameters have only 18 combinations: use method grid"):
+        run_sweep(write(method="tpe", trials=19, parameters=parameters), tmp_path / "more", quiet=True)
+
+
+def test_a_start_takes_what_a_phase_inherits(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
+    pytest.importorskip("optuna")
+    fake(lambda config: 0.5)
+    space = {"phases.0.optim.lr": {"low": 0.001, "high": 0.5}, "phases.0.label_smoothing": [0.0, 0.1]}
+    path = write({"optim": {"lr": 0.25}}, method="tpe", trials=2, parameters=space, start_with=[{}])
+    assert run_sweep(path, tmp_path / "out", quiet=True) == 0
+    assert settings_of(tmp_path / "out")[0] == {"phases.0.optim.lr": 0.25, "phases.0.label_smoothing": 0.0}
+
+
 @pytest.mark.parametrize(
     ("first", "problem"),
     [
@@ -940,9 +965,10 @@ def test_a_trial_killed_before_it_was_written_down_is_asked_for_again(
 
 def test_failed_and_illegal_trials_are_told(write: Write, fake: Callable[..., FakeTraining], tmp_path: Path) -> None:
     pytest.importorskip("optuna")
-    widths = {"method": "tpe", "trials": 5, "parameters": {"model.widths": [[8, 8, 8], [16, 32, 64]]}}
+    parameters = {"model.widths": [[8, 8, 8], [16, 32, 64]], "optim.lr": [0.1, 0.2, 0.3]}
+    widths = {"method": "tpe", "trials": 5, "parameters": parameters}
     base = {"rules": {"max_params": 20_000, "rows": 360}}
-    with pytest.raises(ConfigError, match=r"s: 1 of 2 cells are over the budget of 20,000.*probe1 78,330"):
+    with pytest.raises(ConfigError, match=r"s: 1 of 4 cells are over the budget of 20,000.*probe1 78,330"):
         run_sweep(write(base, **widths), tmp_path / "out", quiet=True)
 
     def diverge(config: Config) -> float:
@@ -960,14 +986,20 @@ def test_values_that_are_possible_only_apart_are_drawn_again(
     """No probe along one parameter finds them: 64 images do not divide into micro-batches of 48."""
     pytest.importorskip("optuna")
     fake(lambda config: 0.5)
-    parameters = {"batch_size": [48, 64], "engine.micro_batch_size": [16, 48]}
+    parameters = {"optim.lr": [0.1, 0.2, 0.3], "batch_size": [48, 64], "engine.micro_batch_size": [16, 48]}
     sweep = write({"batch_size": 48}, method="tpe", trials=8, parameters=parameters)
     assert run_sweep(sweep, tmp_path / "out") == 0
-    assert "invalid combination, drawing again: batch_size 64, engine.micro_batch_size 48: " in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert re.search(r"invalid combination, drawing again: .*batch_size 64, engine\.micro_batch_size 48: ", said)
     assert told(tmp_path / "out") == ["COMPLETE"] * 8
     settings = [cell.settings for cell in SweepDirectory(load_sweep(sweep), tmp_path / "out").trial_cells(load_sweep(sweep))]
     assert len(settings) == 8
-    assert {"batch_size": 64, "engine.micro_batch_size": 48} not in settings
+    assert not [one for one in settings if (one["batch_size"], one["engine.micro_batch_size"]) == (64, 48)]
+    with pytest.raises(
+        ConfigError, match=r"no valid combination is left for trial0009; narrow the parameters, or lower trials"
+    ):  # there are nine
+        run_sweep(write({"batch_size": 48}, method="tpe", trials=10, parameters=parameters), tmp_path / "out", quiet=True)
+    assert told(tmp_path / "out") == ["COMPLETE"] * 9
 
 
 def test_parameters_that_hardly_ever_make_a_config_are_given_up(
@@ -980,7 +1012,7 @@ def test_parameters_that_hardly_ever_make_a_config_are_given_up(
         raise ConfigError("these do not go together")
 
     monkeypatch.setattr(search_module, "resolve", never)
-    with pytest.raises(ConfigError, match=r"no valid combination in 100 draws for trial0000.*these do not go together"):
+    with pytest.raises(ConfigError, match=r"no valid combination is left for trial0000.*these do not go together"):
         run_sweep(write(method="tpe", trials=2, parameters={"optim.lr": [0.1, 0.2]}), tmp_path / "out", quiet=True)
 
 

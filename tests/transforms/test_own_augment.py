@@ -10,6 +10,7 @@ import torch
 
 from cifar_small.config import own_code
 from cifar_small.config.loading import load_config
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import OwnAugment
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.errors import ConfigError
@@ -97,3 +98,12 @@ def test_an_unknown_engine_is_answered_with_the_known_ones() -> None:
     Path("mine.yaml").write_text(dump_yaml(tiny_raw(augment={"engine": "kornia"})))
     with pytest.raises(ConfigError, match=r"augment\.engine: expected one of tensor, albumentations, torchvision, my_ops\.py"):
         load_config("mine.yaml")
+
+
+def test_views_that_are_kept_are_not_those_of_ones_own_function(tiny: Any) -> None:
+    """It is given a batch and draws for all of it, so that its pixels depend on which images are in it."""
+    augment = own().model_dump(mode="json")
+    model = {"family": "torchvision/resnet18"}
+    phase = {"epochs": 4, "freeze": "backbone", "cached_views": 2, "augment": augment}
+    with pytest.raises(ConfigError, match=r"phases\.0\.cached_views 2 goes with no augmentation of your own, whose pixels"):
+        resolve_config(tiny(model=model, rules={"max_params": 10**8}, phases=[phase]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, NamedTuple, assert_never
 
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
@@ -101,6 +101,16 @@ class Rules(Section):
             case unknown:
                 assert_never(unknown)
 
+    def unsafe_name(self, classes: Sequence[str]) -> str | None:
+        """Which class a submission of names could not name, in words; None: it could name all, or numbers them."""
+        unsafe = [name for name in classes if not UNQUOTED.fullmatch(name) or not name.isprintable()] if self.in_names else []
+        if not unsafe:
+            return None
+        return (
+            f"class name {unsafe[0]!r} cannot stand in a CSV of names (rules.submission {self.submission}); expected names "
+            "without comma, quotation mark, line end, a blank at an end, or one of = + - @ in front"
+        )
+
     def id_text(self, number: int) -> str:
         """An id as a submission writes it."""
         prefix, zeros, suffix = self.id_parts
@@ -120,6 +130,9 @@ class Rules(Section):
         found = re.fullmatch(rf"({ID_PREFIX})(0+)({ID_SUFFIX})", self.ids)
         assert found is not None, self.ids
         return found[1], found[2], found[3]
+
+
+UNQUOTED = re.compile(r'[^=+\-@,"\s][^,"]*(?<!\s)')  # text that stands in a CSV as it is, and is no formula of a spreadsheet
 
 
 SourceName = Literal["cifar10", "cifar100", "cifar100_coarse", "digits", "npz", "folder"]

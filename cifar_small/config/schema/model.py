@@ -148,8 +148,8 @@ class LibraryModel(Section):
     def _values_have_effect(self) -> LibraryModel:
         if self.head == "plain" and self.dropout:
             raise ValueError(f"dropout {self.dropout:g} has no effect with head plain: set head: dropout, or drop it")
-        if self.stem == "cifar" and not self.family.startswith("torchvision/resnet"):
-            raise ValueError(f"stem cifar is there for torchvision/resnet18 and torchvision/resnet50, not for {self.family}")
+        if self.stem == "cifar" and not re.fullmatch(r"torchvision/resnet\d+", self.family):
+            raise ValueError(f"stem cifar is there for torchvision/resnet18, resnet34 and larger ones, not for {self.family}")
         return self
 
 

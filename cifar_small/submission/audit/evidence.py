@@ -30,7 +30,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse
 from cifar_small.submission.audit.card import CheckResult, Unavailable
-from cifar_small.submission.submission_file import read_csv, rules_of_sample
+from cifar_small.submission.submission_file import label_texts, read_csv, rules_of_sample
 
 
 class Sources:
@@ -249,8 +249,14 @@ class Submission:
         Where the sample is not at hand, the order of the CSV is taken as its, and a gap says so.
         """
         order = self.record.order
-        if order is None:
+        if order is None and self.sample is None:
             return ids
+        if order is None:  # it is held against the CSV all the same
+            assert self.sample is not None
+            of_sample, listed = rules_of_sample(self.sample.read_bytes(), ids, self.classes, self.csv_rules, str(self.sample))
+            forms = [(each.submission, each.ids, label_texts(self.classes, each)) for each in (of_sample, self.csv_rules)]
+            result.same(f"header, form of ids and labels as in {self.sample.name}", *forms)
+            return listed
         if self.sample is not None:
             content = self.sample.read_bytes()
             result.same(f"SHA-256 of {self.sample.name}", order.sha256, sha256_bytes(content))
