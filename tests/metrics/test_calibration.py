@@ -51,6 +51,16 @@ def test_ece_by_hand_and_edges_belong_to_the_bin_below() -> None:
     assert reliability(np.array([1.0, 1.0]), np.array([True, True])).ece_by_chance == 0
 
 
+@given(st.integers(0, 2**32 - 1))
+def test_ece_is_the_same_in_any_order(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    confidence, order = rng.uniform(0.1, 1, 300), rng.permutation(300)
+    right = rng.random(300) < confidence / 2
+    found, shuffled = reliability(confidence, right), reliability(confidence[order], right[order])
+    assert found.ece == pytest.approx(shuffled.ece, abs=1e-12)
+    assert found.ece > 0.1
+
+
 def test_ece_by_chance_is_the_mean_deviation_of_a_binomial() -> None:
     found = reliability(np.full(40, 0.9), np.ones(40, bool))
     number = np.arange(41)

@@ -353,9 +353,9 @@ def figures(path: Path) -> dict[str, Any]:
 def test_steps_prints_and_keeps_every_round(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = tmp_path / "new" / "steps.json"
     arguments = ["steps", str(file), "--steps", "2", "--rounds", "2", "--images", "10", "--workers", "0", "--json", str(target)]
-    assert cli.main([*arguments, "--set", "batch_size=32"]) == 0
+    assert cli.main([*arguments, "--batch_size", "32"]) == 0
     content = figures(target)
-    assert content["command"] == f"tools/bench steps '{file}' {' '.join(arguments[2:])} --set batch_size=32"
+    assert content["command"] == f"tools/bench steps '{file}' {' '.join(arguments[2:])} --batch_size 32"
     assert content["config"]["batch_size"] == 32
     assert content["config"]["data"]["source"] == "digits"
     assert content["environment"]["threads"] == 1
@@ -401,7 +401,7 @@ def test_settings_given_win_over_those_a_benchmark_measures_with(file: Path, mon
 
     defaults = (("batch_size", "7"), ("optim.lr", "0.5"))
     monkeypatch.setattr(cli, "ALL", (report.Benchmark("x", "one", "two", lambda sub: None, keep, defaults),))
-    assert cli.main(["x", str(file), "--set", "optim.lr=0.25"]) == 0
+    assert cli.main(["x", str(file), "--optim.lr", "0.25"]) == 0
     assert (found[0].batch_size, found[0].optim.lr) == (7, 0.25)
 
 
@@ -417,8 +417,8 @@ def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) 
     ("arguments", "message"),
     [
         (["steps", "nowhere.yaml"], "nowhere.yaml"),
-        (["steps", "FILE", "--set", "engine.threads"], "--set engine.threads: expected KEY=VALUE"),
-        (["steps", "FILE", "--set", "engine.treads=1"], "did you mean"),
+        (["steps", "FILE", "--engine.threads"], "--engine.threads needs a value; write --engine.threads VALUE"),
+        (["steps", "FILE", "--engine.treads", "1"], "did you mean"),
         (["steps", "FILE", "--workers", "-1"], "--workers -1: expected 0 or more"),
         (["steps", "FILE", "--data", "real", "--images", "9"], "--images has no effect on --data real"),
         (["augment", "FILE", "--workers", "0", "-1"], "--workers -1: expected 0 (this process) or more"),
@@ -527,7 +527,7 @@ def test_a_result_of_another_config_is_refused_before_any_run(
     command = ["time", str(file), "--targets", "90", "--output", str(tmp_path / "out")]
     assert cli.main([*command, "--seeds", "1"]) == 0
     faked.commands.clear()
-    assert cli.main([*command, "--seeds", "0", "1", "--set", "optim.lr=0.05"]) == 2
+    assert cli.main([*command, "--seeds", "0", "1", "--optim.lr", "0.05"]) == 2
     assert "seed1.json is the result of another config" in capsys.readouterr().err
     assert faked.commands == []
 
@@ -554,7 +554,7 @@ def test_sides_take_turns_and_are_compared(
     monkeypatch.setattr(timing, "wall_time", wall_time)
     folder, target = tmp_path / "out", tmp_path / "time.json"
     options = ["--seeds", "0", "1", "2", "--baseline", str(baseline), "--baseline-seeds", "5", "6", "--output", str(folder)]
-    changed = ["--set", "optim.lr=0.05", "--json", str(target)]
+    changed = ["--optim.lr", "0.05", "--json", str(target)]
     assert cli.main(["time", str(file), "--targets", "90", *options, *changed]) == 0
     trained = [command for command in faked.commands if command[0] == "train"]
     assert [Path(command[command.index("--output") + 1]).relative_to(folder).as_posix() for command in trained] == [

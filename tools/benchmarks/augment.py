@@ -32,7 +32,7 @@ DETAIL = f"""\
 Each engine of `augment:` makes the pixels of an epoch as training asks for them, batch by batch, up to normalized floats on the
 device, in two recipes and in that of the config's first phase ("{OWN}"); the engines that work image by image, by --workers
 processes too (0: this one). All take turns in each round, each after an epoch that is not counted, with one CPU thread and on
-the CPU unless --set engine.threads or engine.device says otherwise. No engine can say all that another can:
+the CPU unless --engine.threads or --engine.device says otherwise. No engine can say all that another can:
   tensor          moves and recolors every image, where the heavy recipe leaves some alone; its holes may have any shape
   torchvision     has policies, and crops, flips and covers as the tensor engine does: one operation of RandAugment stands for
                   the heavy recipe's; beside crop and flip it is at level 0, since without a policy there is no such engine
@@ -40,7 +40,7 @@ the CPU unless --set engine.threads or engine.device says otherwise. No engine c
 
   tools/bench augment configs/resnet_hour.yaml
   tools/bench augment configs/published/wrn_28_10_progressive_cifar100.yaml --data real --rounds 5 --json augment.json
-  tools/bench augment configs/resnet_hour.yaml --set engine.device=cuda --workers 0 4 8"""
+  tools/bench augment configs/resnet_hour.yaml --engine.device cuda --workers 0 4 8"""
 
 # heavy: the first augmentation of configs/published/wrn_28_10_progressive_cifar100.yaml, and what comes nearest in other terms.
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {

@@ -18,8 +18,8 @@ from benchmarks.report import begin
 from benchmarks.steps import STEPS
 from benchmarks.timing import TIME
 from cifar_small.cli.command import exit_code
+from cifar_small.cli.options import check_overrides, split_overrides
 from cifar_small.config.loading import load_config
-from cifar_small.errors import UserError
 from cifar_small.files import probe_writable
 from cifar_small.training.signals import stopped_by_signals
 
@@ -29,7 +29,9 @@ Measure what a config costs on this machine, mostly in training. (How fast train
 
   tools/bench steps configs/resnet_hour.yaml                  training steps against the bare net and a plain loop
   tools/bench time configs/resnet_hour.yaml --targets 93 94   minutes to test accuracy, start-up and evaluation included
-  tools/bench augment configs/resnet_hour.yaml                images a second of the augmentation engines"""
+  tools/bench augment configs/resnet_hour.yaml                images a second of the augmentation engines
+
+Any setting of the config is overridden by its dotted name after it, as in training: --engine.threads 1."""
 EPILOG = """\
 The figures belong to the machine, its threads and its load, which are printed, and kept by --json. On a busy machine the ratios
 are worth more: each is taken between measurements that follow each other, and is given with its lowest and highest round.
@@ -40,13 +42,14 @@ exit codes: 0 done; 2 usage or config; 3 data; 4 result file or run directory; 1
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one benchmark and return its exit code; a user's error is one line on stderr."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    options = _parser().parse_args(given)
+    options, settings = _parser().parse_known_args(given)
     with stopped_by_signals():
-        return exit_code("bench", lambda: _run(options, shlex.join(["tools/bench", *given])))
+        return exit_code("bench", lambda: _run(options, settings, shlex.join(["tools/bench", *given])))
 
 
-def _run(options: argparse.Namespace, command: str) -> int:
-    options.overrides = [_setting(text) for text in options.set]
+def _run(options: argparse.Namespace, settings: Sequence[str], command: str) -> int:
+    check_overrides(settings, [f"--{name}" for name in vars(options)])
+    options.overrides = split_overrides(settings)
     config = load_config(options.config, [*options.command.defaults, *options.overrides])
     if options.json:
         probe_writable(options.json)  # now, not after minutes of work
@@ -70,15 +73,5 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
         sub.add_argument("config", type=Path, metavar="CONFIG", help="YAML file; see configs/")
         command.add_options(sub)
-        sub.add_argument(
-            "--set", action="append", default=[], metavar="KEY=VALUE", help="override a setting, such as engine.threads=1"
-        )
         sub.add_argument("--json", type=Path, metavar="FILE", help="write facts, raw rounds and results here")
     return parser
-
-
-def _setting(text: str) -> tuple[str, str]:
-    key, equals, value = text.partition("=")
-    if not key or not equals:
-        raise UserError(f"--set {text}: expected KEY=VALUE, such as --set engine.threads=1")
-    return key, value

@@ -65,7 +65,7 @@ def stages(folder: Path, data: Path | None, device: str, tiny: bool) -> list[Sta
     for name, path in kinds.items():
         config = "configs/smoke.yaml" if tiny else f"configs/{path}.yaml"
         few = ("--steps", "1", "--rounds", "1") if tiny else ("--steps", "10", "--rounds", "3")
-        steps = (python, "tools/bench", "steps", config, *few, "--set", f"engine.device={device}")
+        steps = (python, "tools/bench", "steps", config, *few, "--engine.device", device)
         found.append(Stage(f"steps_{name}", (*steps, "--json", str(folder / f"steps_{name}.json")), 60, 20))
     for name, path, limit, aim in (("94", "speed/cifar10_94_gpu", 240, None if tiny else AIM), ("5m", "resnet_5m", 3600, None)):
         config, run = "configs/smoke.yaml" if tiny else f"configs/{path}.yaml", str(folder / "runs" / name)

@@ -90,7 +90,7 @@ class Benchmark:
     detail: str
     add_options: Callable[[argparse.ArgumentParser], None]
     run: Callable[[argparse.Namespace, Config], dict[str, Any]]
-    defaults: tuple[tuple[str, str], ...] = ()  # settings it measures with unless --set says otherwise
+    defaults: tuple[tuple[str, str], ...] = ()  # settings it measures with unless others are given
 
 
 def positive(text: str) -> int:

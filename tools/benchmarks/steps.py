@@ -33,7 +33,7 @@ twice the work.
 
   tools/bench steps configs/resnet_hour.yaml
   tools/bench steps configs/resnet_hour.yaml --data real --steps 50 --rounds 5 --json steps.json
-  tools/bench steps configs/resnet_hour.yaml --set engine.precision=fp32 --workers 0"""
+  tools/bench steps configs/resnet_hour.yaml --engine.precision fp32 --workers 0"""
 
 
 def _add_options(sub: argparse.ArgumentParser) -> None:
@@ -65,8 +65,8 @@ def _run(options: argparse.Namespace, config: Config) -> dict[str, Any]:
         looked_at = phases if name == "distill" else phases[options.phase : options.phase + 1]
         if any(getattr(phase.settings, name) for phase in looked_at):
             raise UserError(
-                f"{config.name} has {what}; what a step costs beside the net cannot be told: add --set {name}=null, or "
-                f"--set phases.{options.phase}.{name}=null for a phase that has it, or choose another --phase"
+                f"{config.name} has {what}; what a step costs beside the net cannot be told: add --{name} null, or "
+                f"--phases.{options.phase}.{name} null for a phase that has it, or choose another --phase"
             )
     with TemporaryDirectory(prefix="cifar_small_bench_") as temporary:
         scratch = Path(temporary)

@@ -38,13 +38,13 @@ clock from process start to accuracy printed: imports, reading data, compilation
 otherwise. To reach a target sooner, write a shorter schedule.
 
 A seed with a result in --output is not run again; one that was cut off starts anew, because the time of a run in two parts is
-not the time of a run. With --baseline the two configs take turns: ours, baseline, ours, ... --set holds for both.
+not the time of a run. With --baseline the two configs take turns: ours, baseline, ours, ... settings hold for both.
 The ratio is of the turns in which one was run right after the other.
 The test split is read, which each run's record says: measure configs with this, choose them on val.
 
   tools/bench time configs/resnet_hour.yaml --targets 93 94 --seeds 0 1 2
   tools/bench time configs/speed/cifar10_94.yaml --targets 94 --seeds 0 1 2 --baseline configs/speed/airbench94_muon.yaml
-  tools/bench time configs/resnet_hour.yaml --targets 93 --set engine.threads=2 --output runs/timing --json timing.json"""
+  tools/bench time configs/resnet_hour.yaml --targets 93 --engine.threads 2 --output runs/timing --json timing.json"""
 MACHINE = ("device", "threads", "precision", "platform", "packages", "commit", "dirty")  # what times to compare must share
 SIDE_BY_SIDE = 600.0  # seconds between two runs beyond which the machine may have another speed; they make no ratio then
 
