@@ -137,9 +137,9 @@ class StandInTrainer(Trainer):
         super().__post_init__()
         self.watch = DeviceWatch()
         augmenter, model, average = self.batches.augmenter, self.state.model, self.state.average
-        for tensor in (self.data.images, self.data.labels, self.data.val_images, *_tensors(model)):
-            self.watch.count(tensor)
-        for tensor in _tensors(average) if average is not None else ():
+        averaged = _tensors(average) if average is not None else []
+        stored = (self.data.images, self.data.labels, self.data.val_images)
+        for tensor in (*stored, *_tensors(model), *averaged, *self.state.slow.values()):
             self.watch.count(tensor)
         # What engines that work image by image copy from the device, once.
         black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)

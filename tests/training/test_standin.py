@@ -14,6 +14,7 @@ from torch import Tensor
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.inference.forward import compute_logits
+from cifar_small.models.counting import trainable_parameters
 from cifar_small.training import batches, trainer
 from cifar_small.training.averaging import average_epoch
 from cifar_small.training.standin import DeviceWatch, StandInTrainer, memory_needed, stand_in
@@ -244,3 +245,5 @@ def test_memory_follows_what_a_step_keeps() -> None:
     assert needed(micro_batch_size=64) < 0.4 * whole
     assert needed("bf16") < 0.7 * whole
     assert needed(optim={"name": "adamw"}) > whole  # two moments instead of one
+    slow = needed(lookahead={"steps": 2}) - whole  # its slow weights, also in the first phase
+    assert slow >= 4 * trainable_parameters(parse_config(tiny_raw(model={**PLAIN, "widths": [32, 32, 32]})).model, 10)
