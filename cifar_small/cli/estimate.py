@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_data_root, add_output, add_overwrite, reserve
+from cifar_small.cli.options import add_config, add_data_root, add_layout, add_output, add_overwrite, reserve
 from cifar_small.errors import DataError, UserError
 
 
@@ -26,6 +26,7 @@ def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_config(parser, "config whose rules and data FILE is checked against (default: CIFAR-10)")
     add_data_root(parser, ", for --images")
+    add_layout(parser)
     add_output(parser, "JSON to write: the record that the file was looked at (default: estimate.json)", Path("estimate.json"))
     add_overwrite(parser)
 
@@ -39,8 +40,8 @@ def _estimate(options: argparse.Namespace) -> int:
       cifar-small estimate runs/*/predictions/submit.npz --val runs/*/predictions/val.npz --images cifar_test_nolabel.pkl
     """
     reserve(options.overwrite, options.output)
-    if options.images is None and (options.config or options.data_root):
-        raise UserError("--config and --data-root say what --images is compared with; add it, or drop them")
+    if options.images is None and (options.config or options.data_root or options.layout != "auto"):
+        raise UserError("--config, --data-root and --layout say how --images is read and compared; add it, or drop them")
     from cifar_small.data import load_unlabelled
     from cifar_small.evaluation.estimate import DEFAULT, estimate
     from cifar_small.files import write_json
@@ -50,7 +51,7 @@ def _estimate(options: argparse.Namespace) -> int:
     files, vals = ([load_predictions(path) for path in paths] for paths in (options.files, options.val))
     calibration = load_calibration(options.calibration) if options.calibration else DEFAULT
     if options.images is not None:
-        seen, _ = load_unlabelled(options.images, classes=files[0].classes)
+        seen, _ = load_unlabelled(options.images, classes=files[0].classes, layout=options.layout)
         if seen.sha256 != files[0].meta.images_sha256:
             raise DataError(f"{options.images} holds other images than {files[0].meta.file} predicts; name the file predicted")
     estimation = estimate(files, vals, calibration, _suspicions(options))
@@ -72,7 +73,7 @@ def _suspicions(options: argparse.Namespace) -> list[str]:
     data = config.data if config else Data()
     data = data.model_copy(update={"root": options.data_root}) if options.data_root else data
     rules = config.rules if config else Rules(rows=None)
-    found = diagnose(options.images, rules, data).findings
+    found = diagnose(options.images, rules, data, layout=options.layout).findings
     return [f"{one.subject}: {one.text}" for one in found if one.level in ("warn", "fault")]
 
 

@@ -117,8 +117,10 @@ def _sets(runs: list[tuple[Any, Net]], options: argparse.Namespace) -> list[Shif
     names = [one.facts.kind for one in pairs]
     if twice := [name for name in names if names.count(name) > 1]:
         raise UserError(f"two sets are called {twice[0]}; give one another name")
+    trained = {net.facts.data.trained_on: net for net in nets}  # on a part of the images, or with another val, they differ
     for one in pairs:
-        check_pair(nets[0], one, options.split)
+        for net in trained.values():
+            check_pair(net, one, options.split)
     return [*(one for one in sets if one.facts.kind not in there), *official, *pairs]
 
 

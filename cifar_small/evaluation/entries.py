@@ -85,7 +85,7 @@ class EntryRow:
     lineage: tuple[str, ...]  # weights it started from, those of runs on its own images among them
     data: str
     train_images: int | None  # how many it was trained on, each member as many
-    train_sha256: str  # of their indices
+    train_sha256: str  # of what it was trained on
     views: str
     members: int
     selection: str
@@ -311,12 +311,12 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], seconds: Mapping[str,
         lineage=lineage,
         data=_joined(data.text for part in parts if (data := part.data)),
         train_images=counts.pop() if whole and len(counts := {training.images for training in known}) == 1 else None,
-        train_sha256=_joined(data.train_sha256 or "" for part in parts if (data := part.data)),
+        train_sha256=_joined(data.trained_on for part in parts if (data := part.data)),
         views=views,
         members=len(parts),
         selection=_joined(_selection(part) for part in parts),
         epochs=tuple(training.epochs for training in known) if whole else _planned_epochs(parts),
-        minutes=sum(training.minutes for training in known) if whole else None,
+        minutes=_minutes(parts, known) if whole else None,
         hardware=_joined(training.hardware for training in known) if whole else "",
         test_readings=known[0].test_readings if single and known else None,
         val_chose=val_chose(entry.predictions["val"]) if "val" in entry.predictions else "",
@@ -332,6 +332,15 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], seconds: Mapping[str,
     )
 
 
+def _minutes(parts: Sequence[NetFacts], known: Sequence[_Training]) -> float:
+    """Of training in all; of several checkpoints of one run those of the last."""
+    of_runs: dict[tuple[object, ...], float] = {}
+    for part, training in zip(parts, known, strict=True):
+        run = (part.name, part.seed, part.run)
+        of_runs[run] = max(of_runs.get(run, 0.0), training.minutes)
+    return sum(of_runs.values())
+
+
 def _predict_minutes(entry: Entry, seconds: Mapping[str, float]) -> float | None:
     """Of 10,000 images, where the time of every net is known."""
     known = [seconds.get(net.maker) for net in entry.meta.nets()]
@@ -341,7 +350,7 @@ def _predict_minutes(entry: Entry, seconds: Mapping[str, float]) -> float | None
 def _int8_bytes(entry: Entry) -> int | None:
     if entry.meta.onnx is not None:
         return entry.meta.onnx.bytes if entry.meta.onnx.precision == "int8" else None
-    file = entry.run.folder / "int8.onnx" if entry.run is not None else None
+    file = entry.run.folder / "int8.onnx" if entry.run is not None and entry.meta.checkpoint == "best" else None
     return file.stat().st_size if file is not None and file.is_file() else None
 
 
@@ -364,7 +373,10 @@ def _selection(part: NetFacts) -> str:
 
 def _planned_recipe(meta: NetFacts) -> str:
     """The recipe by the config in a predictions file, empty for one that holds none."""
-    return recipe_hash(parse_config(meta.config, f"the config in {meta.file}")) if meta.config else ""
+    if not meta.config:
+        return ""
+    parts = [recipe_hash(parse_config(meta.config, f"the config in {meta.file}")), meta.data.trained_on if meta.data else ""]
+    return " ".join(filter(None, parts))
 
 
 def _views(entry: Entry) -> str:

@@ -44,10 +44,11 @@ class DropCalibration:
         """The estimate with its interval from an estimator's own; all shares. Fewer images, of file or val, widen it."""
         drop = self.slope * (val_accuracy - raw)
         accuracy = min(max(val_accuracy - drop, 0.0), 1.0)
-        extra = max(1 / images - 1 / self.images, 0) * accuracy * (1 - accuracy) * Z**2
+        own = "val" in self.base  # of the very images of val: their chance is in no error that the width comes from
+        extra = max(1 / images - (0 if own else 1 / self.images), 0) * accuracy * (1 - accuracy) * Z**2
         half = math.hypot(self.width * scale(drop), math.sqrt(extra))
         # By Wilson's interval, which is not too narrow where a few images are wrong; less what the study's val had itself.
-        share = math.sqrt(max(1 - val_images / self.val_images, 0))
+        share = 1.0 if own else math.sqrt(max(1 - val_images / self.val_images, 0))
         low, high = wilson_interval(round(val_accuracy * val_images), val_images)
         below, above = (math.hypot(half, share * abs(val_accuracy - end)) for end in (low, high))
         return accuracy, max(0.0, accuracy - below), min(1.0, accuracy + above)

@@ -90,6 +90,10 @@ def scores_table(comparison: Comparison) -> Table:
         scores = [score_text(row.scores.get(split)) for split in splits]
         rows.append((row.name, *scores, *_test_cells(tests.get(row.name), len(tested))))
     notes = ["accuracy in % with Wilson's 95 % interval"]
+    if any("val" in row.scores and "best" in row.selection for row in comparison.rows):
+        notes.append(
+            "val chose the epoch of entries whose selection is best, so that their figures on val are slightly optimistic"
+        )
     if tests:
         notes.append(
             f"difference: points above {first} on the same {comparison.split} images, with its 95 % interval; "

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from cifar_small.config.hashing import config_hash, recipe_hash
 from cifar_small.config.schema import Config, Rules
 from cifar_small.errors import CheckpointError, DataError, UserError, plural
+from cifar_small.files import sha256_bytes
 from cifar_small.runs.formats import FORMAT, upgrade
 
 
@@ -54,6 +55,13 @@ class DataFacts(_Facts):
     def text(self) -> str:
         """Source and limit in words."""
         return self.source + (f", {self.train_limit:,} images" if self.train_limit else "")
+
+    @property
+    def trained_on(self) -> str:
+        """A hash of the images and labels that a net was trained on, or of their indices alone; empty where none is known."""
+        if not (self.sha256 and self.train_sha256):
+            return self.train_sha256 or ""
+        return sha256_bytes(f"{self.sha256} {self.train_sha256}".encode())
 
 
 class _Named(_Facts):
@@ -506,11 +514,13 @@ def recipe_of(run: RunRecord) -> str:
     """A text that is equal for runs that are seeds of one recipe.
 
     A run whose last phase was extended is no seed of the plain recipe; nor is one of several processes, whose BatchNorm may
-    have seen smaller batches.
+    have seen smaller batches, one on other images or labels, or a soup of other checkpoints.
     """
     planned = sorted({session.epochs_planned or 0 for session in run.sessions})
     processes = sorted({session.processes for session in run.sessions})
-    parts = [run.summary.recipe_sha256]
+    parts = [run.summary.recipe_sha256, *filter(None, [run.summary.data.trained_on])]
+    if run.summary.soup:
+        parts += [f"soup {sorted((one.checkpoint, one.taken) for one in run.summary.soup)}"]
     parts += [f"extended {planned}"] if run.extended else []
     parts += [f"processes {processes}"] if processes not in ([], [1]) else []
     return " ".join(parts)

@@ -32,7 +32,7 @@ from cifar_small.reporting.evaluation_files import describe
 from cifar_small.reporting.tables import PAGE_WIDTH, Table, latex_escaped, to_latex
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions, note_seconds
-from cifar_small.runs.records import OnnxFacts, PredictionsMeta, SoupMember
+from cifar_small.runs.records import DataFacts, OnnxFacts, PredictionsMeta, SoupMember
 from tests.conftest import tiny_raw
 from tests.synthetic import made, reading_of, session_of, summary_of
 
@@ -400,13 +400,18 @@ def test_a_kept_checkpoint_is_an_entry_of_its_own_and_no_seed_of_the_recipe(tmp_
     kept = {"checkpoint": "epoch-0001", "epoch": 1, "weights_sha256": sha256_file(run.kept_file(1))}
     val = load_predictions(run.predictions / "val.npz")
     file = run.predictions / "val_epoch-0001.npz"
-    val.with_meta(**kept).save(file)
+    replace(val.with_meta(**kept), logits=0.9 * val.logits).save(file)
     found = compare(load_entries([str(run.folder), str(tmp_path / "b"), str(file)]))
     assert [(row.name, row.selection) for row in found.rows][::2] == [("a", "best"), ("a epoch-0001", "epoch-0001")]
     assert [one.name for one in found.groups[0].rows] == ["a", "b"]
     assert found.rows[2].epochs == (1,)
     assert [one.minutes for one in found.rows[::2]] == [1.5, 0.5]  # of its epochs alone
     assert found.missing[-1].endswith("a --split test --checkpoint epoch-0001")
+    (run.folder / "int8.onnx").write_bytes(bytes(1000))
+    combine([val, load_predictions(file)]).save(tmp_path / "both_val.npz")
+    entries = load_entries([str(run.folder), str(file), str(tmp_path / "both_val.npz")])
+    assert [row.minutes for row in compare(entries).rows] == [1.5, 0.5, 1.5]  # of one run, which took them once
+    assert [row.int8_bytes for row in compare(entries).rows] == [1000, None, None]  # the file holds the selected weights
     run.kept_file(1).write_bytes(b"others")
     with pytest.raises(CheckpointError, match="--split val --checkpoint epoch-0001 --overwrite"):
         load_entries([str(file)])
@@ -551,6 +556,30 @@ def test_seeds_of_one_config_are_a_recipe_with_mean_and_sd(tmp_path: Path) -> No
     assert table.rows[0][:3] == ("slow", "3 (0, 1, 2)", "93.75 ± 1.39")
     assert table.rows[1][3].startswith("-4.00 [-6.48, -1.52]")
     assert table.rows[1][4:] == ("3 shared seeds", "0.020")
+
+
+def test_one_config_on_other_images_is_another_recipe_and_said_to_be(tmp_path: Path) -> None:
+    """Such as a cleaned set of labels in the place of the original one, under the same indices."""
+    paths = [*seeds_of(tmp_path / "a", "slow", [20, 24, 31]), *seeds_of(tmp_path / "b", "slow", [36, 44, 43])]
+    for path, digest in zip(paths, "aaabbb", strict=True):
+        run, facts = Run(path), {"source": "digits", "sha256": digest, "train_sha256": "indices"}
+        summary = json.loads(run.summary_file.read_text())
+        run.summary_file.write_text(json.dumps({**summary, "data": facts}))
+        file = run.predictions / "val.npz"
+        load_predictions(file).with_meta(data=DataFacts.model_validate(facts)).save(file)
+    found = compare(load_entries(paths))
+    assert [(len(group.rows), group.spreads["val"].n) for group in found.groups] == [(3, 3), (3, 3)]
+    assert [test.seeds for test in found.group_tests] == [(0, 1, 2)]
+    assert any(line.startswith("training images: ") for line in found.unlike)
+
+
+def test_val_that_chose_an_epoch_is_said_below_the_scores(tmp_path: Path) -> None:
+    best, last = (make_run(tmp_path / name, seed=1, selection=name) for name in ("best", "last"))
+    notes = [comparison_tables(compare(load_entries([str(run.folder)])))[1].notes for run in (best, last)]
+    assert [any("val chose the epoch of entries whose selection is best" in note for note in each) for each in notes] == [
+        True,
+        False,
+    ]
 
 
 def test_recipes_with_other_seeds_are_compared_unpaired(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import pickle
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 from synthetic import NAMES, made
 
-from cifar_small.data import write_unlabelled
+from cifar_small.data import load_unlabelled, write_unlabelled
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.calibrate import Judged, Trial, calibrate, fit, judge
 from cifar_small.evaluation.compare import compare
@@ -91,6 +92,16 @@ def test_the_interval_holds_the_truth_also_where_val_is_small() -> None:
     vals = random.binomial(100, 0.95, size=2000) / 100
     intervals = np.array([calibration.apply(val, val, 10_000, 100) for val in vals])
     assert ((intervals[:, 1] <= 0.95) & (intervals[:, 2] >= 0.95)).mean() > 0.93  # 69 % where val's size was left out
+
+
+def test_the_interval_of_a_calibration_on_val_itself_holds_for_a_new_file() -> None:
+    """What val's images have by chance is in the shifted ones too, and in no error that the width comes from."""
+    random, calibration = np.random.default_rng(0), DropCalibration("doc", 1.0, 0.1, 5000, "", 5000, base="val")
+    pairs = random.binomial([5000, 1000], 0.9, size=(2000, 2)) / [5000, 1000]
+    intervals = np.array([calibration.apply(val, val, 1000, 5000) for val, _ in pairs])
+    assert ((intervals[:, 1] <= pairs[:, 1]) & (intervals[:, 2] >= pairs[:, 1])).mean() > 0.94
+    larger = replace(calibration, images=1000, base="test")
+    assert larger.apply(0.9, 0.9, 1000, 5000)[1] > calibration.apply(0.9, 0.9, 1000, 5000)[1]
 
 
 @pytest.mark.parametrize(
@@ -380,6 +391,17 @@ def test_warnings_are_of_the_file_that_was_predicted(tmp_path: Path, said: Calla
     code, _, err = said(*words, "--images", tmp_path / "other.pkl")
     assert (code, err.count("\n")) == (3, 1)
     assert "other.pkl holds other images than submit.npz predicts; name the file predicted" in err
+    code, _, err = said(*words, "--layout", "CHW")
+    assert (code, "--config, --data-root and --layout say how --images is read and compared" in err) == (2, True)
+    rows = np.random.default_rng(0).integers(0, 256, (20, 3072), np.uint8)  # noise, whose layout cannot be told
+    write = {b"data": rows, b"ids": np.arange(20)}
+    (tmp_path / "rows.pkl").write_bytes(pickle.dumps(write))
+    planes = load_unlabelled(tmp_path / "rows.pkl", layout="CHW", classes=file.classes)[0]
+    file.with_meta(images_sha256=planes.sha256).save(tmp_path / "submit.npz")
+    assert said(*words, "--images", tmp_path / "rows.pkl")[0] == 3
+    code, _, err = said(*words, "--images", tmp_path / "rows.pkl", "--layout", "CHW")
+    assert code == 0, err
+    (tmp_path / "estimate.json").unlink()
     assert not (tmp_path / "estimate.json").exists()
 
 

@@ -22,6 +22,7 @@ from cifar_small.runs.records import (
     DataFacts,
     Record,
     RunRecord,
+    SoupMember,
     SubmissionRecord,
     load_record,
     parse,
@@ -71,12 +72,23 @@ def test_runs_that_were_extended_or_had_several_processes_are_no_seeds_of_the_pl
     run = one()
     (session,) = run.sessions
     other_seed = run.updated(summary=run.summary.updated(seed=1))
-    assert recipe_of(other_seed) == recipe_of(run) == run.summary.recipe_sha256
+    assert recipe_of(other_seed) == recipe_of(run)
+    assert recipe_of(run).startswith(run.summary.recipe_sha256)
     two_processes = run.updated(sessions=[session.updated(processes=2)])
     extended = run.updated(sessions=[session.updated(epochs_planned=10), session.updated(epochs_planned=20)])
     resumed = run.updated(sessions=[session.updated(epochs_planned=20), session.updated(epochs_planned=20)])
     assert len({recipe_of(run), recipe_of(two_processes), recipe_of(extended)}) == 3
     assert recipe_of(resumed) == recipe_of(run)
+    data = [run.summary.data.updated(sha256=digest, train_sha256="indices") for digest in "ab"]
+    on_other_images = [run.updated(summary=run.summary.updated(data=one)) for one in data]
+    assert len({recipe_of(each) for each in on_other_images}) == 2
+    member = {"name": "a", "parameters": 1, "epoch": 1, "val_accuracy": 0.5, "weights_sha256": "w", "config_sha256": "c"}
+    soups = [
+        [SoupMember.model_validate({**member, "lineage": [], "taken": taken}) for taken in members]
+        for members in ([True, True], [True, False], [True, True, True])
+    ]
+    of_soups = [run.updated(summary=run.summary.updated(soup=soup)) for soup in soups]
+    assert len({recipe_of(each) for each in (run, *of_soups)}) == 4
     assert extended.extended
     assert not resumed.extended
 
