@@ -50,7 +50,7 @@ def test_it_is_recorded(whole: Run) -> None:
     assert summary is not None
     assert (summary.epochs, summary.epochs_planned, summary.last_epoch, summary.epochs_trained) == (3, 3, 0.5, 2.5)
     assert summary.ended_early == ""
-    assert "steps   10: 3 epochs of 4" in describe_run(whole.config())
+    assert "steps   10: 2.5 epochs of 4" in describe_run(whole.config())
 
 
 @pytest.mark.parametrize("saves", [1, 5, 9, 10])
