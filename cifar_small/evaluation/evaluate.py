@@ -74,6 +74,14 @@ class Scaling:
     of_halves: tuple[float, float] | None
     after: Calibration
 
+    @property
+    def crossed(self) -> str:
+        """How the images of the fit were scored, in words; empty where others were."""
+        if self.of_halves is None:
+            return ""
+        halves = " and ".join(f"{temperature:.3f}" for temperature in self.of_halves)
+        return f"these are the same images, so each half is scored with the temperature of the other: {halves}"
+
 
 @dataclass(frozen=True)
 class Evaluation:

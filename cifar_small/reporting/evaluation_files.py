@@ -71,9 +71,8 @@ def _calibration_text(evaluation: Evaluation) -> str:
     if scaling is None:
         return table
     note = f"temperature fitted on {scaling.file}, {scaling.images:,} images of val"
-    if scaling.of_halves:
-        halves = " and ".join(f"{temperature:.3f}" for temperature in scaling.of_halves)
-        note += f";\nthese are the same images, so each half is scored with the temperature of the other: {halves}"
+    if scaling.crossed:
+        note += f";\n{scaling.crossed}"
     return f"{table}\n({note})"
 
 

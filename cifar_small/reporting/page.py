@@ -273,9 +273,8 @@ def scores_table(evaluation: Evaluation) -> Table:
         cells = [f"{after.nll:.4f}", f"{after.brier:.4f}", f"{100 * after.reliability.ece:.2f}"]
         rows.append((f"logits / {evaluation.scaling.temperature:.3f}", *shares, *cells))
         notes.append(f"the temperature was fitted on the {evaluation.scaling.images:,} images of val")
-        if evaluation.scaling.of_halves:
-            halves = " and ".join(f"{temperature:.3f}" for temperature in evaluation.scaling.of_halves)
-            notes.append(f"these are the same images, so each half is scored with the temperature of the other: {halves}")
+        if evaluation.scaling.crossed:
+            notes.append(evaluation.scaling.crossed)
     top5 = () if evaluation.top5 is None else ("top-5 %",)
     header = ("", "accuracy %", "macro F1 %", *top5, "NLL", "Brier", "ECE %")
     return Table("Scores", header, tuple(rows), tuple(notes), "scores")
