@@ -9,7 +9,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +30,7 @@ from cifar_small.figures.run import draw_run
 from cifar_small.figures.style import render, save
 from cifar_small.files import sha256_file, write_atomic, write_json
 from cifar_small.inference.blend import Method
-from cifar_small.inference.predict import check_split, images_of, predict, predictions_file, views_or
+from cifar_small.inference.predict import Split, check_split, images_or_note, predict, predictions_file, views_or
 from cifar_small.models.counting import footprint, num_classes_of
 from cifar_small.reporting.comparison_tables import comparison_tables
 from cifar_small.reporting.estimate_files import estimation_record, estimation_table
@@ -43,10 +43,8 @@ from cifar_small.runs.records import SubmissionRecord, Summary
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from cifar_small.data.images import Images
     from cifar_small.training.trainer import OnEpoch
 
-Split = Literal["train", "val", "test", "submit"]
 AnyConfig = str | Path | Mapping[str, Any] | Config
 
 
@@ -399,17 +397,10 @@ def report(
 
     target = _path(output, "output")
     found = load_entries(_named(entries, names))
-    page = render_page(title, found, _compare(found, common_split(found), all_recipes=True), _images_or_note)
+    images = partial(images_or_note, data_root=None, note=lambda text: print(f"note: {text}"))
+    page = render_page(title, found, _compare(found, common_split(found), all_recipes=True), images)
     write_atomic(target, page.encode())
     return target
-
-
-def _images_or_note(predictions: Predictions) -> Images | None:
-    try:
-        return images_of(predictions)
-    except UserError as error:
-        print(f"note: mistakes are not drawn: {error}")
-        return None
 
 
 def _as_text(value: Any, key: str) -> str:

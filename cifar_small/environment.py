@@ -228,7 +228,7 @@ def peak_gpu_memory(device: torch.device) -> float:
     return torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else 0.0
 
 
-def describe(device: torch.device, precision: str) -> dict[str, object]:
+def machine_facts(device: torch.device, precision: str) -> dict[str, object]:
     """Machine, versions and commit of a run as plain JSON values, without names of users, hosts or folders."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name(),

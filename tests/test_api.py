@@ -287,7 +287,7 @@ def test_a_page_shows_mistakes_as_the_commands_does(
     def away(*_: object) -> None:
         raise UserError("the images are away")
 
-    monkeypatch.setattr("cifar_small.api.images_of", away)
+    monkeypatch.setattr("cifar_small.inference.predict.images_of", away)
     assert "data:image/png;base64" not in cs.report(*runs, output=tmp_path / "bare.html").read_text(encoding="utf-8")
     assert capsys.readouterr().out.count("note: mistakes are not drawn: the images are away") in (
         1,

@@ -23,7 +23,7 @@ from cifar_small.environment import (
     code_sha256,
     commit,
     cpu_name,
-    describe,
+    machine_facts,
     peak_gpu_memory,
     resolve_device,
     resolve_precision,
@@ -102,7 +102,7 @@ def test_the_memory_of_a_gpu_is_told_in_gib(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_description_is_json_and_names_no_host_or_folder() -> None:
-    text = json.dumps(describe(CPU, "fp32"), allow_nan=False)
+    text = json.dumps(machine_facts(CPU, "fp32"), allow_nan=False)
     facts = json.loads(text)
     assert facts["packages"]["torch"] == torch.__version__
     assert facts["packages"]["pillow"] == PIL.__version__

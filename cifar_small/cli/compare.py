@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import (
@@ -15,10 +15,15 @@ from cifar_small.cli.options import (
     add_layout,
     add_output,
     add_overwrite,
+    config_or_none,
+    print_note,
     reserve,
 )
 from cifar_small.errors import UserError, plural
 from cifar_small.files import to_csv, write_atomic
+
+if TYPE_CHECKING:
+    from cifar_small.evaluation.compare import Comparison
 
 FORMATS = {".txt": "text", ".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
@@ -58,14 +63,14 @@ def _compare(options: argparse.Namespace) -> int:
         if picture is not None and picture.suffix not in (".png", ".svg", ".pdf"):
             raise UserError(f"{picture}: the ending {picture.suffix!r} is not that of a picture; expected .png, .svg or .pdf")
     reserve(options.overwrite, options.output, options.plot, options.plot_seeds)
-    from cifar_small.config.loading import load_config
-    from cifar_small.evaluation.compare import compare, seeds_of_recipes
+    from cifar_small.evaluation.compare import compare
     from cifar_small.evaluation.entries import load_entries
     from cifar_small.reporting.comparison_tables import comparison_csv, comparison_tables
     from cifar_small.reporting.tables import to_latex, to_markdown, to_text
     from cifar_small.runs.estimation import load_estimation
 
-    rules = load_config(options.config).rules if options.config else None
+    config = config_or_none(options)
+    rules = config.rules if config else None
     estimates = load_estimation(options.estimate).by_maker() if options.estimate else None
     entries = load_entries(options.entries)
     comparison = compare(entries, options.split, all_pairs=options.pairs, rules=rules, estimates=estimates)
@@ -80,9 +85,9 @@ def _compare(options: argparse.Namespace) -> int:
         render = {"text": to_text, "markdown": to_markdown, "latex": to_latex}[kind]
         text = render(comparison_tables(comparison)) + "\n"
     for note in comparison.missing:
-        print(f"note: {note}", file=sys.stderr)
+        print_note(note)
     if any(" --split test" in note for note in comparison.missing):
-        print("note: every evaluation on test is recorded in the run; do not make choices by it", file=sys.stderr)
+        print_note("every evaluation on test is recorded in the run; do not make choices by it")
     if options.output is None:
         print(text, end="")
     else:
@@ -91,6 +96,12 @@ def _compare(options: argparse.Namespace) -> int:
             f"{plural(len(comparison.rows), 'entry', 'entries')}, {plural(len(comparison.pairs), 'paired test')} on "
             f"{options.split} -> {options.output}"
         )
+    _draw(comparison, options)
+    return 0
+
+
+def _draw(comparison: Comparison, options: argparse.Namespace) -> None:
+    """Draw what was asked for: accuracy against cost, and the seeds of each recipe."""
     if options.plot is not None:
         from cifar_small.figures.evaluation import draw_accuracy_over_cost
         from cifar_small.figures.style import save
@@ -99,6 +110,7 @@ def _compare(options: argparse.Namespace) -> int:
         save(draw_accuracy_over_cost(comparison.rows, options.split, title), options.plot)
         print(f"accuracy against what it costs -> {options.plot}")
     if options.plot_seeds is not None:
+        from cifar_small.evaluation.compare import seeds_of_recipes
         from cifar_small.figures.run import draw_cells
         from cifar_small.figures.style import save
 
@@ -106,7 +118,6 @@ def _compare(options: argparse.Namespace) -> int:
         title = f"Accuracy on {options.split}, recipe by recipe"
         save(draw_cells(cells, title, options.split), options.plot_seeds)
         print(f"{plural(len(cells), 'recipe')} -> {options.plot_seeds}")
-    return 0
 
 
 def _format_of(output: Path | None) -> str:
@@ -133,7 +144,6 @@ def _diff(options: argparse.Namespace) -> int:
     Header, ids and labels may be of any form that submit writes; rows are joined by id. Warns if class counts are unlikely for
     a balanced file, or if the order of the rows gives labels away. Exits with 1 when a CSV has faults.
     """
-    from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data
     from cifar_small.data import class_names
     from cifar_small.reporting.tables import Table, to_text
@@ -142,7 +152,7 @@ def _diff(options: argparse.Namespace) -> int:
     if options.show < 0:
         raise UserError(f"--show {options.show} is below 0; expected a number of rows")
     reserve(options.overwrite, options.output)
-    config = load_config(options.config) if options.config else None
+    config = config_or_none(options)
     classes, rules = class_names(config.data if config else Data()), config.rules if config else None
     read = [subs.read_submission(path, classes, rules) for path in (options.first, options.second)]
     for one in read:
@@ -185,11 +195,10 @@ def _diagnose(options: argparse.Namespace) -> int:
     file and among the training and test images, if these are on this machine (nothing is downloaded).
     """
     reserve(options.overwrite, options.output)
-    from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data, Rules
     from cifar_small.submission.diagnose import copies_csv, diagnose, render_card
 
-    config = load_config(options.config) if options.config else None
+    config = config_or_none(options)
     rules, data = (config.rules, config.data) if config else (Rules(), Data())
     if options.allow_rows is not None:
         rules = rules.model_copy(update={"rows": options.allow_rows})

@@ -38,7 +38,7 @@ def _data(options: argparse.Namespace) -> int:
     taken.
     """
     from cifar_small.evaluation.data_survey import survey
-    from cifar_small.reporting.data_files import FILES, describe, write_survey
+    from cifar_small.reporting.data_files import FILES, describe_survey, write_survey
     from cifar_small.runs.predictions import load_predictions
 
     config = load_config_of(options)
@@ -49,7 +49,7 @@ def _data(options: argparse.Namespace) -> int:
         reserve(options.overwrite, *(folder / name for name in FILES))
     found = survey(config.data, [load_predictions(path) for path in options.predictions])
     written = [] if folder is None else write_survey(found, folder)
-    print(describe(found))
+    print(describe_survey(found))
     if written:
         print(f"-> {folder}: {', '.join(path.name for path in written)}")
     return 0

@@ -25,7 +25,7 @@ from cifar_small.reporting.param_table import print_param_table
 from cifar_small.reporting.tables import to_text
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import load_predictions
-from cifar_small.submission.submission_file import find_faults, read_csv, score, submit
+from cifar_small.submission.submission_file import read_csv, submit
 from cifar_small.training.train import train
 
 MARKER = ".cifar_small_demo"
@@ -103,13 +103,13 @@ def run_demo(folder: Path, command: str) -> None:
     submit(joined, output, command=command)
     unlabelled, _ = load_unlabelled(file, rows=IMAGES)
     rules = _config("demo_resnet", NETS["demo_resnet"]).rules
-    faults = find_faults(output.read_bytes(), unlabelled.ids, joined.classes, rules)
+    answers, faults = read_csv(output.read_bytes(), unlabelled.ids, joined.classes, rules)
     verdict = "; ".join(faults) or f"valid, {len(unlabelled)} rows"
     print(f"{output}: {verdict}; its record: {output.with_suffix('.json')}")
 
     _step(7, "Score it against the withheld labels")
-    answers, _ = read_csv(output.read_bytes(), unlabelled.ids, joined.classes, rules)
-    right, total = score(answers, dict(zip(unlabelled.ids.tolist(), withheld.tolist(), strict=True)))
+    total = len(withheld)
+    right = sum(answers.get(image) == label for image, label in zip(unlabelled.ids.tolist(), withheld.tolist(), strict=True))
     print(f"{right} of {total} right: {right / total:.2%}")
 
     _step(8, "Compare (with so few images, most differences are noise: look at the intervals)")

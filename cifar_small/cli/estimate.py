@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_data_root, add_layout, add_output, add_overwrite, reserve
+from cifar_small.cli.options import add_config, add_data_root, add_layout, add_output, add_overwrite, config_or_none, reserve
 from cifar_small.errors import DataError, UserError
 
 
@@ -65,11 +65,10 @@ def _suspicions(options: argparse.Namespace) -> list[str]:
     """The faults and warnings that a diagnosis of the file finds."""
     if options.images is None:
         return []
-    from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data, Rules
     from cifar_small.submission.diagnose import diagnose
 
-    config = load_config(options.config) if options.config else None
+    config = config_or_none(options)
     data = config.data if config else Data()
     data = data.model_copy(update={"root": options.data_root}) if options.data_root else data
     rules = config.rules if config else Rules(rows=None)

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_run, load_onnx_form, reserve
+from cifar_small.cli.options import (
+    add_data_root,
+    add_device,
+    add_output,
+    add_overwrite,
+    add_run,
+    load_onnx_form,
+    print_note,
+    reserve,
+)
 from cifar_small.errors import UserError
 
 if TYPE_CHECKING:
     from cifar_small.data import Images
     from cifar_small.evaluation.uncertainty import Uncertainty
     from cifar_small.inference.predict import Net
-    from cifar_small.runs.predictions import Predictions
 
 
 def _evaluate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,30 +42,20 @@ def _evaluate(options: argparse.Namespace) -> int:
       cifar-small evaluate RUN/predictions/test.npz --temperature-from RUN/predictions/val.npz
     """
     from cifar_small.evaluation.evaluate import evaluate
-    from cifar_small.reporting.evaluation_files import FILES, describe, write_evaluation
+    from cifar_small.inference.predict import images_or_note
+    from cifar_small.reporting.evaluation_files import FILES, describe_evaluation, write_evaluation
     from cifar_small.runs.predictions import load_predictions
 
     folder = options.output or options.predictions.with_name(f"{options.predictions.stem}_evaluation")
     reserve(options.overwrite, *(folder / name for name in FILES))
     predictions = load_predictions(options.predictions)
     evaluation = evaluate(predictions, load_predictions(options.temperature_from) if options.temperature_from else None)
-    print(describe(evaluation))
+    print(describe_evaluation(evaluation))
     if evaluation.scaling is None:
         print("\n(add --temperature-from the same run's predictions of val to see calibration after temperature scaling)")
-    images = images_or_note(predictions, options.data_root) if evaluation.mistakes else None
+    images = images_or_note(predictions, options.data_root, print_note) if evaluation.mistakes else None
     _say_written(write_evaluation(evaluation, folder, images), folder)
     return 0
-
-
-def images_or_note(predictions: Predictions, data_root: str | None) -> Images | None:
-    """The predicted images, or None and a note if they cannot be read."""
-    from cifar_small.inference.predict import images_of
-
-    try:
-        return images_of(predictions, data_root)
-    except UserError as error:
-        print(f"note: mistakes are not drawn: {error}", file=sys.stderr)
-        return None
 
 
 def _run_arguments(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +129,7 @@ def _uncertainty(options: argparse.Namespace) -> int:
       cifar-small uncertainty A.npz B.npz C.npz --output runs/uncertainty_abc  an ensemble, of any split
     """
     from cifar_small.evaluation.uncertainty import ensemble_uncertainty, selective
-    from cifar_small.reporting.uncertainty_files import FILES, describe, write_uncertainty
+    from cifar_small.reporting.uncertainty_files import FILES, describe_uncertainty, write_uncertainty
     from cifar_small.runs.predictions import load_predictions
 
     folder = options.output or options.sources[0] / "uncertainty"
@@ -143,7 +140,7 @@ def _uncertainty(options: argparse.Namespace) -> int:
         uncertainty = ensemble_uncertainty([load_predictions(path) for path in options.sources])
         reserve(options.overwrite, *(folder / name for name in FILES))
     found = None if uncertainty.labels is None else selective(uncertainty)
-    print(describe(uncertainty, found))
+    print(describe_uncertainty(uncertainty, found))
     _say_written(write_uncertainty(uncertainty, found, folder), folder)
     return 0
 
@@ -154,7 +151,7 @@ def _monte_carlo(options: argparse.Namespace) -> Uncertainty:
     net, val = _load(options.sources[0], options.data_root, options.device)
     trained, passes = trained_dropout(net), 20 if options.passes is None else options.passes
     if options.dropout not in (None, trained):
-        print(f"note: the weights were trained with dropout {trained:g}, not {options.dropout:g}", file=sys.stderr)
+        print_note(f"the weights were trained with dropout {trained:g}, not {options.dropout:g}")
     return monte_carlo(net, val, passes=passes, seed=options.seed or 0, dropout=options.dropout, progress=True)
 
 

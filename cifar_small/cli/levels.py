@@ -44,9 +44,9 @@ def _levels(options: argparse.Namespace) -> int:
       cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000
     Writes a folder for each level (weights, curves, confusion, per-class table, comparison), and one table of them all.
     """
-    from cifar_small.sweep.levels import CONFIGS, ROWS, Plan, run_levels
+    from cifar_small.sweep.levels import CONFIGS, REPORTS, Plan, run_levels
 
-    known = ROWS[options.report]
+    known = REPORTS[options.report]
     numbers = tuple(sorted(set(options.level or known)))
     if unknown := [number for number in numbers if number not in known]:
         raise UserError(f"{options.report} has no level {unknown[0]}; expected some of {', '.join(map(str, known))}")

@@ -171,6 +171,13 @@ def load_config_of(options: argparse.Namespace, *, trusted: bool = True) -> Conf
     return load_config(options.config, split_overrides(options.overrides), label="--", note=print_note, trusted=trusted)
 
 
+def config_or_none(options: argparse.Namespace) -> Config | None:
+    """The config that --config names, where it was given."""
+    from cifar_small.config.loading import load_config
+
+    return load_config(options.config) if options.config else None
+
+
 def print_note(text: str) -> None:
     """A note to the reader, on stderr, so that what is printed for programs stays as it is."""
     print(f"note: {text}", file=sys.stderr)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.evaluate import images_or_note
-from cifar_small.cli.options import add_data_root, add_estimate, add_output, add_overwrite, reserve
+from cifar_small.cli.options import add_data_root, add_estimate, add_output, add_overwrite, print_note, reserve
 from cifar_small.errors import plural
 from cifar_small.files import write_atomic
 
@@ -47,6 +47,7 @@ def _report(options: argparse.Namespace) -> int:
     from cifar_small.evaluation.compare import compare
     from cifar_small.evaluation.entries import load_entries
     from cifar_small.export.latency import read_figures
+    from cifar_small.inference.predict import images_or_note
     from cifar_small.reporting.page import common_split, render_page
     from cifar_small.reporting.paper import paper_files
     from cifar_small.runs.estimation import load_estimation
@@ -58,9 +59,8 @@ def _report(options: argparse.Namespace) -> int:
     estimates = load_estimation(options.estimate).by_maker() if options.estimate else None
     comparison = compare(entries, common_split(entries), all_recipes=True, estimates=estimates)
     paper = {} if options.paper is None else paper_files(entries, comparison, options.paper, overwrite=options.overwrite)
-    page = render_page(
-        options.title, entries, comparison, lambda predictions: images_or_note(predictions, options.data_root), speeds
-    )
+    images = partial(images_or_note, data_root=options.data_root, note=print_note)
+    page = render_page(options.title, entries, comparison, images, speeds)
     write_atomic(options.output, page.encode())
     print(f"{plural(len(entries), 'model')}, {len(page) / 1e6:.1f} MB -> {options.output}")
     for path, content in paper.items():

@@ -64,7 +64,7 @@ def _shift(options: argparse.Namespace) -> int:
       cifar-small shift runs/a-seed? --split test --official CIFAR-10-C --pair v6=data.npy,labels.npy
     """
     from cifar_small.evaluation.shift import predict_shifts
-    from cifar_small.reporting.shift_files import describe, write_matrix
+    from cifar_small.reporting.shift_files import describe_matrix, write_matrix
     from cifar_small.runs.directory import Run
 
     reserve(True, options.output / "matrix.csv")
@@ -81,7 +81,7 @@ def _shift(options: argparse.Namespace) -> int:
         command=options.command,
         overwrite=options.overwrite,
     )
-    print(describe(matrix))
+    print(describe_matrix(matrix))
     for path in write_matrix(matrix, options.output):
         print(f"-> {path}")
     return 0

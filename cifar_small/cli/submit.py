@@ -18,6 +18,7 @@ from cifar_small.cli.options import (
     add_output,
     add_overwrite,
     add_run,
+    config_or_none,
     print_note,
 )
 from cifar_small.errors import DataError, UserError, plural
@@ -52,15 +53,15 @@ def _submit(options: argparse.Namespace) -> int:
     """
     if options.message and not options.kaggle:
         raise UserError("--message belongs to an upload; name the competition with --kaggle")
-    from cifar_small.config.loading import load_config
     from cifar_small.submission.kaggle import upload
     from cifar_small.submission.submission_file import submit_file
 
+    config = config_or_none(options)
     predictions, record = submit_file(
         options.predictions,
         options.output,
         runs=options.run,
-        rules=load_config(options.config).rules if options.config else None,
+        rules=config.rules if config else None,
         sample=options.sample,
         estimate=options.estimate,
         overwrite=options.overwrite,
@@ -69,19 +70,15 @@ def _submit(options: argparse.Namespace) -> int:
     record_file = options.output.with_suffix(".json")
     mapping = [text if text == name else f"{text} {name}" for name, text in record.labels.items()]
     print("labels are " + ", ".join([*mapping[:20], *(["..."] if len(mapping) > 20 else [])]))
-    config = predictions.meta.config or {}
-    data = config.get("data", {})
+    data = (predictions.meta.config or {}).get("data", {})
     first = predictions.classes[0]
     if data.get("source") == "folder" and not (data.get("classes") or first.isdecimal() or record.labels[first] == first):
-        print(
-            "note: these are places in the alphabetical order of the class folders; data.classes sets another", file=sys.stderr
-        )
+        print_note("these are places in the alphabetical order of the class folders; data.classes sets another")
     print(f"{record.rows:,} rows, {predictions.meta.parameters:,} parameters -> {options.output}; record: {record_file}")
     if record.uncounted:
-        print(
-            f"note: parameters of {', '.join(record.uncounted)} were counted by config alone, without the checkpoint; name the "
-            "run directories with --run",
-            file=sys.stderr,
+        print_note(
+            f"parameters of {', '.join(record.uncounted)} were counted by config alone, without the checkpoint; name the "
+            "run directories with --run"
         )
     if options.kaggle:
         print(upload(options.output, options.kaggle, options.message or predictions.meta.label()))
@@ -103,14 +100,13 @@ def _check(options: argparse.Namespace) -> int:
     Needs no run and no record, so it can check any CSV; exits with 1 when there is a fault:
       cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
     """
-    from cifar_small.config.loading import load_config
     from cifar_small.config.schema import Data, Rules
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.models.counting import num_classes_of
     from cifar_small.submission.diff import read_submission, warnings_of
     from cifar_small.submission.submission_file import find_faults, read_bytes, rules_of_sample
 
-    config = load_config(options.config) if options.config else None
+    config = config_or_none(options)
     rules = config.rules if config else Rules()
     number = num_classes_of(config) if config else 10
     if not rules.in_names and number and options.sample is None:

@@ -120,8 +120,10 @@ def trusted_source_of(name: str, sha256: str) -> bytes:
 
 
 @cache
-def load_own(named: str, sha256: str) -> Any:
+def load_own(named: str, sha256: str | None) -> Any:
     """The class or function that `named` names, from the file with this hash. Raises ConfigError with the reason."""
+    if sha256 is None:  # of a config that was made by hand: configs are read with these hashes
+        raise ConfigError(f"{named}: its config lacks the hash of that code; expected sha256 beside it, as training writes it")
     match = OWN.fullmatch(named)
     assert match is not None, named
     place, name = match["place"], match["name"]

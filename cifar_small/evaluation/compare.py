@@ -18,8 +18,7 @@ from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.entries import DECISIVE, SPLITS, Entry, EntryRow, collect_rows, predict_command
 from cifar_small.evaluation.settings import differing_settings
-from cifar_small.metrics.classification import mcnemar
-from cifar_small.metrics.significance import holm, paired_difference, seed_difference
+from cifar_small.metrics.significance import holm, mcnemar, paired_difference, seed_difference
 from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.records import NetFacts
 

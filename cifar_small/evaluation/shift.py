@@ -112,7 +112,7 @@ def made_sets(
     facts = [ShiftFacts(kind=CLEAN, severity=0, family=CLEAN, base=split, base_sha256=base.sha256, seed=seed, version=VERSION)]
     for kind in kinds or KINDS:
         known = find_kind(kind)
-        chosen = [one for one in severities or range(1, known.severities + 1) if 1 <= one <= known.severities]
+        chosen = [one for one in severities or range(1, known.severities + 1) if one <= known.severities]
         facts += [facts[0].updated(kind=kind, severity=one, family=known.family) for one in chosen]
     if len(facts) == 1:
         raise UserError(f"no kind has a severity of {', '.join(map(str, severities or ()))}; expected 1 to 5")

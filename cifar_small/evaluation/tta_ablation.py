@@ -20,7 +20,8 @@ from cifar_small.environment import no_bar
 from cifar_small.errors import DataError
 from cifar_small.inference.forward import least_certain
 from cifar_small.inference.predict import Net, predict_images
-from cifar_small.metrics.classification import cross_entropy, log_softmax, mcnemar, wilson_interval
+from cifar_small.metrics.classification import cross_entropy, log_softmax, wilson_interval
+from cifar_small.metrics.significance import mcnemar
 from cifar_small.transforms.views import IMAGE, VIEWS, View, Weighted
 
 SMALLEST = 1e-3  # a learned weight below this is 0: its view would cost a pass and say nothing

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import re
-import urllib.error
-import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 from cifar_small.errors import UserError
 from cifar_small.export.weights_folder import FILES, require_exported
+from cifar_small.models.pretrained import require_answer
 
 TIMEOUT = 8.0  # seconds until the hub counts as out of reach; its own client would wait and retry for minutes
 TOKENS = "https://huggingface.co/settings/tokens"
@@ -68,14 +67,10 @@ def _require_reachable(endpoint: str) -> None:
     if not endpoint.startswith(("http://", "https://")):
         raise UserError(f"HF_ENDPOINT is {endpoint!r}; expected an address that begins with https://")
     try:
-        with urllib.request.urlopen(urllib.request.Request(endpoint, method="HEAD"), timeout=TIMEOUT):
-            pass
-    except urllib.error.HTTPError as error:
-        error.close()  # any answer will do
+        require_answer(endpoint, TIMEOUT)
     except (OSError, HTTPException) as error:
-        reason = getattr(error, "reason", None) or error
         raise UserError(
-            f"cannot reach {endpoint} ({reason}); nothing was uploaded; push again from a machine with a "
+            f"cannot reach {endpoint} ({error}); nothing was uploaded; push again from a machine with a "
             "connection to the hub (it needs only the folder)"
         ) from None
 

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from cifar_small.data import Images
 from cifar_small.data.datamodule import to_tensor
-from cifar_small.environment import autocast, computes_in_bf16, describe, integer_sums_saturate, no_bar
+from cifar_small.environment import autocast, computes_in_bf16, integer_sums_saturate, machine_facts, no_bar
 from cifar_small.errors import CheckpointError, UserError, plural
 from cifar_small.export.onnx_export import checked_onnx
 from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
@@ -233,7 +233,7 @@ def bench_runs(
     contents = _match(nets, files)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     load = list(os.getloadavg()) if hasattr(os, "getloadavg") else None  # Windows has none
-    facts = describe(CPU, "fp32") | {
+    facts = machine_facts(CPU, "fp32") | {
         "onnxruntime": _onnxruntime_version(),
         "integer_sums_saturate": integer_sums_saturate(),
         "computes_in_bf16": computes_in_bf16(CPU),

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from cifar_small.errors import DataError, UserError
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
-from cifar_small.metrics.classification import mcnemar
+from cifar_small.metrics.significance import mcnemar
 from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.predictions import Predictions, find_predictions, sha256_of_shared
 from cifar_small.runs.records import FittedOn, PredictionsMeta

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from cifar_small.data.datamodule import load_splits, to_tensor
 from cifar_small.data.images import SIDE
 from cifar_small.data.orientation import PixelStatistics
 from cifar_small.data.test_split import is_official, more_copies_than_chance
+from cifar_small.data.unlabelled import AskedLayout
 from cifar_small.environment import (
     commit,
     memory_format,
@@ -46,7 +47,7 @@ from cifar_small.runs.records import OnnxFacts, PredictionsMeta, WeightsFacts, p
 from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import Weighted
 
-SPLITS = ("train", "val", "test", "submit")
+Split = Literal["train", "val", "test", "submit"]
 
 
 @dataclass(frozen=True)
@@ -213,10 +214,19 @@ def images_of(predictions: Predictions, data_root: str | None = None) -> Images:
     return images
 
 
+def images_or_note(predictions: Predictions, data_root: str | None, note: Callable[[str], object]) -> Images | None:
+    """The predicted images, to draw mistakes with; where they cannot be had, None, and `note` is told why."""
+    try:
+        return images_of(predictions, data_root)
+    except UserError as error:
+        note(f"mistakes are not drawn: {error}")
+        return None
+
+
 def check_split(split: object) -> None:
     """Raise UserError for what is none of a run's splits."""
-    if split not in SPLITS:
-        raise UserError(f"there is no split {split!r}; expected one of {', '.join(SPLITS)}")
+    if split not in get_args(Split):
+        raise UserError(f"there is no split {split!r}; expected one of {', '.join(get_args(Split))}")
 
 
 def views_or(config: Config, views: str | None) -> str:
@@ -237,7 +247,7 @@ def predictions_file(run: Run, split: str, checkpoint: str, views: str, usual_vi
 
 def predict(
     run: Run,
-    split: Literal["train", "val", "test", "submit"],
+    split: Split,
     *,
     file: Path | None = None,
     checkpoint: str = "best",
@@ -245,7 +255,7 @@ def predict(
     output: Path | None = None,
     overwrite: bool = False,
     allow_rows: int | None = None,
-    layout: Literal["auto", "HWC", "CHW"] = "auto",
+    layout: AskedLayout = "auto",
     device: str | None = None,
     data_root: str | None = None,
     net: Net | None = None,
@@ -278,13 +288,8 @@ def predict(
     probe_writable(target)  # now, not after minutes of work, or after the test split was read
     notes = _notes_of_unfinished(run, net) if checkpoint == "best" else []
     if file is not None:
-        rows = allow_rows if allow_rows is not None else net.config.rules.rows
-        images, found = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows, side=net.stored)
+        images, found = _load_submitted(net, file, allow_rows, layout)
         notes += found
-        if net.config.input.mean is None:  # else it says nothing of the images it was trained on
-            notes += color_notes(images, net.mean)
-        if net.pixels is not None:
-            notes += turn_notes(images, net.pixels)
     elif split in ("train", "val"):
         images = load_own_splits(net)[split == "val"]
     else:
@@ -304,6 +309,17 @@ def predict(
     if target.parent == run.predictions:
         note_seconds(run, predictions.meta.maker, len(predictions.ids), seconds)
     return target, predictions, notes
+
+
+def _load_submitted(net: Net, file: Path, allow_rows: int | None, layout: AskedLayout) -> tuple[Images, list[str]]:
+    """The images of an unlabelled file, and notes on how they were read and where they look unlike those trained on."""
+    rows = allow_rows if allow_rows is not None else net.config.rules.rows
+    images, notes = load_unlabelled(file, classes=net.classes, layout=layout, rows=rows, side=net.stored)
+    if net.config.input.mean is None:  # else it says nothing of the images it was trained on
+        notes = [*notes, *color_notes(images, net.mean)]
+    if net.pixels is not None:
+        notes = [*notes, *turn_notes(images, net.pixels)]
+    return images, notes
 
 
 def write_predictions(run: Run, predictions: Predictions, path: Path, *, reads_test: bool) -> None:

@@ -18,13 +18,13 @@ from torch import Tensor
 
 from cifar_small.config.hashing import config_dict
 from cifar_small.config.resolved import resolve_config
-from cifar_small.data.datamodule import load_splits, to_tensor
-from cifar_small.environment import autocast, describe, memory_format, prepare_process, resolve_device, resolve_precision
+from cifar_small.data.datamodule import to_tensor
+from cifar_small.environment import autocast, machine_facts, memory_format, prepare_process, resolve_device, resolve_precision
 from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_json
 from cifar_small.inference.ensemble import Verdict
 from cifar_small.inference.forward import compute_logits
-from cifar_small.inference.predict import Net, load_net, predict_images, relocate_config
+from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images, relocate_config
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models import refresh_statistics, set_frozen_throughout
 from cifar_small.randomness import ORDER, torch_generator
@@ -77,7 +77,7 @@ def make_soup(
     # Of all runs together, those left out too: it took them to make it.
     summaries = [summary for run in {run.folder.resolve(): run for run in runs}.values() if (summary := run.summary())]
     epochs, seconds = sum(summary.epochs for summary in summaries), sum(summary.seconds for summary in summaries)
-    write_start(output, config, {**describe(averager.device, averager.precision), "processes": 1}, command, epochs)
+    write_start(output, config, {**machine_facts(averager.device, averager.precision), "processes": 1}, command, epochs)
     save_checkpoint(output.best, content)
     predictions = predict_images(replace(load_net(output), config=config), averager.val, config.views, progress=True)
     predictions = predictions.with_meta(split="val", run=output.name, command=command)
@@ -132,12 +132,7 @@ class WeightAverager:
         self.net, engine = net, net.config.engine
         self.device = resolve_device(engine.device)
         self.precision = resolve_precision(engine.precision, self.device)
-        train, self.val, facts = load_splits(net.config.data, net.stored)
-        if facts != net.facts.data:
-            raise CheckpointError(
-                "the runs were trained on other data than is there now, so statistics and accuracy would be of other images; "
-                "restore the data, or give its present place as data root"
-            )
+        train, self.val = load_own_splits(net)
         self.model = deepcopy(net.model).to(device=self.device, memory_format=memory_format(engine))  # type: ignore[call-overload]
         set_frozen_throughout(self.model, freezes)  # a BatchNorm that never trained keeps its statistics
         self.val_images = to_tensor(self.val, self.device)

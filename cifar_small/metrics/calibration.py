@@ -1,4 +1,4 @@
-"""Do probabilities mean what they say? Reliability and its error, temperature scaling, and halves to score a fit honestly.
+"""Do probabilities mean what they say? Reliability and its error, and temperature scaling.
 
 Confidence is the probability of the predicted class. The expected calibration error (ECE) is that of Guo et al. (2017),
 arXiv 1706.04599: the mean over images of |accuracy - mean confidence| of the image's bin, bins of equal width. Chance alone

@@ -1,4 +1,4 @@
-"""Numbers computed from predictions: accuracy with its interval, per-class scores, losses, confusion, paired test."""
+"""Numbers computed from predictions: accuracy with its interval, per-class scores, losses, confusion."""
 
 from __future__ import annotations
 
@@ -66,15 +66,3 @@ def precision_recall_f1(labels: Array, predicted: Array, num_classes: int) -> tu
 
     found = metrics.precision_recall_fscore_support(labels, predicted, labels=range(num_classes), zero_division=np.nan)
     return tuple(found[:3])
-
-
-def mcnemar(first_correct: Array, second_correct: Array) -> tuple[int, int, float]:
-    """Exact McNemar test of two classifiers on the same images: (only first right, only second right, two-sided p)."""
-    only_first = int((first_correct & ~second_correct).sum())
-    only_second = int((~first_correct & second_correct).sum())
-    discordant = only_first + only_second
-    if not discordant:
-        return 0, 0, 1.0
-    from scipy.stats import binomtest
-
-    return only_first, only_second, float(binomtest(only_first, discordant).pvalue)

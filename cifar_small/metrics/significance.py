@@ -41,6 +41,18 @@ class Runs(NamedTuple):
     p: float
 
 
+def mcnemar(first_correct: Correct, second_correct: Correct) -> tuple[int, int, float]:
+    """Exact McNemar test of two classifiers on the same images: (only first right, only second right, two-sided p)."""
+    only_first = int((first_correct & ~second_correct).sum())
+    only_second = int((~first_correct & second_correct).sum())
+    discordant = only_first + only_second
+    if not discordant:
+        return 0, 0, 1.0
+    from scipy.stats import binomtest
+
+    return only_first, only_second, float(binomtest(only_first, discordant).pvalue)
+
+
 def paired_difference(first_correct: Correct, second_correct: Correct, z: float = Z) -> Difference:
     """Accuracy of the second minus the first on the same images (N,), and its 95 % interval, all in [-1, 1].
 

@@ -100,11 +100,11 @@ def fetch(published: Published) -> Path:
             return folder / published.source
         if published.on_hub:
             url = _hub().hf_hub_url(published.source, HUB_FILE)
-            _require_answer(url)
+            require_answer(url)
             _hub().get_hf_file_metadata(url)  # asks once; the download would ask five times
             return Path(_hub().hf_hub_download(published.source, HUB_FILE))
         url, target = TORCHVISION_URL + published.source, folder / published.source
-        _require_answer(url)
+        require_answer(url)
         download(url, _promised(published, target), target, algorithm="sha256")
         return target
     except Exception as error:  # the hub raises errors of its HTTP client, which changed between versions
@@ -123,17 +123,18 @@ class _Unfollowed(urllib.request.HTTPRedirectHandler):
         """Do not follow."""
 
 
-def _require_answer(url: str) -> None:
-    """Raise OSError unless the server of an address, through the proxy if there is one, answers within PATIENCE.
+def require_answer(url: str, patience: float | None = None) -> None:
+    """Raise OSError unless the server of an address, through the proxy if there is one, answers within so many seconds.
 
-    A connection alone is not enough: some firewalls accept one and stay silent.
+    patience: None: PATIENCE. A connection alone is not enough: some firewalls accept one and stay silent.
     """
+    patience = PATIENCE if patience is None else patience
     failures: list[Exception] = []
 
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifar_small"})
         try:
-            urllib.request.build_opener(_Unfollowed).open(request, timeout=PATIENCE).close()
+            urllib.request.build_opener(_Unfollowed).open(request, timeout=patience).close()
         except urllib.error.HTTPError as error:
             error.close()  # any status is an answer; the download will report it
         except (OSError, http.client.HTTPException) as error:
@@ -142,9 +143,9 @@ def _require_answer(url: str) -> None:
 
     thread = threading.Thread(target=ask, daemon=True)  # because the timeout does not cover the look-up of the name
     thread.start()
-    thread.join(PATIENCE)
+    thread.join(patience)
     if thread.is_alive() or any(isinstance(one, TimeoutError) for one in failures):
-        raise TimeoutError(f"{urlsplit(url).hostname} does not answer within {PATIENCE:g} s")
+        raise TimeoutError(f"{urlsplit(url).hostname} does not answer within {patience:g} s")
     if failures:
         raise failures[0]
 

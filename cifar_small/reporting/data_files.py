@@ -30,7 +30,7 @@ PAIRS, SUSPECTS = 24, 30  # drawn
 MANY_NEAR = 0.2  # share of train that are near copies, more than photographs have
 
 
-def describe(survey: DataSurvey) -> str:
+def describe_survey(survey: DataSurvey) -> str:
     """The facts and tables, for the terminal."""
     facts = [survey.source, *_facts(survey)]
     if len(survey.classes) > LONGEST:

@@ -12,6 +12,7 @@ from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_confused, draw_mistakes, draw_per_class, draw_reliability
 from cifar_small.figures.style import save
 from cifar_small.files import to_csv, write_atomic, write_json
+from cifar_small.metrics.calibration import Calibration
 from cifar_small.reporting.comparison_tables import p_text
 from cifar_small.reporting.tables import Table, to_text
 
@@ -31,7 +32,7 @@ def title_of(evaluation: Evaluation) -> str:
     return f"{made['name']}{seed}: {made['split'] or 'unnamed split'}{views}, {made['parameters']:,} parameters"
 
 
-def describe(evaluation: Evaluation) -> str:
+def describe_evaluation(evaluation: Evaluation) -> str:
     """The tables for the terminal: accuracy, calibration, classes (the worst of many), the most confused pairs."""
     low, high = evaluation.interval
     macro = "" if evaluation.macro_f1 is None else f"; macro F1 {evaluation.macro_f1:.2%}"
@@ -57,13 +58,7 @@ def _calibration_text(evaluation: Evaluation) -> str:
     if scaling := evaluation.scaling:
         found[f"at T = {scaling.temperature:.3f}"] = scaling.after
     rows = [
-        (
-            name,
-            f"{calibration.nll:.4f}",
-            f"{calibration.brier:.4f}",
-            f"{100 * calibration.reliability.ece:.2f}",
-            f"{100 * calibration.reliability.ece_by_chance:.2f}",
-        )
+        (name, *_calibration_cells(calibration), f"{100 * calibration.reliability.ece_by_chance:.2f}")
         for name, calibration in found.items()
     ]
     header = ("logits", "NLL, nats", "Brier score", "ECE (15 bins), %", "ECE by chance alone, %")
@@ -92,6 +87,44 @@ def _class_cells(score: ClassScore) -> tuple[str, ...]:
     interval = "-" if score.recall_interval is None else " to ".join(percent(end) for end in score.recall_interval)
     counts = (f"{score.images:,}", f"{score.predicted:,}")
     return (score.name, *counts, percent(score.precision), percent(score.recall), interval, percent(score.f1))
+
+
+def accuracy_table(evaluation: Evaluation) -> Table:
+    """Accuracy and calibration, before temperature scaling and, where val gave a temperature, after."""
+    low, high = evaluation.interval
+    f1 = "" if evaluation.macro_f1 is None else f"{100 * evaluation.macro_f1:.2f}"
+    shares = [f"{100 * evaluation.accuracy:.2f} [{100 * low:.2f}, {100 * high:.2f}]", f1]
+    if evaluation.top5 is not None:
+        shares.append(f"{100 * evaluation.top5:.2f}")
+    rows = [("as it is", *shares, *_calibration_cells(evaluation.before))]
+    notes = ["NLL in nats; Brier from 0 to 2; ECE in %, 15 bins"]
+    if evaluation.scaling is not None:
+        cells = _calibration_cells(evaluation.scaling.after)
+        rows.append((f"logits / {evaluation.scaling.temperature:.3f}", *shares, *cells))
+        notes.append(f"the temperature was fitted on the {evaluation.scaling.images:,} images of val")
+        if evaluation.scaling.crossed:
+            notes.append(evaluation.scaling.crossed)
+    top5 = () if evaluation.top5 is None else ("top-5 %",)
+    header = ("", "accuracy %", "macro F1 %", *top5, "NLL", "Brier", "ECE %")
+    return Table("Scores", header, tuple(rows), tuple(notes), "scores")
+
+
+def classes_table(evaluation: Evaluation) -> Table:
+    """A row per class: images, recall with its interval, precision, F1."""
+    rows = []
+    for score in evaluation.classes:
+        interval = score.recall_interval
+        recall = "" if score.recall is None else f"{100 * score.recall:.1f}"
+        span = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
+        shares = ("" if value is None else f"{100 * value:.1f}" for value in (score.precision, score.f1))
+        rows.append((score.name, f"{score.images:,}", recall, span, *shares))
+    header = ("class", "images", "recall %", "95 % interval", "precision %", "F1 %")
+    return Table("By class", header, tuple(rows), (), "classes")
+
+
+def _calibration_cells(calibration: Calibration) -> tuple[str, str, str]:
+    """NLL, Brier score and ECE in percent."""
+    return f"{calibration.nll:.4f}", f"{calibration.brier:.4f}", f"{100 * calibration.reliability.ece:.2f}"
 
 
 def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None) -> list[Path]:

@@ -16,7 +16,7 @@ STATUSES = ("", "good", "warn", "bad")  # classes of the style sheet, the worst 
 
 
 @dataclass(frozen=True)
-class PageEntry:
+class Subject:
     """One model, or the seeds of one recipe, which the page then shows by mean and sd."""
 
     name: str
@@ -47,7 +47,7 @@ class Question:
         ]
 
 
-def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[PageEntry]:
+def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Subject]:
     """What to show, in the order of the entries; each stands alone where there are few."""
     by_name = {entry.name: entry for entry in entries}
     groups = {row.name: group for group in comparison.groups if group.spreads for row in group.rows}
@@ -55,14 +55,14 @@ def find_subjects(entries: Sequence[Entry], comparison: Comparison) -> list[Page
     for row in comparison.rows:
         group = groups.get(row.name) if len(entries) > FEW else None
         if group is None:
-            subjects.append(PageEntry(row.name, (by_name[row.name],), (row,)))
+            subjects.append(Subject(row.name, (by_name[row.name],), (row,)))
         elif group.name not in done:
             done.add(group.name)
-            subjects.append(PageEntry(group.name, tuple(by_name[row.name] for row in group.rows), group.rows, group))
+            subjects.append(Subject(group.name, tuple(by_name[row.name] for row in group.rows), group.rows, group))
     return subjects
 
 
-def find_origins(subjects: Sequence[PageEntry]) -> list[Question]:
+def find_origins(subjects: Sequence[Subject]) -> list[Question]:
     """The questions a grader asks; seeds of a recipe that answer differently are told apart."""
     by_weights = {str(entry.meta.weights_sha256): entry for subject in subjects for entry in subject.entries if entry.run}
     asked: list[tuple[str, Callable[[Entry, EntryRow], Answer]]] = [

@@ -23,7 +23,7 @@ from cifar_small.data import Images
 from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
-from cifar_small.evaluation.evaluate import Evaluation, Mistake, evaluate
+from cifar_small.evaluation.evaluate import Mistake, evaluate
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.evaluation import draw_accuracy_over_cost, draw_reliability
 from cifar_small.figures.run import draw_run, draw_val_accuracy
@@ -39,7 +39,8 @@ from cifar_small.reporting.comparison_tables import (
     score_text,
     settings_table,
 )
-from cifar_small.reporting.origins import FEW, PageEntry, find_origins, find_subjects
+from cifar_small.reporting.evaluation_files import accuracy_table, classes_table
+from cifar_small.reporting.origins import FEW, Subject, find_origins, find_subjects
 from cifar_small.reporting.tables import Table, html_grid
 from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.predictions import Predictions
@@ -144,7 +145,7 @@ def _subtitle(entries: Sequence[Entry]) -> str:
     return f"{number}; made by cifar_small from run directories and predictions files, nothing entered by hand"
 
 
-def _headline(subject: PageEntry, others_tested: bool) -> Headline:
+def _headline(subject: Subject, others_tested: bool) -> Headline:
     row = subject.rows[0]
     if subject.group is None:
         split = best_known(subject.entries[0])
@@ -201,7 +202,7 @@ def distinct_runs(entries: Sequence[Entry]) -> list[tuple[str, Run]]:
     return list(runs.values())
 
 
-def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
+def _part(subject: Subject, images_of: Callable[[Predictions], Images | None], pictures: dict[str, int]) -> Part:
     """The first seed of a recipe speaks for the others. pictures: data URIs by number, to which its own are added."""
     entry, row = subject.entries[0], subject.rows[0]
     split = best_known(entry)
@@ -214,7 +215,7 @@ def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None],
         summary=f"{row.scores[split].accuracy:.2%} on {split}, {row.parameters:,} parameters",
         curves=Markup("") if run is None else _curves(run),
         scored=f"{split}: {len(predictions.ids):,} images, views {row.views}",
-        scores=scores_table(evaluation),
+        scores=accuracy_table(evaluation),
         classes=classes_table(evaluation),
         confusion=Markup(to_html(draw_confusion(evaluation.counts, predictions.classes), "Confusion matrix")),
         reliability=Markup(to_html(draw_reliability(evaluation), "Accuracy against confidence")),
@@ -224,7 +225,7 @@ def _part(subject: PageEntry, images_of: Callable[[Predictions], Images | None],
     )
 
 
-def _remark(subject: PageEntry) -> str:
+def _remark(subject: Subject) -> str:
     if subject.group is None:
         return ""
     others = [str(row.seed) for row in subject.rows[1:]]
@@ -255,42 +256,6 @@ def _curves(run: Run) -> Markup:
     if not read_metrics(run.metrics_file):
         return Markup("")
     return Markup(to_html(draw_run(run), "Loss, accuracy and learning rate over epochs"))
-
-
-def scores_table(evaluation: Evaluation) -> Table:
-    """Accuracy and calibration, before temperature scaling and, where val gave a temperature, after."""
-    low, high = evaluation.interval
-    before = evaluation.before
-    cells = [f"{before.nll:.4f}", f"{before.brier:.4f}", f"{100 * before.reliability.ece:.2f}"]
-    f1 = "" if evaluation.macro_f1 is None else f"{100 * evaluation.macro_f1:.2f}"
-    shares = [f"{100 * evaluation.accuracy:.2f} [{100 * low:.2f}, {100 * high:.2f}]", f1]
-    if evaluation.top5 is not None:
-        shares.append(f"{100 * evaluation.top5:.2f}")
-    rows = [("as it is", *shares, *cells)]
-    notes = ["NLL in nats; Brier from 0 to 2; ECE in %, 15 bins"]
-    if evaluation.scaling is not None:
-        after = evaluation.scaling.after
-        cells = [f"{after.nll:.4f}", f"{after.brier:.4f}", f"{100 * after.reliability.ece:.2f}"]
-        rows.append((f"logits / {evaluation.scaling.temperature:.3f}", *shares, *cells))
-        notes.append(f"the temperature was fitted on the {evaluation.scaling.images:,} images of val")
-        if evaluation.scaling.crossed:
-            notes.append(evaluation.scaling.crossed)
-    top5 = () if evaluation.top5 is None else ("top-5 %",)
-    header = ("", "accuracy %", "macro F1 %", *top5, "NLL", "Brier", "ECE %")
-    return Table("Scores", header, tuple(rows), tuple(notes), "scores")
-
-
-def classes_table(evaluation: Evaluation) -> Table:
-    """A row per class: images, recall with its interval, precision, F1."""
-    rows = []
-    for score in evaluation.classes:
-        interval = score.recall_interval
-        recall = "" if score.recall is None else f"{100 * score.recall:.1f}"
-        span = "" if interval is None else f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f}"
-        shares = ("" if value is None else f"{100 * value:.1f}" for value in (score.precision, score.f1))
-        rows.append((score.name, f"{score.images:,}", recall, span, *shares))
-    header = ("class", "images", "recall %", "95 % interval", "precision %", "F1 %")
-    return Table("By class", header, tuple(rows), (), "classes")
 
 
 def _comparison_table(comparison: Comparison) -> Table:

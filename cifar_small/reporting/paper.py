@@ -13,7 +13,8 @@ from cifar_small.figures.run import draw_val_accuracy
 from cifar_small.figures.style import paper_style, render
 from cifar_small.files import refuse_existing
 from cifar_small.reporting.comparison_tables import comparison_tables
-from cifar_small.reporting.page import best_known, classes_table, distinct_runs
+from cifar_small.reporting.evaluation_files import classes_table
+from cifar_small.reporting.page import best_known, distinct_runs
 from cifar_small.reporting.tables import to_latex
 from cifar_small.runs.directory import read_metrics
 

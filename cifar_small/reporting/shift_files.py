@@ -16,7 +16,7 @@ from cifar_small.reporting.tables import Table, to_markdown, to_text
 COLUMNS = ("run", "recipe", "seed", "kind", "family", "severity", "base", "images", "accuracy")
 
 
-def describe(matrix: ShiftMatrix) -> str:
+def describe_matrix(matrix: ShiftMatrix) -> str:
     """The tables, for the terminal."""
     return to_text(shift_tables(matrix))
 

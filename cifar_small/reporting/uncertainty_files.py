@@ -29,7 +29,7 @@ def title_of(uncertainty: Uncertainty) -> str:
     return f"{how}, p {meta['dropout']:g}; {meta['split']}" if "dropout" in meta else f"{how}; {meta['split']}"
 
 
-def describe(uncertainty: Uncertainty, found: Selective | None) -> str:
+def describe_uncertainty(uncertainty: Uncertainty, found: Selective | None) -> str:
     """For the terminal: mean entropies, and with labels accuracy and its table over coverage."""
     total = len(uncertainty.ids)
     means = ", ".join(f"{key.replace('_', ' ')} {getattr(uncertainty, key).mean():.4f}" for key in ENTROPIES)

@@ -103,6 +103,14 @@ class Run:
             raise CheckpointError(f"{self.folder} has no checkpoint {name}; {expected}")
         return there.get(name, self.best)
 
+    def weights_sha256(self, checkpoint: str) -> str:
+        """The SHA-256 of the weights called `best`, `final` or `epoch-0010`; empty where there are none."""
+        try:
+            path = self.checkpoint(checkpoint)
+        except CheckpointError:
+            return ""
+        return sha256_file(path) if path.exists() else ""
+
     def finished(self) -> Summary | None:
         """The summary, if `best.pt` is still the one it tells of."""
         summary = self.summary()

@@ -8,12 +8,12 @@ from typing import Any
 
 from cifar_small.errors import DataError
 from cifar_small.runs.predictions import Predictions
-from cifar_small.runs.records import _Facts, parse
+from cifar_small.runs.records import Facts, parse
 
 Interval = tuple[float, float, float]  # estimate, low, high, as shares
 
 
-class LookedAt(_Facts):
+class LookedAt(Facts):
     """The unlabelled file."""
 
     source: str | None
@@ -21,7 +21,7 @@ class LookedAt(_Facts):
     images_sha256: str
 
 
-class EstimatedRun(_Facts):
+class EstimatedRun(Facts):
     """What a run is expected to score."""
 
     name: str
@@ -40,7 +40,7 @@ class EstimatedRun(_Facts):
         return self.estimate, self.low, self.high
 
 
-class EstimationRecord(_Facts):
+class EstimationRecord(Facts):
     """`estimate.json`."""
 
     format: int

@@ -21,7 +21,9 @@ from cifar_small.files import sha256_bytes
 from cifar_small.runs.formats import FORMAT, upgrade
 
 
-class _Facts(BaseModel):
+class Facts(BaseModel):
+    """A part of a record: strict about what it knows, and keeping keys that it does not."""
+
     model_config = ConfigDict(strict=True, frozen=True, extra="allow")
 
     def plain(self) -> dict[str, Any]:
@@ -41,7 +43,7 @@ class _Facts(BaseModel):
         return self.model_copy(update=changes)
 
 
-class DataFacts(_Facts):
+class DataFacts(Facts):
     """Which images a net was trained on; the data of weights from elsewhere have a source alone."""
 
     source: str
@@ -64,7 +66,7 @@ class DataFacts(_Facts):
         return sha256_bytes(f"{self.sha256} {self.train_sha256}".encode())
 
 
-class _Named(_Facts):
+class _Named(Facts):
     name: str
     seed: int | None = None
     run: str | None = None  # folder of the run
@@ -75,7 +77,7 @@ class _Named(_Facts):
         return f"{self.name} ({', '.join(facts)})" if facts else self.name
 
 
-class Ancestor(_Facts):
+class Ancestor(Facts):
     """A net whose weights another one started from."""
 
     name: str
@@ -126,7 +128,7 @@ def members_were_chosen(soup: Sequence[SoupMember]) -> bool:
     return not all(member.taken for member in soup)
 
 
-class WeightsFacts(_Facts):
+class WeightsFacts(Facts):
     """What a checkpoint of weights says of them."""
 
     parameters: int
@@ -144,7 +146,7 @@ class WeightsFacts(_Facts):
     config_sha256: str
 
 
-class OnnxFacts(_Facts):
+class OnnxFacts(Facts):
     """The ONNX file that computed in place of the weights."""
 
     file: str
@@ -218,7 +220,7 @@ class NetFacts(_Named):
             yield self
 
 
-class FittedOn(_Facts):
+class FittedOn(Facts):
     """The predictions of val that the weights of an ensemble's members were fitted on."""
 
     split: str
@@ -227,7 +229,7 @@ class FittedOn(_Facts):
     predictions: list[str | None]  # SHA-256 of each file
 
 
-class ShiftFacts(_Facts):
+class ShiftFacts(Facts):
     """Which labelled stand-in for another source some images are."""
 
     kind: str  # of `transforms.shifts.KINDS`, `clean`, or the name of a set of another source
@@ -264,14 +266,18 @@ class PredictionsMeta(NetFacts):
 
     def rules_for(self, name: object) -> Rules:
         """The rules they were made under; `name` is theirs in messages. Raises DataError."""
-        try:
-            return Rules.model_validate(self.rules)
-        except ValidationError as error:
-            problems = f"{error.error_count()} problems"
-            raise DataError(f"{name}: its rules cannot be read ({problems}); predict again") from None
+        return rules_of(self.rules, name, "predict again")
 
 
-class Summary(_Facts):
+def rules_of(plain: dict[str, Any], name: object, remedy: str) -> Rules:
+    """The rules in a record; `name` is the record's in messages. Raises DataError when they cannot be read."""
+    try:
+        return Rules.model_validate(plain)
+    except ValidationError as error:
+        raise DataError(f"{name}: its rules cannot be read ({plural(error.error_count(), 'problem')}); {remedy}") from None
+
+
+class Summary(Facts):
     """What a run ended with, `summary.json`."""
 
     format: int = FORMAT
@@ -379,7 +385,7 @@ class Summary(_Facts):
         return summary.updated(**{key: value for key, value in extra.items() if value})
 
 
-class Session(_Facts):
+class Session(Facts):
     """One start or resumption of a run, in `env.json`."""
 
     started: str
@@ -406,7 +412,7 @@ class Session(_Facts):
         return f"{self.device}, {plural(self.threads, 'thread')}, {self.precision}"
 
 
-class TestReading(_Facts):
+class TestReading(Facts):
     """One reading of the test split, a line of `test_readings.jsonl`."""
 
     __test__ = False  # for pytest
@@ -442,7 +448,7 @@ def readings_of(
     ]
 
 
-class RunRecord(_Facts):
+class RunRecord(Facts):
     """What a record says of a run."""
 
     summary: Summary
@@ -467,21 +473,21 @@ class RunRecord(_Facts):
         return [reading for reading in own if reading.images == most]
 
 
-class Record(_Facts):
+class Record(Facts):
     """`record.json`: a run alone."""
 
     format: int = FORMAT
     run: RunRecord
 
 
-class SampleFacts(_Facts):
+class SampleFacts(Facts):
     """The competition's sample submission."""
 
     file: str
     sha256: str
 
 
-class SubmissionRecord(_Facts):
+class SubmissionRecord(Facts):
     """The record beside a submission's CSV."""
 
     format: int = FORMAT
@@ -526,7 +532,7 @@ def recipe_of(run: RunRecord) -> str:
     return " ".join(parts)
 
 
-T = TypeVar("T", bound=_Facts)
+T = TypeVar("T", bound=Facts)
 
 
 def parse(model: type[T], plain: object, where: object, error: type[UserError] = DataError, expected: str = "") -> T:
@@ -567,6 +573,6 @@ def parse_all(model: type[T], plains: object, where: object) -> list[T]:
     return [parse(model, plain, where, CheckpointError) for plain in plains]
 
 
-def plain_all(records: Sequence[_Facts]) -> list[dict[str, Any]]:
+def plain_all(records: Sequence[Facts]) -> list[dict[str, Any]]:
     """Plain JSON values of each."""
     return [record.plain() for record in records]

@@ -222,20 +222,12 @@ def _check_nets(meta: NetFacts, runs: Sequence[Run], rules: Rules | None) -> lis
     """Check the checkpoint of each net that predicted, where one of the runs holds it; returns the labels of the others."""
     missing = []
     for net in meta.nets():
-        holders = [run for run in runs if net.weights_sha256 and _holds(run, net)]
+        holders = [run for run in runs if net.weights_sha256 and run.weights_sha256(net.checkpoint) == net.weights_sha256]
         if holders:
             _check_weights(net, holders[0], rules)
         else:
             missing.append(net.label())
     return missing
-
-
-def _holds(run: Run, net: NetFacts) -> bool:
-    try:
-        file = run.checkpoint(net.checkpoint)
-    except CheckpointError:
-        return False
-    return file.exists() and sha256_file(file) == net.weights_sha256
 
 
 def _check_weights(meta: NetFacts, run: Run, rules: Rules | None) -> None:
@@ -285,16 +277,10 @@ def submit(
             f"{predictions.meta.file} is of {images:,} images; the rules expect {given.rows:,} (if that is right, predict "
             f"again and allow {images} rows)"
         )
-    ordered, taken = predictions, {}
+    ordered, taken = predictions, dict[str, Any]()
     if sample is not None:
-        example = read_bytes(sample)
-        rules, order = rules_of_sample(example, predictions.ids, predictions.classes, rules, str(sample))
+        ordered, rules, taken = _in_form_of(sample, predictions, rules)
         given = rules
-        if order.tolist() != predictions.ids.tolist():
-            reordered = predictions.at(order)
-            assert reordered is not None, "rules_of_sample has checked the ids"
-            ordered = reordered
-            taken = {"order": {"file": sample.name, "sha256": sha256_bytes(example)}}
     if run is not None:
         _check_weights(predictions.meta, run, given)
     missing = _check_nets(predictions.meta, runs, given) if run is None else []
@@ -340,6 +326,17 @@ def submit(
     return record
 
 
+def _in_form_of(sample: Path, predictions: Predictions, rules: Rules) -> tuple[Predictions, Rules, dict[str, Any]]:
+    """Predictions in the order of a sample submission, the rules with its form, and what the record says of its order."""
+    example = read_bytes(sample)
+    rules, order = rules_of_sample(example, predictions.ids, predictions.classes, rules, str(sample))
+    if order.tolist() == predictions.ids.tolist():
+        return predictions, rules, {}
+    ordered = predictions.at(order)
+    assert ordered is not None, "rules_of_sample has checked the ids"
+    return ordered, rules, {"order": {"file": sample.name, "sha256": sha256_bytes(example)}}
+
+
 def submit_file(
     path: Path,
     output: Path,
@@ -379,8 +376,3 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror}; expected a submission CSV") from None
-
-
-def score(answers: dict[int, int], labels: dict[int, int]) -> tuple[int, int]:
-    """(right, total) of answers against withheld labels by id; a missing answer counts as wrong."""
-    return sum(answers.get(image) == label for image, label in labels.items()), len(labels)

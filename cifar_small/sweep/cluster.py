@@ -46,7 +46,7 @@ def submit_workers(
     Raises ConfigError before anything is sent if a cell cannot run, UserError off-cluster or without submitit.
     """
     sweep, directory, _ = prepare(path, folder)
-    executor = _executor(directory, cluster, jobs)
+    executor = _executor(directory, cluster)
     _configure(executor, cluster, settings, sweep.name)
     # Absolute, as a job may start in another folder; the command recorded in each run is the user's own.
     job = Job(path.resolve(), directory.folder.resolve(), command)
@@ -109,7 +109,7 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, object]:
     return settings
 
 
-def _executor(directory: SweepDirectory, cluster: str, jobs: int) -> Any:
+def _executor(directory: SweepDirectory, cluster: str) -> Any:
     try:
         import submitit
     except ModuleNotFoundError as error:

@@ -27,7 +27,7 @@ from cifar_small.reporting.tables import Table, to_markdown
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import NetFacts
 
-CALL = Callable[[Sequence[str]], int]  # runs a command line and returns its exit code
+Call = Callable[[Sequence[str]], int]  # runs a command line and returns its exit code
 CONFIGS = Path("configs/levels")  # in any folder: these are shipped
 CLASSES = 10
 SMOKE = {  # a few hundred images that come with scikit-learn, at 64 px, from random weights
@@ -76,7 +76,7 @@ POLICY_ALONE = (  # level 1's recipe with RandAugment and nothing else of level 
     ),
     *("label_smoothing", "0", "phases.1.mixup_alpha", "0", "phases.1.cutmix_alpha", "0", "phases.1.epochs", "15"),
 )
-ROWS: dict[str, dict[int, Level]] = {
+REPORTS: dict[str, dict[int, Level]] = {
     "resnet18_ladder": {
         1: Level("A new head for an ImageNet ResNet18", {"baseline": PlannedRun("93.91")}),
         2: Level(
@@ -155,7 +155,7 @@ class Plan:
     @property
     def levels(self) -> dict[int, Level]:
         """Those that are run."""
-        return {number: ROWS[self.report][number] for number in self.numbers}
+        return {number: REPORTS[self.report][number] for number in self.numbers}
 
     def folder(self, number: int) -> Path:
         """Where everything of a level goes."""
@@ -168,14 +168,16 @@ class Plan:
     def names(self, number: int) -> dict[str, str]:
         """The values of the names in a level's commands."""
         runs = {
-            run: str(self.folder(level_number) / run) for level_number, level in ROWS[self.report].items() for run in level.runs
+            run: str(self.folder(level_number) / run)
+            for level_number, level in REPORTS[self.report].items()
+            for run in level.runs
         }
         thorough = {"rounds": "5", "seconds": "0.3", "passes": "20"}
         quick = {"rounds": "1", "seconds": "0.02", "passes": "4"}
         return {**runs, **(quick if self.smoke else thorough), "here": str(self.folder(number))}
 
 
-def run_levels(plan: Plan, call: CALL) -> int:
+def run_levels(plan: Plan, call: Call) -> int:
     """Train and evaluate the levels in order; what is trained already stays. Returns 0, or the exit code of what failed.
 
     Raises UserError, before anything trains, for a missing config, library or file of weights, or an earlier level to be run.
@@ -201,7 +203,7 @@ def _training(plan: Plan, number: int) -> list[list[str]]:
     path, names, lines = plan.config(number), plan.names(number), []
     if not find_config(path).is_file():
         raise ConfigError(f"{path} does not exist; expected a folder with the configs of the levels", remedy="configs")
-    for name, run in ROWS[plan.report][number].runs.items():
+    for name, run in REPORTS[plan.report][number].runs.items():
         settings = [part.format_map(names) for part in run.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))
         if plan.lite:
@@ -265,7 +267,7 @@ def _require_earlier(plan: Plan) -> None:
     """Raise ConfigError that names the levels to run first, where a level needs the runs of another."""
     for number, level in plan.levels.items():
         needed = {*level.beside, *(name for ensemble in level.ensembles.values() for name in ensemble.members)} - {*level.runs}
-        for earlier, other in ROWS[plan.report].items():
+        for earlier, other in REPORTS[plan.report].items():
             missing = [run for run in other.runs if run in needed and not _is_done(plan.folder(earlier) / run)]
             if missing and not (earlier in plan.numbers and earlier < number):
                 raise ConfigError(
@@ -285,7 +287,7 @@ def _is_there(path: Path) -> bool:
 
 def _evaluation(plan: Plan, number: int) -> list[list[str]]:
     """The command lines that follow the training."""
-    level, names, here = ROWS[plan.report][number], plan.names(number), plan.folder(number)
+    level, names, here = REPORTS[plan.report][number], plan.names(number), plan.folder(number)
     splits = SPLITS if plan.test else SPLITS[:1]
     lines = []
     for run in level.runs:
@@ -314,7 +316,7 @@ def _evaluation(plan: Plan, number: int) -> list[list[str]]:
 
 def entries_of(plan: Plan, number: int) -> list[str]:
     """What a level compares, as `cifar-small compare` takes it: runs beside it, its own, and what they say together."""
-    level, names, here = ROWS[plan.report][number], plan.names(number), plan.folder(number)
+    level, names, here = REPORTS[plan.report][number], plan.names(number), plan.folder(number)
     named = [f"{run}={names[run]}" for run in (*level.beside, *level.runs)]
     splits = SPLITS if plan.test else SPLITS[:1]
     return named + [f"{name}={here / f'{name}-{split}.npz'}" for name in (*level.views, *level.ensembles) for split in splits]
@@ -337,7 +339,7 @@ def levels_table(plan: Plan) -> Table:
         "minutes",
     )
     rows = []
-    for number, level in ROWS[plan.report].items():
+    for number, level in REPORTS[plan.report].items():
         claims = {name: run.claimed for name, run in level.runs.items() if _is_done(Path(plan.names(number)[name]))}
         claims |= {name: claim for name, (_, _, claim) in level.views.items()}
         claims |= {name: ensemble.claimed for name, ensemble in level.ensembles.items()}
@@ -363,7 +365,7 @@ def levels_table(plan: Plan) -> Table:
 def _net_text(plan: Plan, net: NetFacts) -> str:
     """A net of a row, and, where it stands in for the report's, which that is."""
     family = str((net.config or {}).get("model", {}).get("family"))
-    for number, level in ROWS[plan.report].items():
+    for number, level in REPORTS[plan.report].items():
         if net.run in level.runs and find_config(plan.config(number)).is_file():
             original = load_config(plan.config(number)).model.family
             return f"{family} for {original}" if STAND_INS[plan.report].get(original) == family else family

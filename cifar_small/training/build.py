@@ -87,15 +87,7 @@ def build_trainer(
         apart += ["backbone" in phase.settings.freeze for phase in resolved.phases]
         check_own(config.model, len(data.classes), config.side, head_matters=config.weights is not None or any(apart))
     _check_phases(config, resolved.phases, model, len(data.classes))
-    cached = [phase for phase in resolved.phases if phase.settings.caches]
-    for phase in cached:  # now, and not only when its turn comes
-        if phase.settings.cached_views is not None:
-            bytes_needed(model, phase, len(data.images), len(data.val), config.side)
-        else:
-            answer_bytes(phase, len(data.images), len(data.classes))
-    if cached and world.size > 1:
-        key = "cached_views" if cached[0].settings.cached_views else "distill.cached_views"
-        raise ConfigError(f"phases.{cached[0].index}.{key} is for a single process, not for {world.size}; drop it")
+    _check_caches(config, resolved.phases, model, data, world)
     state = State(
         model,
         build_optimizer(model, resolved.phases[0].settings.optim),
@@ -110,10 +102,9 @@ def build_trainer(
     if config.engine.sync_batchnorm and world.size > 1:
         synchronize_batchnorm(model)
     checkpoints = Checkpoints(run, resolved, data, parameters, [*teachers, *proxies], world)
-    stop = [] if stop is None else stop
     augmenter = Augmenter(data, config.seed, config.engine.workers, config.interpolation)
     batches = Batches(config, data, augmenter, preprocess, teacher_targets, hard_images, micro_batch, world)
-    trainer = Trainer(resolved, data, state, checkpoints, batches, world, stop, quiet)
+    trainer = Trainer(resolved, data, state, checkpoints, batches, world, [] if stop is None else stop, quiet)
     lines.append(
         f"{config.name}: {parameters:,} trainable parameters, {config.rules.max_params - parameters:,} below the budget of "
         f"{config.rules.max_params:,}; {len(data.images):,} training and {len(data.val):,} validation images of "
@@ -125,6 +116,19 @@ def build_trainer(
     for line in lines + average_warnings(config, resolved.phases, resolved.steps(batches.steps)):
         trainer.say(line)
     return trainer
+
+
+def _check_caches(config: Config, phases: Sequence[Phase], model: nn.Module, data: DataModule, world: World) -> None:
+    """Raise ConfigError, now and not in its turn, for a phase whose cache is too large, or is for a single process only."""
+    cached = [phase for phase in phases if phase.settings.caches]
+    for phase in cached:
+        if phase.settings.cached_views is not None:
+            bytes_needed(model, phase, len(data.images), len(data.val), config.side)
+        else:
+            answer_bytes(phase, len(data.images), len(data.classes))
+    if cached and world.size > 1:
+        key = "cached_views" if cached[0].settings.cached_views else "distill.cached_views"
+        raise ConfigError(f"phases.{cached[0].index}.{key} is for a single process, not for {world.size}; drop it")
 
 
 def _build_net(config: Config, data: DataModule, preprocess: Preprocess) -> nn.Module:

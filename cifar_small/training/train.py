@@ -12,7 +12,7 @@ import torch
 
 from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
-from cifar_small.environment import describe
+from cifar_small.environment import machine_facts
 from cifar_small.errors import ConfigError, plural
 from cifar_small.models.counting import check_budget, num_classes_of
 from cifar_small.runs.directory import Run, can_resume, write_start
@@ -88,7 +88,7 @@ def train(
             "give all machines the same data and versions, and set engine.precision where their defaults differ",
         )
         if world.first:
-            environment = {**describe(trainer.device, trainer.state.precision), "processes": world.size}
+            environment = {**machine_facts(trainer.device, trainer.state.precision), "processes": world.size}
             write_start(run, config, environment, command, resolved.epochs)
         watched = _watchers(trainer) if world.first else []
 

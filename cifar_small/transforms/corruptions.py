@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.images import SIDE
+
 Floats = npt.NDArray[np.float32]
 Corruption = Callable[[Floats, int, np.random.Generator], Floats]
-SIDE = 32
 GRAY = np.array([0.299, 0.587, 0.114], np.float32)
 
 

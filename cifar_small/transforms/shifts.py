@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.images import SIDE
 from cifar_small.errors import UserError
 from cifar_small.randomness import SHIFT, numpy_generator
-from cifar_small.transforms.corruptions import COMMON, EXTRA, SIDE, Corruption, Floats, to_float, to_uint8
+from cifar_small.transforms.corruptions import COMMON, EXTRA, Corruption, Floats, to_float, to_uint8
 
 Pixels = npt.NDArray[np.uint8]
 CHUNK = 1000  # images that are worked on at once, each chunk with random numbers of its own

@@ -28,7 +28,7 @@ from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import holm, paired_difference
 from cifar_small.models.counting import footprint
 from cifar_small.reporting.comparison_tables import comparison_csv, comparison_tables, p_text
-from cifar_small.reporting.evaluation_files import describe
+from cifar_small.reporting.evaluation_files import describe_evaluation
 from cifar_small.reporting.tables import PAGE_WIDTH, Table, latex_escaped, to_latex
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions, note_seconds
@@ -451,7 +451,7 @@ def test_what_val_chose_is_said_where_val_is_the_judge() -> None:
         assert evaluate(one).val_chose == lines.get(said, "")
         line = f"val chose {lines.get(said)} for x, so its figures on val are optimistic; compare on test"
         assert compare([Entry("x", {"val": one})]).unlike == ((line,) if said else ())
-    assert "val also chose the weights of its members, so its accuracy is optimistic" in describe(evaluate(fitted))
+    assert "val also chose the weights of its members, so its accuracy is optimistic" in describe_evaluation(evaluate(fitted))
 
 
 def test_what_use_costs_stands_in_columns_where_a_run_tells_it(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data import index_hash, load_train, stratified_split
 from cifar_small.errors import DataError, plural
 from cifar_small.evaluation.data_survey import DataSurvey, survey
-from cifar_small.reporting.data_files import describe
+from cifar_small.reporting.data_files import describe_survey
 from cifar_small.runs.predictions import Predictions
 
 CLASSES = ("ant", "bee", "cow")
@@ -140,8 +140,8 @@ def test_sizes_as_stored_and_files_of_a_folder_without_test(tmp_path: Path, flat
     assert dict(found.sizes) == {(40, 48): 3, (32, 32): 9}
     assert "test" in found.no_test
     assert set(found.parts) == {"train", "val"}
-    assert "32x32 (9), 40x48 (3)" in describe(found)
-    assert "3 pictures resized to 32x32" in describe(found)
+    assert "32x32 (9), 40x48 (3)" in describe_survey(found)
+    assert "3 pictures resized to 32x32" in describe_survey(found)
     (copy,) = found.copies
     assert {file.name for one in (copy.image, copy.other) if (file := one.file)} == {"08.png", "10.png"}
     assert copy.exact

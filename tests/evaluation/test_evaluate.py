@@ -26,8 +26,7 @@ from cifar_small.figures.style import save
 from cifar_small.inference.predict import images_of
 from cifar_small.metrics.calibration import calibration, fit_temperature
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.reporting.evaluation_files import FILES, describe, write_evaluation
-from cifar_small.reporting.page import scores_table
+from cifar_small.reporting.evaluation_files import FILES, accuracy_table, describe_evaluation, write_evaluation
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.training.train import train
@@ -91,7 +90,7 @@ def test_top_5_is_stated_where_there_are_many_classes() -> None:
     """However the first images come out: torchmetrics' collection would show top-1 twice where the first batch is all right."""
     ten, names = noisy(0), tuple(f"class{label}" for label in range(20))
     assert evaluate(ten).top5 is None
-    assert "top-5" not in describe(evaluate(ten))
+    assert "top-5" not in describe_evaluation(evaluate(ten))
     labels = np.array([0, 1, 2, 3])
     logits = np.tile(np.arange(20, 0, -1, dtype=np.float32), (4, 1))  # 0 first, 19 last
     logits[1, 1] = 30  # right; image 2 has its class third, image 3 fourth, and then sixth
@@ -99,9 +98,9 @@ def test_top_5_is_stated_where_there_are_many_classes() -> None:
     assert (evaluate(found).accuracy, evaluate(found).top5) == (0.5, 1.0)
     logits[3, 4:6] = 25
     assert evaluate(found).top5 == 0.75
-    assert "; top-5 75.00%" in describe(evaluate(found))
-    assert scores_table(evaluate(found)).header[3] == "top-5 %"
-    assert scores_table(evaluate(found)).rows[0][3] == "75.00"
+    assert "; top-5 75.00%" in describe_evaluation(evaluate(found))
+    assert accuracy_table(evaluate(found)).header[3] == "top-5 %"
+    assert accuracy_table(evaluate(found)).rows[0][3] == "75.00"
 
 
 def test_mistakes_are_the_most_confident_first() -> None:
@@ -148,7 +147,7 @@ def test_val_scaled_by_itself_is_cross_fitted() -> None:
     logits[first], logits[second] = val.logits[first] / by_second, val.logits[second] / by_first
     assert scaling.after.nll == pytest.approx(calibration(logits, val.labels).nll)
     assert scaling.after.nll > calibration(val.logits / scaling.temperature, val.labels).nll  # which would flatter
-    assert "scored with the temperature of the other" in describe(evaluate(val, val))
+    assert "scored with the temperature of the other" in describe_evaluation(evaluate(val, val))
 
 
 def test_a_temperature_of_an_ensemble_holds_whatever_order_its_members_stand_in() -> None:
@@ -236,7 +235,7 @@ def test_pictures_of_a_hundred_classes(tmp_path: Path) -> None:
     for name in ("confusion", "per_class", "confused"):
         with Image.open(tmp_path / f"{name}.png") as picture:
             assert min(picture.size) > 500
-    text = describe(evaluation)
+    text = describe_evaluation(evaluation)
     assert "(90 classes with a higher F1 are in evaluation.json)" in text
     worst = min(evaluation.classes, key=lambda one: (one.f1 or 0.0, one.name))
     assert text.split("F1 %\n")[1].split()[0] == worst.name

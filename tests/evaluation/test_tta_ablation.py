@@ -21,7 +21,8 @@ from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
 from cifar_small.evaluation.tta_ablation import Ablation, ablate, fit_view_weights, view_logits
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images
-from cifar_small.metrics.classification import cross_entropy, log_softmax, mcnemar, wilson_interval
+from cifar_small.metrics.classification import cross_entropy, log_softmax, wilson_interval
+from cifar_small.metrics.significance import mcnemar
 from cifar_small.reporting.evaluation_files import describe_ablation
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train

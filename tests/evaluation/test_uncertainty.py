@@ -36,7 +36,7 @@ from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images
 from cifar_small.metrics.classification import log_softmax
 from cifar_small.models import set_dropout
-from cifar_small.reporting.uncertainty_files import FILES, describe, write_uncertainty
+from cifar_small.reporting.uncertainty_files import FILES, describe_uncertainty, write_uncertainty
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
 from cifar_small.training.train import train
@@ -207,7 +207,7 @@ def test_table_of_coverage() -> None:
         assert row["AURC"] >= found.table["best order"]["AURC"] - 1e-12
     by_hand = np.argsort(uncertainty.mutual_information, kind="stable")[:54]
     assert found.table["mutual information"]["90%"] == pytest.approx(uncertainty.correct[by_hand].mean())
-    assert f"{100 * accuracy:.2f} %".replace(" %", "%") in describe(uncertainty, found)
+    assert f"{100 * accuracy:.2f} %".replace(" %", "%") in describe_uncertainty(uncertainty, found)
 
 
 def test_files(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_without_labels_nothing_is_said_of_accuracy(tmp_path: Path) -> None:
     written = write_uncertainty(uncertainty, None, tmp_path)
     assert [path.name for path in written] == ["uncertainty.npz", "uncertainty.csv", "uncertainty.json"]
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in written}  # no curve of the labelled one
-    assert "accuracy of the mean" not in describe(uncertainty, None)
+    assert "accuracy of the mean" not in describe_uncertainty(uncertainty, None)
     assert (tmp_path / "uncertainty.csv").read_text().splitlines()[0].startswith("id,predicted,confidence,")
 
 

@@ -47,8 +47,7 @@ from cifar_small.inference.onnx_session import (
     seal_model,
 )
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict, predict_images
-from cifar_small.metrics.classification import mcnemar
-from cifar_small.metrics.significance import paired_difference
+from cifar_small.metrics.significance import mcnemar, paired_difference
 from cifar_small.models import build_model, merge_pooled_norms
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run

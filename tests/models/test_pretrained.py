@@ -231,7 +231,7 @@ def test_fetch_downloads_once_and_says_what_came(
         return str(put_in_hub_cache(caches, CONTENT[".safetensors"]))
 
     monkeypatch.setitem(PUBLISHED, TV.family, TV)
-    monkeypatch.setattr(module, "_require_answer", lambda url: None)
+    monkeypatch.setattr(module, "require_answer", lambda url: None)
     monkeypatch.setattr(module, "download", download)
     monkeypatch.setattr(hub, "get_hf_file_metadata", lambda url: asked.append(url))
     monkeypatch.setattr(hub, "hf_hub_download", from_hub)
@@ -371,7 +371,7 @@ def test_a_hub_that_answers_the_door_and_then_fails_is_asked_once(
     caches: Path, no_network: list[str], monkeypatch: Any
 ) -> None:
     """Its own client would look for two files five times each, waiting longer every time."""
-    monkeypatch.setattr(module, "_require_answer", lambda url: None)
+    monkeypatch.setattr(module, "require_answer", lambda url: None)
     module._hub()
 
     def refused() -> None:

@@ -41,7 +41,6 @@ from cifar_small.submission.submission_file import (
     read_csv,
     render_csv,
     rules_of_sample,
-    score,
     submit,
     submit_file,
 )
@@ -427,10 +426,6 @@ def test_a_config_two_folders_above_makes_no_run(tmp_path: Path) -> None:
     made().save(tmp_path / "preds" / "submit.npz")
     _, record = submit_file(tmp_path / "preds" / "submit.npz", tmp_path / "out" / "a.csv")
     assert record.run is None
-
-
-def test_score_counts_missing_answers_as_wrong() -> None:
-    assert score({0: 3, 1: 1, 9: 5}, {0: 3, 1: 2, 2: 0, 9: 5}) == (2, 4)
 
 
 # ---------------------------------------------------------------------------------------------------------------- reading

@@ -39,7 +39,7 @@ from cifar_small.cli.main import main
 from cifar_small.config.hashing import dump_config
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
-from cifar_small.environment import describe
+from cifar_small.environment import machine_facts
 from cifar_small.errors import CheckpointError, ConfigError, DiskError, DivergedError, Terminated, UserError
 from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.randomness import numpy_generator
@@ -692,7 +692,7 @@ def test_a_sweep_may_change_before_its_first_epoch_is_done(
     """A folder with a config and no checkpoint is of a run that was stopped in its first epoch: nothing is lost."""
     place = tmp_path / "out"
     config = load_config(write(parameters={"optim.lr": [0.1]}).parent / "base.yaml")
-    environment = {**describe(torch.device("cpu"), "fp32"), "processes": 1}
+    environment = {**machine_facts(torch.device("cpu"), "fp32"), "processes": 1}
     write_start(Run(place / "lr-0.1-seed0"), config, environment, "", 1)
     training = fake(lambda config: 0.5)
     run_sweep(write({"batch_size": 32}, parameters={"optim.lr": [0.1]}), place, quiet=True)
@@ -1368,7 +1368,7 @@ def test_time_limits_do_not_end_a_sweep(tmp_path: Path, monkeypatch: pytest.Monk
     submitit = pytest.importorskip("submitit")
     monkeypatch.setattr(cluster.shutil, "which", lambda name: f"/usr/bin/{name}")
     assert submitit.AutoExecutor(tmp_path, cluster="slurm")._executor.max_num_timeout == 3
-    executor = cluster._executor(SweepDirectory(tmp_path), "slurm", 2)
+    executor = cluster._executor(SweepDirectory(tmp_path), "slurm")
     assert executor._executor.max_num_timeout == cluster.TIMEOUTS > 1000
 
 

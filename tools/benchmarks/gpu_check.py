@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from cifar_small.cli.command import exit_code
-from cifar_small.environment import describe, resolve_device
+from cifar_small.environment import machine_facts, resolve_device
 from cifar_small.errors import UserError
 from cifar_small.files import write_json
 from cifar_small.runs.directory import Run
@@ -175,7 +175,7 @@ def _check(options: argparse.Namespace) -> int:
     device = resolve_device(options.device)
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "machine.json", describe(device, "bf16") | {"torch": torch.__version__})
+    write_json(folder / "machine.json", machine_facts(device, "bf16") | {"torch": torch.__version__})
     report = run_stages(stages(folder, options.data, options.device, options.tiny), folder, 60 * options.minutes)
     failed = [name for name, stage in report["stages"].items() if stage["rc"] not in (0, 143, -15) or stage.get("too_long")]
     if failed:

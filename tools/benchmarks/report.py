@@ -17,7 +17,7 @@ from typing import Any
 
 from cifar_small.config.hashing import config_dict, config_hash
 from cifar_small.config.schema import Config
-from cifar_small.environment import describe, prepare_process, resolve_device, resolve_precision
+from cifar_small.environment import machine_facts, prepare_process, resolve_device, resolve_precision
 from cifar_small.files import write_json
 from cifar_small.metrics.spread import BUSY
 
@@ -78,7 +78,7 @@ def begin(bench: str, config: Config, command: str) -> Report:
     """
     prepare_process(config.engine)
     device = resolve_device(config.engine.device)
-    return Report(bench, config, command, describe(device, resolve_precision(config.engine.precision, device)))
+    return Report(bench, config, command, machine_facts(device, resolve_precision(config.engine.precision, device)))
 
 
 @dataclass(frozen=True)

@@ -145,14 +145,13 @@ class SourceFacts(NamedTuple):
     classes: int | None = None
     train_images: int | None = None
     hub: str | None = None  # name of the dataset on the hub
-    built_in: bool = False  # comes with a package, so that `root` has no meaning
 
 
 SOURCES: Mapping[SourceName, SourceFacts] = {
     "cifar10": SourceFacts("CIFAR-10", 10, 50_000, "uoft-cs/cifar10"),
     "cifar100": SourceFacts("CIFAR-100", 100, 50_000, "uoft-cs/cifar100"),
     "cifar100_coarse": SourceFacts("CIFAR-100 with its 20 coarse classes", 20, 50_000, "uoft-cs/cifar100"),
-    "digits": SourceFacts("scikit-learn's handwritten digits, enlarged to 32x32", 10, 1437, built_in=True),
+    "digits": SourceFacts("scikit-learn's handwritten digits, enlarged to 32x32", 10, 1437),
     "npz": SourceFacts(),
     "folder": SourceFacts(),
 }

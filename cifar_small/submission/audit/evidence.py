@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.schema import Config, Data, Rules
@@ -21,14 +20,14 @@ from cifar_small.data.cifar import VARIABLE
 from cifar_small.data.datamodule import load_splits
 from cifar_small.data.images import SIDE
 from cifar_small.data.unlabelled import AskedLayout
-from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
+from cifar_small.errors import CheckpointError, DataError, UserError, command_line
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.onnx_session import load_onnx, require_extra
 from cifar_small.inference.predict import Net, load_net, relocate_net
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse
+from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse, rules_of
 from cifar_small.submission.audit.card import CheckResult, Unavailable
 from cifar_small.submission.submission_file import label_texts, read_csv, rules_of_sample
 
@@ -296,13 +295,14 @@ def gather(
             raise UserError(f"{path} does not exist; expected a file or folder to audit with")
     content, record = _read(csv)
     meta = record.predictions
-    csv_rules = _rules(meta.rules if record.rules is None else record.rules, csv)
+    stated = meta.rules if record.rules is None else record.rules
+    csv_rules = rules_of(stated, csv.with_suffix(".json"), "give a config whose rules hold")
     rules = load_config(config).rules if config is not None else csv_rules
     started_from = {ancestor.weights_sha256 for net in meta.nets() for ancestor in net.ancestors}
     given = [Run(folder).require() for folder in runs]
-    ancestral = tuple(run for run in given if _weights_of(run, "best") in started_from)
+    ancestral = tuple(run for run in given if run.weights_sha256("best") in started_from)
     submitted = {net.weights_sha256 for net in meta.nets()}
-    folders = [run for run in given if run not in ancestral or _weights_of(run, "best") in submitted]
+    folders = [run for run in given if run not in ancestral or run.weights_sha256("best") in submitted]
     sources = Sources(data_root, file, layout)
     written, classes = record.written, tuple(record.class_counts)
     if not meta.members:
@@ -340,17 +340,6 @@ def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:
     return content, parse(SubmissionRecord, record, path, expected="; expected the record that cifar-small submit writes")
 
 
-def _rules(plain: dict[str, Any], csv: Path) -> Rules:
-    """The rules in a record. Raises DataError when they cannot be read."""
-    try:
-        return Rules.model_validate(plain)
-    except ValidationError as error:
-        problems = plural(error.error_count(), "problem")
-        raise DataError(
-            f"the record of {csv} holds rules that cannot be read ({problems}); give a config whose rules hold"
-        ) from None
-
-
 def _assign(
     members: Sequence[NetFacts], left_out: Sequence[NetFacts], runs: Sequence[Run]
 ) -> tuple[list[Run | None], tuple[Run, ...]]:
@@ -368,21 +357,12 @@ def _assign(
                 found[place] = matching[0]
                 left.remove(matching[0])
 
-    take(lambda run, meta: meta.weights_sha256 is not None and _weights_of(run, meta.checkpoint) == meta.weights_sha256)
+    take(lambda run, meta: meta.weights_sha256 is not None and run.weights_sha256(meta.checkpoint) == meta.weights_sha256)
     take(lambda run, meta: run.folder.resolve().name == meta.run)
     if left:
         names = ", ".join(str(meta.run) for meta in wanted)
         raise UserError(f"{left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
     return found[: len(members)], tuple(run for run in found[len(members) :] if run is not None)
-
-
-def _weights_of(run: Run, checkpoint: str) -> str:
-    """The SHA-256 of a checkpoint of a run; empty where it has none."""
-    try:
-        path = run.checkpoint(checkpoint)
-    except CheckpointError:
-        return ""
-    return sha256_file(path) if path.exists() else ""
 
 
 def _file_of(meta: NetFacts, run: Run | None) -> Path | None:
