@@ -97,7 +97,8 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 def computes_in_bf16(device: torch.device) -> bool:
     """Whether the hardware does; elsewhere torch takes up to 26 times as long for products of matrices as in fp32."""
     if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+        # Not torch.cuda.is_bf16_supported, which speaks of the current device.
+        return torch.version.hip is not None or torch.cuda.get_device_capability(device) >= (8, 0)
     return device.type == "meta" or _cpu_has_bf16()
 
 
@@ -188,14 +189,25 @@ def compiled(model: nn.Module, engine: Engine) -> nn.Module:
     return torch.compile(model, mode=mode, dynamic=False)  # type: ignore[return-value]
 
 
+class _Threads:
+    """What torch had before a config asked for another number of threads, so that the next one may ask for torch's default."""
+
+    before: int | None = None
+    set: int | None = None
+
+
 def prepare_process(engine: Engine) -> None:
     """Use as many CPU threads as the config says, or torch's default, and keep freed memory for the next step.
 
     On a GPU: the fastest convolutions for the shapes at hand or, if the config says so, those that give the same bits each
     time, and fp32 that is fp32, where torch would take TF32.
     """
-    if engine.threads:
-        torch.set_num_threads(engine.threads)
+    threads = _Threads.before if engine.threads is None and torch.get_num_threads() == _Threads.set else engine.threads
+    if threads is not None:
+        _Threads.before, _Threads.set = (_Threads.before or torch.get_num_threads()), threads
+        torch.set_num_threads(threads)
+    if engine.device.startswith("cuda:") and torch.cuda.is_available():
+        torch.cuda.set_device(resolve_device(engine.device))  # else torch would open a context on the first GPU too
     if engine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it shows faults, for time

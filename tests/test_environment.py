@@ -139,6 +139,30 @@ def test_a_config_decides_whether_algorithms_are_deterministic(monkeypatch: pyte
     assert asked() == (False, False, True)
 
 
+def test_without_a_number_of_threads_a_process_goes_back_to_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment._Threads, "before", None)
+    monkeypatch.setattr(environment._Threads, "set", None)
+    own = torch.get_num_threads()
+    try:
+        environment.prepare_process(Engine(threads=own + 2))
+        environment.prepare_process(Engine(threads=own + 1))
+        assert torch.get_num_threads() == own + 1
+        environment.prepare_process(Engine())
+        assert torch.get_num_threads() == own
+        torch.set_num_threads(own + 3)  # by hand, or for each of several processes
+        environment.prepare_process(Engine())
+        assert torch.get_num_threads() == own + 3
+    finally:
+        torch.set_num_threads(own)
+
+
+def test_each_gpu_is_asked_for_its_own_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine with a T4 and an A100, whatever device is the current one."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: [(7, 5), (8, 0)][device.index])
+    assert environment.resolve_precision("auto", torch.device("cuda:0")) == "fp16"
+    assert environment.resolve_precision("auto", torch.device("cuda:1")) == "bf16"
+
+
 def test_large_blocks_are_reused_between_steps() -> None:
     """In a process of its own: page faults of allocating and freeing 64 MiB five times, before and after."""
     code = """

@@ -7,7 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_data_root, add_device, add_output, add_overwrite, add_runs, reserve
+from cifar_small.cli.options import (
+    add_config,
+    add_data_root,
+    add_device,
+    add_output,
+    add_overwrite,
+    add_runs,
+    config_or_none,
+    reserve,
+)
 from cifar_small.errors import DataError, plural
 from cifar_small.files import probe_writable
 
@@ -39,6 +48,7 @@ def _ensemble_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PREDICTIONS",
         help="the members' predictions of val, in any order (default: val*.npz beside each member's file)",
     )
+    add_config(parser, "config whose rules hold (default: the members' rules, which must agree)")
     add_overwrite(parser)
 
 
@@ -62,7 +72,9 @@ def _ensemble(options: argparse.Namespace) -> int:
         val = match_val(members, [load_predictions(path) for path in options.val])
     else:
         val = find_val(options.predictions, members)
-    joined = combine(members, options.method, val)
+    config = config_or_none(options)
+    rules = config.rules if config else None
+    joined = combine(members, options.method, val, rules)
     joined.save(options.output)
     print(f"{joined.meta.name} -> {options.output}")
     for one in joined.meta.left_out:
@@ -78,7 +90,7 @@ def _ensemble(options: argparse.Namespace) -> int:
         print("not compared with its best member; run predict --split val for every member first")
     else:
         try:
-            verdict = judge(combine(val, options.method, val), val)
+            verdict = judge(combine(val, options.method, val, rules), val)
         except DataError as error:  # the file is made, and good without it
             print(f"not compared with its best member on val: {error}")
         else:

@@ -73,7 +73,7 @@ def _submit(options: argparse.Namespace) -> int:
     data = (predictions.meta.config or {}).get("data", {})
     first = predictions.classes[0]
     if data.get("source") == "folder" and not (data.get("classes") or first.isdecimal() or record.labels[first] == first):
-        print_note("these are places in the alphabetical order of the class folders; data.classes sets another")
+        print_note("these are places in the alphabetical order of the class names; data.classes sets another")
     print(f"{record.rows:,} rows, {predictions.meta.parameters:,} parameters -> {options.output}; record: {record_file}")
     if record.uncounted:
         print_note(
@@ -122,8 +122,8 @@ def _check(options: argparse.Namespace) -> int:
     faults = find_faults(content, ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
-    if faults and config is None and options.sample is None:
-        print_note("checked by the rules of CIFAR-10; for another competition, name its config by --config")
+    if faults and config is None:
+        print_note("checked by the classes and rules of CIFAR-10; for another competition, name its config by --config")
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes, rules), classes):
             print(f"warning: {warning}", file=sys.stderr)

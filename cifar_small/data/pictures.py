@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from tqdm.auto import tqdm
 from cifar_small.data.formats import PICTURES, format_of_file
 from cifar_small.data.images import SIDE
 from cifar_small.environment import memory_at_hand, no_bar
-from cifar_small.errors import DataError
+from cifar_small.errors import DataError, plural
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -134,6 +135,12 @@ def read_class_folders(root: Path, split: str, side: int = SIDE) -> Labelled:
 def files_of_classes(root: Path, split: str) -> LabelledFiles:
     """The files in <split>/<class>/, their labels, and the names of the classes. Raises DataError."""
     classes = class_folders(root / "train")
+    if not classes and picture_files(root / "train"):
+        tables = sorted(path.name for path in root.glob("*.csv") if path.name not in LABEL_FILES)
+        raise DataError(
+            f"{root / 'train'}: has pictures without class folders; expected train/<class>/*.png, or beside a flat train/ the "
+            f"classes in {' or '.join(LABEL_FILES)}{', not ' + ', '.join(tables[:3]) if tables else ''}"
+        )
     # Competitions give no labelled test part, or a test/ of pictures alone, and training needs none.
     tested = class_folders(root / "test") if split == "test" or (root / "test").is_dir() else []
     if split == "test" and not tested:
@@ -143,7 +150,8 @@ def files_of_classes(root: Path, split: str) -> LabelledFiles:
         )
     if lone := sorted(set(classes) ^ set(tested)) if tested else []:
         raise DataError(
-            f"{root}: train and test differ in their class folders ({', '.join(lone[:5])}); expected the same in both"
+            f"{root}: train and test differ in their class folders ({', '.join(lone[:5])}); expected the same in both, or no "
+            "folders in a test of pictures without labels: put these into test itself"
         )
     files, labels = [], []
     for label, name in enumerate(classes):
@@ -198,8 +206,13 @@ def files_of_table(root: Path, table: Path) -> LabelledFiles:
         rows = [row for row in csv.reader(table.read_text(encoding="utf-8-sig").splitlines()) if row]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{table}: is not a readable CSV ({error}); expected a header such as id,label") from None
-    if len(rows) < 2 or any(len(row) != 2 for row in rows):
-        raise DataError(f"{table}: expected a header such as id,label and rows of two values, a picture and its class")
+    if odd := next((row for row in rows if len(row) != 2), None):
+        raise DataError(
+            f"{table}: has a row of {plural(len(odd), 'value')}, {','.join(odd)[:60]!r}; expected a header such as id,label "
+            "and rows of two values, a picture and its class, with a comma between them"
+        )
+    if len(rows) < 2:
+        raise DataError(f"{table}: has no rows; expected a header such as id,label and a row for each picture")
     by_name: dict[str, Path] = {}
     for file in picture_files(root / "train"):
         by_name[file.name] = by_name[file.stem] = file
@@ -209,10 +222,20 @@ def files_of_table(root: Path, table: Path) -> LabelledFiles:
         )
     names, labels = ([row[column].strip() for row in rows[1:]] for column in (0, 1))
     if missing := [name for name in names if name not in by_name]:
+        numbers = {str(int(name)) for name in by_name if name.isascii() and name.isdecimal()}
+        unpadded = missing[0] in numbers
         raise DataError(
-            f"{table}: {len(missing):,} of {len(names):,} pictures are not in {root / 'train'}, first {missing[0]!r}; unpack "
-            "the whole archive of pictures there"
+            f"{table}: {len(missing):,} of {len(names):,} pictures are not in {root / 'train'}, first {missing[0]!r}; "
+            + (
+                f"the pictures' own names have zeros in front, as {min(by_name)}: write the CSV with its names as text"
+                if unpadded
+                else "unpack the whole archive of pictures there, and name each picture as in that folder, without a path"
+            )
         )
+    if empty := [name for name, label in zip(names, labels, strict=True) if not label]:
+        raise DataError(f"{table}: {plural(len(empty), 'picture')} without a class, first {empty[0]!r}; expected one for each")
+    if all(re.fullmatch(r"[0-9]+\.0", label) for label in labels):
+        labels = [label.removesuffix(".0") for label in labels]  # as pandas writes the whole numbers of a column with gaps
     classes = in_order(sorted(set(labels)), str(table))
     files = [by_name[name] for name in names]
     if len(set(files)) < len(files):

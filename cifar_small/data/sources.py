@@ -221,7 +221,8 @@ def _folder(root: Path, split: Split, side: int) -> Images:
 
 def _table_of_flat(root: Path) -> Path | None:
     table = label_file(root)
-    return table if table and not any(entry.is_dir() for entry in (root / "train").iterdir()) else None
+    folders = (entry for entry in (root / "train").iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    return table if table and not any(folders) else None
 
 
 def picture_files_of(data: Data, split: Split) -> list[Path]:

@@ -11,6 +11,7 @@ import hashlib
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from string import digits
 from typing import Any, Literal
 
 import numpy as np
@@ -190,22 +191,33 @@ def _entries(
 
 
 def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayout) -> tuple[Pictures, npt.NDArray[np.int64]]:
-    files = [file for file in folder.iterdir() if file.suffix.lower() in ENDINGS]
+    listed = [file for file in folder.iterdir() if not file.name.startswith(".")]
+    files = [file for file in listed if file.suffix.lower() in ENDINGS]
     if not files:
-        kinds = sorted({file.suffix for file in folder.iterdir()} - {""})[:5]
+        kinds = sorted({file.suffix for file in listed} - {""})[:5]
         raise DataError(
             f"{folder}: has no {', '.join(ENDINGS)} files but {', '.join(kinds) or 'nothing'}; expected pictures named by "
             "number, such as 0.png"
         )
-    if other := sum(1 for _ in folder.iterdir()) - len(files):
+    if other := len(listed) - len(files):
         entries = plural(other, "entry", "entries")
         notes.append(f"left out of the folder, because they are no pictures ({', '.join(ENDINGS)}): {entries}")
-    for file in files:
-        if not (file.stem.isascii() and file.stem.isdecimal() and len(file.stem) < 20 and int(file.stem) < 2**63):
-            raise DataError(f"{file}: is not named by a number; expected names such as 0.png, from which the ids are taken")
-    files.sort(key=lambda file: (int(file.stem), file.name))
+    prefix = _shared_start([file.stem for file in files]).rstrip(digits)
+    numbers = {file: file.stem.removeprefix(prefix) for file in files}
+    for file, text in numbers.items():
+        if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 2**63):
+            raise DataError(
+                f"{file}: is not named by a number; expected names such as 0.png or img_0.png, with the same text before each "
+                "number, from which the ids are taken"
+            )
+    files.sort(key=lambda file: (int(numbers[file]), file.name))
     notes.append("ids are the numbers in the file names, in increasing order")
-    if padded := [file.name for file in files if str(int(file.stem)) != file.stem]:
+    if prefix:
+        notes.append(
+            f"each name begins with {prefix!r}, which the ids leave out; where the competition wants it, set rules.ids, or "
+            "submit with its sample submission"
+        )
+    if padded := [file.name for file in files if str(int(numbers[file])) != numbers[file]]:
         notes.append(
             f"{plural(len(padded), 'name')} with zeros in front, such as {padded[0]}: ids are written without them; where the "
             "competition wants them, set rules.ids, or submit with its sample submission"
@@ -218,7 +230,15 @@ def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayou
         raise DataError(f"{folder}: a folder of pictures was asked to be read as CHW; their colors lie side by side: HWC")
     if layout == "auto":
         require_in_order(pixels if small is None else small, str(folder))
-    return pictures, np.array([int(file.stem) for file in files], np.int64)
+    return pictures, np.array([int(numbers[file]) for file in files], np.int64)
+
+
+def _shared_start(names: Sequence[str]) -> str:
+    """What all names begin with."""
+    first, last = min(names), max(names)
+    return first[
+        : next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
+    ]
 
 
 def _resized_note(pictures: Pictures) -> str:
@@ -316,6 +336,8 @@ def _as_ids(listed: Any, where: str, notes: list[str]) -> npt.NDArray[np.int64]:
             raise DataError(
                 f"{where}: id {_shown(text)} in row {row} is not a whole number; expected ids such as 0, 1, 2{hint}"
             )
+        if int(text) < 0:
+            raise DataError(f"{where}: id {int(text)} in row {row} is below 0; expected ids such as 0, 1, 2")
         ids.append(int(text))
     kinds = {type(entry).__name__ for entry in entries} - {"int"}
     if kinds:

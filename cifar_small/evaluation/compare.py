@@ -133,7 +133,7 @@ def compare(
             for value, names in _who(_having(by_name.items()))
         ),
         tuple(refused),
-        tuple(_missing(entries)),
+        tuple(_missing(entries, split)),
     )
 
 
@@ -331,10 +331,12 @@ def epochs_text(epochs: Sequence[float]) -> str:
     return " + ".join(f"{epoch:g}" for epoch in epochs)
 
 
-def _missing(entries: Sequence[Entry]) -> list[str]:
+def _missing(entries: Sequence[Entry], asked: str) -> list[str]:
+    """What an entry lacks of the split that was asked for, or that another has: a look at val sends nobody to read test."""
     lines = []
+    wanted = [split for split in SPLITS if split == asked or any(split in entry.predictions for entry in entries)]
     for entry in entries:
-        for split in SPLITS:
+        for split in wanted:
             if split in entry.predictions:
                 continue
             how = f"give the file of its {split} predictions too"

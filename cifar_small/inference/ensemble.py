@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.config.schema import Rules
 from cifar_small.errors import DataError, UserError
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.significance import mcnemar
@@ -26,13 +28,19 @@ TITLES: dict[str, str] = {
 }
 
 
-def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequence[Predictions] | None = None) -> Predictions:
+def combine(
+    members: Sequence[Predictions],
+    method: Method = "logits",
+    val: Sequence[Predictions] | None = None,
+    rules: Rules | None = None,
+) -> Predictions:
     """One answer of several members for the images of the first, joined by id.
 
     val: predictions of val by the same weights with the same views, in any order; needed where `method` fits weights, which a
-    member may leave with 0. Of nets that held out other images, those are taken that all held out. Raises DataError when a
-    member has other ids, class names or labels, was made under other rules or from other images, or shares weights with
-    another; and for val predictions that are missing or of another split.
+    member may leave with 0. Of nets that held out other images, those are taken that all held out. rules: of the competition;
+    None: those of the members, which must agree. Raises DataError when a member has other ids, class names or labels, was made
+    under other rules or from other images, or shares weights with another; and for val predictions that are missing or of
+    another split.
 
     `meta` has `method`, `members` (each with its `weight`), `left_out`, `fitted_on` (the val predictions' hashes), `parameters`
     (the sum): `blend.blend(method, logits, weights)` of the members' files gives the same logits again.
@@ -40,7 +48,7 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     if method not in TITLES:
         raise UserError(f"there is no method {method!r}; expected one of {', '.join(TITLES)}")
     members = on_shared_images(members)
-    logits = _join(members)
+    logits = _join(members, any_rules=rules is not None)
     weights: npt.NDArray[np.float64] = np.full(len(members), 1 / len(members))
     fitted_on: FittedOn | None = None
     if method in FITTED:
@@ -54,7 +62,7 @@ def combine(members: Sequence[Predictions], method: Method = "logits", val: Sequ
     first = members[0]
     meta = PredictionsMeta(
         format=FORMAT,
-        rules=first.meta.rules,
+        rules=first.meta.rules if rules is None else rules.model_dump(mode="json"),
         images_sha256=first.meta.images_sha256,
         source=first.meta.source,
         split=first.meta.split,
@@ -97,7 +105,13 @@ def _labels(members: Sequence[Predictions]) -> list[str]:
     return [member.meta.label(folder=names.count(name) > 1) for name, member in zip(names, members, strict=True)]
 
 
-def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
+def _differing(rules: Mapping[str, Any], others: Mapping[str, Any]) -> str:
+    """The rules in which two differ, with both values."""
+    keys = sorted(key for key in rules.keys() | others.keys() if rules.get(key) != others.get(key))
+    return ", ".join(f"{key}: {rules.get(key)} and {others.get(key)}" for key in keys)
+
+
+def _join(members: Sequence[Predictions], any_rules: bool = False) -> npt.NDArray[np.float32]:
     """The members' logits (M, N, K) in the first one's order of ids, after checking that they belong together."""
     if len(members) < 2:
         raise DataError(f"an ensemble needs at least two predictions files, got {len(members)}")
@@ -108,10 +122,15 @@ def _join(members: Sequence[Predictions]) -> npt.NDArray[np.float32]:
         if member.classes != first.classes:
             own, others = list(member.classes)[:3], list(first.classes)[:3]
             raise DataError(f"{name} has classes {own}..., {names[0]} {others}...; the same names in the same order are needed")
-        for key in ("images_sha256", "rules"):
-            own, other = getattr(member.meta, key), getattr(first.meta, key)
-            if own != other:
-                raise DataError(f"{name} and {names[0]} differ in {key}: {own} and {other}; predict again")
+        if member.meta.split != first.meta.split:
+            raise DataError(f"{name} is of {member.meta.split}, {names[0]} of {first.meta.split}; the same split is needed")
+        if member.meta.images_sha256 != first.meta.images_sha256:
+            raise DataError(f"{name} and {names[0]} are of different images ({member.meta.source} and {first.meta.source})")
+        if not any_rules and (odd := _differing(member.meta.rules, first.meta.rules)):
+            raise DataError(
+                f"{name} and {names[0]} were trained under different rules ({odd}); expected those of the competition",
+                remedy="config",
+            )
         ordered = member.reordered(first.ids)
         if ordered is None:
             raise DataError(f"{name} has other ids than {names[0]}; predict the same file with every member")
@@ -143,7 +162,7 @@ def _fit(
 ) -> tuple[npt.NDArray[np.float64], FittedOn]:
     """The members' weights and what they were fitted on."""
     own = on_shared_images(match_val(members, val))
-    logits, labels = _join(own), own[0].labels
+    logits, labels = _join(own, any_rules=True), own[0].labels
     assert labels is not None
     weights = fit_weights(logits, labels) if method == "weighted" else select_greedily(logits, labels)
     hashes = [predictions.meta.sha256 for predictions in own]
@@ -222,6 +241,6 @@ def judge(joined: Predictions, members: Sequence[Predictions]) -> Verdict:
     """An ensemble against its best member, on labelled images."""
     assert joined.labels is not None
     members = on_shared_images(members)
-    right = [logits.argmax(axis=-1) == joined.labels for logits in _join(members)]
+    right = [logits.argmax(axis=-1) == joined.labels for logits in _join(members, any_rules=True)]
     best = int(np.argmax([hits.sum() for hits in right]))
     return Verdict.between("ensemble", joined.correct, _labels(members)[best], right[best])

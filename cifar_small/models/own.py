@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import OwnModel
 from cifar_small.errors import ConfigError, plural
-from cifar_small.models.modes import ATTENTION
+from cifar_small.models.modes import ATTENTION, in_backbone
 
 
 def build_own(model: OwnModel, num_classes: int) -> nn.Module:
@@ -42,19 +42,24 @@ def build_own(model: OwnModel, num_classes: int) -> nn.Module:
     return net
 
 
-def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool = False) -> None:
+def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool = False, apart: bool = False) -> list[str]:
     """Try a net on two random images, on the CPU. Raises ConfigError that says which promise it cannot keep, and why.
 
     Tried are: one logit a class, for a single image too; equal seeds give equal weights and equal training passes, as a resumed
     run needs; the state dict holds all that a prediction depends on; in evaluation an image's logits do not depend on the batch
     it stands in.
-    head_matters: does the config treat the backbone apart from the head, which it knows by its name?
+    head_matters: does the config name weights, whose head may be of other classes, and is known by its name? apart: does it
+    give the backbone a rate of its own, or freeze it? Returns the names of parameters that the loss does not depend on.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         images = torch.randn(2, 3, side, side)
         first, second = (_seeded(model, num_classes, seed=1) for _ in range(2))
-        if head_matters and any(name.startswith(ATTENTION) for name, _ in first.named_parameters()):
+        if apart and all(in_backbone(name) for name, _ in first.named_parameters(remove_duplicate=False)):
+            raise _broken(
+                model, "has no part called fc, so that its classifier counts as backbone; call it fc, or treat all of it alike"
+            )
+        if (head_matters or apart) and any(name.startswith(ATTENTION) for name, _ in first.named_parameters()):
             raise _broken(
                 model, "calls a part `attention`, as the head of a pretrained net has one; rename it to tell backbone and head"
             )
@@ -63,6 +68,8 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
         logits = _training_pass(first, images, model)
         if logits.shape != (2, num_classes):
             raise _broken(model, f"maps 2 images to {tuple(logits.shape)}, not {(2, num_classes)}")
+        if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2), atol=1e-3):
+            raise _broken(model, "returns probabilities; expected logits: leave softmax out, which the loss takes by itself")
         if not torch.equal(logits, _training_pass(second, images, model)):
             raise _broken(model, "two training passes of one torch seed differ: all its random numbers must be torch's")
         other = _seeded(model, num_classes, seed=2)
@@ -89,6 +96,7 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
                 "trains otherwise after a pass than another net with its state dict: resuming would not be exact; keep what "
                 "changes in a buffer, and draw from torch's own generator",
             )
+        return _unused_parameters(first, images, model)
 
 
 def _seeded(model: OwnModel, num_classes: int, seed: int) -> nn.Module:
@@ -113,6 +121,15 @@ def _logits(net: nn.Module, images: Tensor, model: OwnModel) -> Tensor:
     if not torch.isfinite(logits).all():
         raise _broken(model, "maps random images to logits that are NaN or infinite")
     return logits.detach()
+
+
+def _unused_parameters(net: nn.Module, images: Tensor, model: OwnModel) -> list[str]:
+    """The names of parameters that train and get no gradient."""
+    try:
+        net(images).square().sum().backward()
+    except (Exception, SystemExit) as error:  # whatever the user's code raises
+        raise _broken(model, f"cannot be trained: its backward pass raises {type(error).__name__}: {error}") from error
+    return [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]
 
 
 def _first_difference(state: dict[str, Tensor], other: dict[str, Tensor]) -> str:

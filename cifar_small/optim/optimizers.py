@@ -39,6 +39,11 @@ def parameter_groups(model: nn.Module, settings: SGD | Adam) -> list[dict[str, o
     ]
 
 
+def is_filter_bank(parameter: Tensor) -> bool:
+    """Does Muon step it? Filters that see the image itself have 3 channels in, depthwise ones 1: too few directions."""
+    return parameter.ndim == 4 and parameter.shape[1] > 3
+
+
 def build_optimizer(model: nn.Module, settings: Optim) -> torch.optim.Optimizer:
     """The optimizer over the parameters that train now, fused where torch has it; learning rates are set before every step."""
     fused = not next(model.parameters()).is_meta  # torch has no fused step there, and nothing to gain
@@ -86,9 +91,7 @@ def _muon(model: nn.Module, settings: MuonSettings) -> Muon:
     }
     members: dict[str, list[Tensor]] = {"filters": [], "bias": [], "head": []}
     for parameter in _trained(model):
-        # Filters that see the image itself have 3 channels in, depthwise ones 1: too few directions for an orthogonal update.
-        filter_bank = parameter.ndim == 4 and parameter.shape[1] > 3
-        members["filters" if filter_bank else "bias" if parameter.ndim <= 1 else "head"].append(parameter)
+        members["filters" if is_filter_bank(parameter) else "bias" if parameter.ndim <= 1 else "head"].append(parameter)
     hyper: dict[str, dict[str, Any]] = {
         "filters": filters,
         "bias": {**dict(settings.bias), "rule": settings.bias.name},

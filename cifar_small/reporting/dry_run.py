@@ -5,8 +5,10 @@ from __future__ import annotations
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import SOURCES, Config
 from cifar_small.data.datamodule import load_splits
+from cifar_small.errors import ConfigError
 from cifar_small.models.counting import check_budget, footprint, num_classes_of
 from cifar_small.reporting.timeline import phase_table, steps_of, training_images
+from cifar_small.training.build import try_own_net
 from cifar_small.training.distributed import share_batch
 from cifar_small.training.initial_weights import with_input_of_weights
 from cifar_small.training.standin import memory_needed
@@ -27,9 +29,12 @@ def describe_run(config: Config) -> str:
     if classes is None or SOURCES[config.data.source].train_images is None:
         train, _, _ = load_splits(config.data)
         classes, images = len(train.classes), len(train)
+        if unsafe := config.rules.unsafe_name(train.classes):
+            raise ConfigError(unsafe)
     else:
         images = training_images(config)
     parameters = check_budget(config, classes)
+    notes = try_own_net(config, resolved.phases, classes)
     share_batch(config.batch_size, config.engine.micro_batch_size, 1)
     steps, budget = steps_of(config, images), config.rules.max_params
     size = footprint(config.model, classes, config.side)
@@ -56,4 +61,5 @@ def describe_run(config: Config) -> str:
         ("memory", f"{memory:.2f} GiB of tensors on a GPU at the fullest moment; what CUDA needs comes on top"),
     )
     facts = "\n".join(f"{name:<8}{text}" for name, text in lines)
-    return f"{config.name}, seed {config.seed}\n{facts}\n\n{phase_table(resolved.phases, steps)}"
+    said = "".join(f"{note}\n" for note in notes)
+    return f"{config.name}, seed {config.seed}\n{facts}\n{said}\n{phase_table(resolved.phases, steps)}"

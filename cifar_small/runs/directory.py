@@ -64,6 +64,7 @@ class Run:
         self.last = self.folder / "last.pt"
         self.previous = self.folder / "previous.pt"
         self.best = self.folder / "best.pt"
+        self.next_best = self.folder / ".next_best.pt"  # until last.pt counts its epoch
         self.final = self.folder / "final.pt"
         self.predictions = self.folder / "predictions"
         self.test_readings_file = self.folder / "test_readings.jsonl"
@@ -133,6 +134,10 @@ class Run:
         """Bytes of its files; one that vanishes meanwhile, as a temporary one does while a run trains, counts nothing."""
         paths = (os.path.join(folder, name) for folder, _, names in os.walk(self.folder) for name in names)
         return sum(_size_of(path) for path in paths)
+
+    def checkpoints_size(self) -> int:
+        """Bytes of its weights and of what it resumes from."""
+        return sum(_size_of(str(path)) for path in self.folder.glob("*.pt"))
 
     def config(self) -> Config:
         """The resolved configuration the run was started with."""

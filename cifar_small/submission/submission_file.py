@@ -8,6 +8,7 @@ spreadsheet would run as a formula can get in.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -156,24 +157,37 @@ def rules_of_sample(
     ids: of the unlabelled file; name: of the sample, for messages. Raises DataError when it is for others, or unclear.
     """
     found, listed = rules_of_rows(content, classes, rules, name)
-    if set(listed) != set(ids.tolist()) or not len(listed) == len(ids):
-        raise DataError(
-            f"{name} is for {len(listed):,} other ids than the {len(ids):,} of the unlabelled file; expected the same"
-        )
+    if sorted(listed) != sorted(ids.tolist()):
+        raise DataError(f"{name} is for other images than the unlabelled file: {_how_ids_differ(listed, ids.tolist())}")
     return found, np.array(listed, np.int64)
+
+
+def _how_ids_differ(listed: Sequence[int], ids: Sequence[int]) -> str:
+    """In words: ids that a sample submission has twice, lacks, or has alone; or that it counts from another number."""
+    if len(listed) == len(ids) and len({one - other for one, other in zip(sorted(listed), sorted(ids), strict=True)}) == 1:
+        return (
+            f"its ids are {min(listed):,} to {max(listed):,}, those of the file {min(ids):,} to {max(ids):,}; expected the same"
+        )
+    twice = sorted(image for image, count in Counter(listed).items() if count > 1)
+    lacking, foreign = sorted(set(ids) - set(listed)), sorted(set(listed) - set(ids))
+    parts = (("twice", twice), ("not in it", lacking), ("in it alone", foreign))
+    return "; ".join(f"{plural(len(some), 'id')} {what}, first {some[0]}" for what, some in parts if some)
 
 
 def rules_of_rows(content: bytes, classes: Sequence[str], rules: Rules, name: str) -> tuple[Rules, list[int]]:
     """The rules with header, form of ids and kind of labels as a CSV has them, and its ids. Raises DataError where unclear."""
     rows = [line.split(",") for line in content.decode("utf-8-sig", "replace").replace('"', "").splitlines() if line]
     if len(rows) < 2 or any(len(row) != 2 for row in rows):
-        raise DataError(f"{name} is not a sample submission; expected a header and rows of two values, an id and a label")
+        wide = len(rows) > 1 and len(rows[0]) == len(classes) + 1
+        hint = "; probabilities of each class, as it seems to want them, are not written" if wide else ""
+        raise DataError(f"{name} is not a sample submission; expected a header and rows of two values, an id and a label{hint}")
     labels = {label for _, label in rows[1:]}
     numbers = set(label_texts(classes, rules.model_copy(update={"labels": "numbers"})))
     kinds = [kind for kind, known in (("names", set(classes)), ("numbers", numbers)) if labels <= known]
     if not kinds:
         raise DataError(
-            f"{name} has labels such as {min(labels)!r}, neither class names nor numbers; expected one of {classes[0]}"
+            f"{name} has labels such as {min(labels)!r}, neither numbers nor names of the {len(classes)} classes "
+            f"({', '.join(classes[:3])}, ...); expected such labels, or the config of its competition"
         )
     shortest = min((image for image, _ in rows[1:]), key=len)
     lone = re.fullmatch(rf"({ID_PREFIX})([0-9]+)({ID_SUFFIX})", shortest)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from cifar_small.config.phases import Phase
 from cifar_small.config.resolved import ResolvedConfig
-from cifar_small.config.schema import SGD, Adam, Config, OwnModel
+from cifar_small.config.schema import SGD, Adam, Config, MuonSettings, OwnModel
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.data.images import SIDE
 from cifar_small.environment import memory_format, prepare_process
@@ -18,7 +18,7 @@ from cifar_small.errors import ConfigError
 from cifar_small.models import build_model, fit_stem, set_frozen
 from cifar_small.models.counting import check_budget, check_tensors, footprint
 from cifar_small.models.own import check_own
-from cifar_small.optim.optimizers import build_optimizer
+from cifar_small.optim.optimizers import build_optimizer, is_filter_bank
 from cifar_small.runs.directory import Run, require_space
 from cifar_small.runs.keeping import copies_kept
 from cifar_small.runs.lineage import check_lineage, check_unseen, lineage_of, without_own
@@ -73,19 +73,16 @@ def build_trainer(
     preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)
     model = _build_net(config, data, preprocess)
     if world.first:
-        # last.pt and previous.pt with two moments, average and slow weights, best.pt, one being written, what is kept.
+        # last.pt, previous.pt and one being written, with two moments, average and slow weights; best.pt twice; what is kept.
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-        require_space(run, (16 + copies_kept(config.engine, resolved.epochs)) * size)
+        needed = (17 + copies_kept(config.engine, resolved.epochs)) * size
+        require_space(run, max(needed - run.checkpoints_size(), 5 * size))  # those of a resumed run are replaced one by one
     lines = []
     if init is not None:
         check_unseen(init.ancestors, data.facts)
         check_lineage(config.name, without_own(lineage_of(init.ancestors, []), init.ancestors, data.facts), config.rules)
         lines.append(load_pretrained(model, init, data.classes))
-    if isinstance(config.model, OwnModel):
-        optims = [phase.settings.optim for phase in resolved.phases]
-        apart = [optim.backbone_lr_factor != 1 for optim in optims if isinstance(optim, SGD | Adam)]
-        apart += ["backbone" in phase.settings.freeze for phase in resolved.phases]
-        check_own(config.model, len(data.classes), config.side, head_matters=config.weights is not None or any(apart))
+    lines += try_own_net(config, resolved.phases, len(data.classes), world)
     _check_phases(config, resolved.phases, model, len(data.classes))
     _check_caches(config, resolved.phases, model, data, world)
     state = State(
@@ -149,11 +146,35 @@ def _stem_images(data: DataModule) -> Tensor:
     return images[:: -(-len(images) // STEM_IMAGES)]
 
 
+def try_own_net(config: Config, phases: Sequence[Phase], num_classes: int, world: World = SINGLE_PROCESS) -> list[str]:
+    """Try the net where it is the user's own; returns lines to say. Raises ConfigError where it cannot be trained."""
+    model = config.model
+    if not isinstance(model, OwnModel):
+        return []
+    optims = [phase.settings.optim for phase in phases]
+    apart = [optim.backbone_lr_factor != 1 for optim in optims if isinstance(optim, SGD | Adam)]
+    apart += ["backbone" in phase.settings.freeze for phase in phases]
+    unused = check_own(model, num_classes, config.side, head_matters=config.weights is not None, apart=any(apart))
+    if not unused:
+        return []
+    which = f"{unused[0]} and {len(unused) - 1} more" if len(unused) > 1 else unused[0]
+    if world.size > 1:
+        raise ConfigError(
+            f"{model.family}: the loss does not depend on {which}, so that several processes could not join their gradients; "
+            "remove what the net does not use"
+        )
+    return [f"note: the loss does not depend on {which} of {model.family}: they never train, and count against the budget"]
+
+
 def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num_classes: int) -> None:
     """Raise ConfigError now for a phase that could not train when its turn comes."""
     seen: set[int] = set()
+    muon, stepped = False, False
     for phase in phases:
         set_frozen(model, phase.settings.freeze)
+        if isinstance(phase.settings.optim, MuonSettings):
+            muon = True
+            stepped |= any(parameter.requires_grad and is_filter_bank(parameter) for parameter in model.parameters())
         if not any(parameter.requires_grad for parameter in model.parameters()):
             hint = ", or call the classifier fc: backbone is all that is not" if "backbone" in phase.settings.freeze else ""
             raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train{hint}")
@@ -168,3 +189,8 @@ def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num
                 f"phases.{phase.index}.resolution {side} is too small for this net ({error}); use more pixels"
             ) from None
     set_frozen(model, ())
+    if muon and not stepped:
+        raise ConfigError(
+            "optim.name muon is for convolutions of more than 3 channels in, and none of this net trains in a phase that has "
+            "it, so that optim.lr would have no effect; expected sgd, adam or adamw"
+        )

@@ -13,7 +13,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.data.datamodule import DataModule
 from cifar_small.errors import CheckpointError
-from cifar_small.runs.checkpoints import load_newest, save_checkpoint
+from cifar_small.runs.checkpoints import load_checkpoint, load_newest, save_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.keeping import keep_epoch, keep_final
 from cifar_small.runs.lineage import lineage_of
@@ -46,18 +46,21 @@ class Checkpoints:
                 "teachers": plain_all(self.teachers),
             }
             save_checkpoint(self.run.last, content, previous=self.run.previous)
+            if self.run.next_best.exists():
+                os.replace(self.run.next_best, self.run.best)
 
     def end_epoch(self, state: State, selected: bool) -> None:
-        """Write `best.pt` if the epoch was selected, its own file if it is to be kept, and `metrics.csv`.
+        """Write the weights if the epoch was selected, its own file if it is to be kept, and `metrics.csv`.
 
-        To be called before `save`, so that all are on the disk when `last.pt` counts the epoch.
+        To be called before `save`, so that all are on the disk when `last.pt` counts the epoch; only then do the weights become
+        `best.pt`, since an epoch that is trained again, on a GPU, may turn out otherwise.
         """
         if not self.world.first:
             return
         self._check()
         weights = self._weights(state)
         if selected:
-            save_checkpoint(self.run.best, weights)
+            save_checkpoint(self.run.next_best, weights)
         keep_epoch(self.run, self.resolved.config.engine, state.epoch, weights)
         self.run.write_metrics(state.rows)
 
@@ -113,9 +116,14 @@ class Checkpoints:
         return saved
 
     def _mend(self) -> bool:
-        """Put the previous checkpoint in the place of a damaged `last.pt`; the return value has no meaning."""
-        _, warning = load_newest(self.run.last, self.run.previous)
+        """Put the previous checkpoint in the place of a damaged `last.pt`, and selected weights in theirs; returns no news."""
+        saved, warning = load_newest(self.run.last, self.run.previous)
         if warning:
             tqdm.write(f"warning: {warning}")
             os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
+        if self.run.next_best.exists():
+            if load_checkpoint(self.run.next_best)["epoch"] == saved["epoch"]:
+                os.replace(self.run.next_best, self.run.best)
+            else:  # of an epoch that is to be trained again
+                self.run.next_best.unlink()
         return True

@@ -22,6 +22,7 @@ import torch.distributed as dist
 # does, and a group that is never freed has threads that are still there when the interpreter ends.
 import torch.distributed.nn.functional
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from cifar_small.environment import usable_cores
@@ -237,12 +238,12 @@ def average_gradients(model: nn.Module, device: torch.device) -> DistributedData
 def synchronize_batchnorm(model: nn.Module) -> None:
     """Let every BatchNorm of the net see the images of all ranks, in place; its parameters and names stay.
 
-    Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it, and for one
-    whose BatchNorm keeps no running statistics.
+    Raises ConfigError for a net with other kinds of BatchNorm, such as timm's, which has the activation in it, or that of
+    vectors, and for one whose BatchNorm keeps no running statistics.
     """
     made: dict[nn.Module, nn.Module] = {}  # one for each, at all the places where it stands
     for place, child in list(model.named_modules(remove_duplicate=False)):
-        if isinstance(child, nn.BatchNorm2d) and child.running_mean is None:
+        if isinstance(child, _BatchNorm) and child.running_mean is None:
             raise ConfigError(
                 f"engine.sync_batchnorm needs running statistics, and {place} of this net keeps none "
                 "(track_running_stats=False); set it to false, or let the layer keep them"
@@ -252,7 +253,7 @@ def synchronize_batchnorm(model: nn.Module) -> None:
             if child not in made:
                 made[child] = _synced(child)
             setattr(model.get_submodule(parent), name, made[child])
-        elif isinstance(child, nn.BatchNorm2d):
+        elif isinstance(child, _BatchNorm):
             raise ConfigError(
                 f"engine.sync_batchnorm cannot synchronize the {type(child).__name__} of this net; set it to "
                 "false, so that each process has its own statistics"

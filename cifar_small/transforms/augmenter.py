@@ -8,13 +8,15 @@ user's own, which is given whole batches, and so sees other ones on several proc
 from __future__ import annotations
 
 import signal
+import sys
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
-from typing import assert_never
+from typing import Any, assert_never
 
 import numpy as np
 import torch
@@ -173,7 +175,8 @@ class Augmenter:
         waiting: deque[Future[Pixels]] = deque()
         try:
             for task in tasks:
-                waiting.append(self._pool[1].submit(work, *task))
+                with _without_script():  # the pool starts its processes one by one, as tasks come
+                    waiting.append(self._pool[1].submit(work, *task))
                 if len(waiting) > 2 * self.workers:
                     yield waiting.popleft().result()
             while waiting:
@@ -199,8 +202,7 @@ def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPo
     import multiprocessing
 
     if "forkserver" not in multiprocessing.get_all_start_methods():  # on Windows
-        spawned = multiprocessing.get_context("spawn")
-        return ProcessPoolExecutor(workers, mp_context=spawned, initializer=start_worker, initargs=(settings, side))
+        return ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), start_worker, (settings, side))
     from multiprocessing import forkserver, resource_tracker
 
     context = multiprocessing.get_context("forkserver")
@@ -213,4 +215,20 @@ def _start_pool(settings: PerImageAugment, side: int, workers: int) -> ProcessPo
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    return ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(settings, side))
+    return ProcessPoolExecutor(workers, context, start_worker, (settings, side))
+
+
+@contextmanager
+def _without_script() -> Iterator[None]:
+    """Processes that start meanwhile do not run the user's script again.
+
+    Each would import the main module of this one, to find there what it is sent; here all that it is sent is this package's,
+    and a script without `if __name__ == "__main__"` would begin its training anew.
+    """
+    main: dict[str, Any] = vars(sys.modules["__main__"])
+    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+    main["__spec__"] = None
+    try:
+        yield
+    finally:
+        main.update(hidden)

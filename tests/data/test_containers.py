@@ -330,14 +330,38 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
         load_train(data)
     table.write_text("file,number\n1.png,10\n2.png,9\n")
     assert load_train(data).classes == ("9", "10")
+    table.write_text("file,number\n1.png,10.0\n2.png,9.0\n3.png,0.0\n")  # as pandas writes a column that had gaps
+    found = load_train(data)
+    assert (found.classes, found.labels.tolist() if found.labels is not None else None) == (("0", "9", "10"), [2, 1, 0])
+    (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
+    assert load_train(data).classes == ("0", "9", "10")
     for text, phrase in (
         ("id,label\n9,cat\n", r"1 of 1 pictures are not in .*train, first '9'"),
+        ("id,label\n1,cat\n2,\n3, \n", "2 pictures without a class, first '2'; expected one for each"),
+        ("id;label\n1;cat\n", r"has a row of 1 value, 'id;label'; expected a header .* with a comma between them"),
+        ("id,label\n", "has no rows; expected a header such as id,label and a row for each picture"),
         ("id,label\n1,cat\n1.png,cat\n", "names a picture twice"),
-        ("id,label,more\n1,cat,2\n", "expected a header such as id,label and rows of two values"),
+        (
+            "id,label,more\n1,cat,2\n",
+            "has a row of 3 values, 'id,label,more'; expected a header such as id,label and rows of two",
+        ),
     ):
         table.write_text(text)
         with pytest.raises(DataError, match=phrase):
             load_train(data)
+
+
+def test_a_flat_folder_without_its_csv_says_what_this_is_to_be_called(tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    for number, image in enumerate(SCENES, start=1):
+        Image.fromarray(image).save(tmp_path / "train" / f"{number:05}.png")
+    (tmp_path / "y_train.csv").write_text("id,label\n1,cat\n")
+    data = Data(source="folder", root=str(tmp_path))
+    with pytest.raises(DataError, match=r"pictures without class folders; .* in trainLabels\.csv or .*, not y_train\.csv"):
+        load_train(data)
+    (tmp_path / "y_train.csv").rename(tmp_path / "trainLabels.csv")
+    with pytest.raises(DataError, match="own names have zeros in front, as 00001: write the CSV with its names as text"):
+        load_train(data)
 
 
 def test_a_matlab_file_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:

@@ -191,7 +191,7 @@ def test_other_number_types_give_the_same_pixels_and_a_note(tmp_path: Path, data
         ([5, 4, 3, 2, 1, 0], [5, 4, 3, 2, 1, 0]),
         (np.array([10.0, 11, 12, 13, 14, 15]), [10, 11, 12, 13, 14, 15]),
         ([b"3", b"9", b"1", b"0", b"4", b"7"], [3, 9, 1, 0, 4, 7]),
-        ([-1, 0, 1, 2, 3, 2**62], [-1, 0, 1, 2, 3, 2**62]),
+        ([7, 0, 1, 2, 3, 2**62], [7, 0, 1, 2, 3, 2**62]),
     ],
 )
 def test_ids_keep_the_files_order_and_values(tmp_path: Path, ids: Any, expected: list[int]) -> None:
@@ -279,6 +279,25 @@ def test_folder_of_pictures_is_sorted_by_number(tmp_path: Path) -> None:
         load_unlabelled(tmp_path)
     Image.fromarray(IMAGES[0]).save(tmp_path / "cat.png")
     with pytest.raises(DataError, match=r"cat\.png: is not named by a number"):
+        load_unlabelled(tmp_path)
+
+
+def test_an_id_below_0_is_refused_when_it_is_read(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"id -1 in row 2 is below 0; expected ids such as 0, 1, 2"):
+        load_unlabelled(save(tmp_path, content(ids=[5, 4, -1, 3, 2, 1])))
+
+
+def test_pictures_with_a_text_before_their_numbers_are_read_by_these(tmp_path: Path) -> None:
+    for image, name in zip(IMAGES, ("10", "9", "2", "33", "1", "100"), strict=True):
+        Image.fromarray(image).save(tmp_path / f"img_{name}.png")
+    (tmp_path / "._img_1.png").write_bytes(b"of another system")
+    loaded, notes = load_unlabelled(tmp_path)
+    assert loaded.ids.tolist() == [1, 2, 9, 10, 33, 100]
+    assert np.array_equal(loaded.images, IMAGES[[4, 2, 1, 0, 3, 5]])
+    assert any("each name begins with 'img_', which the ids leave out" in note for note in notes)
+    assert not any("no pictures" in note for note in notes)
+    Image.fromarray(IMAGES[0]).save(tmp_path / "pic_11.png")
+    with pytest.raises(DataError, match=r"img_.*\.png: is not named by a number; expected names such as 0\.png or img_0\.png"):
         load_unlabelled(tmp_path)
 
 

@@ -362,7 +362,7 @@ def test_missing_predictions_are_named_with_their_command(tmp_path: Path) -> Non
     assert found.missing == (f"a has no test predictions: cifar-small predict {tmp_path}/a --split test",)
     val = load_predictions(run.predictions / "val.npz")
     val.with_meta(views="flip").save(run.predictions / "val_flip.npz")
-    (line,) = compare(load_entries([str(run.predictions / "val_flip.npz")])).missing
+    (line,) = compare(load_entries([str(run.predictions / "val_flip.npz")]), "test").missing
     assert f"predict {tmp_path.resolve()}/a --split test --views flip" in line
     (run.predictions / "val.npz").unlink()
     with pytest.raises(CheckpointError, match=r"has no predictions of val or test; run: cifar-small predict .* --split val"):
@@ -406,7 +406,9 @@ def test_a_kept_checkpoint_is_an_entry_of_its_own_and_no_seed_of_the_recipe(tmp_
     assert [one.name for one in found.groups[0].rows] == ["a", "b"]
     assert found.rows[2].epochs == (1,)
     assert [one.minutes for one in found.rows[::2]] == [1.5, 0.5]  # of its epochs alone
-    assert found.missing[-1].endswith("a --split test --checkpoint epoch-0001")
+    assert found.missing == ()  # a look at val sends nobody to read test
+    missing = compare(load_entries([str(file)]), "test").missing
+    assert missing[-1].endswith("a --split test --checkpoint epoch-0001")
     (run.folder / "int8.onnx").write_bytes(bytes(1000))
     combine([val, load_predictions(file)]).save(tmp_path / "both_val.npz")
     entries = load_entries([str(run.folder), str(file), str(tmp_path / "both_val.npz")])

@@ -7,12 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import tiny_raw
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from synthetic import NAMES, made
 
 from cifar_small.cli.main import main
+from cifar_small.config.schema import Rules
+from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.errors import DataError
 from cifar_small.evaluation.entries import val_chose
 from cifar_small.inference.blend import blend
@@ -97,8 +100,12 @@ def test_ensemble_of_one_or_none_is_refused() -> None:
         (made([3, 1, 4, 4], seed=2), r"b\.npz has other ids than .*a\.npz"),
         (made(classes=NAMES[::-1], seed=2), r"b\.npz has classes \['truck', .*the same order are needed"),
         (made(classes=(*NAMES, "extra"), seed=2), "the same order are needed"),
-        (made(seed=2, images_sha256="0" * 64), r"b\.npz and .*a\.npz differ in images_sha256"),
-        (made(seed=2, rules={"max_params": 7}), r"b\.npz and .*a\.npz differ in rules"),
+        (made(seed=2, images_sha256="0" * 64), r"b\.npz and .*a\.npz are of different images"),
+        (made(seed=2, split="val"), r"b\.npz is of val, .*a\.npz of submit; the same split is needed"),
+        (
+            made(seed=2, rules={"max_params": 7}),
+            r"b\.npz and .*a\.npz were trained under different rules \(.*params: 7 and",
+        ),
         (made(seed=1), r"b\.npz and .*a\.npz have the same weights; leave one out"),
     ],
 )
@@ -107,6 +114,22 @@ def test_members_that_do_not_belong_together_are_refused(second: Predictions, me
     second = second.with_meta(file="b.npz")
     with pytest.raises(DataError, match=message):
         combine([first, second])
+
+
+def test_the_rules_of_the_competition_stand_above_those_of_the_members(tmp_path: Path) -> None:
+    first, second = made(seed=1, file="a.npz"), made(seed=2, file="b.npz", rules={**made().meta.rules, "max_params": 7})
+    rules = Rules(max_params=9_000_000)
+    for method in ("logits", "vote"):
+        joined = combine([first, second], method, rules=rules)
+        assert joined.meta.rules == rules.model_dump(mode="json")
+        assert np.array_equal(joined.logits, combine([first, made(seed=2, file="b.npz")], method).logits)
+    for one in (first, second):
+        one.save(tmp_path / one.meta.file)
+    files = [str(tmp_path / name) for name in ("a.npz", "b.npz")]
+    assert main(["ensemble", *files, "--output", str(tmp_path / "c.npz")]) != 0
+    (tmp_path / "rules.yaml").write_text(dump_yaml(tiny_raw(rules={"max_params": 9_000_000})))
+    assert main(["ensemble", *files, "--output", str(tmp_path / "c.npz"), "--config", str(tmp_path / "rules.yaml")]) == 0
+    assert load_predictions(tmp_path / "c.npz").meta.rules["max_params"] == 9_000_000
 
 
 def test_a_duplicate_is_found_among_many() -> None:
@@ -218,8 +241,8 @@ def test_weights_are_fitted_on_the_images_that_all_members_held_out() -> None:
     ("second", "message"),
     [
         (held_out(2, [1, 2], [1, 2]), "share no image of val, so there is none that none of them was trained on"),
-        (held_out(2, [3, 7], [3, 7], data={"source": "digits", "sha256": "other"}), "differ in images_sha256"),
-        (held_out(2, [3, 7], [3, 7], data=None), "differ in images_sha256"),
+        (held_out(2, [3, 7], [3, 7], data={"source": "digits", "sha256": "other"}), "are of different images"),
+        (held_out(2, [3, 7], [3, 7], data=None), "are of different images"),
     ],
 )
 def test_val_of_other_data_or_without_a_shared_image_is_refused(second: Predictions, message: str) -> None:
@@ -246,7 +269,7 @@ def test_what_is_not_fitted_says_so() -> None:
         ([*VAL[:2], right_on(slice(0, 9), 4)], "no val predictions by the same weights"),
         ([*VAL[:2], right_on(slice(0, 9), 3, split="test")], "is of the split test; weights are fitted on val alone, never on"),
         ([*VAL[:2], made(seed=3, split="val")], "is of the split val; weights are fitted on val alone"),  # without labels
-        ([*VAL[:2], right_on(slice(0, 9), 3, images_sha256="0" * 64)], "differ in images_sha256"),
+        ([*VAL[:2], right_on(slice(0, 9), 3, images_sha256="0" * 64)], "are of different images"),
     ],
 )
 def test_weights_are_fitted_on_every_members_own_val_or_not_at_all(val: Any, message: str) -> None:

@@ -27,6 +27,7 @@ from cifar_small.inference.predict import load_net, load_own_splits
 from cifar_small.models import build_model, set_frozen
 from cifar_small.models.counting import check_budget, footprint, trainable_parameters
 from cifar_small.models.own import build_own, check_own
+from cifar_small.reporting.dry_run import describe_run
 from cifar_small.runs.directory import Run
 from cifar_small.training.train import train
 from tests.conftest import tiny_raw
@@ -238,6 +239,9 @@ FAULTS = {
     "has a module that cannot be hashed (unhashable type: 'Net'): write @dataclass(eq=False)": NET
     + "\n    def __eq__(self, other):\n        return True\n",
     "maps random images to logits that are NaN or infinite": NET.replace("return self.fc(", "return float('nan') * self.fc("),
+    "returns probabilities; expected logits": NET.replace("return self.fc(", "return torch.softmax(self.fc(").replace(
+        "mean((2, 3)))", "mean((2, 3))), 1)"
+    ),
     "returns tuple, not a tensor": NET.replace("return self.fc(", "return 1, self.fc("),
 }
 
@@ -312,6 +316,38 @@ def test_a_part_called_attention_is_refused_where_it_would_be_taken_for_the_head
     check_own(model, 10, 32)
     with pytest.raises(ConfigError, match=r"my_nets\.py:Net calls a part `attention`, as the head of a pretrained net has one"):
         check_own(model, 10, 32, head_matters=True)
+
+
+def test_a_net_without_a_part_called_fc_has_no_backbone_to_treat_apart() -> None:
+    model = own(NET.replace("self.fc", "self.classify"))
+    check_own(model, 10, 32)
+    with pytest.raises(ConfigError, match=r"my_nets\.py:Net has no part called fc, so that its classifier counts as backbone"):
+        check_own(model, 10, 32, apart=True)
+    check_own(own(NET), 10, 32, apart=True)
+
+
+def test_parameters_that_the_loss_does_not_depend_on_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = own(NET.replace("        self.fc =", "        self.spare = nn.Linear(3, 4)\n        self.fc ="))
+    assert check_own(model, 10, 32) == ["spare.weight", "spare.bias"]
+    assert check_own(own(NET), 10, 32) == []
+    own(NET.replace("        self.fc =", "        self.spare = nn.Linear(3, 4)\n        self.fc ="))
+    train(load_config(write(folder)), "runs/spare", quiet=False)
+    assert (
+        "note: the loss does not depend on spare.weight and 1 more of my_nets.py:Net: they never train"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_net_that_cannot_be_differentiated_is_refused() -> None:
+    text = NET.replace("        return self", "        with torch.no_grad():\n            return self")
+    with pytest.raises(ConfigError, match=r"cannot be trained: its backward pass raises RuntimeError"):
+        check_own(own(text), 10, 32)
+
+
+def test_a_dry_run_tries_the_net_too(folder: Path) -> None:
+    own(NET.replace("nn.Linear(width, num_classes)", "nn.Linear(width, 5)"))
+    with pytest.raises(ConfigError, match=r"my_nets\.py:Net maps 2 images to \(2, 5\), not \(2, 10\)"):
+        describe_run(load_config(write(folder)))
 
 
 def test_its_own_dropout_is_what_monte_carlo_draws_by(folder: Path) -> None:

@@ -323,3 +323,10 @@ def test_a_phase_that_could_not_train_is_refused_before_the_first(phase: dict[st
     with pytest.raises(ConfigError, match=message):
         train(config(model=deep, phases=[{"epochs": 1}, {"epochs": 1, **phase}]), tmp_path / "run", quiet=True)
     assert not (tmp_path / "run").exists()
+
+
+def test_muon_without_a_filter_to_step_is_refused(tmp_path: Path) -> None:
+    head_first = [{"epochs": 1, "freeze": "backbone"}, {"epochs": 1, "freeze": "none"}]
+    with pytest.raises(ConfigError, match=r"optim\.name muon is for convolutions of more than 3 channels in, and none"):
+        train(config(optim={"name": "muon"}, phases=head_first[:1]), tmp_path / "run", quiet=True)
+    assert train(config(optim={"name": "muon"}, phases=head_first), tmp_path / "run", quiet=True).epochs == 2

@@ -685,10 +685,16 @@ def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tu
 @pytest.mark.parametrize(
     ("sample", "message"),
     [
-        ("Id,Category\n1,cat\n2,cat\n", "is for 2 other ids than the 3 of the unlabelled file"),
-        ("Id,Category\n1,cat\n2,cat\n11,cat\n", "is for 3 other ids"),
-        ("Id,Category\n1,cow\n2,cat\n10,cat\n", "has labels such as 'cat', neither class names nor numbers"),
-        ("Id,p0,p1\n1,0.5,0.5\n", "is not a sample submission; expected a header and rows of two values"),
+        ("Id,Category\n1,cat\n2,cat\n", "is for other images than the unlabelled file: 1 id not in it, first 10"),
+        ("Id,Category\n1,cat\n2,cat\n11,cat\n", "other images .*: 1 id not in it, first 10; 1 id in it alone, first 11"),
+        ("Id,Category\n1,cat\n2,cat\n2,cat\n10,cat\n", "is for other images than the unlabelled file: 1 id twice, first 2"),
+        ("Id,Category\n0,cat\n1,cat\n9,cat\n", "its ids are 0 to 9, those of the file 1 to 10; expected the same"),
+        ("Id,Category\n1,cow\n2,cat\n10,cat\n", r"such as 'cat', neither numbers nor names of the 10 classes \(airplane, auto"),
+        ("Id,p0,p1\n1,0.5,0.5\n", "is not a sample submission; expected a header and rows of two values, an id and a label$"),
+        (
+            "Id" + ",c" * 10 + "\n1" + ",0.1" * 10 + "\n",
+            "probabilities of each class, as it seems to want them, are not",
+        ),
         (
             "Id,Category\na-1-b,cat\na-2-b,cat\na-10-b,cat\n",
             "has ids such as 'a-1-b'; expected the number of an image, alone or",

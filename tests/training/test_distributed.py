@@ -318,6 +318,12 @@ def test_a_batchnorm_of_another_kind_is_not_left_unsynchronized() -> None:
         synchronize_batchnorm(net)
 
 
+def test_a_batchnorm_of_vectors_is_not_left_unsynchronized() -> None:
+    net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.BatchNorm1d(8))
+    with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronize the BatchNorm1d of this net"):
+        synchronize_batchnorm(net)
+
+
 def test_alone_nothing_is_exchanged(tmp_path: Path) -> None:
     tensor = torch.ones(3)
     assert SINGLE_PROCESS.sum(tensor) is tensor

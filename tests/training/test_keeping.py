@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from cifar_small.config.hashing import config_hash, recipe_hash
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Config, Engine
 from cifar_small.data import load_test, write_unlabelled
-from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.errors import CheckpointError, ConfigError, DiskError
 from cifar_small.inference.predict import load_net, predict
 from cifar_small.reporting.results import render_results
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
@@ -145,6 +146,49 @@ def test_killed_around_a_kept_file_loses_none_and_leaves_none_too_many(
     assert load_checkpoint(folder / "last.pt")["epoch"] == 3
     train(config, folder, resume=True, quiet=True)
     assert there(folder) == there(trained[0].folder)
+
+
+@pytest.mark.parametrize("counted", [False, True])
+def test_weights_of_an_epoch_that_the_run_does_not_count_are_not_its_best(
+    counted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in epoch 2's saving, before or after last.pt counts it; trained again, as on a GPU, the epoch turns out worse."""
+    config, folder = keeps(), tmp_path / "run"
+
+    def killed(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
+        if path.name == "last.pt" and state["epoch"] == 2:
+            if counted:
+                save_checkpoint(path, state, previous)
+            raise KeyboardInterrupt
+        save_checkpoint(path, state, previous)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cifar_small.training.checkpointing.save_checkpoint", killed)
+        patched.setattr(Trainer, "_evaluate", lambda self: (1.0, 0.5 + 0.1 * self.state.epoch))
+        with pytest.raises(KeyboardInterrupt):
+            train(config, folder, quiet=True)
+    assert load_checkpoint(folder / "best.pt")["epoch"] == 1
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "_evaluate", lambda self: (1.0, 0.1))
+        summary = train(config, folder, resume=True, quiet=True)
+    assert summary.selected_epoch == load_checkpoint(folder / "best.pt")["epoch"] == (2 if counted else 1)
+    assert not Run(folder).next_best.exists()
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_a_resumed_run_needs_no_space_for_what_it_has(begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config, run = keeps(keep_every=2, keep_last=2, keep_final=True), Run(tmp_path / "run")
+    train_until_save(config, run.folder, 3, monkeypatch)
+    size = sum(tensor.numel() * tensor.element_size() for tensor in load_checkpoint(run.best)["weights"].values())
+    needed = (17 + copies_kept(config.engine, 5)) * size
+    free = needed - run.checkpoints_size()
+    assert 5 * size < free < needed
+    monkeypatch.setattr("cifar_small.runs.directory.shutil.disk_usage", lambda path: SimpleNamespace(free=free))
+    if begun:
+        assert train(config, run.folder, resume=True, quiet=True).epochs == 5
+    else:
+        with pytest.raises(DiskError, match=r"MB free; checkpoints need .* MB; free some space"):
+            train(config, tmp_path / "fresh", quiet=True)
 
 
 def test_going_back_to_an_earlier_checkpoint_drops_the_files_of_later_epochs(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

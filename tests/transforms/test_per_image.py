@@ -468,6 +468,23 @@ def test_workers_of_a_run_that_was_stopped(tmp_path: Path, how: str) -> None:
         assert load_newest(run.last, run.previous)[0]["step"] >= 0  # SIGKILL may fall between the two renames of a save
 
 
+def test_workers_do_not_run_the_users_script_again(tmp_path: Path) -> None:
+    """A script without `if __name__ == "__main__"`, as a notebook saved as one."""
+    raw = tiny_raw(augment=ALBUMENTATIONS, engine={"device": "cpu", "threads": 1, "workers": 2}, phases=[{"epochs": 1}])
+    script = (
+        f"print('begun', flush=True)\nimport cifar_small\ncifar_small.train({raw!r}, folder='run')\nprint(__file__, __spec__)\n"
+    )
+    (tmp_path / "script.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, "script.py"],
+        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines.count("begun") == 1
+    assert lines[-1] == f"{tmp_path / 'script.py'} None"
+
+
 def test_without_albumentations_only_a_config_that_uses_it_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "albumentations", None)
     with pytest.raises(ConfigError, match=r"^augment.engine albumentations needs .* pip install 'albumentations==2.0.8'"):

@@ -146,7 +146,7 @@ class Lookahead(Section):
     """Slow weights that follow the optimizer's every few steps (Zhang et al. 2019, arXiv 1907.08610)."""
 
     steps: Annotated[int, Field(ge=2)] = 5
-    """Steps of the optimizer between those of the slow weights."""
+    """Steps of the optimizer between those of the slow weights, which also move at the end of each epoch."""
     alpha: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of the way from the slow to the fast weights."""
 
