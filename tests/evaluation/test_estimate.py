@@ -16,15 +16,16 @@ from synthetic import NAMES, made
 
 from cifar_small.data import load_unlabelled, write_unlabelled
 from cifar_small.errors import DataError, UserError
+from cifar_small.evaluation import estimate as estimate_module
 from cifar_small.evaluation.calibrate import Judged, Trial, calibrate, fit, judge
 from cifar_small.evaluation.compare import compare
 from cifar_small.evaluation.entries import load_entries
-from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, estimate, scale
+from cifar_small.evaluation.estimate import DEFAULT, DropCalibration, RunEstimate, as_validation, estimate, scale
 from cifar_small.figures.estimate import draw_study
 from cifar_small.files import sha256_file
 from cifar_small.inference.ensemble import combine
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.metrics.estimators import ESTIMATORS
+from cifar_small.metrics.estimators import ESTIMATORS, agreement_line
 from cifar_small.reporting.estimate_files import describe_estimation, estimation_record, load_calibration, study_tables
 from cifar_small.reporting.page import _tables as page_tables
 from cifar_small.runs.estimation import load_estimation
@@ -153,6 +154,29 @@ def test_a_far_file_and_a_file_of_few_classes_are_warned_of() -> None:
         "class shares seem to differ" in line and "label shift" in line for line in estimate([part], [val], DOC).warnings
     )
     assert estimate([file], [val], DOC, ["copies of train: 7"]).warnings[0] == "copies of train: 7"
+
+
+def test_estimators_that_disagree_and_val_that_chose_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,), val = estimate([file_of(0)], [net(0, 4)], DOC).runs, as_validation(net(0, 4))
+    scores = val.score(file_of(0).logits)
+
+    def warned(run: RunEstimate) -> list[str]:
+        return estimate_module._warnings([run], [val], [scores], [])
+
+    assert warned(replace(run, raw={"doc": 0.8, "atc": 0.81})) == []
+    apart = warned(replace(run, raw={"doc": 0.9, "atc": 0.2}))
+    assert any("the estimators lie 70.0 points apart" in line and "some assumption fails" in line for line in apart)
+    monkeypatch.setattr(estimate_module, "val_chose", lambda predictions: "its members")
+    assert any("val chose its members, so its accuracy is optimistic" in line for line in warned(run))
+
+
+def test_agreements_off_a_line_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    vals, files = [net(number, 4) for number in range(3)], [file_of(number) for number in range(3)]
+    for square, said in ((0.99, False), (0.2, True)):
+        line = agreement_line([as_validation(val) for val in vals], [as_validation(vals[0]).score(one.logits) for one in files])
+        monkeypatch.setattr(estimate_module, "agreement_line", lambda *_, square=square, line=line: line._replace(fit=square))
+        found = estimate(files, vals, DOC).warnings
+        assert any(f"agreements do not lie on a line (R squared {square:.2f})" in one for one in found) is said
 
 
 def trials(bias: float, spread: float, seed: int = 0) -> list[Trial]:

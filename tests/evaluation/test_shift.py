@@ -91,6 +91,15 @@ def test_a_set_is_made_once_and_predictions_are_of_it(
     assert all(np.array_equal(again.correct[key], right) for key, right in matrix.correct.items())
 
 
+def test_runs_of_other_data_or_other_val_images_are_not_shown_the_same_shifts(net: Net) -> None:
+    for key, message in (("val_sha256", "hold out different val images"), ("sha256", "was trained on other data than")):
+        data = net.facts.data
+        assert data is not None
+        other = replace(net, facts=net.facts.updated(data=data.updated(**{key: "0" * 64})))
+        with pytest.raises(UserError, match=message):
+            load_base([net, other], "val", None)
+
+
 def test_a_damaged_cache_is_made_again_and_another_seed_is_another_set(trained: Run, net: Net, tmp_path: Path) -> None:
     base = load_base([net], "val", 50)
     one = made_sets(base, "val", ["fog"], [2], 0, tmp_path)[1]

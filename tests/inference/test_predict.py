@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import pickle
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -319,6 +320,42 @@ def test_images_that_lie_otherwise_than_in_training_are_noted(run: Run, tmp_path
     assert notes == []
     _, _, (note,) = predict(run, "submit", file=tmp_path / "turned.pkl", overwrite=True)
     assert "these look like rows and columns exchanged, or a turn by 90 degrees" in note
+
+
+def test_images_of_another_scale_than_in_training_are_noted(run: Run, tmp_path: Path) -> None:
+    images = load_test(Data(source="digits")).images
+    write_unlabelled(tmp_path / "dark.pkl", (images * 0.3).astype(np.uint8), np.arange(len(images)))
+    _, _, notes = predict(run, "submit", file=tmp_path / "dark.pkl")
+    assert any("on the right scale" in note for note in notes)
+
+
+def test_the_layout_of_flat_rows_reaches_the_file(run: Run, tmp_path: Path) -> None:
+    """Of noise the pixel order cannot be told."""
+    noise = np.random.default_rng(0).integers(0, 256, (5, 3072), np.uint8)
+    (tmp_path / "noise.pkl").write_bytes(pickle.dumps({"data": noise, "ids": np.arange(5)}))
+    with pytest.raises(DataError, match=r"the layout of \(5, 3072\) cannot be told"):
+        predict(run, "submit", file=tmp_path / "noise.pkl", allow_rows=5)
+    logits = [
+        predict(run, "submit", file=tmp_path / "noise.pkl", allow_rows=5, layout=layout, overwrite=True)[1].logits
+        for layout in ("CHW", "HWC")
+    ]
+    assert not np.allclose(*logits)
+
+
+def test_data_that_moved_is_found_by_its_new_place(tmp_path: Path) -> None:
+    images = load_train(Data(source="digits"))
+    assert images.labels is not None
+    arrays = {"train_images": images.images[:400], "train_labels": images.labels[:400]}
+    arrays["classes"] = np.array(images.classes)
+    np.savez(tmp_path / "data.npz", **arrays, test_images=images.images[400:500], test_labels=images.labels[400:500])
+    data = {"source": "npz", "root": str(tmp_path / "data.npz"), "val_size": 100}
+    train(parse_config(tiny_raw(data=data, phases=[{"epochs": 1}])), tmp_path / "run", quiet=True)
+    before = load_predictions(tmp_path / "run" / "predictions" / "val.npz").logits
+    (tmp_path / "data.npz").rename(tmp_path / "elsewhere.npz")
+    with pytest.raises(UserError, match=r"data\.npz"):
+        predict(Run(tmp_path / "run"), "val", overwrite=True)
+    _, again, _ = predict(Run(tmp_path / "run"), "val", overwrite=True, data_root=str(tmp_path / "elsewhere.npz"))
+    assert np.array_equal(again.logits, before)
 
 
 def test_a_file_in_the_wrong_order_of_memory_is_refused(run: Run, tmp_path: Path) -> None:

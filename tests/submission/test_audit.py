@@ -446,6 +446,11 @@ def uncommitted_code_in_training(place: Place) -> None:
     place.edit_record(lambda record: record["run"]["sessions"][0].update(dirty=True))
 
 
+def uncommitted_code_in_predicting(place: Place) -> None:
+    edit_predictions(place.npz, lambda parts: parts["meta"].update(dirty=True))
+    place.edit_record(lambda record: record["predictions"].update(dirty=True, sha256=sha256_file(place.npz)))
+
+
 def uncommitted_code_in_submitting(place: Place) -> None:
     place.edit_record(lambda record: record.update(dirty=True))
 
@@ -566,6 +571,7 @@ TAMPERINGS: list[tuple[Callable[[Place], None], set[str]]] = [
     (a_reading_before_training_ended, {"test readings"}),
     (a_reading_during_a_training_that_names_no_end, {"test readings"}),
     (uncommitted_code_in_training, {"commit"}),
+    (uncommitted_code_in_predicting, {"commit"}),
     (uncommitted_code_in_submitting, {"commit of CSV"}),
     (another_seed_in_the_record, {"seed", "record"}),
     (another_count_in_the_record, {"parameters", "budget", "record"}),

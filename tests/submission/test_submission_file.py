@@ -431,6 +431,13 @@ def test_a_config_two_folders_above_makes_no_run(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------------------- reading
 
 
+def test_a_csv_that_reads_back_as_other_labels_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submission_file, "render_csv", lambda *_: b"ID,Labels\n0,1\n1,1\n2,4\n")
+    with pytest.raises(DataError, match="reads back as other labels; nothing was written"):
+        submit(made([3, 1, 4]), tmp_path / "a.csv")
+    assert not list(tmp_path.iterdir())
+
+
 def test_good_csv_has_no_faults() -> None:
     assert faults_of(GOOD) == []
     assert read_csv(GOOD, np.arange(3), NAMES, RULES) == ({0: 3, 1: 1, 2: 4}, [])

@@ -544,6 +544,16 @@ def altered(teacher: Run, folder: Path, **changes: Any) -> Run:
     return Run(folder)
 
 
+def test_a_teacher_that_began_with_weights_that_saw_our_val_images_is_refused(
+    teachers: tuple[Run, Run], tmp_path: Path
+) -> None:
+    data = load_checkpoint(teachers[0].best)["data"]
+    former = {"name": "former", "data": {**data, "val_sha256": "0" * 64}, "weights_sha256": "0" * 64}
+    teacher = altered(teachers[0], tmp_path / "teacher", ancestors=[former])
+    with pytest.raises(CheckpointError, match=r"former.* held out other images|former.* other val images"):
+        train(pupil(teacher), tmp_path / "run", quiet=True)
+
+
 def test_teachers_that_cannot_or_must_not_teach_are_refused(teachers: tuple[Run, Run], tmp_path: Path) -> None:
     names = load_checkpoint(teachers[0].best)["classes"]
     for number, (changes, message) in enumerate([

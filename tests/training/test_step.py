@@ -22,6 +22,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
 from cifar_small.training.build import build_trainer
 from cifar_small.training.trainer import Trainer
+from cifar_small.transforms.augmenter import epoch_order
 from cifar_small.transforms.functional import resize
 
 # torch's channels-last BatchNorm rounds a hundred times more coarsely in fp32.
@@ -145,6 +146,24 @@ def test_dropout_draws_anew_in_every_step_and_alike_in_both_passes_of_sam(
     assert len({step[0] for step in alone}) == 4
     assert [[first, second] for first, second in draws(phases=[DROPS], sam={"rho": 0.2})] == [step * 2 for step in alone]
     assert not {step[0] for step in draws(phases=[DROPS], seed=1)} & {step[0] for step in alone}
+
+
+def test_each_seed_and_epoch_has_its_own_order_masks_and_mixing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    orders = [epoch_order(64, seed, epoch).tolist() for seed in (0, 1) for epoch in (0, 1)]
+    assert len({tuple(order) for order in orders}) == 4
+    trainer, seen = built(tmp_path, phases=[{"epochs": 2, "dropout": 0.5}]), list[int]()
+    trainer.state.model.register_forward_hook(lambda *_: seen.append(int(torch.randint(2**31, ()))))
+    for epoch in (0, 1):
+        trainer.state.epoch, trainer.state.step = epoch, 0
+        an_epoch(trainer, monkeypatch)
+    assert len(set(seen)) == len(seen) == 8
+
+    def weights(seed: int, epoch: int) -> list[float]:
+        trainer = built(tmp_path, seed=seed, mixup_alpha=1.0, phases=[{"epochs": 2}])
+        return [mixing.weight for _, mixing, _, _ in trainer.batches.epoch(trainer.resolved.phases[0], epoch, 0)]
+
+    found = [*weights(0, 0), *weights(0, 1), *weights(1, 0)]
+    assert len(set(found)) == len(found) == 12
 
 
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])

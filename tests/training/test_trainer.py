@@ -587,6 +587,36 @@ def test_a_run_that_went_on_with_more_patience_is_the_one_that_had_it(
     assert fingerprint(tmp_path / "whole") == fingerprint(tmp_path / "resumed")
 
 
+def test_a_resumed_run_remembers_its_best_epoch_and_its_seconds(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scripted(monkeypatch, [0.6, 0.3, 0.4, 0.5])
+    train(tiny(phases=[{"epochs": 4}], patience=1), tmp_path / "run", quiet=True)  # ends after its second epoch
+    last = tmp_path / "run" / "last.pt"
+    save_checkpoint(last, {**load_checkpoint(last), "seconds": 5000.0})
+    summary = train(tiny(phases=[{"epochs": 4}]), tmp_path / "run", resume=True, quiet=True)
+    assert summary.epochs == 4
+    assert summary.selected_epoch == load_checkpoint(tmp_path / "run" / "best.pt")["epoch"] == 1
+    assert 5000 < summary.seconds < 6000
+
+
+def test_the_gradients_norm_is_the_mean_over_the_steps_of_an_epoch(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    norms, original = [], train_module.clip_and_check
+
+    def watched(optimizer: Any, *arguments: Any) -> Any:
+        gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+        norms.append(float(torch.cat([gradient.flatten() for gradient in gradients if gradient is not None]).norm()))
+        return original(optimizer, *arguments)
+
+    monkeypatch.setattr(train_module, "clip_and_check", watched)
+    train(tiny(phases=[{"epochs": 2}]), tmp_path / "run", quiet=True)
+    assert len(norms) == 8
+    found = [float(row["gradient_norm"]) for row in metrics(tmp_path / "run")]
+    assert found == pytest.approx([np.mean(norms[:4]), np.mean(norms[4:])], rel=1e-4)
+
+
 def test_a_run_that_is_not_cut_short_says_nothing_of_patience(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
