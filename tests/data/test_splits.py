@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cifar_small.data import index_hash, stratified_split, stratified_subset
+from cifar_small.config.schema import Data
+from cifar_small.data import datamodule, index_hash, stratified_split, stratified_subset
+from cifar_small.data.datamodule import load_splits
 from cifar_small.errors import DataError
 
 labelled = st.lists(st.integers(0, 5), min_size=2, max_size=200).map(lambda labels: np.array(labels, np.int64))
@@ -51,6 +53,16 @@ def test_split_properties(labels: np.ndarray, data: st.DataObject, seed: int) ->
             assert abs((size - kept) - val_size * size / len(labels)) < 1
     again = stratified_split(labels, val_size, seed)
     assert index_hash(again[0]) == index_hash(train)
+
+
+def test_the_seed_of_the_split_draws_the_part_that_is_trained_on_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [load_splits(Data(source="digits", val_size=100, train_limit=64, split_seed=seed))[2] for seed in (0, 1)]
+    assert found[0].val_sha256 != found[1].val_sha256
+    everything = np.arange(1437)
+    monkeypatch.setattr(datamodule, "stratified_split", lambda labels, size, seed: (everything[:1337], everything[1337:]))
+    parts = [load_splits(Data(source="digits", val_size=100, train_limit=64, split_seed=seed))[2] for seed in (0, 1)]
+    assert parts[0].val_sha256 == parts[1].val_sha256
+    assert parts[0].train_sha256 != parts[1].train_sha256
 
 
 @settings(deadline=None)

@@ -42,6 +42,7 @@ from cifar_small.submission.audit.card import CheckResult, Finding
 from cifar_small.submission.audit.repeat import compare_again
 from cifar_small.submission.submission_file import submit
 from cifar_small.training.train import train
+from cifar_small.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
 CLEAN = {"commit": "c0ffee" + 34 * "0", "dirty": False}
@@ -150,6 +151,29 @@ def test_what_is_whole_passes_every_link(place: Place) -> None:
     (readings,) = (finding for finding in card.findings if finding.link == "test readings")
     assert readings.found.startswith("read 2 times: 20")
     assert readings.found.count("% of 100") == 2
+
+
+def test_a_run_that_takes_its_last_epoch_is_judged_by_that_rule(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = iter([0.6, 0.3])
+    with monkeypatch.context() as patch:
+        for module in (environment, predict, submission):
+            patch.setattr(module, "commit", lambda: CLEAN)
+        patch.setattr(Trainer, "_evaluate", lambda self: (1.0, next(accuracies)))
+        run, csv = Run(place.folder / "runs" / "last"), place.folder / "last" / "mine.csv"
+        data = {"source": "npz", "root": str(place.data), "val_size": 100}
+        raw = tiny_raw(data=data, rules={"max_params": 100_000, "rows": 100}, selection="last", phases=[{"epochs": 2}])
+        train(parse_config(raw), run.folder, quiet=True, command="train")
+        predict.predict(run, "submit", file=place.file)
+        submit(load_predictions(run.predictions / "submit.npz"), csv, run=run)
+
+    def selection() -> Finding:
+        card = audit(gather(csv, runs=[run.folder], file=place.file, data_root=str(place.data)))
+        (found,) = (finding for finding in card.findings if finding.link == "selection")
+        return found
+
+    assert (selection().verdict, selection().found) == ("pass", "epoch 2 of 2, the rule being: last")
+    edit_json(run.summary_file, lambda summary: summary.update(selected_epoch=1))
+    assert selection().verdict == "fail"
 
 
 def test_predicting_the_test_images_as_an_unlabelled_file_leaves_the_readings_unchecked(place: Place, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
 from cifar_small.training.build import build_trainer
+from cifar_small.training.distributed import World
 from cifar_small.training.standin import stand_in
 from cifar_small.training.train import train
 
@@ -92,6 +93,12 @@ def test_maps_of_a_phase_at_another_resolution_than_val(tmp_path: Path) -> None:
     phase = {**HEAD, "cached_views": 1, "resolution": 32}
     train(small(phase, head="se", input={"size": 64}), tmp_path / "run", quiet=True)
     assert len(losses(tmp_path / "run")) == 2
+
+
+def test_a_cache_is_for_a_single_process(tmp_path: Path) -> None:
+    resolved = resolve_config(small({**HEAD, "cached_views": 1}))
+    with pytest.raises(ConfigError, match=r"phases\.0\.cached_views is for a single process, not for 2; drop it"):
+        build_trainer(resolved, Run(tmp_path), world=World(0, 2, 0, 2), quiet=True)
 
 
 def test_features_do_not_outlive_a_run_that_patience_ended(tmp_path: Path) -> None:
