@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# imagecorruptions 1.1.2: takes 32x32 images, at ImageNet's strengths, up to four times those of CIFAR-10-C
+# imagecorruptions 1.1.2: takes 32x32 images, at ImageNet's strengths, up to three times those of CIFAR-10-C
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -101,6 +101,12 @@ def test_top_5_is_stated_where_there_are_many_classes() -> None:
     assert "; top-5 75.00%" in describe_evaluation(evaluate(found))
     assert accuracy_table(evaluate(found)).header[3] == "top-5 %"
     assert accuracy_table(evaluate(found)).rows[0][3] == "75.00"
+    right = np.zeros((1024, 20), np.float32)
+    right[:, 0] = 1  # all right, then as many that are right in the top five alone
+    logits = np.concatenate([right, right])
+    logits[1024:, 1] = 2
+    found = replace(ten, ids=np.arange(2048), logits=logits, labels=np.zeros(2048, np.int64), classes=names)
+    assert (evaluate(found).accuracy, evaluate(found).top5) == (0.5, 1.0)
 
 
 def test_mistakes_are_the_most_confident_first() -> None:
@@ -131,6 +137,10 @@ def test_temperature_of_val_scales_test() -> None:
     expected = calibration(test.logits / scaling.temperature, test.labels)
     assert scaling.after.nll == expected.nll < evaluate(test).before.nll
     assert scaling.after.reliability.ece < evaluate(test).before.reliability.ece / 2
+    called = tuple(str(number) for number in range(1, 11))  # scikit-learn takes such names for columns
+    by_number = evaluate(replace(test, classes=called), replace(val, classes=called)).scaling
+    assert by_number is not None
+    assert (by_number.temperature, by_number.after.nll) == (scaling.temperature, scaling.after.nll)
 
 
 def test_val_scaled_by_itself_is_cross_fitted() -> None:

@@ -478,6 +478,36 @@ def test_a_convolution_used_twice_gets_the_batchnorm_of_each_use(trained: Run) -
     assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
 
 
+class TwiceWithBias(nn.Module):
+    """One convolution with a bias, used twice, of maps of other scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm = nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.BatchNorm2d(16)
+        self.conv, self.fc = nn.Conv2d(16, 16, 3, padding=1), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.relu(self.norm(self.stem(x)))
+        for _ in range(2):
+            x = torch.relu(self.conv(x))
+        return torch.as_tensor(self.fc(x.mean((2, 3))))
+
+
+def test_a_bias_used_twice_has_the_scale_of_each_use(trained: Run) -> None:
+    """In ONNX Runtime's other format of int8 files the second use gets the bias in the first one's scale."""
+    torch.manual_seed(0)
+    model = TwiceWithBias().eval()
+    nn.init.normal_(model.conv.bias, 0, 0.5)  # type: ignore[arg-type]
+    nn.init.normal_(model.conv.weight, 0, 0.3)
+    net = replace(untrained(PLAIN), model=model)
+    images, val = load_own_splits(load_net(trained))
+    pixels = to_tensor(val, CPU)
+    content, _ = static_int8(net, export_onnx(net), calibration_images(net, images, 100))
+    expected, got = logits_of(net, pixels), logits_of(as_onnx_net(net, content, "made"), pixels)
+    assert np.abs(got - expected).max() < 0.1 * np.ptp(expected)
+    assert np.corrcoef(expected.ravel(), got.ravel())[0, 1] > 0.99
+
+
 def test_layers_left_in_floats_of_a_net_without_convolution_or_classifier() -> None:
     def ends(*kinds: str) -> list[str]:
         return _ends([SimpleNamespace(op_type=kind, name=f"{place} {kind}") for place, kind in enumerate(kinds)])

@@ -48,6 +48,8 @@ def test_ece_by_hand_and_edges_belong_to_the_bin_below() -> None:
     assert found.counts.tolist() == [0, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 2]
     assert found.ece == pytest.approx((abs(1 - 1.92) + abs(1 - 0.6) + 0.2) / 4)
     assert reliability(np.array([1.0, 1.0]), np.array([True, True])).ece == 0
+    certain = reliability(np.array([1.0, 0.97]), np.array([False, True]))  # 0.515 with a bin of its own for 1
+    assert (certain.counts[-1], certain.ece) == (2, pytest.approx(0.485))
     assert reliability(np.array([1.0, 1.0]), np.array([True, True])).ece_by_chance == 0
 
 

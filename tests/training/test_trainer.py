@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ from benchmarks.kill_resume import CONFIG as EVERYTHING
 from benchmarks.kill_resume import fingerprint
 from conftest import tiny_raw, train_until_save
 from torch import nn
+from torch.nn import functional as F
 from tqdm.auto import tqdm
 
 import cifar_small.data
@@ -411,7 +413,17 @@ def test_a_longer_run_drops_the_summary_of_the_shorter_and_says_so(
         "0.00381, and ends at 0.000961"
     ) in capsys.readouterr().out
     assert not (folder / "summary.json").exists()
-    train(tiny(phases=[{"epochs": 4}]), folder, resume=True)
+    rates, original = [], train_module.clip_and_check
+
+    def watched(optimizer: Any, *arguments: Any) -> Any:
+        rates.append(optimizer.param_groups[0]["lr"])
+        return original(optimizer, *arguments)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_module, "clip_and_check", watched)
+        train(tiny(phases=[{"epochs": 4}]), folder, resume=True)
+    cosine = [0.1 * (1 + math.cos(math.pi * step / 16)) / 2 for step in range(16)]
+    assert rates == pytest.approx(cosine[9:])  # the first of the longer run's steps was taken before the signal
     assert "extended" not in capsys.readouterr().out
     assert extension_of(Run(folder).sessions()) == "extended on the way, planned for 2 then 4 epochs"
     assert [session.epochs_planned for session in Run(folder).sessions()] == [2, 4, 4]
@@ -638,6 +650,14 @@ def test_micro_batches_give_the_gradient_of_the_batch(tiny: Tiny, tmp_path: Path
         weights.append(trainer.state.model[1].weight.detach())
     torch.testing.assert_close(weights[1], weights[0], rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(weights[2], weights[0], rtol=1e-5, atol=1e-6)
+    # A step of fewer images, as those that `select` leaves, is their mean too, whatever its number of slices.
+    images, targets = torch.rand(48, 3, 32, 32), torch.eye(10)[torch.arange(48) % 10]
+    linear = trainer.state.model[1]
+    linear.weight.grad = None
+    trainer.backward(images, targets, trainer.resolved.phases[0].settings, 0)
+    found = linear.weight.grad.clone()
+    (expected,) = torch.autograd.grad(F.cross_entropy(trainer.state.model(images), targets), linear.weight)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_phases_change_what_they_name(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import csv
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,6 +21,7 @@ from conftest import tiny_raw, train_until_save
 from synthetic import made
 from torch.nn import functional as F
 
+import cifar_small.training.trainer as train_module
 from cifar_small.cli.main import main
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import resolve_phases
@@ -186,6 +188,23 @@ def test_the_backbone_may_learn_at_a_rate_of_its_own(settings: SGD | Adam) -> No
     decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
     assert all(decays[id(p)] == (settings.weight_decay if p.ndim > 1 else 0) for p in net.parameters())
     assert len(parameter_groups(net, settings.model_copy(update={"backbone_lr_factor": 1.0}))) == 2
+
+
+def test_every_step_keeps_the_ratio_of_rates_down_to_the_smallest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, original = [], train_module.clip_and_check
+
+    def watched(optimizer: Any, *arguments: Any) -> Any:
+        rates.append(sorted({(group["lr_factor"], group["lr"]) for group in optimizer.param_groups}))
+        return original(optimizer, *arguments)
+
+    monkeypatch.setattr(train_module, "clip_and_check", watched)
+    schedule = {"name": "cosine", "min_lr": 0.02}
+    raw = tiny_raw(optim={"lr": 0.1, "backbone_lr_factor": 0.1}, schedule=schedule, phases=[{"epochs": 2}])
+    train(parse_config(raw), tmp_path / "run", quiet=True)
+    cosine = [0.02 + 0.08 * (1 + math.cos(math.pi * step / 8)) / 2 for step in range(8)]
+    assert len(rates) == 8
+    for found, rate in zip(rates, cosine, strict=True):
+        assert found == [(0.1, pytest.approx(0.1 * rate)), (1.0, pytest.approx(rate))]
 
 
 @pytest.mark.parametrize(
