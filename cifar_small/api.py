@@ -290,11 +290,13 @@ def ensemble(
     method: Method = "logits",
     split: Split = "val",
     file: str | Path | None = None,
+    config: AnyConfig | None = None,
 ) -> Predictions:
     """Combine runs, or predictions files, into the predictions file `output`, and return what it holds.
 
     method: as in `cifar-small ensemble`; the fitted ones, weighted and greedy, use the members' predictions of val. split,
-    file: what runs are to predict. Raises UserError and DataError for members that cannot be combined.
+    file: what runs are to predict. config: whose rules hold; None: those of the members, which must agree. Raises UserError
+    and DataError for members that cannot be combined.
     """
     from cifar_small.inference.ensemble import combine, find_val
 
@@ -313,7 +315,8 @@ def ensemble(
         for member in members
     ]
     predictions = [load_predictions(path) for path in paths]
-    combine(predictions, method, find_val(paths, predictions)).save(target)
+    rules = None if config is None else load_config(config).rules
+    combine(predictions, method, find_val(paths, predictions), rules).save(target)
     return load_predictions(target)
 
 

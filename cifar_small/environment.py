@@ -192,8 +192,8 @@ def compiled(model: nn.Module, engine: Engine) -> nn.Module:
 class _Threads:
     """What torch had before a config asked for another number of threads, so that the next one may ask for torch's default."""
 
-    before: int | None = None
-    set: int | None = None
+    before = 0
+    set = 0
 
 
 def prepare_process(engine: Engine) -> None:
@@ -202,12 +202,10 @@ def prepare_process(engine: Engine) -> None:
     On a GPU: the fastest convolutions for the shapes at hand or, if the config says so, those that give the same bits each
     time, and fp32 that is fp32, where torch would take TF32.
     """
-    threads = _Threads.before if engine.threads is None and torch.get_num_threads() == _Threads.set else engine.threads
-    if threads is not None:
-        _Threads.before, _Threads.set = (_Threads.before or torch.get_num_threads()), threads
-        torch.set_num_threads(threads)
-    if engine.device.startswith("cuda:") and torch.cuda.is_available():
-        torch.cuda.set_device(resolve_device(engine.device))  # else torch would open a context on the first GPU too
+    if torch.get_num_threads() != _Threads.set:  # set by hand, or for each of several processes
+        _Threads.before = torch.get_num_threads()
+    _Threads.set = engine.threads or _Threads.before
+    torch.set_num_threads(_Threads.set)
     if engine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it shows faults, for time

@@ -140,8 +140,7 @@ def test_a_config_decides_whether_algorithms_are_deterministic(monkeypatch: pyte
 
 
 def test_without_a_number_of_threads_a_process_goes_back_to_torchs(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(environment._Threads, "before", None)
-    monkeypatch.setattr(environment._Threads, "set", None)
+    monkeypatch.setattr(environment._Threads, "set", 0)
     own = torch.get_num_threads()
     try:
         environment.prepare_process(Engine(threads=own + 2))
@@ -150,6 +149,9 @@ def test_without_a_number_of_threads_a_process_goes_back_to_torchs(monkeypatch: 
         environment.prepare_process(Engine())
         assert torch.get_num_threads() == own
         torch.set_num_threads(own + 3)  # by hand, or for each of several processes
+        environment.prepare_process(Engine())
+        assert torch.get_num_threads() == own + 3
+        environment.prepare_process(Engine(threads=own))
         environment.prepare_process(Engine())
         assert torch.get_num_threads() == own + 3
     finally:

@@ -123,7 +123,7 @@ def _check(options: argparse.Namespace) -> int:
     for fault in faults:
         print(f"{options.csv}: {fault}")
     if faults and config is None:
-        print_note("checked by the classes and rules of CIFAR-10; for another competition, name its config by --config")
+        print_note("checked by the classes of CIFAR-10; for another competition, name its config by --config")
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes, rules), classes):
             print(f"warning: {warning}", file=sys.stderr)

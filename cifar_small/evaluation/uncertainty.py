@@ -172,7 +172,8 @@ def ensemble_uncertainty(members: Sequence[Predictions]) -> Uncertainty:
             "one predictions file holds one answer to each image, which cannot disagree with itself; give two or more, or "
             "a run directory for Monte-Carlo dropout"
         )
-    joined = combine(members)  # for its checks and its meta; the mean itself says nothing of disagreement
+    rules = members[0].meta.rules_for(members[0].meta.file)  # which play no part
+    joined = combine(members, rules=rules)  # for its checks and its meta; the mean itself says nothing of disagreement
     logits = [ordered.logits for member in members if (ordered := member.at(joined.ids)) is not None]
     facts = ("name", "seed", "run", "parameters", "views", "weights_sha256", "file", "sha256")
     listed = [member.meta.picked(*facts) for member in members]

@@ -74,6 +74,8 @@ def combine(
         lineage=sorted({line for index in taken for line in facts[index].lineage}),
         parameters=sum(facts[index].parameters for index in taken),
     )
+    if rules is not None:
+        meta = meta.updated(rules_given=True)
     if first.meta.allowed_rows is not None:
         meta = meta.updated(allowed_rows=first.meta.allowed_rows)
     return Predictions(first.ids, blend(method, logits[taken], weights[taken]), first.labels, first.classes, meta)
@@ -125,7 +127,10 @@ def _join(members: Sequence[Predictions], any_rules: bool = False) -> npt.NDArra
         if member.meta.split != first.meta.split:
             raise DataError(f"{name} is of {member.meta.split}, {names[0]} of {first.meta.split}; the same split is needed")
         if member.meta.images_sha256 != first.meta.images_sha256:
-            raise DataError(f"{name} and {names[0]} are of different images ({member.meta.source} and {first.meta.source})")
+            raise DataError(
+                f"{name} and {names[0]} are of different images ({member.meta.source} and {first.meta.source}); predict the "
+                "same file, or the same split of the same data, with every member"
+            )
         if not any_rules and (odd := _differing(member.meta.rules, first.meta.rules)):
             raise DataError(
                 f"{name} and {names[0]} were trained under different rules ({odd}); expected those of the competition",

@@ -15,6 +15,8 @@ from cifar_small.config.schema import OwnModel
 from cifar_small.errors import ConfigError, plural
 from cifar_small.models.modes import ATTENTION, in_backbone
 
+PASSES = 8  # of a net that may leave layers out at random, to find which parameters it uses
+
 
 def build_own(model: OwnModel, num_classes: int) -> nn.Module:
     """An instance of the user's class. Raises ConfigError for what is no net, or refuses its arguments."""
@@ -68,8 +70,6 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
         logits = _training_pass(first, images, model)
         if logits.shape != (2, num_classes):
             raise _broken(model, f"maps 2 images to {tuple(logits.shape)}, not {(2, num_classes)}")
-        if (logits >= 0).all() and torch.allclose(logits.sum(dim=1), torch.ones(2), atol=1e-3):
-            raise _broken(model, "returns probabilities; expected logits: leave softmax out, which the loss takes by itself")
         if not torch.equal(logits, _training_pass(second, images, model)):
             raise _broken(model, "two training passes of one torch seed differ: all its random numbers must be torch's")
         other = _seeded(model, num_classes, seed=2)
@@ -79,6 +79,11 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
         with torch.no_grad():
             whole, again = _logits(first, images, model), _logits(other, images, model)
             alone = _logits(first, images[:1], model)
+        for found in (logits, whole):
+            if (found >= 0).all() and torch.allclose(found.sum(dim=1), torch.ones(2), atol=1e-3):
+                raise _broken(
+                    model, "returns probabilities; expected logits: leave softmax out, which the loss takes by itself"
+                )
         if not torch.equal(whole, again):
             raise _broken(model, "another net with its state dict predicts otherwise: what it learns must be in its parameters")
         for count, found in ((2, whole), (1, alone)):
@@ -124,11 +129,14 @@ def _logits(net: nn.Module, images: Tensor, model: OwnModel) -> Tensor:
 
 
 def _unused_parameters(net: nn.Module, images: Tensor, model: OwnModel) -> list[str]:
-    """The names of parameters that train and get no gradient."""
-    try:
-        net(images).square().sum().backward()
-    except (Exception, SystemExit) as error:  # whatever the user's code raises
-        raise _broken(model, f"cannot be trained: its backward pass raises {type(error).__name__}: {error}") from error
+    """The names of parameters that train and get no gradient, in training passes of several seeds or in evaluation."""
+    for seed in range(PASSES):  # because a net may leave layers out at random
+        torch.manual_seed(seed)
+        net.train(seed > 0)
+        try:
+            net(images).square().sum().backward()
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
+            raise _broken(model, f"cannot be trained: its backward pass raises {type(error).__name__}: {error}") from error
     return [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]
 
 

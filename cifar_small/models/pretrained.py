@@ -132,14 +132,16 @@ def require_answer(url: str, patience: float | None = None) -> None:
     failures: list[Exception] = []
 
     def ask() -> None:
-        request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifar_small"})
         try:
+            request = urllib.request.Request(url, method="HEAD", headers={"User-Agent": "cifar_small"})
             urllib.request.build_opener(_Unfollowed).open(request, timeout=patience).close()
         except urllib.error.HTTPError as error:
             error.close()  # any status is an answer; the download will report it
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", None)
             failures.append(reason if isinstance(reason, OSError) else error)
+        except ValueError as error:
+            failures.append(OSError(f"{url} is no address: {error}"))
 
     thread = threading.Thread(target=ask, daemon=True)  # because the timeout does not cover the look-up of the name
     thread.start()

@@ -17,7 +17,7 @@ FLOP_PER_MAC = 6  # of training: two forward, four backward
 
 
 def describe_run(config: Config) -> str:
-    """The run that a config describes, in lines; trains nothing and writes nothing.
+    """The run that a config describes, in lines; trains nothing and writes nothing. A net of the user's own is tried.
 
     Reads the data only where their number of images or classes is not known without. Raises what would refuse the training:
     ConfigError for a net over the budget, UserError for a batch above the training images, CheckpointError without the weights

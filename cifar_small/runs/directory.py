@@ -260,6 +260,7 @@ def can_resume(run: Run, config: Config, resume: bool) -> bool:
     for leftover in (path for end in ("tmp", "new") for path in run.folder.glob(f".*.{end}")):
         leftover.unlink()  # of a process killed while writing; we hold the lock
     if not run.begun:
+        run.next_best.unlink(missing_ok=True)  # of a first epoch that no last.pt counts
         return False  # nothing to lose: no epoch was completed
     if not resume:
         raise UserError(f"{run.folder} already holds a run", remedy=("resume", "output"))

@@ -251,6 +251,7 @@ class PredictionsMeta(NetFacts):
 
     format: int = FORMAT
     rules: dict[str, Any]
+    rules_given: bool = False  # of an ensemble: by a config, where its members may have others
     images_sha256: str
     source: str | None = None  # of the images
     split: str | None = None

@@ -164,14 +164,14 @@ def rules_of_sample(
 
 def _how_ids_differ(listed: Sequence[int], ids: Sequence[int]) -> str:
     """In words: ids that a sample submission has twice, lacks, or has alone; or that it counts from another number."""
-    if len(listed) == len(ids) and len({one - other for one, other in zip(sorted(listed), sorted(ids), strict=True)}) == 1:
+    if 1 < len(listed) == len(ids) and len({one - other for one, other in zip(sorted(listed), sorted(ids), strict=True)}) == 1:
         return (
             f"its ids are {min(listed):,} to {max(listed):,}, those of the file {min(ids):,} to {max(ids):,}; expected the same"
         )
     twice = sorted(image for image, count in Counter(listed).items() if count > 1)
     lacking, foreign = sorted(set(ids) - set(listed)), sorted(set(listed) - set(ids))
-    parts = (("twice", twice), ("not in it", lacking), ("in it alone", foreign))
-    return "; ".join(f"{plural(len(some), 'id')} {what}, first {some[0]}" for what, some in parts if some)
+    parts = (("has {} twice", twice), ("lacks {} of the file", lacking), ("has {} that the file lacks", foreign))
+    return "; ".join(f"it {what.format(plural(len(some), 'id'))}, first {some[0]}" for what, some in parts if some)
 
 
 def rules_of_rows(content: bytes, classes: Sequence[str], rules: Rules, name: str) -> tuple[Rules, list[int]]:
@@ -186,8 +186,8 @@ def rules_of_rows(content: bytes, classes: Sequence[str], rules: Rules, name: st
     kinds = [kind for kind, known in (("names", set(classes)), ("numbers", numbers)) if labels <= known]
     if not kinds:
         raise DataError(
-            f"{name} has labels such as {min(labels)!r}, neither numbers nor names of the {len(classes)} classes "
-            f"({', '.join(classes[:3])}, ...); expected such labels, or the config of its competition"
+            f"{name} has labels such as {min(labels)!r}, neither numbers nor names of the {len(classes)} classes, the first "
+            f"of which is {classes[0]}; expected such labels, or the config of its competition"
         )
     shortest = min((image for image, _ in rows[1:]), key=len)
     lone = re.fullmatch(rf"({ID_PREFIX})([0-9]+)({ID_SUFFIX})", shortest)

@@ -160,10 +160,10 @@ def try_own_net(config: Config, phases: Sequence[Phase], num_classes: int, world
     which = f"{unused[0]} and {len(unused) - 1} more" if len(unused) > 1 else unused[0]
     if world.size > 1:
         raise ConfigError(
-            f"{model.family}: the loss does not depend on {which}, so that several processes could not join their gradients; "
-            "remove what the net does not use"
+            f"{model.family}: no pass depends on {which}, so that several processes could not join their gradients; remove "
+            "what the net does not use"
         )
-    return [f"note: the loss does not depend on {which} of {model.family}: they never train, and count against the budget"]
+    return [f"note: no pass of {model.family} depends on {which}, which counts against the budget and never trains"]
 
 
 def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num_classes: int) -> None:
@@ -176,8 +176,7 @@ def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num
             muon = True
             stepped |= any(parameter.requires_grad and is_filter_bank(parameter) for parameter in model.parameters())
         if not any(parameter.requires_grad for parameter in model.parameters()):
-            hint = ", or call the classifier fc: backbone is all that is not" if "backbone" in phase.settings.freeze else ""
-            raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train{hint}")
+            raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
         side = phase.settings.resolution
         if side in seen:
             continue

@@ -46,7 +46,7 @@ class Checkpoints:
                 "teachers": plain_all(self.teachers),
             }
             save_checkpoint(self.run.last, content, previous=self.run.previous)
-            if self.run.next_best.exists():
+            if state.step == 0 and self.run.next_best.exists():
                 os.replace(self.run.next_best, self.run.best)
 
     def end_epoch(self, state: State, selected: bool) -> None:
@@ -122,7 +122,11 @@ class Checkpoints:
             tqdm.write(f"warning: {warning}")
             os.replace(self.run.previous, self.run.last)  # or the next save would put the damaged file in its place
         if self.run.next_best.exists():
-            if load_checkpoint(self.run.next_best)["epoch"] == saved["epoch"]:
+            try:
+                selected = load_checkpoint(self.run.next_best)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}; or remove it, to go on without the weights of that epoch") from None
+            if selected["epoch"] == saved["epoch"]:
                 os.replace(self.run.next_best, self.run.best)
             else:  # of an epoch that is to be trained again
                 self.run.next_best.unlink()

@@ -253,7 +253,7 @@ def synchronize_batchnorm(model: nn.Module) -> None:
             if child not in made:
                 made[child] = _synced(child)
             setattr(model.get_submodule(parent), name, made[child])
-        elif isinstance(child, _BatchNorm):
+        elif isinstance(child, _BatchNorm) and not isinstance(child, nn.SyncBatchNorm):
             raise ConfigError(
                 f"engine.sync_batchnorm cannot synchronize the {type(child).__name__} of this net; set it to "
                 "false, so that each process has its own statistics"

@@ -16,6 +16,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import cached_property
 from itertools import accumulate
+from threading import Lock
 from typing import Any, assert_never
 
 import numpy as np
@@ -41,6 +42,7 @@ from cifar_small.transforms.own import augment_by_own
 from cifar_small.transforms.per_image import Pixels, Seeds, Transform, build_transform, start_worker, work
 from cifar_small.transforms.preprocess import normalize
 
+HIDING = Lock()  # of the user's script, one thread at a time
 Rows = slice | Tensor  # which of an epoch's places: a slice, or int64 on the CPU
 
 
@@ -226,9 +228,11 @@ def _without_script() -> Iterator[None]:
     and a script without `if __name__ == "__main__"` would begin its training anew.
     """
     main: dict[str, Any] = vars(sys.modules["__main__"])
-    hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
-    main["__spec__"] = None
-    try:
-        yield
-    finally:
-        main.update(hidden)
+    with HIDING:
+        hidden: dict[str, Any] = {name: main.pop(name) for name in ("__file__", "__spec__") if name in main}
+        main["__spec__"] = None
+        try:
+            yield
+        finally:
+            del main["__spec__"]
+            main.update(hidden)

@@ -490,7 +490,6 @@ IDLE = [
     ({"augment": {"erasing": 0, "erasing_scale": [0.1, 0.2]}}, {}, "augment: erasing_scale has no effect"),
     ({"mixup_alpha": 0, "mix_prob": 0.5}, {}, "mix_prob has no effect"),
     ({"mixup_alpha": 0}, {"mix_prob": 0.5}, "mix_prob has no effect"),
-    ({"mix_prob": 0}, {}, "mix_prob 0 mixes no batch: set mixup_alpha to 0"),
 ]
 
 

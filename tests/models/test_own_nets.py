@@ -16,6 +16,7 @@ import torch
 from cifar_small.config import own_code
 from cifar_small.config.hashing import config_dict, config_hash, recipe_hash
 from cifar_small.config.loading import load_config, parse_config
+from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import OwnModel
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data import load_test, write_unlabelled
@@ -29,6 +30,8 @@ from cifar_small.models.counting import check_budget, footprint, trainable_param
 from cifar_small.models.own import build_own, check_own
 from cifar_small.reporting.dry_run import describe_run
 from cifar_small.runs.directory import Run
+from cifar_small.training.build import try_own_net
+from cifar_small.training.distributed import World
 from cifar_small.training.train import train
 from tests.conftest import tiny_raw
 
@@ -326,16 +329,16 @@ def test_a_net_without_a_part_called_fc_has_no_backbone_to_treat_apart() -> None
     check_own(own(NET), 10, 32, apart=True)
 
 
-def test_parameters_that_the_loss_does_not_depend_on_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    model = own(NET.replace("        self.fc =", "        self.spare = nn.Linear(3, 4)\n        self.fc ="))
-    assert check_own(model, 10, 32) == ["spare.weight", "spare.bias"]
-    assert check_own(own(NET), 10, 32) == []
-    own(NET.replace("        self.fc =", "        self.spare = nn.Linear(3, 4)\n        self.fc ="))
-    train(load_config(write(folder)), "runs/spare", quiet=False)
-    assert (
-        "note: the loss does not depend on spare.weight and 1 more of my_nets.py:Net: they never train"
-        in capsys.readouterr().out
-    )
+def test_parameters_that_no_pass_depends_on_are_named(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = "self.norm(self.conv(x)) if not self.training or torch.rand(()) < 0.5 else x[:, :1].expand(-1, 8, -1, -1)"
+    assert check_own(own(NET.replace("self.norm(self.conv(x))", drawn)), 10, 32) == []  # a layer left out at random is used
+    spare = NET.replace("        self.fc =", "        self.spare = nn.Linear(3, 4)\n        self.fc =")
+    assert check_own(own(spare), 10, 32) == ["spare.weight", "spare.bias"]
+    config = load_config(write(folder))
+    train(config, "runs/spare", quiet=False)
+    assert "note: no pass of my_nets.py:Net depends on spare.weight and 1 more, which counts" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="so that several processes could not join their gradients; remove what the net does"):
+        try_own_net(config, resolve_config(config).phases, 10, World(0, 2, 0, 2))
 
 
 def test_a_net_that_cannot_be_differentiated_is_refused() -> None:

@@ -300,6 +300,12 @@ def seconds_of(action: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
+@pytest.mark.parametrize("address", ["https://[bad", "https://a..b", "no address"])
+def test_what_is_no_address_does_not_count_as_a_server_that_answers(address: str) -> None:
+    with pytest.raises(OSError, match="is no address"):
+        module.require_answer(address, 5.0)
+
+
 @pytest.mark.parametrize("family", ["torchvision/mobilenet_v3_small", "timm/mobilenet_v3_small"])
 def test_training_without_a_network_says_at_once_what_is_missing(family: str, tmp_path: Path, no_network: list[str]) -> None:
     config = parse_config(raw(family))

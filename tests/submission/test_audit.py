@@ -153,6 +153,17 @@ def test_what_is_whole_passes_every_link(place: Place) -> None:
     assert readings.found.count("% of 100") == 2
 
 
+def test_an_ensemble_under_the_rules_of_a_config_is_whole(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its members were trained under others."""
+    for module in (environment, predict, submission):
+        monkeypatch.setattr(module, "commit", lambda: CLEAN)
+    rules = load_config(place.run.config_file, trusted=False).rules.model_copy(update={"max_params": 90_000})
+    members = [load_predictions(run.predictions / "submit.npz") for run in (place.run, place.other)]
+    combine(members, rules=rules).save(place.joint_npz)
+    submit(load_predictions(place.joint_npz), place.joint_csv, overwrite=True)
+    assert failed(place.audit_joint()) == set()
+
+
 def test_a_run_that_takes_its_last_epoch_is_judged_by_that_rule(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     accuracies = iter([0.6, 0.3])
     with monkeypatch.context() as patch:

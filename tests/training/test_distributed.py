@@ -318,6 +318,12 @@ def test_a_batchnorm_of_another_kind_is_not_left_unsynchronized() -> None:
         synchronize_batchnorm(net)
 
 
+def test_a_net_that_synchronizes_by_itself_is_left_alone() -> None:
+    net = torch.nn.Sequential(torch.nn.SyncBatchNorm(3), torch.nn.BatchNorm2d(3))
+    synchronize_batchnorm(net)
+    assert [type(module) for module in net] == [torch.nn.SyncBatchNorm, SyncedBatchNorm2d]
+
+
 def test_a_batchnorm_of_vectors_is_not_left_unsynchronized() -> None:
     net = torch.nn.Sequential(torch.nn.BatchNorm2d(2), torch.nn.Flatten(), torch.nn.BatchNorm1d(8))
     with pytest.raises(ConfigError, match=r"engine\.sync_batchnorm cannot synchronize the BatchNorm1d of this net"):

@@ -175,6 +175,28 @@ def test_weights_of_an_epoch_that_the_run_does_not_count_are_not_its_best(
     assert not Run(folder).next_best.exists()
 
 
+def test_weights_of_a_first_epoch_that_was_killed_are_not_those_of_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next start, perhaps of another config, stops within its first epoch."""
+    folder = tmp_path / "run"
+
+    def killed(path: Path, state: dict[str, Any], previous: Path | None = None) -> None:
+        if path.name == "last.pt":
+            raise KeyboardInterrupt
+        save_checkpoint(path, state, previous)
+
+    with monkeypatch.context() as patched:
+        patched.setattr("cifar_small.training.checkpointing.save_checkpoint", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(keeps(), folder, quiet=True)
+    assert Run(folder).next_best.exists()
+    train_until_save(keeps(checkpoint_steps=1), folder, 1, monkeypatch)
+    assert load_checkpoint(folder / "last.pt")["epoch"] == 0
+    assert not (folder / "best.pt").exists()
+    assert not Run(folder).next_best.exists()
+
+
 @pytest.mark.parametrize("begun", [True, False])
 def test_a_resumed_run_needs_no_space_for_what_it_has(begun: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config, run = keeps(keep_every=2, keep_last=2, keep_final=True), Run(tmp_path / "run")

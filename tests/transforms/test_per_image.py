@@ -437,6 +437,20 @@ def test_transforms_that_do_nothing_alone_or_on_purpose_are_taken() -> None:
     assert not np.array_equal(done, images)
 
 
+def test_the_least_severity_of_augmix_moves_nothing() -> None:
+    """As the description of the setting says; values that four bits hold tell moved pixels from recolored ones."""
+    image = np.random.default_rng(0).integers(0, 16, (32, 32, 3), np.uint8) * 16
+    moved = {}
+    for severity in (1, 3):
+        augment = section({"engine": "torchvision", "policy": "augmix", "severity": severity})
+        done = probe(build_transform(augment), image, 60)
+        values = (
+            (one[..., channel], image[..., channel] == value) for one in done for channel in range(3) for value in (0, 64, 128)
+        )
+        moved[severity] = any(len(np.unique(plane[where])) > 1 for plane, where in values)
+    assert moved == {1: False, 3: True}
+
+
 @pytest.mark.parametrize("how", ["SIGKILL to the trainer", "SIGTERM to its group"])
 def test_workers_of_a_run_that_was_stopped(tmp_path: Path, how: str) -> None:
     """They end with it, keep nothing locked, and do not spoil its saving when the signal reaches them too."""

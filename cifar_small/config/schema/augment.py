@@ -167,7 +167,7 @@ class TorchvisionAugment(BasicAugment):
     magnitude: Annotated[int, Field(ge=0, le=30)] | None = None
     """Strength of randaugment's operations, of 30; null: as torchvision has it."""
     severity: Annotated[int, Field(ge=1, le=10)] | None = None
-    """Strength of augmix's operations, of 10; null: as torchvision has it."""
+    """Strength below which those of augmix's operations are drawn, of 10: 1 moves no pixel; null: as torchvision has it."""
     mixture_width: Annotated[int, Field(ge=1, le=10)] | None = None
     """Chains of operations that augmix mixes; null: as torchvision has it."""
     chain_depth: Annotated[int, Field(ge=1, le=10)] | None = None

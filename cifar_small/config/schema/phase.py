@@ -169,7 +169,7 @@ class Recipe(Section):
     @property
     def mixes(self) -> bool:
         """Whether any mixing of images is on."""
-        return any(getattr(self, key) for key in MIXINGS)
+        return self.mix_prob > 0 and any(getattr(self, key) for key in MIXINGS)
 
 
 class PhaseSettings(Recipe):
@@ -199,7 +199,7 @@ class PhaseSettings(Recipe):
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> PhaseSettings:
-        if "mix_prob" in self.model_fields_set and not self.mixes:
+        if "mix_prob" in self.model_fields_set and not any(getattr(self, key) for key in MIXINGS):
             raise ValueError(INEFFECTIVE_MIX_PROB)
         if self.mixes and not self.mix_prob:
             raise ValueError(

@@ -237,7 +237,8 @@ def config(member: Member, result: CheckResult) -> str:
         if not compared:
             result.same("SHA-256 of the config of the predictions", meta.config_sha256, config_hash(predicted_with))
         compared.append("the predictions")
-    result.same("rules", reference.rules.model_dump(), meta.rules)
+    if not meta.rules_given:
+        result.same("rules", reference.rules.model_dump(), meta.rules)
     return f"{reference.name}, SHA-256 {meta.config_sha256}, in {', '.join(compared)}"
 
 

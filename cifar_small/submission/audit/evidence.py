@@ -314,7 +314,7 @@ def gather(
         return Submission(csv, content, record, rules, csv_rules, made, [alone], sources, sample=sample)
     members, nets = [], list(meta.nets())
     assigned, left_out = _assign(nets, meta.left_out, folders)
-    shared = meta.picked("rules", "images_sha256")
+    shared = meta.picked("rules", "rules_given", "images_sha256")
     for number, (member, run) in enumerate(zip(nets, assigned, strict=True), start=1):
         own = PredictionsMeta.model_validate({**member.given(), **shared})
         label = f"member {number} ({own.name}, seed {own.seed})"
