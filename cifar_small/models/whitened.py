@@ -46,7 +46,8 @@ class Stem(nn.Conv2d):
         eps is added to the variances, so that directions without signal are not blown up.
         """
         patches = images.float().unfold(2, PATCH, 1).unfold(3, PATCH, 1).permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2)
-        variances, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).double())
+        # On the CPU, for one net on every device: the signs of eigenvectors are their solver's choice.
+        variances, vectors = torch.linalg.eigh((patches.T @ patches / len(patches)).double().cpu())
         filters = (vectors / torch.sqrt(variances + eps)).T.flip(0).reshape(-1, 3, PATCH, PATCH)
         self.weight.copy_(torch.cat((filters, -filters)))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ def test_stages_are_those_of_commands_and_configs_that_exist(tmp_path: Path) -> 
     planned = stages(tmp_path, Path("/data"), "cuda", tiny=False)
     assert [stage.name for stage in planned] == [
         "tests", "steps_cifar10_94_gpu", "steps_resnet_5m", "steps_wrn_28_10_cifar100",
-        "94", "94_test", "94_record", "5m", "5m_test", "5m_record",
+        "94", "94_test", "94_record", "compiled", "5m", "5m_test", "5m_record",
     ]  # fmt: skip
     assert {stage.name: stage.needs for stage in planned if stage.needs} == {
         "94_test": "94", "94_record": "94", "5m_test": "5m", "5m_record": "5m"
@@ -64,6 +67,43 @@ def test_what_is_done_is_not_repeated_and_what_failed_is(tmp_path: Path) -> None
     assert (once.read_text(), again.read_text()) == ("x", "xx")
     assert {name: stage["rc"] for name, stage in report["stages"].items()} == {"a": 0, "b": 3}
     assert json.loads((tmp_path / "report.json").read_text()) == report
+
+
+def test_all_tests_for_a_gpu_are_in_a_stage(tmp_path: Path) -> None:
+    def collected(*command: str) -> int:
+        done = subprocess.run([*command, "--collect-only"], cwd=ROOT, capture_output=True, text=True, check=True)
+        return int(re.findall(r"tests/training/test_cuda\.py: ([0-9]+)", done.stdout)[0])
+
+    planned = {stage.name: stage.command for stage in stages(tmp_path, None, "cuda", tiny=False)}
+    whole = collected(*planned["tests"], "-m", "")
+    compiled = collected(*planned["compiled"])
+    assert (collected(*planned["tests"]) + compiled, compiled) == (whole, 2)
+
+
+def test_what_is_taken_home_holds_all_but_weights(tmp_path: Path) -> None:
+    folder, bundle = tmp_path / "gpu", tmp_path / "out" / "gpu.tar.gz"
+    (folder / "runs" / "94").mkdir(parents=True)
+    (folder / "runs" / "94" / "last.pt").write_bytes(b"weights")
+    (folder / "runs" / "94" / "metrics.csv").write_text("epoch\n")
+    held = []
+    for name in ("a", "b"):
+        run_stages([Stage(name, shell("print('done')"), 60, 0)], folder, 60, bundle)
+        with tarfile.open(bundle) as archive:
+            held.append(sorted(archive.getnames()))
+    assert held == [["a.log", "report.json", "runs/94/metrics.csv"], ["a.log", "b.log", "report.json", "runs/94/metrics.csv"]]
+
+
+def test_a_tool_without_a_venv_runs_where_the_packages_are(tmp_path: Path) -> None:
+    """As on a lent machine, whose torch is not to be replaced."""
+    (tmp_path / "tools").mkdir()
+    shutil.copy(ROOT / "tools" / "_venv.py", tmp_path / "tools")
+    (tmp_path / "tools" / "tool.py").write_text("from _venv import enter\nprint(enter())\n")
+    tool = str(tmp_path / "tools" / "tool.py")
+    done = subprocess.run([sys.executable, tool], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(tmp_path)
+    bare = subprocess.run([sys.executable, "-S", tool], capture_output=True, text=True, check=False)  # no site-packages
+    assert bare.returncode == 2
+    assert ".venv is missing: run `make setup`" in bare.stderr
 
 
 def test_a_stage_waits_for_the_one_it_is_about(tmp_path: Path) -> None:

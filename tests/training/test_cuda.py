@@ -41,6 +41,7 @@ def test_a_gpu_has_the_losses_of_the_cpu(tmp_path: Path) -> None:
     assert losses(tmp_path / "cuda") == pytest.approx(losses(tmp_path / "cpu"), abs=2e-3)
 
 
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")
 @pytest.mark.parametrize(
     "changes",
     [
@@ -116,6 +117,7 @@ def test_a_deterministic_run_goes_on_to_the_same_bits(tmp_path: Path, monkeypatc
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script_method:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:TensorFloat32 tensor cores")
 @pytest.mark.parametrize("mode", [True, "reduce-overhead"])
 def test_compiled_training_has_the_same_losses(tmp_path: Path, mode: bool | str) -> None:
     train(on("cuda"), tmp_path / "plain", quiet=True)

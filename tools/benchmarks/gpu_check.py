@@ -8,6 +8,7 @@ import os
 import shlex
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -33,9 +34,11 @@ Stages, each with a log and an entry of report.json, written as soon as it ends;
   tests     the tests that need a GPU
   steps     training steps of cifar10_94_gpu, resnet_5m and wrn_28_10_cifar100 against bare net and plain loop
   94        cifar10_94_gpu, compiled with CUDA graphs, from scratch; its accuracy on test, reached or missed; its record
+  compiled  the tests of compiled training
   5m        resnet_5m until the time is over; saved then, and continued by the next call; at its end the same, without an aim
 
-  tools/gpu_check --output $OUT --data FOLDER              eight minutes on one GPU
+  tools/gpu_check --output gpu --data FOLDER               eight minutes on one GPU
+  tools/gpu_check --output gpu --bundle out/gpu.tar.gz     and all but the weights in one file, to take home from a lent machine
   tools/gpu_check --output try --device cpu --tiny         the same stages on any machine, in about two minutes"""
 AIM = 94.0  # % of the test images that cifar10_94_gpu is to have right; smoke.yaml in its place has no aim
 SAVING = 40  # seconds that a training is given to save after it was asked to end
@@ -61,13 +64,16 @@ def stages(folder: Path, data: Path | None, device: str, tiny: bool) -> list[Sta
     source = ("--data.root", str(data)) if data else ()
     on = ("--engine.device", device)
     kinds = {"cifar10_94_gpu": "speed/cifar10_94_gpu", "resnet_5m": "resnet_5m", "wrn_28_10_cifar100": "wrn_28_10_cifar100"}
-    found = [Stage("tests", (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_cuda.py"), 120, 20)]
+    tests = (python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/training/test_cuda.py")
+    found = [Stage("tests", tests, 120, 20)]
     for name, path in kinds.items():
         config = "configs/smoke.yaml" if tiny else f"configs/{path}.yaml"
         few = ("--steps", "1", "--rounds", "1") if tiny else ("--steps", "10", "--rounds", "3")
         steps = (python, "tools/bench", "steps", config, *few, "--engine.device", device)
         found.append(Stage(f"steps_{name}", (*steps, "--json", str(folder / f"steps_{name}.json")), 60, 20))
     for name, path, limit, aim in (("94", "speed/cifar10_94_gpu", 240, None if tiny else AIM), ("5m", "resnet_5m", 3600, None)):
+        if name == "5m":
+            found.append(Stage("compiled", (*tests, "-m", "slow"), 150, 60))
         config, run = "configs/smoke.yaml" if tiny else f"configs/{path}.yaml", str(folder / "runs" / name)
         graphs = () if tiny else ("--engine.compile", "reduce-overhead" if name == "94" else "true")
         train = (*small, "train", "--config", config, "--output", run, "--resume", *on, *source, *graphs)
@@ -80,8 +86,11 @@ def stages(folder: Path, data: Path | None, device: str, tiny: bool) -> list[Sta
     return found
 
 
-def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[str, Any]:
-    """Run what is not done yet until `seconds` are over; returns the report, which is also written after every stage."""
+def run_stages(planned: Sequence[Stage], folder: Path, seconds: float, bundle: Path | None = None) -> dict[str, Any]:
+    """Run what is not done yet until `seconds` are over; returns the report, which is also written after every stage.
+
+    bundle: so is a tar.gz of all files but weights.
+    """
     end = time.monotonic() + seconds
     report: dict[str, Any] = {"stages": {}}
     file = folder / "report.json"
@@ -112,8 +121,19 @@ def run_stages(planned: Sequence[Stage], folder: Path, seconds: float) -> dict[s
             done[stage.name] |= {"accuracy": accuracy, "aim": stage.aim}
             said = _judged(accuracy, stage.aim)
         write_json(file, report)
+        if bundle is not None:
+            _pack(folder, bundle)
         print(f"{stage.name}: exit code {rc} after {took:.0f} s; {said}", flush=True)
     return report
+
+
+def _pack(folder: Path, bundle: Path) -> None:
+    """Write the files of a folder, all but weights, into one tar.gz."""
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pt" and path != bundle)
+    with tarfile.open(bundle, "w:gz") as archive:
+        for path in files:
+            archive.add(path, path.relative_to(folder))
 
 
 def _judged(accuracy: float, aim: float | None) -> str:
@@ -152,6 +172,7 @@ def parser() -> argparse.ArgumentParser:
         prog="gpu_check", description=DESCRIPTION, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("--output", type=Path, required=True, help="folder of report, logs and runs")
+    parser.add_argument("--bundle", type=Path, metavar="TAR_GZ", help="also write all but the weights there, after every stage")
     parser.add_argument("--data", type=Path, metavar="FOLDER", help="where CIFAR-10 is (default: $CIFAR_SMALL_DATA)")
     parser.add_argument("--minutes", type=float, default=8.0, help="time for all stages together (default: 8)")
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the stages (default: cuda)")
@@ -176,7 +197,9 @@ def _check(options: argparse.Namespace) -> int:
     folder = options.output.resolve()
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "machine.json", machine_facts(device, "bf16") | {"torch": torch.__version__})
-    report = run_stages(stages(folder, options.data, options.device, options.tiny), folder, 60 * options.minutes)
+    report = run_stages(
+        stages(folder, options.data, options.device, options.tiny), folder, 60 * options.minutes, options.bundle
+    )
     failed = [name for name, stage in report["stages"].items() if stage["rc"] not in (0, 143, -15) or stage.get("too_long")]
     if failed:
         print(f"failed: {', '.join(failed)}; see their logs in {options.output}")
