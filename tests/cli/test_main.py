@@ -252,7 +252,7 @@ def test_check_says_what_an_empty_file_and_another_competition_are(place: Place,
     code, _, err = said("check", empty, "--file", place.file, "--allow-rows", 360)
     assert (code, err) == (
         1,
-        "note: checked by the rules of CIFAR-10; for another competition, name its config by --config\n",
+        "note: checked by the classes of CIFAR-10; for another competition, name its config by --config\n",
     )
 
 

@@ -212,7 +212,7 @@ def test_without_an_environment_it_says_what_to_run(tmp_path):
     script = tmp_path / "tools" / "param_count"
     script.write_bytes((ROOT / "tools" / "param_count").read_bytes())
     (script.parent / "_venv.py").write_bytes((ROOT / "tools" / "_venv.py").read_bytes())
-    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-S", str(script)], capture_output=True, text=True, timeout=60)
     assert done.returncode == 2
     assert (
         done.stderr

@@ -667,11 +667,11 @@ def mutated(rng: random.Random) -> bytes:
     return text
 
 
-def test_ten_thousand_mutated_configs_raise_nothing_but_config_errors(tmp_path: Path) -> None:
+def test_thousands_of_mutated_configs_raise_nothing_but_config_errors(tmp_path: Path) -> None:
     rng = random.Random(20_240_607)
     path = tmp_path / "c.yaml"
     valid = refused = 0
-    for number in range(10_000):
+    for number in range(2_500):
         content = mutated(rng)
         path.write_bytes(content)
         try:
@@ -683,12 +683,12 @@ def test_ten_thousand_mutated_configs_raise_nothing_but_config_errors(tmp_path: 
             raise AssertionError(f"mutation {number}: {type(error).__name__}: {error}\n{content!r}") from error
         valid += 1
         assert isinstance(config, Config)
-        if valid <= 200:
+        if valid <= 50:
             assert resolve_phases(config)[-1].end >= 1
             assert parse_config(parse_yaml(dump_config(config), "again")) == config
-    assert valid > 300
-    assert refused > 5000
-    assert valid + refused == 10_000
+    assert valid > 75
+    assert refused > 1250
+    assert valid + refused == 2_500
 
 
 def extending(tmp_path: Path, text: str, base: str = BASE, name: str = "base.yaml") -> Path:

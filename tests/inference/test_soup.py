@@ -173,9 +173,9 @@ def test_statistics_of_a_source_that_is_sorted_by_class_are_of_all_classes(
     runs: tuple[Run, Run, Run], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     net = load_net(runs[0])
-    train, val, facts = load_splits(net.config.data)
+    train, val, _ = load_splits(net.config.data)
     train = train.take(np.argsort(train.labels, kind="stable"))
-    monkeypatch.setattr(soup_module, "load_splits", lambda *_: (train, val, facts))
+    monkeypatch.setattr(soup_module, "load_own_splits", lambda _: (train, val))
     monkeypatch.setattr(soup_module, "REFRESH_IMAGES", 100)  # of 800
     monkeypatch.setattr(soup_module, "REFRESH_BATCH", 50)
     batches = WeightAverager(net, []).batches

@@ -19,11 +19,11 @@ from cifar_small.metrics.classification import (
     confusion_matrix,
     cross_entropy,
     log_softmax,
-    mcnemar,
     precision_recall_f1,
     top_k_accuracy,
     wilson_interval,
 )
+from cifar_small.metrics.significance import mcnemar
 
 
 @settings(deadline=None, max_examples=200)
