@@ -19,6 +19,7 @@ from cifar_small.data.orientation import require_in_order
 from cifar_small.data.pictures import (
     Labelled,
     LabelledFiles,
+    class_folders,
     files_of_classes,
     files_of_table,
     label_file,
@@ -221,8 +222,7 @@ def _folder(root: Path, split: Split, side: int) -> Images:
 
 def _table_of_flat(root: Path) -> Path | None:
     table = label_file(root)
-    folders = (entry for entry in (root / "train").iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    return table if table and not any(folders) else None
+    return table if table and not class_folders(root / "train") else None
 
 
 def picture_files_of(data: Data, split: Split) -> list[Path]:

@@ -79,17 +79,17 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
         with torch.no_grad():
             whole, again = _logits(first, images, model), _logits(other, images, model)
             alone = _logits(first, images[:1], model)
-        for found in (logits, whole):
-            if (found >= 0).all() and torch.allclose(found.sum(dim=1), torch.ones(2), atol=1e-3):
-                raise _broken(
-                    model, "returns probabilities; expected logits: leave softmax out, which the loss takes by itself"
-                )
         if not torch.equal(whole, again):
             raise _broken(model, "another net with its state dict predicts otherwise: what it learns must be in its parameters")
         for count, found in ((2, whole), (1, alone)):
             if found.shape != (count, num_classes):
                 raise _broken(
                     model, f"in evaluation maps {plural(count, 'image')} to {tuple(found.shape)}, not {(count, num_classes)}"
+                )
+        for found in (logits, whole):
+            if (found >= 0).all() and torch.allclose(found.sum(dim=1), torch.ones(2), atol=1e-3):
+                raise _broken(
+                    model, "returns probabilities; expected logits: leave softmax out, which the loss takes by itself"
                 )
         if not torch.allclose(whole[:1], alone, atol=1e-4, rtol=1e-4):
             raise _broken(model, "in evaluation the logits of an image depend on the others of its batch")
@@ -134,7 +134,9 @@ def _unused_parameters(net: nn.Module, images: Tensor, model: OwnModel) -> list[
         torch.manual_seed(seed)
         net.train(seed > 0)
         try:
-            net(images).square().sum().backward()
+            loss = net(images).square().sum()
+            if net.training or loss.requires_grad:  # a net may evaluate without gradients
+                loss.backward()
         except (Exception, SystemExit) as error:  # whatever the user's code raises
             raise _broken(model, f"cannot be trained: its backward pass raises {type(error).__name__}: {error}") from error
     return [name for name, parameter in net.named_parameters() if parameter.requires_grad and parameter.grad is None]

@@ -169,12 +169,11 @@ def try_own_net(config: Config, phases: Sequence[Phase], num_classes: int, world
 def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num_classes: int) -> None:
     """Raise ConfigError now for a phase that could not train when its turn comes."""
     seen: set[int] = set()
-    muon, stepped = False, False
+    stepped: list[bool] = []  # does Muon have a filter to step, in each phase of its
     for phase in phases:
         set_frozen(model, phase.settings.freeze)
         if isinstance(phase.settings.optim, MuonSettings):
-            muon = True
-            stepped |= any(parameter.requires_grad and is_filter_bank(parameter) for parameter in model.parameters())
+            stepped.append(any(parameter.requires_grad and is_filter_bank(parameter) for parameter in model.parameters()))
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError(f"phases.{phase.index}.freeze freezes every parameter; leave some to train")
         side = phase.settings.resolution
@@ -188,7 +187,7 @@ def _check_phases(config: Config, phases: Sequence[Phase], model: nn.Module, num
                 f"phases.{phase.index}.resolution {side} is too small for this net ({error}); use more pixels"
             ) from None
     set_frozen(model, ())
-    if muon and not stepped:
+    if stepped and not any(stepped):
         raise ConfigError(
             "optim.name muon is for convolutions of more than 3 channels in, and none of this net trains in a phase that has "
             "it, so that optim.lr would have no effect; expected sgd, adam or adamw"

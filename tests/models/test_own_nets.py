@@ -341,6 +341,14 @@ def test_parameters_that_no_pass_depends_on_are_named(folder: Path, capsys: pyte
         try_own_net(config, resolve_config(config).phases, 10, World(0, 2, 0, 2))
 
 
+def test_a_net_may_evaluate_without_gradients_but_not_to_another_shape() -> None:
+    head, bare = "        return self", "        with torch.set_grad_enabled(self.training):\n            return self"
+    assert check_own(own(NET.replace(head, bare)), 10, 32) == []
+    flat = NET.replace("mean((2, 3)))", "mean((2, 3))).flatten(0 if not self.training else 1)")
+    with pytest.raises(ConfigError, match=r"in evaluation maps 2 images to \(20,\), not \(2, 10\)"):
+        check_own(own(flat), 10, 32)
+
+
 def test_a_net_that_cannot_be_differentiated_is_refused() -> None:
     text = NET.replace("        return self", "        with torch.no_grad():\n            return self")
     with pytest.raises(ConfigError, match=r"cannot be trained: its backward pass raises RuntimeError"):

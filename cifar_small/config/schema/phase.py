@@ -201,10 +201,6 @@ class PhaseSettings(Recipe):
     def _values_have_effect(self) -> PhaseSettings:
         if "mix_prob" in self.model_fields_set and not any(getattr(self, key) for key in MIXINGS):
             raise ValueError(INEFFECTIVE_MIX_PROB)
-        if self.mixes and not self.mix_prob:
-            raise ValueError(
-                f"mix_prob 0 mixes no batch: set {' and '.join(name for name in MIXINGS if getattr(self, name))} to 0"
-            )
         if self.mix_probs is not None and self.mix_prob < 1:
             raise ValueError(f"mix_prob {self.mix_prob:g} has no effect beside mix_probs: drop one of them")
         for kind, name in MIX_KINDS.items() if self.mix_probs is not None else ():
