@@ -15,12 +15,19 @@ that is raised is a defect of this package and keeps its traceback.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 
 def plural(count: int, noun: str, many: str = "") -> str:
     """The count with its noun: plural(1, "run") is "1 run", plural(3, "entry", "entries") is "3 entries"."""
     return f"{count:,} {noun if count == 1 else many or f'{noun}s'}"
+
+
+def differing(ones: Mapping[str, Any], others: Mapping[str, Any], prefix: str = "") -> str:
+    """The keys in which two differ, with both values: differing({"a": 1}, {"a": 2}, "model.") is "model.a: 1 and 2"."""
+    keys = sorted(key for key in ones.keys() | others.keys() if ones.get(key) != others.get(key))
+    return ", ".join(f"{prefix}{key}: {ones.get(key)} and {others.get(key)}" for key in keys)
 
 
 def command_line(name: str, *arguments: object, **options: object) -> str:

@@ -18,6 +18,7 @@ from cifar_small.cli.options import (
     config_or_none,
     print_note,
     reserve,
+    rules_or_none,
 )
 from cifar_small.errors import UserError, plural
 from cifar_small.files import to_csv, write_atomic
@@ -69,8 +70,7 @@ def _compare(options: argparse.Namespace) -> int:
     from cifar_small.reporting.tables import to_latex, to_markdown, to_text
     from cifar_small.runs.estimation import load_estimation
 
-    config = config_or_none(options)
-    rules = config.rules if config else None
+    rules = rules_or_none(options)
     estimates = load_estimation(options.estimate).by_maker() if options.estimate else None
     entries = load_entries(options.entries)
     comparison = compare(entries, options.split, all_pairs=options.pairs, rules=rules, estimates=estimates)

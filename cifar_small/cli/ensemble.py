@@ -14,8 +14,8 @@ from cifar_small.cli.options import (
     add_output,
     add_overwrite,
     add_runs,
-    config_or_none,
     reserve,
+    rules_or_none,
 )
 from cifar_small.errors import DataError, plural
 from cifar_small.files import probe_writable
@@ -72,8 +72,7 @@ def _ensemble(options: argparse.Namespace) -> int:
         val = match_val(members, [load_predictions(path) for path in options.val])
     else:
         val = find_val(options.predictions, members)
-    config = config_or_none(options)
-    rules = config.rules if config else None
+    rules = rules_or_none(options)
     joined = combine(members, options.method, val, rules)
     joined.save(options.output)
     print(f"{joined.meta.name} -> {options.output}")

@@ -16,7 +16,7 @@ from cifar_small.errors import ConfigError, UserError
 from cifar_small.files import probe_writable, refuse_existing
 
 if TYPE_CHECKING:
-    from cifar_small.config.schema import Config
+    from cifar_small.config.schema import Config, Rules
     from cifar_small.inference.predict import Net
     from cifar_small.runs.directory import Run
 
@@ -176,6 +176,12 @@ def config_or_none(options: argparse.Namespace) -> Config | None:
     from cifar_small.config.loading import load_config
 
     return load_config(options.config) if options.config else None
+
+
+def rules_or_none(options: argparse.Namespace) -> Rules | None:
+    """The rules of the config that --config names, where it was given."""
+    config = config_or_none(options)
+    return config.rules if config else None
 
 
 def print_note(text: str) -> None:

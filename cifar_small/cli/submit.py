@@ -20,6 +20,7 @@ from cifar_small.cli.options import (
     add_run,
     config_or_none,
     print_note,
+    rules_or_none,
 )
 from cifar_small.errors import DataError, UserError, plural
 from cifar_small.files import write_atomic
@@ -56,12 +57,11 @@ def _submit(options: argparse.Namespace) -> int:
     from cifar_small.submission.kaggle import upload
     from cifar_small.submission.submission_file import submit_file
 
-    config = config_or_none(options)
     predictions, record = submit_file(
         options.predictions,
         options.output,
         runs=options.run,
-        rules=config.rules if config else None,
+        rules=rules_or_none(options),
         sample=options.sample,
         estimate=options.estimate,
         overwrite=options.overwrite,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import pickle
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from string import digits
 from typing import Any, Literal
@@ -234,11 +235,9 @@ def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayou
 
 
 def _shared_start(names: Sequence[str]) -> str:
-    """What all names begin with."""
-    first, last = min(names), max(names)
-    return first[
-        : next((place for place, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), len(first))
-    ]
+    """What all names begin with: what the first and the last of them in sorted order share."""
+    letters = zip(min(names), max(names), strict=False)
+    return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], letters))
 
 
 def _resized_note(pictures: Pictures) -> str:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import reduce
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
-from cifar_small.errors import DataError, UserError
+from cifar_small.errors import DataError, UserError, differing
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.significance import mcnemar
 from cifar_small.runs.formats import FORMAT
@@ -107,12 +106,6 @@ def _labels(members: Sequence[Predictions]) -> list[str]:
     return [member.meta.label(folder=names.count(name) > 1) for name, member in zip(names, members, strict=True)]
 
 
-def _differing(rules: Mapping[str, Any], others: Mapping[str, Any]) -> str:
-    """The rules in which two differ, with both values."""
-    keys = sorted(key for key in rules.keys() | others.keys() if rules.get(key) != others.get(key))
-    return ", ".join(f"{key}: {rules.get(key)} and {others.get(key)}" for key in keys)
-
-
 def _join(members: Sequence[Predictions], any_rules: bool = False) -> npt.NDArray[np.float32]:
     """The members' logits (M, N, K) in the first one's order of ids, after checking that they belong together."""
     if len(members) < 2:
@@ -131,7 +124,7 @@ def _join(members: Sequence[Predictions], any_rules: bool = False) -> npt.NDArra
                 f"{name} and {names[0]} are of different images ({member.meta.source} and {first.meta.source}); predict the "
                 "same file, or the same split of the same data, with every member"
             )
-        if not any_rules and (odd := _differing(member.meta.rules, first.meta.rules)):
+        if not any_rules and (odd := differing(member.meta.rules, first.meta.rules)):
             raise DataError(
                 f"{name} and {names[0]} were trained under different rules ({odd}); expected those of the competition",
                 remedy="config",

@@ -20,7 +20,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.resolved import resolve_config
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.environment import autocast, machine_facts, memory_format, prepare_process, resolve_device, resolve_precision
-from cifar_small.errors import CheckpointError, UserError
+from cifar_small.errors import CheckpointError, UserError, differing
 from cifar_small.files import write_json
 from cifar_small.inference.ensemble import Verdict
 from cifar_small.inference.forward import compute_logits
@@ -207,9 +207,8 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
     for number, (place, net) in enumerate(zip(places, nets, strict=True)):
         ours, theirs = (member.config.model.model_dump() for member in (net, first))
         if ours != theirs:
-            keys = sorted(key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key))
-            differing = "; ".join(f"model.{key}: {theirs.get(key)} and {ours.get(key)}" for key in keys)
-            raise CheckpointError(f"{where} and {place} are of different nets ({differing}); only one shape can be averaged")
+            shapes = differing(theirs, ours, "model.")
+            raise CheckpointError(f"{where} and {place} are of different nets ({shapes}); only one shape can be averaged")
         for what, own, other in (
             ("classes", net.classes, first.classes),
             ("normalization", (net.mean, net.std), (first.mean, first.std)),
