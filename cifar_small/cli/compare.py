@@ -1,4 +1,4 @@
-"""Commands that compare: compare (models), diff (submissions), diagnose (an unlabelled file with CIFAR)."""
+"""Commands that compare: compare (models), diff (submissions)."""
 
 from __future__ import annotations
 
@@ -8,11 +8,8 @@ from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import (
-    add_allow_rows,
     add_config,
-    add_data_root,
     add_estimate,
-    add_layout,
     add_output,
     add_overwrite,
     config_or_none,
@@ -129,8 +126,8 @@ def _format_of(output: Path | None) -> str:
 
 
 def _diff_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("first", type=Path, metavar="A.csv")
-    parser.add_argument("second", type=Path, metavar="B.csv")
+    parser.add_argument("first", type=Path, metavar="A.csv", help="a submission")
+    parser.add_argument("second", type=Path, metavar="B.csv", help="another submission of the same file")
     add_config(parser, "config that names the classes (default: CIFAR-10)")
     parser.add_argument("--truth", type=Path, metavar="CSV", help="the true classes, in either format; both are scored")
     parser.add_argument("--show", type=int, default=10, metavar="N", help="differing images to print (default: 10)")
@@ -176,46 +173,7 @@ def _diff(options: argparse.Namespace) -> int:
     return 1 if any(one.faults for one in read) else 0
 
 
-def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "file", type=Path, metavar="FILE", help="pickle, .npz, .npy, .mat, .parquet, .bin, or folder of pictures"
-    )
-    add_config(parser, "config whose rules and data it is checked against (default: CIFAR-10)")
-    add_allow_rows(parser)
-    add_layout(parser)
-    add_data_root(parser)
-    add_output(parser, "CSV to write with every copied image")
-    add_overwrite(parser)
-
-
-def _diagnose(options: argparse.Namespace) -> int:
-    """Look at an unlabelled file before predicting: layout, values, colors, copies of CIFAR's images.
-
-    Prints a card of ok, note, warn and fault lines; exits with 1 on a fault. Looks for exact and near duplicates within the
-    file and among the training and test images, if these are on this machine (nothing is downloaded).
-    """
-    reserve(options.overwrite, options.output)
-    from cifar_small.config.schema import Data, Rules
-    from cifar_small.submission.diagnose import copies_csv, diagnose, render_card
-
-    config = config_or_none(options)
-    rules, data = (config.rules, config.data) if config else (Rules(), Data())
-    if options.allow_rows is not None:
-        rules = rules.model_copy(update={"rows": options.allow_rows})
-    if options.data_root:
-        data = data.model_copy(update={"root": options.data_root})
-    found = diagnose(options.file, rules, data, layout=options.layout)
-    print(render_card(found))
-    if options.output is not None:
-        write_atomic(options.output, copies_csv(found).encode())
-        print(f"{plural(len(found.copies), 'copy', 'copies')} -> {options.output}")
-    faults, warnings = (found.count(level) for level in ("fault", "warn"))
-    print(f"{options.file}: {plural(faults, 'fault')}, {plural(warnings, 'warning')}")
-    return 1 if faults else 0
-
-
 COMMANDS = (
     Command("compare", _compare_arguments, _compare),
     Command("diff", _diff_arguments, _diff),
-    Command("diagnose", _diagnose_arguments, _diagnose),
 )

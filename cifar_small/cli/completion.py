@@ -65,6 +65,7 @@ def _describe(parser: argparse.ArgumentParser, commands: list[Command], file: An
     from cifar_small.config.settings import all_settings
 
     (actions,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
+    actions.help = "what to do"  # the help lists the commands by stage instead; what it hides would not be completed
     for command in commands:
         sub: argparse.ArgumentParser = actions.choices[command.name]
         for action in sub._actions:

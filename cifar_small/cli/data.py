@@ -1,4 +1,4 @@
-"""The command that looks at a data set before anything is trained on it: data."""
+"""The commands that look at data: a labelled data set before training, an unlabelled file before predicting."""
 
 from __future__ import annotations
 
@@ -6,12 +6,24 @@ import argparse
 from pathlib import Path
 
 from cifar_small.cli.command import Command
-from cifar_small.cli.options import add_config, add_output, add_overwrite, load_config_of, reserve
-from cifar_small.errors import UserError
+from cifar_small.cli.options import (
+    add_allow_rows,
+    add_config,
+    add_config_with_overrides,
+    add_data_root,
+    add_layout,
+    add_output,
+    add_overwrite,
+    config_or_none,
+    load_config_of,
+    reserve,
+)
+from cifar_small.errors import UserError, plural
+from cifar_small.files import write_atomic
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, "YAML file, or a name that cifar-small configs lists; the option name --config may be left out")
+    add_config_with_overrides(parser)
     parser.add_argument(
         "--predictions",
         type=Path,
@@ -55,4 +67,45 @@ def _data(options: argparse.Namespace) -> int:
     return 0
 
 
-COMMANDS = (Command("data", _data_arguments, _data, overrides=True),)
+def _diagnose_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="pickle, .npz, .npy, .mat, .parquet, .bin, or folder of pictures"
+    )
+    add_config(parser, "config whose rules and data it is checked against (default: CIFAR-10)")
+    add_allow_rows(parser)
+    add_layout(parser)
+    add_data_root(parser)
+    add_output(parser, "CSV to write with every copied image")
+    add_overwrite(parser)
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    """Look at an unlabelled file before predicting: layout, values, colors, copies of CIFAR's images.
+
+    Prints a card of ok, note, warn and fault lines; exits with 1 on a fault. Looks for exact and near duplicates within the
+    file and among the training and test images, if these are on this machine (nothing is downloaded).
+    """
+    reserve(options.overwrite, options.output)
+    from cifar_small.config.schema import Data, Rules
+    from cifar_small.submission.diagnose import copies_csv, diagnose, render_card
+
+    config = config_or_none(options)
+    rules, data = (config.rules, config.data) if config else (Rules(), Data())
+    if options.allow_rows is not None:
+        rules = rules.model_copy(update={"rows": options.allow_rows})
+    if options.data_root:
+        data = data.model_copy(update={"root": options.data_root})
+    found = diagnose(options.file, rules, data, layout=options.layout)
+    print(render_card(found))
+    if options.output is not None:
+        write_atomic(options.output, copies_csv(found).encode())
+        print(f"{plural(len(found.copies), 'copy', 'copies')} -> {options.output}")
+    faults, warnings = (found.count(level) for level in ("fault", "warn"))
+    print(f"{options.file}: {plural(faults, 'fault')}, {plural(warnings, 'warning')}")
+    return 1 if faults else 0
+
+
+COMMANDS = (
+    Command("data", _data_arguments, _data, overrides=True),
+    Command("diagnose", _diagnose_arguments, _diagnose),
+)

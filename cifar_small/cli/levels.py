@@ -12,6 +12,7 @@ from cifar_small.errors import UserError
 
 
 def _levels_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = f"{parser.prog} LADDER [options] [--SETTING VALUE ...]"
     parser.add_argument(
         "report",
         type=lambda name: LADDERS.get(name, name),

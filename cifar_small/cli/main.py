@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 import sys
+import textwrap
 from collections.abc import Sequence
 
 from cifar_small import __version__
@@ -44,25 +46,21 @@ The usual way, each step a file the next one reads:
 EXIT_CODES = """\
 exit codes: 0 done; 1 a check found faults, or param_count a net over the budget; 2 usage, config or budget; 3 data;
 4 checkpoint or run directory; 5 training diverged; 143 stopped by a signal and saved"""
-ALL = (
-    *configs.COMMANDS,
-    *data.COMMANDS,
-    *train.COMMANDS,
-    *weights.COMMANDS,
-    *predict.COMMANDS,
-    *evaluate.COMMANDS,
-    *shift.COMMANDS,
-    *estimate.COMMANDS,
-    *ensemble.COMMANDS,
-    *compare.COMMANDS,
-    *submit.COMMANDS,
-    *report.COMMANDS,
-    *runs.COMMANDS,
-    *levels.COMMANDS,
-    *settings.COMMANDS,
-    *export.COMMANDS,
-    *completion.COMMANDS,
-)
+MODULES = (
+    compare, completion, configs, data, ensemble, estimate, evaluate, export, levels, predict, report, runs, settings, shift,
+    submit, train, weights,
+)  # fmt: skip
+ALL = tuple(command for module in MODULES for command in module.COMMANDS)
+# The order of the help, and of README's table.
+STAGES = {
+    "look": ("demo", "param_count", "configs", "preview", "schedule", "settings", "completion", "data", "diagnose"),
+    "train": ("train", "sweep", "slurm", "weights", "levels", "runs", "remove"),
+    "predict": ("predict", "unlabelled"),
+    "judge": ("evaluate", "compare", "report", "shift", "calibrate", "estimate", "tta", "uncertainty"),
+    "combine": ("ensemble", "soup"),
+    "hand in": ("submit", "check", "audit", "diff", "record", "results"),
+    "deploy": ("export", "push", "onnx", "quantize", "bench"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,10 +83,14 @@ def _run(options: argparse.Namespace) -> int:
 
 def _parser() -> OneLineParser:
     parser = OneLineParser(
-        prog="cifar-small", description=DESCRIPTION, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="cifar-small",
+        usage="cifar-small [-h] [--version] COMMAND ...",
+        description=f"{DESCRIPTION}\n{_commands_by_stage()}\n\ncifar-small COMMAND --help explains each, with examples.",
+        epilog=EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"cifar-small {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(prog="cifar-small", metavar="COMMAND", required=True, help=argparse.SUPPRESS)
     for command in ALL:
         sub = commands.add_parser(
             command.name,
@@ -101,3 +103,15 @@ def _parser() -> OneLineParser:
         command.add_arguments(sub)
         sub.set_defaults(chosen=command, known=sub.options)
     return parser
+
+
+def _commands_by_stage() -> str:
+    """Every command and its summary, under the stage of an entry at which it is used."""
+    indent, width = " " * 14, shutil.get_terminal_size().columns - 2
+    summaries = {command.name: command.summary for command in ALL}
+    lines = []
+    for stage, names in STAGES.items():
+        lines.append(f"{stage}:")
+        for name in names:
+            lines += textwrap.wrap(summaries[name], width, initial_indent=f"  {name:<12}", subsequent_indent=indent)
+    return "\n".join(lines)

@@ -72,6 +72,16 @@ def add_config(parser: argparse.ArgumentParser, text: str) -> None:
     parser.add_argument("--config", type=Path, help=text)
 
 
+def add_config_with_overrides(parser: argparse.ArgumentParser) -> None:
+    """A config, with --config or as the first argument, whose settings can be overridden; `load_config_of` reads it."""
+    parser.usage = f"{parser.prog} CONFIG [options] [--SETTING VALUE ...]"
+    text = (
+        "YAML file, or a name that cifar-small configs lists; the option name --config may be left out. After it any setting "
+        "can be overridden by its dotted name (--optim.lr 0.2)"
+    )
+    parser.add_argument("--config", type=Path, metavar="CONFIG", help=text)
+
+
 def add_config_anyhow(parser: argparse.ArgumentParser, text: str, metavar: str = "CONFIG") -> None:
     """A file that may stand with --config or without; `config_given` returns it."""
     parser.add_argument("first", type=Path, nargs="?", metavar=metavar, help=text)

@@ -29,7 +29,12 @@ from cifar_small.errors import UserError, plural
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:
     add_run(parser)
-    parser.add_argument("--split", choices=["train", "val", "test", "submit"], required=True)
+    parser.add_argument(
+        "--split",
+        choices=["train", "val", "test", "submit"],
+        required=True,
+        help="part of the run's data; submit: the unlabelled --file; test is recorded in the run",
+    )
     add_file(parser, "the unlabelled file (--split submit): pickle, .npz, .npy, .mat, .parquet, .bin, or folder of pictures")
     add_checkpoint(parser)
     parser.add_argument(
@@ -97,7 +102,7 @@ def _unlabelled_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _unlabelled(options: argparse.Namespace) -> int:
-    """Write the test images of a config as an unlabelled pickle, to practise with.
+    """Write the test images of a config as an unlabelled pickle, to practice with.
 
     For a rehearsal of the competition with images whose labels are known afterwards:
       cifar-small unlabelled --config configs/resnet_hour.yaml --output practice.pkl

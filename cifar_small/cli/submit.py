@@ -31,8 +31,11 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     add_output(parser, "CSV to write", required=True)
     add_config(parser, "config whose rules apply (default: the runs' own configs)")
     _add_sample(parser)
-    add_estimate(parser, "what estimate wrote of this file, where the choice was made by it: the record then says so")
-    text = "directories of the runs that predicted, where the predictions do not lie in one (default: counted by config alone)"
+    add_estimate(parser, "estimate.json, if this submission was chosen by it; the record then says so")
+    text = (
+        "run directories of the nets that predicted, needed if the predictions file lies outside them (default: parameters are "
+        "counted from the configs alone)"
+    )
     parser.add_argument("--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help=text)
     parser.add_argument("--kaggle", metavar="COMPETITION", help="also upload the CSV with the `kaggle` program, if it is there")
     parser.add_argument("--message", default="", help="what the upload is called (default: name and seed of the net)")
@@ -86,7 +89,7 @@ def _submit(options: argparse.Namespace) -> int:
 
 
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("csv", type=Path, metavar="CSV")
+    parser.add_argument("csv", type=Path, metavar="CSV", help="the submission")
     add_file(parser, required=True)
     add_config(parser, "config whose rules and classes apply (default: CIFAR-10, ID,Labels)")
     _add_sample(parser)

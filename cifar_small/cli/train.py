@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import (
-    add_config,
     add_config_anyhow,
+    add_config_with_overrides,
     add_output,
     add_overwrite,
     config_given,
@@ -26,13 +26,9 @@ from cifar_small.errors import UserError, plural
 if TYPE_CHECKING:
     from cifar_small.config.schema import Config
 
-ALSO_FIRST = "YAML file, or a name that cifar-small configs lists; the option name --config may be left out"
-
 
 def _add_epochs(parser: argparse.ArgumentParser) -> None:
-    text = (
-        "train so many epochs: phases, warm-up, milestones, patience and the like in proportion (default: as the config says)"
-    )
+    text = "train N epochs in all: phases, warm-up, milestones, patience scale in proportion (default: as the config says)"
     parser.add_argument("--epochs", type=int, metavar="N", help=text)
 
 
@@ -61,7 +57,7 @@ def _demo(options: argparse.Namespace) -> int:
 
 
 def _train_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, ALSO_FIRST)
+    add_config_with_overrides(parser)
     add_output(parser, "run directory (default: runs/<name>-seed<seed>)")
     text = "continue the run in the run directory, if there is one; --resume RUN needs no config: the run has its own"
     parser.add_argument("--resume", type=Path, nargs="?", const=True, default=False, metavar="RUN", help=text)
@@ -127,7 +123,7 @@ def _train(options: argparse.Namespace) -> int:
     from cifar_small.training.train import train
 
     if options.resume and not Run(folder).begun and os.environ.get("RANK", "0") == "0":
-        print_note(f"{folder} holds nothing to resume; training begins anew")
+        print_note(f"{folder} holds nothing to resume; training starts from the beginning")
     train(config, folder, resume=bool(options.resume), command=options.command)
     return 0
 
@@ -150,7 +146,7 @@ def _smoke(config: Config, options: argparse.Namespace) -> int:
 
 
 def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, ALSO_FIRST)
+    add_config_with_overrides(parser)
     add_output(parser, "run directory on the shared file system (default: runs/<name>-seed<seed>)")
     _add_epochs(parser)
     parser.add_argument("--nodes", type=int, default=1, help="machines (default: 1)")
@@ -163,7 +159,7 @@ def _slurm_arguments(parser: argparse.ArgumentParser) -> None:
 def _slurm(options: argparse.Namespace) -> int:
     """Print the SLURM batch file of a training over several processes or machines.
 
-    Settings are overridden as for train. Edit the file as your cluster needs:
+    Edit the file as your cluster needs:
       cifar-small slurm --config configs/resnet_hour.yaml --nodes 2 --processes-per-node 4 > run.sbatch && sbatch run.sbatch
     """
     from cifar_small.sweep.slurm import batch_file
@@ -189,7 +185,7 @@ def _slurm(options: argparse.Namespace) -> int:
 
 
 def _preview_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, ALSO_FIRST)
+    add_config_with_overrides(parser)
     _add_epochs(parser)
     parser.add_argument(
         "--epoch", type=int, metavar="E", help="start at this epoch and draw only its phase (default: every phase)"
@@ -203,7 +199,7 @@ def _preview_arguments(parser: argparse.ArgumentParser) -> None:
 def _preview(options: argparse.Namespace) -> int:
     """Draw training images as each phase of a config augments and mixes them.
 
-    Uses the random draws of a training run; a row per image. Settings are overridden as for train, after CONFIG.
+    Uses the random draws of a training run; a row per image.
     """
 
     config = _load_config(options)
@@ -216,7 +212,7 @@ def _preview(options: argparse.Namespace) -> int:
 
 
 def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
-    add_config(parser, ALSO_FIRST)
+    add_config_with_overrides(parser)
     _add_epochs(parser)
     parser.add_argument("--steps-per-epoch", type=int, metavar="N", help="needed if the size of the data source is unknown")
     add_output(parser, "PNG to write (default: <name>-schedule.png)")
@@ -226,7 +222,7 @@ def _schedule_arguments(parser: argparse.ArgumentParser) -> None:
 def _schedule(options: argparse.Namespace) -> int:
     """Draw the learning rate of every step and the settings of every phase of a config.
 
-    Reads no data. Settings are overridden as for train, after CONFIG.
+    Reads no data.
     """
     from cifar_small.reporting.timeline import draw_config, steps_per_epoch
 

@@ -19,7 +19,7 @@ from conftest import tiny_raw
 
 from cifar_small import __version__
 from cifar_small.cli import param_count
-from cifar_small.cli.main import main
+from cifar_small.cli.main import ALL, main
 from cifar_small.config.loading import parse_config
 from cifar_small.data import load_test, load_unlabelled
 from cifar_small.reporting.results import BEGIN, END
@@ -101,8 +101,11 @@ def test_help_teaches(verb: str | None, capsys: pytest.CaptureFixture[str]) -> N
     assert stopped.value.code == 0
     assert "exit codes: 0 done; 1 a check found faults, or param_count a net over the budget; 2 usage" in shown
     if verb is None:
-        assert all(re.search(rf"^    {name}( |$)", shown, re.MULTILINE) for name in VERBS)
+        assert all(re.search(rf"^  {name}( |$)", shown, re.MULTILINE) for name in VERBS)
         assert "cifar-small train --config resnet_hour " in shown
+    if verb in {command.name for command in ALL if command.overrides}:
+        first = "LADDER" if verb == "levels" else "CONFIG"
+        assert shown.startswith(f"usage: cifar-small {verb} {first} [options] [--SETTING VALUE ...]\n")
     for example in re.findall(r"configs/[\w./-]+\.yaml", shown):
         assert (ROOT / example).exists(), f"{example} of the help is not there"
 
@@ -292,7 +295,7 @@ def test_resume_of_nothing(place: Place, tmp_path: Path, said: Said, fails: Call
     assert "none does not exist: expected a run directory" in fails(4, "train", "--resume", tmp_path / "none")
     assert "two run directories" in fails(2, "train", "--resume", tmp_path / "a", "--output", tmp_path / "b")
     code, _, err = said("train", place.config, "--resume", tmp_path / "new")
-    assert (code, err) == (0, f"note: {tmp_path / 'new'} holds nothing to resume; training begins anew\n")
+    assert (code, err) == (0, f"note: {tmp_path / 'new'} holds nothing to resume; training starts from the beginning\n")
     assert said("train", "--resume", place.config, "--output", tmp_path / "new")[2] == ""  # the config, not a run
 
 
