@@ -46,7 +46,7 @@ class Setting:
         if self.key == f"{OF_PHASES}.dropout":
             return "that of model.dropout"
         value = self.field.get_default(call_default_factory=True)
-        return "that of its keys" if isinstance(value, Section) else json.dumps(value)
+        return "see its keys" if isinstance(value, Section) else json.dumps(value)
 
     @property
     def in_phases(self) -> bool:

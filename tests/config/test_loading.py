@@ -144,6 +144,11 @@ UNKNOWN = [
     ({"epochs": 3}, "epochs: unknown key; did you mean phases.0.epochs?"),
     ({"lr": 0.3}, "lr: unknown key; did you mean optim.lr?"),
     ({"device": "cpu"}, "device: unknown key; did you mean engine.device?"),
+    (
+        {"schedule": {"name": "one_cycle", "pct_start": 0.2}},
+        "schedule.pct_start: unknown key; did you mean schedule.rise?",
+    ),
+    ({"schedule": {"name": "cosine", "eta_min": 0.01}}, "schedule.eta_min: unknown key; did you mean schedule.min_lr?"),
     ({"augment": {"randaugment": True}}, "augment.randaugment: unknown key; did you mean augment.policy randaugment?"),
     (
         {"autoaugment": True},

@@ -53,7 +53,7 @@ def test_every_field_is_a_setting() -> None:
         ("engine.compile", "true or false or one of reduce-overhead, max-autotune", "false", ""),
         ("schedule.milestones", "list of 1 or more, each: whole number from 1 to 1,000,000,000", "required", ""),
         ("freeze", "one of none, backbone or list, each: text", "[]", ""),
-        ("rules", "section", "that of its keys", ""),
+        ("rules", "section", "see its keys", ""),
         ("swa", "section or null", "null", ""),
         ("phases.0.dropout", "number from 0 below 1", "that of model.dropout", ""),
         ("phases.3.cached_views", "whole number from 1 to 1,000 or null", "null", ""),

@@ -70,9 +70,9 @@ class Rules(Section):
     max_params: PositiveInt = 5_000_000
     """Trainable parameters that the submitted net may have at most."""
     pretrained: bool = False
-    """May weights come from elsewhere? Those of a run from scratch on the same training images always may."""
+    """Allow weights from elsewhere; those of a from-scratch run on the same training images are always allowed."""
     pretrained_teacher: Literal["allowed", "forbidden"] = "forbidden"
-    """May a teacher have started from other weights? No question where `pretrained` is true."""
+    """May a teacher have started from weights from elsewhere? Ignored where `pretrained` is true."""
     rows: PositiveInt | None = 10_000
     """Images in the unlabelled file; null: any number."""
     submission: Annotated[str, Field(pattern=r"^[A-Za-z][\w .-]*,[A-Za-z][\w .-]*$")] = "ID,Labels"
@@ -183,7 +183,7 @@ class Input(Section):
     """
 
     size: Annotated[Side, Field(ge=32)] | None = None
-    """Pixels a side in evaluation, and in phases that name no `resolution`; null: as the weights expect, else 32."""
+    """Pixels per side in evaluation, and in phases that name no `resolution`; null: as the weights expect, else 32."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """How images are resized, always with antialiasing; null: as the weights expect, else bilinear."""
     mean: Channels | None = None

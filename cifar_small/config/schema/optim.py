@@ -17,15 +17,15 @@ class SGD(Section):
     lr: Annotated[float, Field(gt=0, le=100)] = 0.1
     """Learning rate, which the schedule scales."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    """Share of the last step that the next one keeps."""
+    """Momentum coefficient: the share of the last update that the next one keeps."""
     nesterov: bool = True
-    """Take the gradient where momentum leads? Needs momentum above 0."""
+    """Use Nesterov momentum; needs momentum above 0."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    """Times the weights, this is added to the gradient."""
+    """L2 penalty: the weights, times this, are added to the gradient."""
     decay: Literal["weights", "all"] = "weights"
     """What decays: weights, which leaves out 1-d parameters (biases and BatchNorm), or all."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
+    """Gradient clipping: a gradient of a larger norm, over all parameters, is scaled down to this; null: off."""
     backbone_lr_factor: LrFactor = 1.0
     """Learning rate of all but the classifier, relative to lr."""
 
@@ -50,13 +50,13 @@ class Adam(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the running mean of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
+    """Added to the denominator, for numerical stability."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight decay: added to the gradient; decoupled from it with adamw."""
     decay: Literal["weights", "all"] = "weights"
     """What decays: weights, which leaves out 1-d parameters (biases and BatchNorm), or all."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
+    """Gradient clipping: a gradient of a larger norm, over all parameters, is scaled down to this; null: off."""
     backbone_lr_factor: LrFactor = 1.0
     """Learning rate of all but the classifier, relative to lr."""
 
@@ -71,9 +71,9 @@ class SGDGroup(Section):
     lr: Annotated[float, Field(gt=0, le=10_000)] = 0.1
     """Learning rate of the group, which the schedule scales like that of the filters."""
     momentum: Annotated[float, Field(gt=0, lt=1)] = 0.85
-    """Share of the last step that the next one keeps."""
+    """Momentum coefficient: the share of the last update that the next one keeps."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Times the weights, this is added to the gradient."""
+    """L2 penalty: the weights, times this, are added to the gradient."""
 
     OMIT_DEFAULT = frozenset({"name"})
 
@@ -82,7 +82,7 @@ class HeadGroup(SGDGroup):
     """The same with weight decay."""
 
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 5e-4
-    """Times the weights, this is added to the gradient."""
+    """L2 penalty: the weights, times this, are added to the gradient."""
 
 
 class AdamWGroup(Section):
@@ -97,7 +97,7 @@ class AdamWGroup(Section):
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
     """Decay of the running mean of its square."""
     eps: Annotated[float, Field(gt=0)] = 1e-8
-    """Added to the denominator."""
+    """Added to the denominator, for numerical stability."""
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     """Weight decay, decoupled from the gradient."""
 
@@ -114,9 +114,9 @@ class MuonSettings(Section):
     lr: Annotated[float, Field(gt=0, le=100)] = 0.24
     """Learning rate of the filters; a schedule scales all groups alike."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.6
-    """Share of the last step that the next one keeps, for the filters."""
+    """Momentum coefficient of the filters: the share of the last update that the next one keeps."""
     nesterov: bool = True
-    """Take the gradient where momentum leads? Needs momentum above 0."""
+    """Use Nesterov momentum; needs momentum above 0."""
     iterations: Annotated[int, Field(ge=1, le=20)] = 3
     """Newton-Schulz steps towards the nearest orthogonal matrix."""
     normalize: bool = True
@@ -128,7 +128,7 @@ class MuonSettings(Section):
     head: Annotated[HeadGroup | AdamWGroup, Field(discriminator="name"), BeforeValidator(_sgd_by_default)] = HeadGroup()
     """The optimizer of the classifier and other matrices, and of filters of up to 3 channels: the first, and depthwise."""
     clip_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest norm of the whole gradient, which is scaled down to it; null: no limit."""
+    """Gradient clipping: a gradient of a larger norm, over all parameters, is scaled down to this; null: off."""
 
     @model_validator(mode="after")
     def _values_have_effect(self) -> MuonSettings:
@@ -155,6 +155,6 @@ class SAM(Section):
     """Sharpness-aware minimization: the gradient is taken where the loss near the weights is highest; a step costs two."""
 
     rho: Annotated[float, Field(gt=0)] = 0.05
-    """Radius within which the highest loss is looked for (Foret et al. 2021, arXiv 2010.01412)."""
+    """Radius of the neighborhood whose highest loss is minimized (Foret et al. 2021, arXiv 2010.01412)."""
     adaptive: bool = False
     """ASAM: relative to each weight's size (Kwon et al. 2021, arXiv 2102.11600); rho is then about 2."""

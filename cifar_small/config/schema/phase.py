@@ -30,9 +30,9 @@ class Distill(Section):
     predictions: str | None = None
     """In place of teachers: a predictions file of the training images."""
     temperature: Annotated[float, Field(gt=0, le=100)] = 4.0
-    """Softens both sides of the divergence."""
+    """Temperature: logits of teachers and net are divided by it before the softmax."""
     kd_weight: Annotated[float, Field(gt=0, le=1)] = 0.9
-    """Share of the loss that the teachers have; the labels have the rest."""
+    """Weight of the loss against the teachers; the loss against the labels has 1 - kd_weight."""
     cached_views: CachedViews | None = None
     """Augmented views of every image that teachers predict once, which epochs then show in turn; null: anew in every step.
 
@@ -64,7 +64,7 @@ class Select(Section):
     share: Annotated[float, Field(gt=0, lt=1)]
     """Share of each batch that is trained on, the hardest images."""
     proxy: Annotated[str, Field(min_length=1)]
-    """Run directory of the net that says which are hard, or an ONNX file in one."""
+    """Run directory of the net that ranks the images by its loss, or an ONNX file in one."""
 
     def images_of(self, batch: int) -> int:
         """How many of so many images are trained on, at least one."""
@@ -129,7 +129,7 @@ class Recipe(Section):
     optim: Optim = SGD()
     """The optimizer and its learning rate."""
     schedule: Schedule = Cosine()
-    """How the learning rate runs, from the phase that sets it until a phase sets another."""
+    """Learning-rate schedule, from the phase that sets it until a phase sets another."""
     augment: AnyAugment = Augment()
     """Augmentation of training images."""
     mixup_alpha: BetaParameter = 0.0
@@ -145,7 +145,7 @@ class Recipe(Section):
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of each label that is spread over all classes. Without effect where distill.kd_weight is 1."""
     resolution: Side | None = None
-    """Pixels a side that the net is trained at, at most those of evaluation; null: these."""
+    """Pixels per side of training images, at most those of evaluation; null: as many."""
     lookahead: Lookahead | None = None
     """Slow weights that follow the optimizer's (Lookahead); null: none."""
     sam: SAM | None = None
@@ -153,11 +153,14 @@ class Recipe(Section):
     distill: Distill | None = None
     """Learning from trained nets; null: from labels alone."""
     select: Select | None = None
-    """Training on the hardest share of each batch alone, as a proxy finds it; null: on all."""
+    """Train on the hardest share of each batch alone, as a small proxy net ranks it; null: on all."""
     swa: SWA | None = None
-    """Averaging of epochs, which is then the net that counts; goes on over phases that have it. Not beside ema_decay."""
+    """Average the weights of several epochs (SWA); the average is the net that is evaluated and saved; null: off.
+
+    Goes on through the phases that follow with it. Not beside ema_decay.
+    """
     freeze: Annotated[tuple[str, ...], Field(strict=False), BeforeValidator(_names), WithJsonSchema(_NAMES_SCHEMA)] = ()
-    """What does not train: none, backbone (all but the classifier), or a list of beginnings of parameter names.
+    """What does not train: none, backbone (all but the classifier), or a list of prefixes of parameter names.
 
     A BatchNorm frozen as a whole keeps its statistics too; one without weight and bias never is.
     """
@@ -178,7 +181,7 @@ class PhaseSettings(Recipe):
     epochs: Epochs
     """Epochs of the phase; of the last one also 7.6: the run then ends within an epoch, and its schedule with it."""
     resolution: Side = 32
-    """Pixels a side that the net is trained at in the phase."""
+    """Pixels per side that the net is trained at in the phase."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Probability of every dropout layer in the net during the phase."""
     cached_views: CachedViews | None = None

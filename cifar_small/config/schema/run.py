@@ -39,9 +39,9 @@ class Engine(Section):
     threads: PositiveInt | None = None
     """CPU threads of each process; null: torch's default, or a share of the cores."""
     micro_batch_size: Annotated[int, Field(ge=2)] | None = None
-    """Images a pass; gradients are accumulated over equal slices of a batch, which it divides; null: the whole batch."""
+    """Images per pass; gradients are accumulated over the equal slices of a batch; null: the whole batch at once."""
     eval_batch_size: PositiveInt = 500
-    """Images a pass in evaluation."""
+    """Images per pass in evaluation."""
     sync_batchnorm: bool = False
     """Share BatchNorm's statistics among several processes?"""
     checkpoint_steps: PositiveInt | None = None
@@ -86,17 +86,17 @@ class Config(Recipe):
     input: Input = Input()
     """What the net is given: size and normalization of images."""
     batch_size: Annotated[int, Field(ge=2)] = 128
-    """Images of a step; at least 2, because BatchNorm has no statistics of one."""
+    """Images per step; at least 2, because BatchNorm has no statistics of one."""
     ema_decay: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Average the weights of steps with this decay; the average is then the net that counts; null: no average."""
+    """Decay of an exponential moving average of the weights, which is then evaluated and saved; null: no average."""
     ema_warmup: bool = False
-    """Average fast at first, so that a short run does not keep its first weights? Needs ema_decay."""
+    """Let the decay grow up to ema_decay, so that a short run's average forgets its first weights."""
     phases: Annotated[tuple[dict[str, Any], ...], Field(strict=False, min_length=1)]
     """What the run consists of: each phase has epochs, and settings that differ from the phase before."""
     selection: Selection = "best"
     """Which epoch's weights count: the best on val, or the last."""
     patience: PositiveInt | None = None
-    """Stop after this many epochs of the last phase without a better accuracy on val; null: never."""
+    """Early stopping: after this many epochs of the last phase without a better accuracy on val; null: never."""
     views: Views = "none"
     """Views of an image that predictions average; {set: flip_shift, share: 0.25}: for the least certain share of images."""
     engine: Engine = Engine()
@@ -106,7 +106,7 @@ class Config(Recipe):
 
     @property
     def side(self) -> int:
-        """Pixels a side of the images that the net is evaluated on."""
+        """Pixels per side of the images that the net is evaluated on."""
         return self.input.size or 32
 
     @property
@@ -131,11 +131,11 @@ class Config(Recipe):
 
     @property
     def read_at(self) -> int:
-        """Pixels a side that pictures in files are brought to as they are read; where all are 32x32, they are left so."""
+        """Pixels per side that pictures in files are brought to as they are read; where all are 32x32, they are left so."""
         return self.side if self.data.source == "folder" else 32
 
     def augmented_at(self, resolution: int, stored: int) -> int:
-        """Pixels a side that training images, which are read at `stored`, are augmented at in a phase of a `resolution`."""
+        """Pixels per side that training images, which are read at `stored`, are augmented at in a phase of a `resolution`."""
         match self.input.augment:
             case "after":
                 return resolution

@@ -30,7 +30,7 @@ class Constant(ScheduleSection):
     name: Literal["constant"]
     """The base learning rate throughout."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
+    """Epochs of linear warm-up from 0, such as 2 or 0.5."""
 
 
 class Cosine(ScheduleSection):
@@ -39,22 +39,22 @@ class Cosine(ScheduleSection):
     name: Literal["cosine"] = "cosine"
     """Half a cosine down to min_lr."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
+    """Epochs of linear warm-up from 0, such as 2 or 0.5."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """The learning rate at its end, at most optim.lr."""
+    """Learning rate at the end of the schedule, at most optim.lr."""
 
 
 class MultiStep(ScheduleSection):
     """Multiply by `gamma` at each milestone, in epochs from the schedule's start."""
 
     name: Literal["multistep"]
-    """Times gamma at each milestone."""
+    """Multiplied by gamma at each milestone."""
     milestones: Annotated[Ints, Field(min_length=1)]
     """Epochs, from the schedule's start, at which the rate drops, after the warm-up."""
     gamma: Annotated[float, Field(gt=0, le=1)] = 0.1
-    """Factor of the learning rate at each milestone."""
+    """Factor by which each milestone multiplies the learning rate."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
+    """Epochs of linear warm-up from 0, such as 2 or 0.5."""
 
     def problems(self, epochs: float, base_lr: float) -> list[str]:
         """Also milestones out of order, too late, or before the base rate was used."""
@@ -81,9 +81,9 @@ class CosineRestarts(ScheduleSection):
     multiplier: Annotated[int, Field(ge=1, le=100)] = 1
     """Each descent is this many times as long as the one before."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
+    """Epochs of linear warm-up from 0, such as 2 or 0.5."""
     min_lr: Annotated[float, Field(ge=0)] = 0.0
-    """The learning rate at the end of each descent, at most optim.lr."""
+    """Learning rate at the end of each descent, at most optim.lr."""
 
     def problems(self, epochs: float, base_lr: float) -> list[str]:
         """Also a first descent that lasts to the end."""
@@ -102,11 +102,11 @@ class OneCycle(ScheduleSection):
     name: Literal["one_cycle"]
     """Up to the base learning rate and down to almost nothing."""
     rise: Annotated[float, Field(gt=0, lt=1)] = 0.3
-    """Share of the steps on which the rate rises."""
+    """Share of the steps in which the learning rate rises."""
     start_divisor: Annotated[float, Field(gt=1)] = 25.0
-    """The rate starts at the base rate divided by this."""
+    """The learning rate starts at optim.lr divided by this."""
     end_divisor: Annotated[float, Field(ge=1)] = 1e4
-    """It ends at its starting value divided by this."""
+    """The learning rate ends at its starting value divided by this."""
 
 
 class PiecewiseLinear(ScheduleSection):
@@ -117,7 +117,7 @@ class PiecewiseLinear(ScheduleSection):
     points: Annotated[tuple[Point, ...], Field(strict=False, min_length=2)]
     """Pairs of [share of the schedule, factor], such as [[0, 1], [1, 0]]."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs of a linear rise from 0 at the start, which may be a fraction."""
+    """Epochs of linear warm-up from 0, such as 2 or 0.5."""
 
     @model_validator(mode="after")
     def _points_span(self) -> PiecewiseLinear:
