@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -25,6 +26,15 @@ from cifar_small.transforms.preprocess import Preprocess
 Features = Callable[[int, Tensor], Tensor]
 
 
+class Batch(NamedTuple):
+    """One step's images: this rank's share of the batch or, where it is mixed, the whole batch of B images."""
+
+    step: int  # of the epoch, from 0
+    mix: Mix  # how they are to be mixed
+    chosen: Tensor  # int64 (B,), which images of the dataset they are
+    pixels: Tensor  # augmented, float32 (B, 3, H, H); of a phase that caches its backbone's outputs, these
+
+
 @dataclass(frozen=True)
 class Batches:
     """The batches of a run, of which each rank takes its share."""
@@ -43,11 +53,11 @@ class Batches:
         """Batches of a whole epoch. The remainder, other images every epoch, is left out: every batch has the same shape."""
         return len(self.data.images) // self.config.batch_size
 
-    def epoch(self, phase: Phase, epoch: int, first_step: int) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
-        """The steps of an epoch from `first_step` on: number, how the batch is mixed, dataset indices (B,), their pixels.
+    def epoch(self, phase: Phase, epoch: int, first_step: int) -> Iterator[Batch]:
+        """The batches of an epoch from `first_step` on.
 
-        B is this rank's share of the batch, or, where it is mixed, the whole batch. An epoch that shows another's views has its
-        images in an order of its own or, where batches are mixed, that other's batches in an order of its own.
+        An epoch that shows another's views has its images in an order of its own or, where batches are mixed, that other's
+        batches in an order of its own.
         """
         seed, batch, settings = self.config.seed, self.config.batch_size, phase.settings
         shown = phase.shown(epoch)
@@ -66,18 +76,17 @@ class Batches:
             rows = [place[order[part]] for part in places]
             pixels = self.augmenter.epoch(settings.augment, former, shown, rows, side)
         order = order.to(self.data.device)
-        return zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
+        parts = zip(steps, mixes, (order[part] for part in places), pixels, strict=True)
+        return (Batch(*part) for part in parts)
 
-    def cached_epoch(
-        self, phase: Phase, epoch: int, first_step: int, cache: Features
-    ) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
-        """The same steps with features, which `cache` gives for an epoch and dataset indices, in place of pixels."""
+    def cached_epoch(self, phase: Phase, epoch: int, first_step: int, cache: Features) -> Iterator[Batch]:
+        """The same batches with features, which `cache` gives for an epoch and dataset indices, in place of pixels."""
         batch, settings = self.config.batch_size, phase.settings
         order = epoch_order(len(self.data.images), self.config.seed, epoch).to(self.data.device)
         for step in range(first_step, phase.steps_in(epoch, self.steps)):
             chosen = order[step * batch : (step + 1) * batch]
             mix = draw_mix(settings, batch, numpy_generator(self.config.seed, MIX, epoch, step))  # of no mixing
-            yield step, mix, chosen, cache(epoch, chosen)
+            yield Batch(step, mix, chosen, cache(epoch, chosen))
 
     def trained(self, phase: Phase) -> int:
         """Images of a batch that go through the net, on all ranks together."""
@@ -91,13 +100,12 @@ class Batches:
         share = self.world.share(batch) if mix.kind == "none" else slice(0, batch)
         return slice(step * batch + share.start, step * batch + share.stop)
 
-    def inputs(
-        self, phase: Phase, epoch: int, mix: Mix, pixels: Tensor, chosen: Tensor, precision: str
-    ) -> tuple[Tensor, Tensor]:
+    def inputs(self, phase: Phase, epoch: int, batch: Batch, precision: str) -> tuple[Tensor, Tensor]:
         """What the net is given in a step of an epoch: our images, mixed and resized, and their targets with those of teachers.
 
         Of a phase that selects, only the hardest of them.
         """
+        _, mix, chosen, pixels = batch
         settings, teachers, select = phase.settings, self.teacher_targets.get(phase.index), self.hard_images.get(phase.index)
         targets = F.one_hot(self.data.labels[chosen], len(self.data.classes)).float()
         if teachers is not None:

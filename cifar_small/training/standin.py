@@ -31,7 +31,7 @@ from cifar_small.optim.optimizers import GuardedRAdam, build_optimizer
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import DataFacts
 from cifar_small.training.averaging import ExponentialAverage
-from cifar_small.training.batches import Batches
+from cifar_small.training.batches import Batch, Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import Teacher, TeacherTargets
 from cifar_small.training.distributed import SINGLE_PROCESS, share_batch
@@ -158,6 +158,7 @@ class StandInTrainer(Trainer):
                 for epoch in (phase.start, *repeated[:1]):
                     steps = phase.steps_in(epoch, self.steps)
                     self.state.epoch, self.state.step = epoch, max(0, steps - STEPS)
+                    self.fill_caches(phase)
                     self.train_epoch(phase, _NoBar())
             self.state.optimizer.zero_grad()
             self.watch.strict = True
@@ -198,10 +199,10 @@ class StandInTrainer(Trainer):
         teachers.answers(torch.empty(min(SLICE, count), 3, side, side, device=META), self.state.precision)
         return [torch.empty(count, len(self.data.classes), device=META) for _ in range(settings.cached_views)]
 
-    def step(self, *arguments: Any) -> Tensor:
+    def step(self, phase: Phase, batch: Batch, stopped: Tensor) -> Tensor:
         """One optimizer step, within which and after which nothing may wait."""
         self.watch.strict = True
-        return super().step(*arguments)
+        return super().step(phase, batch, stopped)
 
     def _stop_if_diverged(self, first_bad: Tensor, phase: Phase) -> None:
         self.watch.strict = False

@@ -39,7 +39,7 @@ from cifar_small.optim.optimizers import (
 from cifar_small.optim.schedulers import rate_at
 from cifar_small.randomness import DROPOUT, stream_seed
 from cifar_small.training.averaging import average_epoch, average_step, enter_averaging
-from cifar_small.training.batches import Batches
+from cifar_small.training.batches import Batch, Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import distilled_loss
 from cifar_small.training.distributed import World, average_gradients
@@ -50,7 +50,6 @@ from cifar_small.training.state import State
 from cifar_small.training.summary import epoch_line
 from cifar_small.training.teacher_cache import fill_answers
 from cifar_small.training.view_cache import remove_cache
-from cifar_small.transforms.mixing import Mix
 
 OnEpoch = Callable[[dict[str, object]], None]
 CHECK_EVERY = 50  # steps between looks at the device's not-finite count on a GPU; on a CPU the look is free
@@ -87,7 +86,7 @@ class Trainer:
                 if state.epoch == phase.start and state.step == 0:
                     self._start_phase(phase)
                 bar.set_description(f"epoch {state.epoch + 1}/{epochs}")
-                self._fill_cache(phase)  # which is no part of the epoch's speed
+                self.fill_caches(phase)  # which is no part of the epoch's speed
                 began, first_step = time.monotonic(), state.step
                 lr = self.train_epoch(phase, bar)
                 speed = (state.step - first_step) * self.batch / (time.monotonic() - began)
@@ -106,11 +105,11 @@ class Trainer:
         state, steps = self.state, phase.steps_in(self.state.epoch, self.steps)
         set_training(state.model)
         first_bad = torch.tensor(-1, device=self.device)  # the first step whose loss or gradient is not finite
-        for step, mix, chosen, pixels in self._steps(phase):
-            set_learning_rate(state.optimizer, rate_at(phase, state.epoch, step, self.steps))
-            bad = self.step(phase, step, mix, pixels, chosen, first_bad >= 0)
-            first_bad = torch.where((first_bad < 0) & bad, step, first_bad)
-            state.step = step + 1
+        for batch in self._batches(phase):
+            set_learning_rate(state.optimizer, rate_at(phase, state.epoch, batch.step, self.steps))
+            bad = self.step(phase, batch, first_bad >= 0)
+            first_bad = torch.where((first_bad < 0) & bad, batch.step, first_bad)
+            state.step = batch.step + 1
             look = self.device.type == "cpu" or state.step % CHECK_EVERY == 0  # on a GPU, a rank's word is a synchronization
             stop = self._asked_to_stop() if self.world.size == 1 or look else False
             every = self.config.engine.checkpoint_steps
@@ -124,14 +123,13 @@ class Trainer:
                     self._leave_if_asked()  # rank 0 has written when all have answered; torchrun stops all when one leaves
         return rate_at(phase, state.epoch, steps - 1, self.steps)
 
-    def _steps(self, phase: Phase) -> Iterator[tuple[int, Mix, Tensor, Tensor]]:
-        """The steps of the epoch that are left, with pixels or, where a phase caches them, with the backbone's features."""
-        self._fill_cache(phase)
+    def _batches(self, phase: Phase) -> Iterator[Batch]:
+        """The batches of the epoch that are left, of pixels or, where a phase caches them, of the backbone's features."""
         if self.cache is None:
             return self.batches.epoch(phase, self.state.epoch, self.state.step)
         return self.batches.cached_epoch(phase, self.state.epoch, self.state.step, self.cache.of)
 
-    def _fill_cache(self, phase: Phase) -> None:
+    def fill_caches(self, phase: Phase) -> None:
         """Compute, unless they are there, the features or the teachers' answers that a phase caches."""
         teachers = self.batches.teacher_targets.get(phase.index)
         if teachers is not None and teachers.to_be_filled:
@@ -149,15 +147,12 @@ class Trainer:
     def _answers_of(self, phase: Phase) -> list[Tensor]:
         return fill_answers(self.checkpoints.run, self.batches, phase, self.state.precision, self._leave_if_asked)
 
-    def step(self, phase: Phase, step: int, mix: Mix, pixels: Tensor, chosen: Tensor, stopped: Tensor) -> Tensor:
-        """One optimizer step on augmented images (B, 3, H, H), without effect once `stopped`; was it not finite?
-
-        chosen: int64 (B,), which images of the dataset they are; B as in `Batches.epoch`.
-        """
+    def step(self, phase: Phase, batch: Batch, stopped: Tensor) -> Tensor:
+        """One optimizer step, without effect once `stopped`; was its loss or gradient not finite?"""
         state, settings, world = self.state, phase.settings, self.world
         ranks = (world.rank,) if world.size > 1 else ()
-        seed = stream_seed(self.config.seed, DROPOUT, state.epoch, step, *ranks)
-        pixels, targets = self.batches.inputs(phase, state.epoch, mix, pixels, chosen, state.precision)
+        seed = stream_seed(self.config.seed, DROPOUT, state.epoch, batch.step, *ranks)
+        pixels, targets = self.batches.inputs(phase, state.epoch, batch, state.precision)
         state.optimizer.zero_grad(set_to_none=True)
         total = self.backward(pixels, targets, settings, seed)
         if settings.sam is not None:
@@ -172,7 +167,7 @@ class Trainer:
         if state.precision == "fp16":
             bad = adjust_scale(state.scaling, total, bad)
         state.totals[0] += total * world.first  # it is everybody's already; hits are each rank's own
-        average_step(state, settings, step + 1, phase.steps_in(state.epoch, self.steps))
+        average_step(state, settings, batch.step + 1, phase.steps_in(state.epoch, self.steps))
         return bad
 
     def backward(self, pixels: Tensor, targets: Tensor, settings: PhaseSettings, seed: int, count: bool = True) -> Tensor:

@@ -69,14 +69,14 @@ def view_slices(batches: Batches, phase: Phase, view: int) -> Iterator[tuple[Ten
     """
     settings, config, epoch = phase.settings, batches.config, phase.start + view
     if settings.mixes:
-        for _, mix, chosen, part in batches.epoch(phase, epoch, 0):
-            yield chosen, apply_mix(mix, part, part.new_zeros(len(part), 1))[0]
+        for _, mix, chosen, pixels in batches.epoch(phase, epoch, 0):
+            yield chosen, apply_mix(mix, pixels, pixels.new_zeros(len(pixels), 1))[0]
         return
     order = epoch_order(len(batches.data.images), config.seed, epoch)
     places = [slice(start, min(start + SLICE, len(order))) for start in range(0, len(order), SLICE)]
     side = config.augmented_at(settings.resolution, batches.data.side)
-    pixels = batches.augmenter.epoch(settings.augment, order, epoch, places, side)
-    yield from zip((order[place] for place in places), pixels, strict=True)
+    parts = batches.augmenter.epoch(settings.augment, order, epoch, places, side)
+    yield from zip((order[place] for place in places), parts, strict=True)
 
 
 def collected(

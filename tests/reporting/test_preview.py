@@ -35,6 +35,7 @@ from cifar_small.reporting.timeline import (
     phase_table,
     steps_per_epoch,
 )
+from cifar_small.training.batches import Batch
 from cifar_small.training.train import train
 from cifar_small.transforms.augmenter import Augmenter
 from cifar_small.transforms.mixing import Mix, apply_mix
@@ -62,11 +63,12 @@ def test_cells_are_what_training_feeds_to_the_net(tmp_path: Path, monkeypatch: p
         fed.append(apply_mix(mix, images, targets))
         return fed[-1]
 
-    def step(self: Any, phase: Any, number: int, mix: Mix, pixels: torch.Tensor, chosen: torch.Tensor, *rest: Any) -> Any:
-        chosen_by_step.append(chosen.tolist())
-        if mix.kind == "none":  # which training leaves as it is
-            fed.append((pixels, torch.nn.functional.one_hot(self.data.labels[chosen], len(self.data.classes)).float()))
-        return original(self, phase, number, mix, pixels, chosen, *rest)
+    def step(self: Any, phase: Any, batch: Batch, stopped: torch.Tensor) -> Any:
+        chosen_by_step.append(batch.chosen.tolist())
+        if batch.mix.kind == "none":  # which training leaves as it is
+            labels = self.data.labels[batch.chosen]
+            fed.append((batch.pixels, torch.nn.functional.one_hot(labels, len(self.data.classes)).float()))
+        return original(self, phase, batch, stopped)
 
     monkeypatch.setattr(cifar_small.training.batches, "apply_mix", recording)
     monkeypatch.setattr(cifar_small.training.trainer.Trainer, "step", step)

@@ -46,6 +46,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import plain_all
 from cifar_small.submission.submission_file import check_rules
+from cifar_small.training.batches import Batch
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distillation import Teacher, TeacherTargets, distilled_loss, load_teacher_targets
 from cifar_small.training.hard_images import load_hard_images
@@ -216,9 +217,9 @@ def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) 
     seen: list[tuple[Any, ...]] = []
     step, backward = Trainer.step, Trainer.backward
 
-    def stepped(self: Trainer, phase: Any, number: int, mix: Any, pixels: Any, chosen: Any, *rest: Any) -> Any:
-        seen.append((mix, chosen, self.data))
-        return step(self, phase, number, mix, pixels, chosen, *rest)
+    def stepped(self: Trainer, phase: Any, batch: Batch, stopped: torch.Tensor) -> Any:
+        seen.append((batch.mix, batch.chosen, self.data))
+        return step(self, phase, batch, stopped)
 
     def backed(self: Trainer, pixels: Any, targets: torch.Tensor, *rest: Any, **named: Any) -> Any:
         seen[-1] = (*seen[-1], targets.clone())

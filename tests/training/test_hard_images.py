@@ -94,11 +94,11 @@ def test_the_net_is_given_the_chosen_images_each_with_its_own_targets(proxy: Pat
     trainer = build_trainer(resolve_config(selecting(proxy, phases=phases)), Run(tmp_path), quiet=True)
     batches, phase = trainer.batches, trainer.resolved.phases[0]
     select = batches.hard_images[0]
-    _, mix, chosen, pixels = next(batches.epoch(phase, 0, 0))
-    some, targets = batches.inputs(phase, 0, mix, pixels, chosen, "fp32")
+    batch = next(batches.epoch(phase, 0, 0))
+    some, targets = batches.inputs(phase, 0, batch, "fp32")
     batches.hard_images.clear()
-    whole, labels = batches.inputs(phase, 0, mix, pixels, chosen, "fp32")
-    mixed, _ = apply_mix(mix, pixels, F.one_hot(batches.data.labels[chosen], 10).float())
+    whole, labels = batches.inputs(phase, 0, batch, "fp32")
+    mixed, _ = apply_mix(batch.mix, batch.pixels, F.one_hot(batches.data.labels[batch.chosen], 10).float())
     losses = F.cross_entropy(select.proxy(mixed), labels, reduction="none")
     places = losses.topk(16).indices.sort().values
     assert torch.equal(some, whole[places])

@@ -17,6 +17,7 @@ from cifar_small.inference.forward import compute_logits
 from cifar_small.models.counting import trainable_parameters
 from cifar_small.training import batches, trainer
 from cifar_small.training.averaging import average_epoch
+from cifar_small.training.batches import Batch
 from cifar_small.training.standin import DeviceWatch, StandInTrainer, memory_needed, stand_in
 from cifar_small.transforms.views import VIEWS
 
@@ -142,11 +143,10 @@ def broken(change: Callable[[Tensor], object]) -> Callable[..., Any]:
     """A step of a trainer that also does something to its pixels."""
     step = StandInTrainer.step
 
-    def changed(self: StandInTrainer, *arguments: Any) -> Tensor:
+    def changed(self: StandInTrainer, phase: Any, batch: Batch, stopped: Tensor) -> Tensor:
         self.watch.strict = True
-        pixels = next(argument for argument in arguments if isinstance(argument, Tensor) and argument.ndim == 4)
-        change(pixels)
-        return step(self, *arguments)
+        change(batch.pixels)
+        return step(self, phase, batch, stopped)
 
     return changed
 

@@ -160,7 +160,7 @@ def test_each_seed_and_epoch_has_its_own_order_masks_and_mixing(tmp_path: Path, 
 
     def weights(seed: int, epoch: int) -> list[float]:
         trainer = built(tmp_path, seed=seed, mixup_alpha=1.0, phases=[{"epochs": 2}])
-        return [mixing.weight for _, mixing, _, _ in trainer.batches.epoch(trainer.resolved.phases[0], epoch, 0)]
+        return [batch.mix.weight for batch in trainer.batches.epoch(trainer.resolved.phases[0], epoch, 0)]
 
     found = [*weights(0, 0), *weights(0, 1), *weights(1, 0)]
     assert len(set(found)) == len(found) == 12

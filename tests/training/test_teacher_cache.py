@@ -26,6 +26,7 @@ from cifar_small.config.schema import Config
 from cifar_small.errors import ConfigError, Terminated
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
+from cifar_small.training.batches import Batch
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distillation import Teacher
 from cifar_small.training.train import train
@@ -91,9 +92,9 @@ def test_every_epoch_shows_the_pixels_its_teacher_saw(
     backward, step = Trainer.backward, Trainer.step
     rows: list[torch.Tensor] = []
 
-    def stepped(self: Trainer, phase: Any, number: int, mix: Any, pixels: Any, chosen: torch.Tensor, *rest: Any) -> Any:
-        rows.append(chosen)
-        return step(self, phase, number, mix, pixels, chosen, *rest)
+    def stepped(self: Trainer, phase: Any, batch: Batch, stopped: torch.Tensor) -> Any:
+        rows.append(batch.chosen)
+        return step(self, phase, batch, stopped)
 
     def backed(self: Trainer, pixels: torch.Tensor, targets: torch.Tensor, *rest: Any, **named: Any) -> Any:
         seen[self.state.epoch].append((rows[-1], pixels.clone(), targets.clone()))

@@ -47,6 +47,7 @@ from cifar_small.runs.locks import locked
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.records import extension_of
 from cifar_small.training.averaging import ExponentialAverage
+from cifar_small.training.batches import Batch
 from cifar_small.training.build import build_trainer
 from cifar_small.training.summary import epoch_line
 from cifar_small.training.train import train
@@ -691,9 +692,9 @@ def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monke
     chosen: list[list[int]] = []
     original = Trainer.step
 
-    def step(self: Trainer, phase: Any, step: int, mix: Any, pixels: Any, images: torch.Tensor, *rest: Any) -> Any:
-        chosen.append(images.tolist())
-        return original(self, phase, step, mix, pixels, images, *rest)
+    def step(self: Trainer, phase: Any, batch: Batch, stopped: torch.Tensor) -> Any:
+        chosen.append(batch.chosen.tolist())
+        return original(self, phase, batch, stopped)
 
     monkeypatch.setattr(Trainer, "step", step)
     train(tiny(batch_size=100), tmp_path / "run", quiet=True)  # 256 images: two batches an epoch, 56 left out

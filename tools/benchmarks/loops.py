@@ -112,6 +112,7 @@ class TrainerLoop:
         self.phase, state = phases[phase], self.trainer.state
         state.epoch = self.phase.start
         self.trainer.enter_phase(self.phase)
+        self.trainer.fill_caches(self.phase)
         self.device, self.precision = self.trainer.device, self.trainer.state.precision
         self.layout: str = config.engine.layout
         self.start_up_share = 1 / self.trainer.steps
