@@ -206,6 +206,7 @@ class Trainer:
         set_dropout(state.model, settings.dropout)
         enter_averaging(state, self.resolved.phases[: phase.index + 1], self.config.ema_decay)
         state.optimizer = update_optimizer(state.optimizer, state.model, settings.optim)
+        self.world.broadcast(*state.model.buffers())  # statistics that freeze now must be alike; older DDPs do not see to it
         self.ranks = average_gradients(state.model, self.device) if self.world.size > 1 else None
         graph = (self.ranks, *graph_of(settings))
         if graph != self.graph:
