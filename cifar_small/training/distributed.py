@@ -10,7 +10,6 @@ import hashlib
 import inspect
 import os
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -229,20 +228,11 @@ def _sum_over_ranks(part: Tensor) -> Tensor:
 
 def average_gradients(model: nn.Module, device: torch.device) -> DistributedDataParallel:
     """The net with its gradients averaged over ranks in every backward pass; BatchNorm statistics stay each rank's own."""
-    # Torch regroups gradients after the first backward pass, unless it looks for unused ones; gloo sums three or more ranks in
-    # an order that depends on the group, so that a resumed run would go on to other bits. A GPU's sums are not exact anyway.
-    grouped_once = device.type == "cpu"
-    warnings.filterwarnings("ignore", "find_unused_parameters=True was specified", UserWarning)
     # Newer torch has another name for the same switch and warns of the old one.
     newer = "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters
     own_statistics = {"forward_sync_buffers" if newer else "broadcast_buffers": False}
     devices = [device] if device.type == "cuda" else None
-    return DistributedDataParallel(
-        model,
-        device_ids=devices,
-        find_unused_parameters=grouped_once,
-        **own_statistics,  # type: ignore[arg-type]
-    )
+    return DistributedDataParallel(model, device_ids=devices, **own_statistics)  # type: ignore[arg-type]
 
 
 def synchronize_batchnorm(model: nn.Module) -> None:

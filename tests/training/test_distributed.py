@@ -32,7 +32,7 @@ from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import SINGLE_PROCESS, SyncedBatchNorm2d, World, share_batch, synchronize_batchnorm
 from cifar_small.training.train import train
 
-SCRIPT, THREE = (Path(__file__).resolve().parents[1] / name for name in ("two_ranks.py", "three_ranks.py"))
+SCRIPT = Path(__file__).resolve().parents[1] / "two_ranks.py"
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(SCRIPT.parent.parent), "OMP_NUM_THREADS": "1"}
 
@@ -147,15 +147,6 @@ def test_a_killed_rank_stops_all_and_one_process_goes_on(tmp_path: Path, seen: d
         assert float(mine["train_loss"]) == pytest.approx(float(theirs["train_loss"]), abs=1e-4)
 
 
-def test_three_ranks_sum_in_one_order_in_every_step_and_after_resuming(tmp_path: Path) -> None:
-    """Of three numbers the order counts, and gloo's depends on where in its bucket a gradient lies."""
-    ranks = [*TORCHRUN[:-1], "3", THREE, tmp_path / "gradients.pt"]
-    finish(launch(*ranks))
-    first, *others = torch.load(tmp_path / "gradients.pt", weights_only=True)
-    assert first.abs().max() > 0
-    assert [torch.equal(first, other) for other in others] == [True, True, True]
-
-
 def test_a_signal_to_all_processes_saves_the_step_under_way(tmp_path: Path) -> None:
     """As a job scheduler or Ctrl+C sends it: to each rank, and to torchrun, which then sends it to each rank again.
 
@@ -257,6 +248,15 @@ def test_a_refusal_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
     assert process.returncode != 0
     assert output.count("is not empty and is not a run directory (contains mine.txt, ...)") == 1
     assert 'Traceback (most recent call last):\n  File "' + str(SCRIPT.parent.parent / "cifar_small") not in output
+
+
+def test_ranks_begin_a_phase_with_the_statistics_of_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What freezes in it would stay each rank's own, where DistributedDataParallel does not share buffers (before torch 2.13)."""
+    shared: list[tuple[torch.Tensor, ...]] = []
+    trainer = build_trainer(resolve_config(parse_config(CONFIG)), Run(tmp_path), quiet=True)
+    monkeypatch.setattr(World, "broadcast", lambda self, *tensors: shared.append(tensors))
+    trainer.enter_phase(trainer.resolved.phases[1])
+    assert [id(tensor) for tensor in shared[0]] == [id(buffer) for buffer in trainer.state.model.buffers()]
 
 
 @pytest.mark.parametrize(("count", "size"), [(10, 3), (2, 4), (60, 2), (7, 1)])
