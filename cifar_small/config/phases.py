@@ -102,7 +102,7 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
         resolved.append(phase)
         epoch += phase.epochs_begun
-    if "mix_prob" in config.model_fields_set and not any(phase.mixes for phase in resolved):
+    if "mix_prob" in config.model_fields_set and not any(getattr(phase, key) for phase in resolved for key in MIXINGS):
         problems.append(INEFFECTIVE_MIX_PROB)
     for kind, name in MIX_KINDS.items():
         if getattr(config.mix_probs, kind, 0) and not any(getattr(phase, name) for phase in resolved):
@@ -238,6 +238,8 @@ def _select_problems(config: Config, phase: PhaseSettings, where: str) -> list[s
     count, size = phase.select.images_of(config.batch_size), config.engine.micro_batch_size
     if count < 2:
         return [f"{where}.select.share {phase.select.share:g} leaves {count} of {config.batch_size} images; raise it"]
+    if count == config.batch_size:
+        return [f"{where}.select.share {phase.select.share:g} leaves all {count} images, and has no effect: lower it"]
     if size is not None and not divides_evenly(count, size):
         return [
             f"{where}.select.share {phase.select.share:g} leaves {count} of {config.batch_size} images, which "

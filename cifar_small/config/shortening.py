@@ -53,7 +53,8 @@ def smoke_config(config: Config) -> Config:
     """The same config over an epoch a phase of two small batches: does everything in it work? Its figures mean nothing."""
     short = config_dict(with_epochs(config, len(config.phases))[0])
     shares = [phase.settings.select.share for phase in resolve_phases(config) if phase.settings.select]
-    batch = min(config.batch_size, max([SMOKE_BATCH, *(ceil(2 / share) for share in shares)]))  # 2 images are left
+    # Of each batch two images are left, and one is left out.
+    batch = min(config.batch_size, max([SMOKE_BATCH, *(ceil(max(2 / share, 1 / (1 - share))) for share in shares)]))
     changes: dict[str, dict[str, Any]] = {
         "engine": {"micro_batch_size": None, "eval_batch_size": min(config.engine.eval_batch_size, SMOKE_VAL)},
         "data": {"train_limit": min(config.data.train_limit or SMOKE_IMAGES, SMOKE_IMAGES)},

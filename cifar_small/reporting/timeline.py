@@ -36,7 +36,7 @@ def steps_per_epoch(config: Config) -> int:
 
 
 def training_images(config: Config) -> int:
-    """Images that a run trains on. Raises UserError for a source whose size is not known without reading it."""
+    """Images that a run trains on. Raises UserError for a source whose size is not known without reading it, or too small."""
     data = config.data
     size = SOURCES[data.source].train_images
     if size is None:
@@ -44,7 +44,13 @@ def training_images(config: Config) -> int:
             f"the number of images of {data.source} is unknown before they are read; give the steps per epoch "
             "(training images / batch_size, rounded down)"
         )
-    return size - data.val_size if data.train_limit is None else data.train_limit
+    left = size - data.val_size
+    if data.train_limit is not None and data.train_limit > left:
+        raise UserError(
+            f"data.train_limit {data.train_limit:,} is above the {left:,} training images of {data.source} that "
+            f"data.val_size {data.val_size:,} leaves; lower one of them"
+        )
+    return left if data.train_limit is None else data.train_limit
 
 
 def steps_of(config: Config, images: int) -> int:

@@ -482,6 +482,11 @@ def test_naming_an_optimizer_that_went_without_a_name_keeps_its_settings(tmp_pat
     assert (head.lr, head.momentum, head.weight_decay) == (0.4, 0.5, 0.01)  # type: ignore[union-attr]
 
 
+def test_mixing_is_turned_off_for_all_phases_by_mix_prob() -> None:
+    config = parse_config(raw(cutmix_alpha=1.0, mix_prob=0.0, phases=[{"epochs": 1}, {"epochs": 1}]))
+    assert [phase.settings.mixes for phase in resolve_phases(config)] == [False, False]
+
+
 def test_a_phase_goes_back_to_the_size_of_evaluation_by_null() -> None:
     phases = [{"epochs": 1, "resolution": 24}, {"epochs": 1, "resolution": None}, {"epochs": 1}]
     for changes, side in (({}, 32), ({"input": {"size": 48}}, 48)):

@@ -124,6 +124,8 @@ def test_a_smoke_test_of_a_small_share_has_a_batch_it_leaves_images_of(tiny: Tin
     phases = [{"epochs": 2, "select": {"share": 0.05, "proxy": "runs/proxy"}}]
     assert smoke_config(tiny(phases=phases, batch_size=100)).batch_size == 40
     assert smoke_config(tiny(batch_size=100)).batch_size == SMOKE_BATCH
+    most = [{"epochs": 1, "select": {"share": 0.98, "proxy": "a"}}]
+    assert smoke_config(tiny(phases=most, batch_size=100)).batch_size == 50  # of which one is left out
 
 
 def run_main(*arguments: Any) -> int:

@@ -251,7 +251,7 @@ def test_a_refusal_ends_all_ranks_with_one_message(tmp_path: Path) -> None:
 
 
 def test_ranks_begin_a_phase_with_the_statistics_of_rank_0(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What freezes in it would stay each rank's own, where DistributedDataParallel does not share buffers (before torch 2.13)."""
+    """What freezes in it would stay each rank's own, where torch does not share buffers (before 2.13)."""
     shared: list[tuple[torch.Tensor, ...]] = []
     trainer = build_trainer(resolve_config(parse_config(CONFIG)), Run(tmp_path), quiet=True)
     monkeypatch.setattr(World, "broadcast", lambda self, *tensors: shared.append(tensors))

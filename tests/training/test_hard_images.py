@@ -176,6 +176,7 @@ def test_the_dry_run_counts_less_work(proxy: Path) -> None:
     [
         ({"share": 0.01, "proxy": "a"}, {}, "leaves 1 of 64 images; raise it"),
         ({"share": 0.75, "proxy": "a"}, {"micro_batch_size": 32}, "leaves 48 of 64 images, which engine.micro_batch_size 32"),
+        ({"share": 0.995, "proxy": "a"}, {}, "leaves all 64 images, and has no effect: lower it"),
         ({"share": 1.0, "proxy": "a"}, {}, "select.share"),
         ({"share": 0.5}, {}, "select.proxy"),
     ],
