@@ -218,9 +218,7 @@ def test_known_sizes_are_the_sources_own() -> None:
         steps_per_epoch(parse_config(tiny_raw(data={"source": "folder"})))
     with pytest.raises(UserError, match="batch_size 300 is above the 256 training images"):
         steps_per_epoch(parse_config(tiny_raw(batch_size=300)))
-    with pytest.raises(
-        UserError, match="train_limit 1,300 is above the 1,237 training images of digits that data.val_size"
-    ):
+    with pytest.raises(UserError, match=r"train_limit 1,300 is above the 1,237 training images of digits that data\.val_size"):
         steps_per_epoch(parse_config(tiny_raw(data={"source": "digits", "val_size": 200, "train_limit": 1300})))
 
 
