@@ -20,6 +20,7 @@ from cifar_small.config.loading import load_config as _read_config
 from cifar_small.config.loading import parse_config, with_changes
 from cifar_small.config.own_code import with_hashes
 from cifar_small.config.schema import Config
+from cifar_small.data.sources import classes_at_hand
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.compare import compare as _compare
@@ -233,7 +234,7 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
 def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *, classes: int = 10) -> ParameterCount:
     """What the net of a config costs, before anything is read or trained.
 
-    classes: of data whose classes are unknown before they are read (npz, folder). Raises ConfigError for a net that cannot
+    classes: of data whose classes are unknown, because it is not there (npz, folder). Raises ConfigError for a net that cannot
     be built.
 
     >>> print(param_count("resnet_hour"))
@@ -241,7 +242,7 @@ def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *,
     resnet_hour  2,703,690  2,703,690  345.7  5,000,000  2,296,310
     """
     loaded = load_config(config, settings)
-    size = footprint(loaded.model, num_classes_of(loaded) or classes, loaded.side)
+    size = footprint(loaded.model, num_classes_of(loaded) or classes_at_hand(loaded.data) or classes, loaded.side)
     return ParameterCount(loaded.name, size.trainable, size.total, size.macs, loaded.rules.max_params)
 
 

@@ -69,8 +69,27 @@ def class_names(data: Data) -> tuple[str, ...]:
     return tuple(listed[2]) if listed else load_train(data).classes
 
 
+def classes_at_hand(data: Data) -> int | None:
+    """How many classes a source of the user's own has, found without reading an image.
+
+    None for one that is not there, or that cannot be read or told without its images: reading it says why.
+    """
+    root = _root(data)
+    try:
+        if listed := _listed(data, "train"):
+            return len(listed[2])
+        if data.source == "npz" and root is not None and root.is_file():
+            return len(read_npz(root, ("classes",)).get("classes", ())) or None
+    except DataError:
+        pass
+    return None
+
+
 def _load(data: Data, split: Split, side: int) -> Images:
     images = _load_source(data, split, side)
+    if data.layout == "auto":
+        decoded = data.source == "folder"
+        require_in_order(images.at_32, images.source, decoded=decoded, otherwise="set data.layout: HWC")
     order = data.classes or _order_of_numbers(images.classes)
     return images if order == images.classes else _in_order(images, order)
 
@@ -129,7 +148,6 @@ def _images(
 ) -> Images:
     ids = np.arange(len(images), dtype=np.int64)
     loaded = Images(np.ascontiguousarray(images), labels, ids, tuple(classes), source, small)
-    require_in_order(loaded.at_32, source)
     if len(loaded.classes) < 2:
         raise DataError(f"{source}: has one class, {loaded.classes[0]!r}; expected two or more to tell apart")
     return loaded

@@ -164,8 +164,8 @@ def _macs_by_hand(net: nn.Module, side: int) -> int:
 
 
 def num_classes_of(config: Config) -> int | None:
-    """Classes of the config's data; None for npz and folder, which are unknown until the data is read."""
-    return SOURCES[config.data.source].classes
+    """Classes of the config's data; None for npz and folder without `data.classes`, which only the data tells."""
+    return len(config.data.classes) or SOURCES[config.data.source].classes
 
 
 def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConfig, int] | None:

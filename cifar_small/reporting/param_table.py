@@ -14,6 +14,7 @@ from cifar_small.config.loading import load_config
 from cifar_small.config.schema import Config
 from cifar_small.config.shipped import find_config, shipped_name
 from cifar_small.config.strict_yaml import dump_yaml, read_yaml
+from cifar_small.data.sources import classes_at_hand
 from cifar_small.errors import ConfigError, command_line
 from cifar_small.models.counting import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
 from cifar_small.reporting.tables import Table, aligned
@@ -30,6 +31,7 @@ class SizedConfig:
     path: str
     config: Config
     classes: int
+    assumed: bool  # are the classes, because only the data would tell?
     size: Footprint
 
     @property
@@ -53,7 +55,7 @@ def print_param_table(configs: Sequence[Path], budget: int | None = None, *, fit
     if rows:
         print(_table(rows))
     for row in rows:
-        if num_classes_of(row.config) is None:
+        if row.assumed:
             print(
                 f"{row.path}: the classes of {row.config.data.source} data are unknown before it is read; {row.classes} assumed"
             )
@@ -105,9 +107,10 @@ def _row(path: Path, budget: int | None) -> SizedConfig:
     config = load_config(path)
     if budget is not None:
         config = config.model_copy(update={"rules": config.rules.model_copy(update={"max_params": budget})})
-    classes = num_classes_of(config) or ASSUMED_CLASSES
+    known = num_classes_of(config) or classes_at_hand(config.data)
+    classes = known or ASSUMED_CLASSES
     try:
-        return SizedConfig(str(shown), config, classes, footprint(config.model, classes, config.side))
+        return SizedConfig(str(shown), config, classes, known is None, footprint(config.model, classes, config.side))
     except ConfigError as error:
         raise ConfigError(f"{shown}: {error}") from None
 

@@ -1,11 +1,13 @@
 """tools/param_count as people run it: exit codes, numbers, imports."""
 
+import json
 import os
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -13,7 +15,7 @@ from cifar_small.cli.param_count import main
 from cifar_small.config.loading import load_config
 from cifar_small.config.schema import ResNetModel
 from cifar_small.models import counting
-from cifar_small.models.counting import skeleton
+from cifar_small.models.counting import skeleton, trainable_parameters
 from cifar_small.reporting.param_table import _layers, _row
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,6 +191,30 @@ def test_layers_say_where_torchinfo_counts_otherwise(three):
 def test_unknown_classes_are_said(tmp_path, capsys):
     main([write(tmp_path, "own", WRN.format(name="own", factor=1) + "data: {source: npz, root: x.npz}\n")])
     assert "the classes of npz data are unknown before it is read; 10 assumed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("source", ["data.classes", "class folders", "a CSV of labels", "npz"])
+def test_classes_of_own_data_are_counted_where_no_image_is_needed_for_it(tmp_path, capsys, monkeypatch, source):
+    """As `train` counts them: three classes have fewer parameters than the ten of CIFAR-10."""
+    monkeypatch.setattr("cifar_small.data.pictures.read_pictures", None)
+    root = tmp_path / "data"
+    for name in ("ant", "bee", "cow") if source == "class folders" else ("",):
+        (root / "train" / name).mkdir(parents=True)
+    for number, name in enumerate(("ant", "bee", "cow")):
+        (root / "train" / (name if source == "class folders" else "") / f"{number}.png").touch()
+    data = {"source": "folder", "root": str(root)}
+    if source == "a CSV of labels":
+        (root / "train.csv").write_text("id,label\n0,ant\n1,bee\n2,cow\n")
+    elif source == "npz":
+        np.savez(tmp_path / "own.npz", classes=np.array(["ant", "bee", "cow"]))
+        data = {"source": "npz", "root": str(tmp_path / "own.npz")}
+    elif source == "data.classes":
+        data = {"source": "npz", "root": "elsewhere.npz", "classes": ["ant", "bee", "cow"]}
+    written = write(tmp_path, "own", WRN.format(name="own", factor=1) + f"data: {json.dumps(data)}\n")
+    main([written])
+    output = capsys.readouterr().out
+    assert "assumed" not in output
+    assert f"{trainable_parameters(load_config(written).model, 3):,}" in output
 
 
 def test_heavy_packages_are_not_imported(three):

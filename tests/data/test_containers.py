@@ -265,6 +265,28 @@ def test_arrays_of_other_programs_in_a_wrong_order_of_memory_are_refused(tmp_pat
         load_unlabelled(tmp_path / "pictures")
 
 
+def test_tinted_text_is_taken_as_it_is_where_it_comes_from_pictures_or_is_said_to_be_right(tmp_path: Path) -> None:
+    """Dark blue dots on cream are a little smoother in another order of memory, which no array of photographs would be."""
+    ink, paper = np.array([20, 20, 90]), np.array([250, 240, 215])
+    text = np.where(np.random.default_rng(0).random((60, 32, 32, 1)) < 0.4, ink, paper).astype(np.uint8)
+    with pytest.raises(DataError, match=r"where they are right as they are, set data\.layout: HWC$"):
+        pair(tmp_path / "pair", text, [0, 1] * 30, ("train_images", "train_labels"))
+    found = load_train(Data(source="npz", root=str(tmp_path / "pair"), layout="HWC"))
+    assert np.array_equal(found.images, text)
+    np.save(tmp_path / "text.npy", text)
+    with pytest.raises(DataError, match=r"the pixels look like") as caught:
+        load_unlabelled(tmp_path / "text.npy")
+    assert caught.value.remedy == ("layout=HWC",)
+    assert np.array_equal(load_unlabelled(tmp_path / "text.npy", layout="HWC")[0].images, text)
+    for name in ("train/a", "train/b", "unlabelled"):
+        (tmp_path / name).mkdir(parents=True)
+        for number, image in enumerate(text[:20]):
+            Image.fromarray(image).save(tmp_path / name / f"{number}.png")
+    by_name = np.argsort([str(number) for number in range(20)])
+    assert np.array_equal(load_train(Data(source="folder", root=str(tmp_path))).images[:20], text[by_name])
+    assert np.array_equal(load_unlabelled(tmp_path / "unlabelled")[0].images, text[:20])
+
+
 def test_pictures_of_any_size_and_kind_become_32_by_32(tmp_path: Path) -> None:
     wide = Image.new("RGB", (96, 64), (255, 0, 0))
     wide.paste((10, 20, 30), (16, 0, 80, 64))  # the middle square has one color, what is cut off another

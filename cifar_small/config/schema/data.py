@@ -172,8 +172,10 @@ class Data(Section):
     """Train on only this many of the remaining images, stratified by class; null: on all."""
     classes: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """The order of the classes, which numbers them; empty: as the source has them."""
+    layout: Literal["auto", "HWC"] = "auto"
+    """HWC: take the images as they were read; auto: refuse them where their pixels look smoother in another order of memory."""
 
-    OMIT_DEFAULT = frozenset({"classes"})
+    OMIT_DEFAULT = frozenset({"classes", "layout"})
 
 
 class Input(Section):
