@@ -30,6 +30,16 @@ def differing(ones: Mapping[str, Any], others: Mapping[str, Any], prefix: str = 
     return ", ".join(f"{prefix}{key}: {ones.get(key)} and {others.get(key)}" for key in keys)
 
 
+def differing_classes(ones: Sequence[str], others: Sequence[str]) -> str:
+    """In words, how two lists of class names differ: in their order alone, or in names that only one of them has."""
+    lone = [[name for name in some if name not in rest] for some, rest in ((ones, others), (others, ones))]
+    if not any(lone):
+        place = next((at for at, pair in enumerate(zip(ones, others, strict=False)) if pair[0] != pair[1]), 0)
+        return f"the same classes in another order, first {ones[place]} and {others[place]} in place {place}"
+    told = [f"{', '.join(names[:3])}{' ...' * (len(names) > 3)}" or "none" for names in lone]
+    return f"other classes: {told[0]} in the one alone, {told[1]} in the other"
+
+
 def command_line(name: str, *arguments: object, **options: object) -> str:
     """The command that does something, to be copied: ("predict", run, split="val") is `cifar-small predict RUN --split val`.
 

@@ -125,7 +125,7 @@ def _check(options: argparse.Namespace) -> int:
     faults = find_faults(content, ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
-    if faults and config is None:
+    if config is None:
         print_note("checked by the classes of CIFAR-10; for another competition, name its config by --config")
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes, rules), classes):

@@ -214,7 +214,10 @@ def files_of_table(root: Path, table: Path) -> LabelledFiles:
     if len(rows) < 2:
         raise DataError(f"{table}: has no rows; expected a header such as id,label and a row for each picture")
     by_name: dict[str, Path] = {}
+    twins: dict[str, str] = {}  # of a name without its ending that two files have: both, in words
     for file in picture_files(root / "train"):
+        if file.stem in by_name:
+            twins[file.stem] = f"{by_name[file.stem].name} and {file.name}"
         by_name[file.name] = by_name[file.stem] = file
     if rows[0][0].strip() in by_name:
         raise DataError(
@@ -231,6 +234,11 @@ def files_of_table(root: Path, table: Path) -> LabelledFiles:
                 if unpadded
                 else "unpack the whole archive of pictures there, and name each picture as in that folder, without a path"
             )
+        )
+    if unclear := [name for name in names if name in twins]:
+        raise DataError(
+            f"{table}: names {plural(len(unclear), 'picture')} without an ending of which there are two files in "
+            f"{root / 'train'}, first {unclear[0]!r}: {twins[unclear[0]]}; write the endings too, or move the others elsewhere"
         )
     if empty := [name for name, label in zip(names, labels, strict=True) if not label]:
         raise DataError(f"{table}: {plural(len(empty), 'picture')} without a class, first {empty[0]!r}; expected one for each")

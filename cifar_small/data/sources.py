@@ -23,6 +23,7 @@ from cifar_small.data.pictures import (
     files_of_classes,
     files_of_table,
     label_file,
+    picture_files,
     read_class_folders,
     read_flat,
 )
@@ -239,8 +240,21 @@ def _folder(root: Path, split: Split, side: int) -> Images:
 
 
 def _table_of_flat(root: Path) -> Path | None:
+    """The CSV of labels of a flat train/; None where train/ has class folders. Raises DataError where it has both."""
     table = label_file(root)
-    return table if table and not class_folders(root / "train") else None
+    if table is None or not (folders := class_folders(root / "train")):
+        return table
+    if any(file.is_file() for file in picture_files(root / "train")):
+        raise DataError(
+            f"{root / 'train'}: has pictures, which {table.name} labels, and folders ({', '.join(folders[:3])}) beside them; "
+            "expected one of both: move the others elsewhere"
+        )
+    if len(folders) == 1:
+        raise DataError(
+            f"{root / 'train'}: has one folder alone, {folders[0]}; if {table.name} labels the pictures in it, move them up "
+            "into train itself"
+        )
+    return None
 
 
 def picture_files_of(data: Data, split: Split) -> list[Path]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.errors import DataError, UserError, plural
+from cifar_small.errors import DataError, UserError, differing_classes, plural
 from cifar_small.evaluation.entries import val_chose
 from cifar_small.metrics.classification import Z, wilson_interval
 from cifar_small.metrics.estimators import ESTIMATORS, Scores, Validation, agreement_line, class_shares
@@ -147,10 +147,7 @@ def _val_of(file: Predictions, vals: Sequence[Predictions]) -> Predictions:
 
 
 def _other_classes(one: Predictions, other: Predictions) -> str:
-    order = "the same classes in another order" if sorted(one.classes) == sorted(other.classes) else "other classes"
-    return (
-        f"{one.meta.file} and {other.meta.file} have {order} ({one.classes[:3]}..., {other.classes[:3]}...); expected the same"
-    )
+    return f"{one.meta.file} and {other.meta.file} have {differing_classes(one.classes, other.classes)}; expected the same"
 
 
 def as_validation(val: Predictions) -> Validation:

@@ -24,7 +24,7 @@ from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
 from cifar_small.data.test_split import more_copies_than_chance, part_of
 from cifar_small.environment import no_bar, resolve_device, resolve_precision
-from cifar_small.errors import DataError, UserError, plural
+from cifar_small.errors import DataError, UserError, differing_classes, plural
 from cifar_small.files import sha256_bytes, write_atomic
 from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or, write_predictions
 from cifar_small.metrics.significance import holm, mean_difference, seed_difference
@@ -284,9 +284,7 @@ def _predict(
     run: Run, net: Net, images: Images, facts: ShiftFacts, views: str, precision: str | None, path: Path, command: str
 ) -> Predictions:
     if images.classes != net.classes:
-        raise DataError(
-            f"{images.source} has classes {images.classes[:3]}...; {run.folder} was trained on {net.classes[:3]}..."
-        )
+        raise DataError(f"{images.source} and {run.folder}, as trained, have {differing_classes(images.classes, net.classes)}")
     made = predict_images(net, images, views, precision=precision)
     made = made.with_meta(split=SPLIT, shift=facts, run=run.name, command=command)
     write_predictions(run, made, path, reads_test=facts.kind == CLEAN and facts.base == "test")

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
-from cifar_small.errors import DataError, UserError, differing
+from cifar_small.errors import DataError, UserError, differing, differing_classes
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.significance import mcnemar
 from cifar_small.runs.formats import FORMAT
@@ -115,8 +115,10 @@ def _join(members: Sequence[Predictions], any_rules: bool = False) -> npt.NDArra
     joined: list[npt.NDArray[np.float32]] = []
     for member, name in zip(members, names, strict=True):
         if member.classes != first.classes:
-            own, others = list(member.classes)[:3], list(first.classes)[:3]
-            raise DataError(f"{name} has classes {own}..., {names[0]} {others}...; the same names in the same order are needed")
+            raise DataError(
+                f"{name} and {names[0]} have {differing_classes(member.classes, first.classes)}; the same names in the same "
+                "order are needed: train with one data.classes"
+            )
         if member.meta.split != first.meta.split:
             raise DataError(f"{name} is of {member.meta.split}, {names[0]} of {first.meta.split}; the same split is needed")
         if member.meta.images_sha256 != first.meta.images_sha256:

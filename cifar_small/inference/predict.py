@@ -34,7 +34,7 @@ from cifar_small.environment import (
     resolve_device,
     resolve_precision,
 )
-from cifar_small.errors import CheckpointError, DataError, UserError, plural
+from cifar_small.errors import CheckpointError, DataError, UserError, differing_classes, plural
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.inference.forward import compute_logits, views_label
 from cifar_small.models import build_model
@@ -296,7 +296,8 @@ def predict(
         images = load_own_test(net)
     if images.classes and images.classes != net.classes:
         raise CheckpointError(
-            f"{run.folder} was trained on classes {net.classes[:3]}...; {images.source} has {images.classes[:3]}..."
+            f"{run.folder}, as trained, and {images.source} have {differing_classes(net.classes, images.classes)}; expected "
+            "the same names in the same order"
         )
     began = time.perf_counter()
     predictions = predict_images(net, images, chosen, progress=True)

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
+from cifar_small.config.schema.data import LabelKind
 from cifar_small.errors import DataError, plural
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import balance_test, mcnemar, paired_difference, runs_test
@@ -81,9 +82,17 @@ def _rules_of(content: bytes, header: str, lines: Sequence[str], classes: Sequen
             return rules_of_rows(content, classes, rules, name)[0]
         except DataError:  # faults of single rows are named below
             pass
-    in_words = header != "ID,Labels" and len(lines) > 1 and not lines[1].rpartition(",")[2].strip().isdecimal()
-    ids = rules.ids if lines[1:2] and rules.id_number(lines[1].partition(",")[0]) is not None else "0"
-    return Rules(submission="id,label" if header == "id,label" or in_words else "ID,Labels", ids=ids)
+    image, _, label = lines[1].partition(",") if len(lines) > 1 else ("", "", "")
+    ids = rules.ids if rules.id_number(image) is not None else "0"
+    in_words = header != "ID,Labels" and label and not label.strip().isdecimal()
+    submission = "id,label" if header == "id,label" or in_words else "ID,Labels"
+    # Numbers may stand under id,label, and names under ID,Labels; where numbers are names, the header has the word.
+    labels: LabelKind | None = None
+    if label.strip().isdecimal() and label.strip() not in classes:
+        labels = "numbers"
+    elif label in classes and not label.isdecimal():
+        labels = "names"
+    return Rules(submission=submission, labels=labels, ids=ids)
 
 
 def diff(first: Answers, second: Answers) -> Diff:

@@ -165,8 +165,10 @@ def rules_of_sample(
 def _how_ids_differ(listed: Sequence[int], ids: Sequence[int]) -> str:
     """In words: ids that a sample submission has twice, lacks, or has alone; or that it counts from another number."""
     if 1 < len(listed) == len(ids) and len({one - other for one, other in zip(sorted(listed), sorted(ids), strict=True)}) == 1:
+        from_0 = "; a file without ids is numbered from 0: save its images as an .npz with data, and ids as the sample has them"
         return (
             f"its ids are {min(listed):,} to {max(listed):,}, those of the file {min(ids):,} to {max(ids):,}; expected the same"
+            + from_0 * (min(ids) == 0)
         )
     twice = sorted(image for image, count in Counter(listed).items() if count > 1)
     lacking, foreign = sorted(set(ids) - set(listed)), sorted(set(listed) - set(ids))

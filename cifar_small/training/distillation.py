@@ -22,7 +22,7 @@ from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import Distill, Engine, Rules
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
-from cifar_small.errors import CheckpointError, ConfigError
+from cifar_small.errors import CheckpointError, ConfigError, differing_classes
 from cifar_small.inference.onnx_session import OVERFLOW, load_onnx, may_overflow
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
@@ -250,8 +250,8 @@ def _check(
     """Raise ConfigError for a teacher that may not or cannot teach this run."""
     if classes != data.classes:
         raise ConfigError(
-            f"{where}: {path} has the classes {list(classes)[:3]}... ({len(classes)}), this data has "
-            f"{list(data.classes)[:3]}... ({len(data.classes)}); the same names in the same order are needed"
+            f"{where}: {path} and this data have {differing_classes(classes, data.classes)}; the same names in the same order "
+            "are needed"
         )
     ours = data.facts
     if trained_on is not None and trained_on.sha256 == ours.sha256 and trained_on.val_sha256 != ours.val_sha256:

@@ -357,7 +357,12 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
     assert (found.classes, found.labels.tolist() if found.labels is not None else None) == (("0", "9", "10"), [2, 1, 0])
     (tmp_path / "train" / ".ipynb_checkpoints").mkdir()
     assert load_train(data).classes == ("0", "9", "10")
+    Image.fromarray(SCENES[0]).save(tmp_path / "train" / "8.webp")
     for text, phrase in (
+        (
+            "id,label\n1,cat\n8,cat\n",
+            r"1 picture without an ending of which there are two .*: 8\.png and 8\.webp; write",
+        ),
         ("id,label\n9,cat\n", r"1 of 1 pictures are not in .*train, first '9'"),
         ("id,label\n1,cat\n2,\n3, \n", "2 pictures without a class, first '2'; expected one for each"),
         ("id;label\n1;cat\n", r"has a row of 1 value, 'id;label'; expected a header .* with a comma between them"),
@@ -371,6 +376,23 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
         table.write_text(text)
         with pytest.raises(DataError, match=phrase):
             load_train(data)
+
+
+def test_a_csv_of_labels_beside_folders_is_not_passed_over(tmp_path: Path) -> None:
+    """An archive unpacked a level too deep, or other folders beside the pictures; class folders stand for themselves."""
+    (tmp_path / "train" / "train").mkdir(parents=True)
+    Image.fromarray(SCENES[0]).save(tmp_path / "train" / "train" / "1.png")
+    (tmp_path / "train.csv").write_text("id,label\n1,cat\n")
+    data = Data(source="folder", root=str(tmp_path))
+    with pytest.raises(DataError, match=r"has one folder alone, train; if train\.csv labels the pictures in it, move"):
+        load_train(data)
+    (tmp_path / "train" / "train").rename(tmp_path / "train" / "a")
+    (tmp_path / "train" / "b").mkdir()
+    Image.fromarray(SCENES[1]).save(tmp_path / "train" / "b" / "2.png")
+    assert load_train(data).classes == ("a", "b")
+    Image.fromarray(SCENES[2]).save(tmp_path / "train" / "1.png")
+    with pytest.raises(DataError, match=r"has pictures, which train\.csv labels, and folders \(a, b\) beside them"):
+        load_train(data)
 
 
 def test_a_flat_folder_without_its_csv_says_what_this_is_to_be_called(tmp_path: Path) -> None:

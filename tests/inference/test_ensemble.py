@@ -98,8 +98,9 @@ def test_ensemble_of_one_or_none_is_refused() -> None:
         (made(ids=[0, 1, 3], seed=2), r"b\.npz has other ids than .*a\.npz"),
         (made([3, 1], seed=2), r"b\.npz has other ids than .*a\.npz"),
         (made([3, 1, 4, 4], seed=2), r"b\.npz has other ids than .*a\.npz"),
-        (made(classes=NAMES[::-1], seed=2), r"b\.npz has classes \['truck', .*the same order are needed"),
-        (made(classes=(*NAMES, "extra"), seed=2), "the same order are needed"),
+        (made(classes=NAMES[::-1], seed=2), "the same classes in another order, first truck and airplane in place 0; the same"),
+        (made(classes=(*NAMES, "extra"), seed=2), "other classes: extra in the one alone, none in the other; the same names"),
+        (made(classes=(*NAMES[:-1], "lorry"), seed=2), "classes: lorry in the one alone, truck in the other; the same names"),
         (made(seed=2, images_sha256="0" * 64), r"b\.npz and .*a\.npz are of different images"),
         (made(seed=2, split="val"), r"b\.npz is of val, .*a\.npz of submit; the same split is needed"),
         (

@@ -234,6 +234,8 @@ def test_a_csv_of_another_competition_is_read_by_its_rules(tmp_path: Path) -> No
         ("Id,Category", "{}", "3"),
         ("id,label", "img-{}", "cat"),
         ("ID,Labels", "{}", "3"),
+        ("id,label", "{}", "3"),
+        ("ID,Labels", "{}", "cat"),
     ],
 )
 def test_whatever_a_sample_asked_for_is_read(header: str, image: str, label: str, tmp_path: Path) -> None:

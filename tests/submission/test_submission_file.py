@@ -701,7 +701,7 @@ def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tu
             "Id,Category\n1,cat\n2,cat\n2,cat\n10,cat\n",
             "other images than the unlabelled file: it has 1 id twice, first 2",
         ),
-        ("Id,Category\n0,cat\n1,cat\n9,cat\n", "its ids are 0 to 9, those of the file 1 to 10; expected the same"),
+        ("Id,Category\n0,cat\n1,cat\n9,cat\n", "its ids are 0 to 9, those of the file 1 to 10; expected the same$"),
         (
             "Id,Category\n1,cow\n2,cat\n10,cat\n",
             "such as 'cat', neither numbers nor names of the 10 classes, the first",
@@ -727,6 +727,13 @@ def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tu
 def test_a_sample_of_another_kind_is_refused(sample: str, message: str) -> None:
     with pytest.raises(DataError, match=message):
         rules_of_sample(sample.encode(), np.array([1, 2, 10]), NAMES, RULES, "sample.csv")
+
+
+def test_a_sample_that_counts_from_1_says_how_a_file_without_ids_gets_them() -> None:
+    with pytest.raises(
+        DataError, match=r"its ids are 1 to 2, those of the file 0 to 1; .* without ids is numbered from 0"
+    ):
+        rules_of_sample(b"id,label\n1,cat\n2,cat\n", np.array([0, 1]), NAMES, RULES, "sample.csv")
 
 
 def test_submit_and_check_take_a_sample(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
