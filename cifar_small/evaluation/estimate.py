@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from cifar_small.errors import DataError, UserError, differing_classes, plural
 from cifar_small.evaluation.entries import val_chose
-from cifar_small.metrics.classification import Z, wilson_interval
+from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.estimators import ESTIMATORS, Scores, Validation, agreement_line, class_shares
 from cifar_small.runs.predictions import Predictions
 
@@ -29,7 +29,9 @@ class DropCalibration:
     """What labelled shifts say of an estimator: its estimates of a drop times `slope`, within `width` times `scale`.
 
     images, val_images: of each set that the width comes from, and of val there (older files do not say; it was 5,000). base:
-    what the sets were made from, such as val or test; empty where an older file does not say.
+    what the sets were made from, such as val or test; empty where an older file does not say. held: the share of truths within
+    the interval on families of shifts that it was not fitted on, where the estimated drop was at most `FAR`; largest: the
+    largest drop that it estimated of what it was fitted on. Older files say neither.
     """
 
     method: str
@@ -39,18 +41,20 @@ class DropCalibration:
     study: str
     val_images: int = 5000
     base: str = ""
+    held: float | None = None
+    largest: float | None = None
 
     def apply(self, raw: float, val_accuracy: float, images: int, val_images: int) -> tuple[float, float, float]:
         """The estimate with its interval from an estimator's own; all shares. Fewer images, of file or val, widen it."""
         drop = self.slope * (val_accuracy - raw)
         accuracy = min(max(val_accuracy - drop, 0.0), 1.0)
-        own = "val" in self.base  # of the very images of val: their chance is in no error that the width comes from
-        extra = max(1 / images - (0 if own else 1 / self.images), 0) * accuracy * (1 - accuracy) * Z**2
-        half = math.hypot(self.width * scale(drop), math.sqrt(extra))
-        # By Wilson's interval, which is not too narrow where a few images are wrong; less what the study's val had itself.
-        share = 1.0 if own else math.sqrt(max(1 - val_images / self.val_images, 0))
-        low, high = wilson_interval(round(val_accuracy * val_images), val_images)
-        below, above = (math.hypot(half, share * abs(val_accuracy - end)) for end in (low, high))
+        below = above = self.width * scale(drop)
+        for share, number, there in ((accuracy, images, self.images), (val_accuracy, val_images, self.val_images)):
+            # By Wilson's interval, which is not too narrow where a few images are wrong; less what the study had itself. Of the
+            # very images of val it had none: their chance is in no error that the width comes from.
+            left = 1.0 if "val" in self.base else math.sqrt(max(1 - number / there, 0))
+            low, high = wilson_interval(round(share * number), number)
+            below, above = math.hypot(below, left * (share - low)), math.hypot(above, left * (high - share))
         return accuracy, max(0.0, accuracy - below), min(1.0, accuracy + above)
 
 
@@ -59,7 +63,8 @@ def scale(drop: float) -> float:
     return 0.01 + RELATIVE * abs(drop)
 
 
-DEFAULT = DropCalibration("doc", 1.48, 1.8, 2000, "submissions/studies/estimate", base="test")
+DEFAULT = DropCalibration("doc", 1.48, 1.8, 2000, "submissions/studies/estimate", base="test", held=0.975)
+STUDIED = "cifar10"  # whose shifted images the default comes from
 
 
 @dataclass(frozen=True)
@@ -113,7 +118,9 @@ def estimate(
         runs.append(RunEstimate(file.meta.label(), val, file, raw, *found))
     names = [run.name for run in runs]
     runs = [replace(run, name=f"{run.name} {run.file.meta.views}") if names.count(run.name) > 1 else run for run in runs]
-    return Estimation(tuple(runs), calibration, tuple(notes), tuple(_warnings(runs, validations, scores, suspicions)))
+    return Estimation(
+        tuple(runs), calibration, tuple(notes), tuple(_warnings(runs, validations, scores, calibration, suspicions))
+    )
 
 
 def same_images(files: Sequence[Predictions]) -> list[Predictions]:
@@ -197,14 +204,29 @@ def all_estimates(
 
 
 def _warnings(
-    runs: Sequence[RunEstimate], vals: Sequence[Validation], files: Sequence[Scores], suspicions: Sequence[str]
+    runs: Sequence[RunEstimate],
+    vals: Sequence[Validation],
+    files: Sequence[Scores],
+    calibration: DropCalibration,
+    suspicions: Sequence[str],
 ) -> list[str]:
     found = list(suspicions)
+    others = {net.data.source for run in runs for net in run.val.meta.nets() if net.data} - {STUDIED}
+    if calibration is DEFAULT and others:
+        found.append(
+            f"the interval is that of shifted images of {STUDIED}, and these nets were trained on {', '.join(sorted(others))}: "
+            "make one of your own by shift and calibrate"
+        )
     for run in runs:
         drop = run.val.accuracy - run.accuracy
         if drop > FAR:
             found.append(
                 f"{run.name}: an estimated drop of {100 * drop:.0f} points is beyond {100 * FAR:.0f}; trust no estimate"
+            )
+        elif calibration.largest is not None and drop > calibration.largest:
+            found.append(
+                f"{run.name}: an estimated drop of {100 * drop:.1f} points is beyond the {100 * calibration.largest:.1f} that "
+                "the calibration has seen: calibrate on stronger shifts"
             )
         if run.disagreement > run.high - run.low:
             found.append(

@@ -21,7 +21,7 @@ def draw_study(study: Study) -> Figure:
     ]
     chosen = study.chosen
     scaled = [chosen.apply(trial.raw[chosen.method], trial.val, trial.images, trial.val_images)[0] for trial in study.trials]
-    panels.insert(0, (f"{chosen.method}, drops x {chosen.slope:g} (the default)", scaled))
+    panels.insert(0, (f"{chosen.method}, drops x {chosen.slope:g} (chosen)", scaled))
     rows = -(-len(panels) // 4)
     figure = new_figure(12.5, 0.7 + 3.3 * rows)
     grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)

@@ -82,7 +82,7 @@ class Sweep(Section):
     cells: Annotated[tuple[NamedCell, ...], Field(strict=False)] | None = None  # by hand, instead of parameters
     trials: Annotated[int, Field(ge=1, le=10_000)] | None = None  # cells to draw; random and tpe need it
     start_with: Annotated[tuple[Settings, ...], Field(strict=False)] = ()  # tpe only: its first trials; {} is the base config
-    random_trials: PositiveInt | None = None  # tpe only: trials before it proposes; None: half of trials, at most 10
+    random_trials: PositiveInt | None = None  # tpe only: before it proposes, with those of start_with; None: half, at most 10
     search_seed: Seed = 0  # of the drawing, not of the runs
     seeds: Annotated[tuple[Seed, ...], Field(strict=False)] = (0,)  # every cell is run with each
     prune: Prune | None = None  # tpe only

@@ -30,7 +30,7 @@ from cifar_small.reporting.estimate_files import describe_estimation, estimation
 from cifar_small.reporting.page import _tables as page_tables
 from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import ShiftFacts
+from cifar_small.runs.records import DataFacts, ShiftFacts
 
 DOC = DropCalibration("doc", 1.0, 2.0, 2000, "a test")
 
@@ -76,8 +76,9 @@ def test_slope_and_interval_by_hand() -> None:
     assert (accuracy, low, high) == pytest.approx((0.75, 0.75 - 2 * 0.025, 0.75 + 2 * 0.025))
     assert scale(0.15) == scale(-0.15) == pytest.approx(0.025)
     small = calibration.apply(0.80, 0.90, 100, 5000)
-    extra = 1.959964**2 * 0.75 * 0.25 * (1 / 100 - 1 / 2000)
-    assert small[2] - small[0] == pytest.approx((0.05**2 + extra) ** 0.5)
+    chances = [(1 - 100 / 2000) * (0.75 - end) ** 2 for end in wilson_interval(75, 100)]
+    assert small[1:] == pytest.approx((0.75 - (0.05**2 + chances[0]) ** 0.5, 0.75 + (0.05**2 + chances[1]) ** 0.5))
+    assert calibration.apply(1.0, 1.0, 10, 5000)[1] < 0.75  # ten right of ten say little: 0.722 by Wilson
     few = calibration.apply(0.80, 0.90, 2000, 200)
     ends = wilson_interval(180, 200)
     distances = [(0.05**2 + (1 - 200 / 5000) * (0.90 - end) ** 2) ** 0.5 for end in ends]
@@ -160,12 +161,21 @@ def test_estimators_that_disagree_and_val_that_chose_are_warned_of(monkeypatch: 
     (run,), val = estimate([file_of(0)], [net(0, 4)], DOC).runs, as_validation(net(0, 4))
     scores = val.score(file_of(0).logits)
 
-    def warned(run: RunEstimate) -> list[str]:
-        return estimate_module._warnings([run], [val], [scores], [])
+    def warned(run: RunEstimate, calibration: DropCalibration = DOC) -> list[str]:
+        return estimate_module._warnings([run], [val], [scores], calibration, [])
 
     assert warned(replace(run, raw={"doc": 0.8, "atc": 0.81})) == []
     apart = warned(replace(run, raw={"doc": 0.9, "atc": 0.2}))
     assert any("the estimators lie 70.0 points apart" in line and "some assumption fails" in line for line in apart)
+    agreed, drop = replace(run, raw={"doc": 0.8, "atc": 0.81}), run.val.accuracy - run.accuracy
+    for largest, said in ((drop - 0.01, True), (drop + 0.01, False)):
+        lines = warned(agreed, replace(DOC, largest=largest))
+        assert any("that the calibration has seen: calibrate on stronger shifts" in line for line in lines) is said
+    assert warned(agreed, DEFAULT) == []
+    of_digits = replace(run.val, meta=run.val.meta.updated(data=DataFacts(source="digits")))
+    (line,) = warned(replace(agreed, val=of_digits), DEFAULT)
+    assert "is that of shifted images of cifar10, and these nets were trained on digits: make one of your own" in line
+    assert warned(replace(agreed, val=of_digits)) == []
     monkeypatch.setattr(estimate_module, "val_chose", lambda predictions: "its members")
     assert any("val chose its members, so its accuracy is optimistic" in line for line in warned(run))
 
@@ -238,7 +248,8 @@ def test_the_study_chooses_by_its_table_and_keeps_the_untouched_out(shifts: Path
     assert study.untouched_kinds == ("crop",)
     assert {one.trials for one in study.untouched} == {sum(one.drop < 0.2 for one in study.trials if one.shift.kind == "crop")}
     alone = [one for one in study.trials if one.shift.kind != "crop"]
-    assert fit(study.chosen.method, alone) == study.chosen
+    best = next(one for one in study.judged if one.method == study.chosen.method)
+    assert replace(fit(study.chosen.method, alone), held=round(best.told_covered, 3)) == study.chosen
     with pytest.raises(UserError, match="no predictions of the shift 'fog'"):
         calibrate(shifts, vals, ["fog"])
     with pytest.raises(DataError, match="net2 has no predictions of val with the same weights and views"):
@@ -359,7 +370,7 @@ def rows_file(folder: Path) -> Path:
 def test_the_default_is_what_the_study_chose_and_its_table_gives_it_again() -> None:
     folder = Path(__file__).resolve().parents[2] / "submissions" / "studies" / "estimate"
     plain = json.loads((folder / "calibration.json").read_text())
-    assert replace(DEFAULT, study="") == DropCalibration(**plain["chosen"])
+    assert replace(DEFAULT, study="", held=None) == DropCalibration(**plain["chosen"])
     used = []
     for row in csv.DictReader((folder / "calibration.csv").read_text().splitlines()):
         if row["kind"] not in plain["untouched_kinds"]:
@@ -374,6 +385,7 @@ def test_the_default_is_what_the_study_chose_and_its_table_gives_it_again() -> N
     families = sorted({one.shift.family for one in used} - {"clean"})
     judged = judge(DEFAULT.method, used, families)
     assert (judged.trials, judged.scaled) == (best["trials"], pytest.approx(best["scaled"], abs=0.0003))
+    assert (judged.told, judged.told_covered) == (528, pytest.approx(DEFAULT.held, abs=0.0005))
     assert ESTIMATORS[DEFAULT.method].runs == 1
 
 

@@ -730,9 +730,7 @@ def test_a_sample_of_another_kind_is_refused(sample: str, message: str) -> None:
 
 
 def test_a_sample_that_counts_from_1_says_how_a_file_without_ids_gets_them() -> None:
-    with pytest.raises(
-        DataError, match=r"its ids are 1 to 2, those of the file 0 to 1; .* without ids is numbered from 0"
-    ):
+    with pytest.raises(DataError, match=r"its ids are 1 to 2, those of the file 0 to 1; .* without ids is numbered from 0"):
         rules_of_sample(b"id,label\n1,cat\n2,cat\n", np.array([0, 1]), NAMES, RULES, "sample.csv")
 
 
