@@ -56,6 +56,16 @@ def load_test(data: Data, side: int = SIDE, *, enlarge: bool = True) -> Images:
     return images.enlarged(side) if enlarge else images
 
 
+def has_test_part(data: Data) -> bool:
+    """Has the source a labelled test part? Competitions that hand out a folder of pictures often give none."""
+    root = _root(data)
+    if data.source != "folder" or root is None:
+        return True
+    if label_file(root) and _table_of_flat(root):
+        return False
+    return bool(tables_of(root, "test")) or ((root / "test").is_dir() and bool(class_folders(root / "test")))
+
+
 def is_available(data: Data) -> bool:
     """Can the source be read without a download? A place that is named counts as there, right or wrong."""
     return bool(data.root or os.environ.get(VARIABLE)) or data.source not in RELEASES or is_at_hand(data.source)

@@ -14,6 +14,7 @@ from scipy.io import savemat
 from cifar_small.config.schema import Data
 from cifar_small.data import Images, load_test, load_train, load_unlabelled
 from cifar_small.data.pictures import fitted, read_picture, read_pictures
+from cifar_small.data.sources import has_test_part
 from cifar_small.errors import DataError
 from tests.data.test_orientation import MISREAD, scenes
 from tests.data.test_sources import C10, COARSE, FINE, cifar10, cifar100, folder, unpacked
@@ -347,6 +348,7 @@ def test_a_flat_folder_with_a_csv_of_labels(tmp_path: Path) -> None:
     assert np.array_equal(train.images, SCENES[[2, 0, 1, 7]])
     with pytest.raises(DataError, match=r"trainLabels\.csv labels train/ alone; there is no labelled test part"):
         load_test(data)
+    assert not has_test_part(data)
     table.write_text("1,cat\n2,frog\n")
     with pytest.raises(DataError, match=r"trainLabels\.csv: begins with the picture '1'; expected a header such as id,label"):
         load_train(data)

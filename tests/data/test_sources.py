@@ -26,6 +26,7 @@ from cifar_small.config.schema import Data
 from cifar_small.data import Images, cifar, class_names, load_test, load_train
 from cifar_small.data.datamodule import channel_moments
 from cifar_small.data.download import _SameScheme, download
+from cifar_small.data.sources import has_test_part
 from cifar_small.data.test_split import count_copies, is_official, more_copies_than_chance
 from cifar_small.errors import DataError
 
@@ -357,7 +358,9 @@ def test_folders_named_by_numbers_stand_in_the_order_of_the_numbers(tmp_path: Pa
 
 def test_training_needs_no_test_folder(tmp_path: Path) -> None:
     root = folder(tmp_path)
+    assert has_test_part(Data(source="folder", root=str(root)))
     shutil.rmtree(root / "test")
+    assert not has_test_part(Data(source="folder", root=str(root)))
     assert len(load_train(Data(source="folder", root=str(root)))) == 4
     with pytest.raises(DataError, match=r"test: there is no such folder; .* where accuracy on test is wanted"):
         load_test(Data(source="folder", root=str(root)))
@@ -369,6 +372,7 @@ def test_training_needs_no_labels_in_the_test_folder(tmp_path: Path) -> None:
     (root / "test").mkdir()
     Image.new("RGB", (32, 32)).save(root / "test" / "1.png")
     data = Data(source="folder", root=str(root))
+    assert not has_test_part(data)
     assert (len(load_train(data)), len(class_names(data))) == (4, 2)
     with pytest.raises(DataError, match=r"test: has no class folders, so its pictures have no labels; expected test/<class>/"):
         load_test(data)

@@ -201,6 +201,22 @@ def test_predicting_the_test_images_as_an_unlabelled_file_leaves_the_readings_un
     assert "100 of 100 images of the unlabelled file are of the test split, whose labels are at hand" in readings.found
 
 
+def test_data_without_a_labelled_test_part_leaves_nothing_unchecked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As competitions hand it out; the unlabelled file is compared all the same."""
+
+    def test_images() -> Finding:
+        (found,) = (finding for finding in place.audit().findings if finding.link == "test images")
+        return found
+
+    monkeypatch.setattr("cifar_small.submission.audit.rules.has_test_part", lambda data: False)
+    place.run.test_readings_file.unlink()
+    found = test_images()
+    assert found.verdict == "pass"
+    assert re.fullmatch(r"its data has no labelled test part; 0 of [0-9]+ images of the unlabelled file are, .*", found.found)
+    predict.predict(place.run, "test", overwrite=True)
+    assert "images of the test split are, pixel by pixel" in test_images().found  # which has been read: it must be somewhere
+
+
 def test_a_checkpoint_is_counted_wherever_the_predictions_lie(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     away, csv = place.folder / "away.npz", place.folder / "away" / "mine.csv"
     shutil.copy(place.npz, away)

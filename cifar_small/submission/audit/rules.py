@@ -7,6 +7,8 @@ from datetime import datetime, timedelta
 
 from cifar_small.config.schema import OwnModel
 from cifar_small.data import load_test
+from cifar_small.data.images import Images
+from cifar_small.data.sources import has_test_part
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official, more_copies_than_chance, part_of
 from cifar_small.environment import code_sha256
 from cifar_small.errors import DataError, plural
@@ -135,21 +137,25 @@ def budget(submission: Submission, result: CheckResult) -> str:
 def test_images(member: Member, result: CheckResult) -> str:
     """Pixels compared exactly; of the test split nothing else is read. Copies that data sets have of old are allowed."""
     train, val, facts = member.splits
-    others = {}
+    others: dict[str, Images] = {}
+    readings, data = member.run.test_readings() if member.folder else [], member.sources.located(member.config.data)
+    said = []
     try:
-        others["the test split"] = load_test(member.sources.located(member.config.data))
+        if readings or has_test_part(data):
+            others["the test split"] = load_test(data)
+        else:
+            said.append("its data has no labelled test part")
     except DataError as error:
         result.gap(f"the test split cannot be read: {error}")
-    else:
+    if "the test split" in others:
         official = is_official(facts.sha256, others["the test split"].sha256)
         result.require(official is not False, "the official test split of its training part", "others")
-        for reading in member.run.test_readings() if member.folder else []:
+        for reading in readings:
             if reading.images_sha256 is not None:  # readings of older versions have none
                 read = part_of(others["the test split"], reading.images).sha256
                 result.same(f"SHA-256 of the images of the reading of {reading.time}", read, reading.images_sha256)
     if member.sources.file is not None:
         others["the unlabelled file"] = member.sources.unlabelled(member.classes)
-    said = []
     for where, images in others.items():
         copies = count_copies(images, train, val)
         expected = f"at most {MOST_COPIES:.1%} of the images of {where} among those trained on"
