@@ -33,7 +33,7 @@ class _Machine:
         self.below: list[list[Any]] = []  # the stacks under each open mark
         self.memo: dict[int, Any] = {}
         self.at = 0  # where the current instruction starts
-        self.to_encode = len(raw)  # characters _codecs.encode may still copy; without it a memoised text multiplies
+        self.to_encode = len(raw)  # characters _codecs.encode may still copy; without it a memoized text multiplies
 
     def run(self) -> Any:
         for _ in range(MAX_OPCODES):

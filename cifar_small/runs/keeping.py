@@ -11,7 +11,7 @@ from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run
 
 
-def kept_epochs(engine: Engine, epochs: int) -> set[int]:
+def epochs_to_keep(engine: Engine, epochs: int) -> set[int]:
     """The epochs whose weights there are after so many epochs."""
     every = range(engine.keep_every, epochs + 1, engine.keep_every) if engine.keep_every else ()
     last = range(max(1, epochs + 1 - engine.keep_last), epochs + 1) if engine.keep_last else ()
@@ -20,7 +20,7 @@ def kept_epochs(engine: Engine, epochs: int) -> set[int]:
 
 def copies_kept(engine: Engine, epochs: int) -> int:
     """How many copies of the weights a run of so many epochs needs space for, one more while an older is to be removed."""
-    return len(kept_epochs(engine, epochs)) + bool(engine.keep_last) + engine.keep_final
+    return len(epochs_to_keep(engine, epochs)) + bool(engine.keep_last) + engine.keep_final
 
 
 def keep_epoch(run: Run, engine: Engine, epoch: int, content: dict[str, object]) -> None:
@@ -30,7 +30,7 @@ def keep_epoch(run: Run, engine: Engine, epoch: int, content: dict[str, object])
     """
     if engine.keep_every is None and engine.keep_last is None:
         return
-    wanted = kept_epochs(engine, epoch)
+    wanted = epochs_to_keep(engine, epoch)
     if epoch in wanted:
         save_checkpoint(run.kept_file(epoch), content)
     for kept in run.kept_epochs():

@@ -99,8 +99,7 @@ def check_unseen(ancestors: Sequence[Ancestor], data: DataFacts) -> None:
         if _same_images(ancestor.data, data) and ancestor.data.val_sha256 != data.val_sha256:
             raise CheckpointError(
                 f"{in_words(ancestor)}, held out other val images than this run, so it may have been trained on some of this "
-                "run's; "
-                "train both with the same data.source, data.val_size and data.split_seed"
+                "run's; train both with the same data.source, data.val_size and data.split_seed"
             )
 
 

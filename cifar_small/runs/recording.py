@@ -26,7 +26,7 @@ def run_record(run: Run) -> RunRecord:
     return record
 
 
-def copy_pictures(run: Run, folder: Path, *, overwrite: bool) -> dict[Path, bytes | None]:
+def copy_run_files(run: Run, folder: Path, *, overwrite: bool) -> dict[Path, bytes | None]:
     """Put the small files of a run beside its record; returns what was at the places that changed, None for nothing.
 
     Replaces nothing without `overwrite`, and with it only pictures and what a record in the folder names as of its own: the
@@ -88,6 +88,6 @@ def write_record(run: Run, folder: Path, *, overwrite: bool = False) -> Path:
     target = folder / "record.json"
     refuse_existing(target, overwrite)
     record = Record(format=FORMAT, run=run_record(run))
-    copy_pictures(run, folder, overwrite=overwrite)
+    copy_run_files(run, folder, overwrite=overwrite)
     write_json(target, record.plain())
     return target

@@ -31,7 +31,7 @@ from cifar_small.runs.estimation import load_estimation
 from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.recording import copy_pictures, put_back, run_record
+from cifar_small.runs.recording import copy_run_files, put_back, run_record
 from cifar_small.runs.records import NetFacts, SubmissionRecord
 
 
@@ -329,7 +329,7 @@ def submit(
     record = SubmissionRecord.model_validate(facts)
     before = {record_file: record_file.read_bytes() if record_file.is_file() else None}
     if run is not None:
-        before |= copy_pictures(run, output.parent, overwrite=overwrite)
+        before |= copy_run_files(run, output.parent, overwrite=overwrite)
     try:
         write_json(record_file, record.plain())  # before the CSV, so that a disk that fills up leaves no CSV without its record
         write_atomic(output, content)

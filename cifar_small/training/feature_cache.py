@@ -19,7 +19,16 @@ from cifar_small.environment import autocast
 from cifar_small.models import LibraryNet, in_backbone
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
-from cifar_small.training.view_cache import SLICE, bounded, cache_folder, collected, kept, key_of, make_room, view_slices
+from cifar_small.training.view_cache import (
+    SLICE,
+    cache_folder,
+    check_size,
+    compute_in_parts,
+    key_of,
+    load_or_compute,
+    make_room,
+    view_slices,
+)
 from cifar_small.transforms.functional import resize
 
 
@@ -71,9 +80,9 @@ def fill_cache(
     names = [f"{key}-view{view}.npy" for view in range(count)]
     make_room(run, [*names, f"{key}-val.npy"], needed)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float16
-    val = kept(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, dtype, between))
+    val = load_or_compute(folder / f"{key}-val.npy", dtype, lambda: _of_val(net, batches, precision, dtype, between))
     views = [
-        kept(folder / name, dtype, lambda view=view: _of_view(net, batches, phase, view, precision, dtype, between))  # type: ignore[misc]
+        load_or_compute(folder / name, dtype, lambda view=view: _of_view(net, batches, phase, view, precision, dtype, between))  # type: ignore[misc]
         for view, name in enumerate(names)
     ]
     return FeatureCache([view.to(data.device) for view in views], val.to(data.device), phase.start, precision)
@@ -92,7 +101,7 @@ def bytes_needed(net: nn.Module, phase: Phase, images: int, val: int, side: int)
         compute_features(net, torch.zeros(1, 3, size, size, device=device), "fp32").numel()
         for size in (phase.settings.resolution, side)
     )
-    return bounded(
+    return check_size(
         2 * (numbers * images * views + of_val * val),
         f"phases.{phase.index}.cached_views {views}",
         f"of features, {numbers:,} numbers for each image",
@@ -112,7 +121,7 @@ def _of_val(net: LibraryNet, batches: Batches, precision: str, dtype: torch.dtyp
     places = torch.split(torch.arange(len(images)), SLICE)
     parts = ((rows, batches.preprocess(images[rows])) for rows in places)
     compute = partial(compute_features, net, precision=precision)
-    return collected(compute, parts, len(images), dtype, "features of val", between)
+    return compute_in_parts(compute, parts, len(images), dtype, "features of val", between)
 
 
 def _of_view(
@@ -128,7 +137,7 @@ def _of_view(
     side, interpolation = phase.settings.resolution, batches.config.interpolation
     parts = ((rows, resize(part, side, interpolation)) for rows, part in view_slices(batches, phase, view))
     compute = partial(compute_features, net, precision=precision)
-    return collected(compute, parts, len(batches.data.images), dtype, f"features of view {view + 1}", between)
+    return compute_in_parts(compute, parts, len(batches.data.images), dtype, f"features of view {view + 1}", between)
 
 
 def _key(net: LibraryNet, batches: Batches, phase: Phase, precision: str) -> str:

@@ -16,7 +16,15 @@ from torch import Tensor
 from cifar_small.config.phases import Phase
 from cifar_small.runs.directory import Run
 from cifar_small.training.batches import Batches
-from cifar_small.training.view_cache import bounded, cache_folder, collected, kept, key_of, make_room, view_slices
+from cifar_small.training.view_cache import (
+    cache_folder,
+    check_size,
+    compute_in_parts,
+    key_of,
+    load_or_compute,
+    make_room,
+    view_slices,
+)
 
 TYPE = torch.float32
 
@@ -26,7 +34,7 @@ def answer_bytes(phase: Phase, images: int, classes: int) -> int:
     settings = phase.settings.distill
     assert settings is not None
     assert settings.cached_views is not None
-    return bounded(
+    return check_size(
         TYPE.itemsize * settings.cached_views * images * classes,
         f"phases.{phase.index}.distill.cached_views {settings.cached_views}",
         "of probabilities",
@@ -52,7 +60,8 @@ def fill_answers(
 
     def of_view(view: int) -> Tensor:
         answers, parts = partial(teachers.answers, precision=precision), view_slices(batches, phase, view)
-        return collected(answers, parts, len(data.images), TYPE, f"teachers' answers to view {view + 1}", between)
+        return compute_in_parts(answers, parts, len(data.images), TYPE, f"teachers' answers to view {view + 1}", between)
 
-    views = [kept(cache_folder(run) / name, TYPE, lambda view=view: of_view(view)) for view, name in enumerate(names)]  # type: ignore[misc]
+    files = [cache_folder(run) / name for name in names]
+    views = [load_or_compute(file, TYPE, partial(of_view, view)) for view, file in enumerate(files)]
     return [view.to(data.device) for view in views]

@@ -44,7 +44,7 @@ def remove_cache(run: Run) -> None:
     shutil.rmtree(cache_folder(run), ignore_errors=True)
 
 
-def bounded(needed: int, what: str, of_what: str, remedy: str) -> int:
+def check_size(needed: int, what: str, of_what: str, remedy: str) -> int:
     """The bytes that a setting, `what`, would keep. Raises ConfigError for more than MAX_BYTES."""
     if needed > MAX_BYTES:
         raise ConfigError(f"{what} would keep {needed / 1e9:.1f} GB {of_what}; at most {MAX_BYTES / 1e9:.1f} GB: {remedy}")
@@ -79,7 +79,7 @@ def view_slices(batches: Batches, phase: Phase, view: int) -> Iterator[tuple[Ten
     yield from zip((order[place] for place in places), parts, strict=True)
 
 
-def collected(
+def compute_in_parts(
     compute: Callable[[Tensor], Tensor],
     parts: Iterable[tuple[Tensor, Tensor]],
     images: int,
@@ -110,7 +110,7 @@ def collected(
     return found
 
 
-def kept(path: Path, dtype: torch.dtype, compute: Callable[[], Tensor]) -> Tensor:
+def load_or_compute(path: Path, dtype: torch.dtype, compute: Callable[[], Tensor]) -> Tensor:
     """A tensor from its file, or computed and written where that is missing or cut short.
 
     numpy has no bfloat16, so its bits are kept.

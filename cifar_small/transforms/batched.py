@@ -217,7 +217,7 @@ def distort(pixels: Tensor, settings: Augment, draws: Draws, fill: Tensor) -> Te
 def cover(pixels: Tensor, settings: BasicAugment, draws: Draws) -> Tensor:
     """Set cutout squares and erased boxes of normalized images (B, 3, H, H) to 0, the training mean.
 
-    Cutout squares are centerd anywhere and clipped at the border (DeVries & Taylor 2017, arXiv 1708.04552).
+    Cutout squares are centered anywhere and clipped at the border (DeVries & Taylor 2017, arXiv 1708.04552).
     """
     if not settings.cutout and not settings.erasing:
         return pixels

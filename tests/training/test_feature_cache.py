@@ -143,7 +143,7 @@ def test_a_killed_run_continues_to_the_same_bits_and_reads_what_is_kept(
     kept, read = sorted((tmp_path / "run" / "cached_views").glob("*.npy")), list[Path]()
     assert len(kept) == (3 if saves < 9 else 0)
     if kept:
-        monkeypatch.setattr(module, "collected", lambda *given: pytest.fail("computed again"))
+        monkeypatch.setattr(module, "compute_in_parts", lambda *given: pytest.fail("computed again"))
         load = np.load
         monkeypatch.setattr(np, "load", lambda path, **given: read.append(Path(path)) or load(path, **given))
     config = small(*THREE)

@@ -26,7 +26,7 @@ from cifar_small.inference.predict import load_net, predict
 from cifar_small.reporting.results import render_results
 from cifar_small.runs.checkpoints import load_checkpoint, save_checkpoint
 from cifar_small.runs.directory import Run
-from cifar_small.runs.keeping import copies_kept, keep_epoch, kept_epochs
+from cifar_small.runs.keeping import copies_kept, epochs_to_keep, keep_epoch
 from cifar_small.runs.predictions import load_predictions
 from cifar_small.runs.recording import write_record
 from cifar_small.submission.submission_file import submit
@@ -71,14 +71,15 @@ def run(trained: tuple[Run, Any, Any], tmp_path: Path) -> Run:
 
 @given(every=st.none() | st.integers(1, 9), last=st.none() | st.integers(1, 9), epochs=st.integers(1, 40))
 def test_kept_epochs_are_multiples_and_the_last(every: int | None, last: int | None, epochs: int) -> None:
-    kept = kept_epochs(Engine(keep_every=every, keep_last=last), epochs)
+    kept = epochs_to_keep(Engine(keep_every=every, keep_last=last), epochs)
     by_hand = {
         epoch
         for epoch in range(1, epochs + 1)
         if (every and epoch % every == 0) or (last and epoch > epochs - last)
     }  # fmt: skip
     assert kept == by_hand
-    assert kept <= kept_epochs(Engine(keep_every=every, keep_last=last), epochs - 1) | {epochs}  # nothing has to be made later
+    before = epochs_to_keep(Engine(keep_every=every, keep_last=last), epochs - 1)
+    assert kept <= before | {epochs}  # nothing has to be made later
     assert copies_kept(Engine(keep_every=every, keep_last=last), epochs) >= len(kept)
 
 

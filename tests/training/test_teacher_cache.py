@@ -288,11 +288,11 @@ def test_what_would_mislead_is_refused(changes: dict[str, Any], message: str) ->
 
 def test_a_file_of_the_cache_that_was_cut_short_is_computed_again(tmp_path: Path) -> None:
     path, expected = tmp_path / "view.npy", torch.arange(6.0)
-    assert torch.equal(view_cache.kept(path, torch.float32, lambda: expected), expected)
+    assert torch.equal(view_cache.load_or_compute(path, torch.float32, lambda: expected), expected)
     whole = path.read_bytes()
     for content in (whole[:-1], b""):
         path.write_bytes(content)
-        assert torch.equal(view_cache.kept(path, torch.float32, lambda: expected), expected)
+        assert torch.equal(view_cache.load_or_compute(path, torch.float32, lambda: expected), expected)
         assert path.read_bytes() == whole
-    kept = view_cache.kept(path, torch.float32, lambda: pytest.fail("it is there"))
+    kept = view_cache.load_or_compute(path, torch.float32, lambda: pytest.fail("it is there"))
     assert torch.equal(kept, expected)

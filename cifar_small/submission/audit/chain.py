@@ -155,7 +155,7 @@ def _compare_fit(submission: Submission, result: CheckResult) -> str:
     meta, fitted = submission.recorded_meta, submission.recorded_meta.fitted_on
     if fitted is None:
         return ""
-    runs = [*(member.folder for member in submission.members), *submission.left_out]
+    runs = [*(member.given_run for member in submission.members), *submission.left_out]
     files = [path for run in runs if run is not None for path in sorted(run.predictions.glob("*.npz"))]
     by_hash = {sha256_file(path): path for path in files}
     val = [load_predictions(by_hash[digest]) for digest in fitted.predictions if digest in by_hash]
@@ -221,12 +221,12 @@ def onnx_file(member: Member, result: CheckResult) -> str:
 def config(member: Member, result: CheckResult) -> str:
     """Every copy of the config against the checkpoint's and against the hash that was recorded of it."""
     meta, reference, compared = member.recorded_meta, member.config, []
-    if member.folder is not None:
+    if member.given_run is not None:
         file = member.weights_file.name
         own = parse_config(member.checkpoint["config"], file)
         result.same(f"SHA-256 of the config in {file}", meta.config_sha256, config_hash(own))
         result.same(f"name in {file}", own.name, meta.name)
-        _compare_file(result, reference, member, "the run's config.yaml", member.folder.config_file)
+        _compare_file(result, reference, member, "the run's config.yaml", member.given_run.config_file)
         compared += [file, "the run's config.yaml"]
     if (copy := member.copied("config.yaml")) is not None:
         _compare_file(result, reference, member, "config.yaml beside the CSV", copy)
@@ -265,7 +265,7 @@ def data(member: Member, result: CheckResult) -> str:
     recorded = _recorded(member, result, DATA)
     train, val, facts = member.splits
     result.same("the data at hand", recorded, facts.picked(*DATA))
-    if member.folder is not None:
+    if member.given_run is not None:
         kept = [[round(value, 9) for value in member.checkpoint[key]] for key in ("mean", "std")]
         given = member.config.input  # what the weights it started from want, else of the training images
         expected = (given.mean, given.std) if given.mean and given.std else channel_statistics(train)
@@ -280,7 +280,7 @@ def data(member: Member, result: CheckResult) -> str:
 def split(member: Member, result: CheckResult) -> str:
     """Index hashes of both parts: in every record, of the predictions of val, and of the split made again."""
     recorded = _recorded(member, result, SPLIT)
-    val = member.val if member.folder is not None else None
+    val = member.val if member.given_run is not None else None
     if val is not None:
         result.same("indices of val.npz", recorded["val_sha256"], index_hash(val.ids))
     train_images, val_images, facts = member.splits
@@ -297,7 +297,7 @@ def _recorded(member: Member, result: CheckResult, keys: tuple[str, ...]) -> dic
     others = {}
     if member.recorded is not None:
         others["the recorded summary"] = member.recorded.summary.data
-    if member.folder is not None:
+    if member.given_run is not None:
         others["the checkpoint"] = parse(DataFacts, member.checkpoint["data"], "the data of the checkpoint")
     for where, facts in others.items():
         result.same(where, recorded, facts.picked(*keys))

@@ -97,7 +97,7 @@ class Member:
 
     recorded_meta: PredictionsMeta  # of its predictions
     label: str  # "" for a submission of one net
-    folder: Run | None
+    given_run: Run | None
     made: PredictionsFile
     recorded: RunRecord | None  # the run as it was when the CSV was written
     written: str  # time at which the CSV was written
@@ -110,9 +110,9 @@ class Member:
     @property
     def run(self) -> Run:
         """Its run directory. Raises Unavailable when none was given."""
-        if self.folder is None:
+        if self.given_run is None:
             raise Unavailable(f"no run directory: give it (recorded as {self.recorded_meta.run})")
-        return self.folder
+        return self.given_run
 
     @property
     def weights_file(self) -> Path:
@@ -168,11 +168,11 @@ class Member:
     @cached_property
     def config(self) -> Config:
         """Its config: the checkpoint's, else the run's, else the record's copy, else the one that the predictions name."""
-        if self.folder is not None:
+        if self.given_run is not None:
             try:
                 return parse_config(self.checkpoint["config"], self.recorded_meta.checkpoint)
             except Unavailable:
-                return self.folder.config()
+                return self.given_run.config()
         if self.copied("config.yaml") is not None:
             return load_config(self.copies / "config.yaml", trusted=False)
         if self.recorded_meta.config is None:
@@ -202,10 +202,10 @@ class Member:
     @property
     def summary(self) -> Summary:
         """The run's summary, or the record's copy. Raises Unavailable when there is neither."""
-        if self.folder is not None:
-            summary = self.folder.summary()
+        if self.given_run is not None:
+            summary = self.given_run.summary()
             if summary is None:
-                raise Unavailable(f"{self.folder.folder} has no summary.json")
+                raise Unavailable(f"{self.given_run.folder} has no summary.json")
             return summary
         if self.recorded is None:
             raise Unavailable("the record holds no summary of the run: give its directory")

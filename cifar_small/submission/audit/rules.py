@@ -60,9 +60,9 @@ def summary(member: Member, result: CheckResult) -> str:
 def selection(member: Member, result: CheckResult) -> str:
     """The selected epoch again from metrics.csv, the run's and the record's copy."""
     said, config = member.summary, member.config
-    own = None if member.folder is None else member.folder.metrics_file
+    own = None if member.given_run is None else member.given_run.metrics_file
     paths = [path for path in (own, member.copied("metrics.csv")) if path is not None and path.exists()]
-    if member.folder is not None and "soup" in member.checkpoint:
+    if member.given_run is not None and "soup" in member.checkpoint:
         taken = [net for net in said.soup if net.taken]
         result.same("epoch of the last member", max(net.epoch for net in taken), said.selected_epoch)
         how = "all of them" if len(taken) == len(said.soup) else "chosen on val"
@@ -80,13 +80,15 @@ def selection(member: Member, result: CheckResult) -> str:
         if not member.selected:
             place = kept_epoch(member) - 1
         result.same("its accuracy on val", accuracies[place], member.recorded_meta.val_accuracy)
-        if member.folder is not None:
+        if member.given_run is not None:
             result.same("epoch of the checkpoint", place + 1, member.checkpoint["epoch"])
             result.same("accuracy of the checkpoint on val", accuracies[place], member.checkpoint["val_accuracy"])
     if not member.selected:
         return f"{member.recorded_meta.checkpoint} of {said.epochs} epochs, kept and named, not selected by the rule"
     rule = "best on val" if config.selection == "best" else "last"
-    sessions = member.folder.sessions() if member.folder is not None else member.recorded.sessions if member.recorded else []
+    sessions = (
+        member.given_run.sessions() if member.given_run is not None else member.recorded.sessions if member.recorded else []
+    )
     odd = "".join(f", {fact}" for fact in (said.ended_early, extension_of(sessions)) if fact)
     return f"epoch {said.selected_epoch} of {said.epochs}{odd}, the rule being: {rule}"
 
@@ -104,13 +106,15 @@ def parameters(member: Member, result: CheckResult) -> str:
     result.same("in the record of the predictions:", counted, member.recorded_meta.parameters)
     if member.recorded is not None:
         result.same("in the recorded summary:", counted, member.recorded.summary.parameters)
-    if member.folder is not None:
+    if member.given_run is not None:
         result.same("in the checkpoint:", counted, member.checkpoint["parameters"])
         net = member.net()  # refuses weights that do not fit the net
         check_tensors(net.model)
         result.same("in the net that the checkpoint fills:", counted, count_parameters(net.model))
     where = (
-        "by its config and in the checkpoint" if member.folder is not None else "by its config alone: no checkpoint is at hand"
+        "by its config and in the checkpoint"
+        if member.given_run is not None
+        else "by its config alone: no checkpoint is at hand"
     )
     model = member.config.model
     version = f" (SHA-256 {str(model.sha256)[:12]})" if isinstance(model, OwnModel) else ""
@@ -138,7 +142,7 @@ def test_images(member: Member, result: CheckResult) -> str:
     """Pixels compared exactly; of the test split nothing else is read. Copies that data sets have of old are allowed."""
     train, val, facts = member.splits
     others: dict[str, Images] = {}
-    readings, data = member.run.test_readings() if member.folder else [], member.sources.located(member.config.data)
+    readings, data = member.run.test_readings() if member.given_run else [], member.sources.located(member.config.data)
     said = []
     try:
         if readings or has_test_part(data):
@@ -170,7 +174,7 @@ def test_images(member: Member, result: CheckResult) -> str:
 def test_readings(member: Member, result: CheckResult) -> str:
     """The run's readings against the record's, their chain of hashes, the predictions files of test, and the sessions."""
     recorded = None if member.recorded is None else member.recorded.test_readings
-    if member.folder is None and recorded is not None:
+    if member.given_run is None and recorded is not None:
         raise Unavailable(f"recorded: {_told(recorded)}; whether that is all only the run directory tells: give it")
     own = member.run.test_readings()
     if recorded is not None:
@@ -261,7 +265,7 @@ def seed(member: Member, result: CheckResult) -> str:
 @link("commit", "training and prediction ran from committed or installed code")
 def commit(member: Member, result: CheckResult) -> str:
     """Commit and dirty flag of every session of training, in the run and in the record, and of the prediction."""
-    sessions = [] if member.folder is None else member.folder.sessions()
+    sessions = [] if member.given_run is None else member.given_run.sessions()
     sessions = [*sessions, *([] if member.recorded is None else member.recorded.sessions)]
     entries: list[tuple[str, Session | NetFacts | SubmissionRecord]] = [("training", session) for session in sessions]
     if not entries:
