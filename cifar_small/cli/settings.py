@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 WIDTH = 110
 LONGEST = 116  # of a line of the overview
 FEW_KINDS = 4  # of a section, which are listed by name
-NAMES_OF_KINDS = ("name", "family", "engine")  # keys that say of which kind a section is
 OPEN_KINDS = {"library": "torchvision/NAME, timm/NAME", "own": "FILE.py:NAME"}  # kinds whose key holds more than a word
 
 
@@ -51,10 +50,12 @@ def _settings(options: argparse.Namespace) -> int:
 
 def _overview(settings: Sequence[Setting]) -> list[str]:
     """A line for each key, with the beginning of its description."""
+    from cifar_small.config.schema.kinds import KIND_KEYS
+
     texts: dict[str, str] = {}
     for key, group in groupby(settings, lambda setting: setting.key):
         first, *others = group
-        names_kind = others and key.rpartition(".")[2] in NAMES_OF_KINDS
+        names_kind = others and key.rpartition(".")[2] in KIND_KEYS
         texts[key] = f"One of {', '.join(_values([first, *others]))}." if names_kind else first.description
     width = max(map(len, texts))
     room = LONGEST - width - 2

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterable, Sequence
-from typing import Any, get_args
+from collections.abc import Iterable
 
 from pydantic import BaseModel, ValidationError
 
-from cifar_small.config.schema.base import Section
+from cifar_small.config.schema.kinds import kinds_of, sections_of
 
 
 def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str) -> list[str]:
@@ -31,7 +30,7 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
         if item["type"] in ("union_tag_invalid", "union_tag_not_found"):
             key = item["ctx"]["discriminator"].strip("'")
             where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
-            message = f"expected one of {', '.join(tag for option in options for tag in tags(option))}"
+            message = f"expected one of {', '.join(kind for option in options for kind in kinds_of(option))}"
         if item["type"] in ("model_type", "model_attributes_type", "dict_type") and options:
             message = f"is a section, not one value; set what it holds, such as {where}.{next(iter(options[0].model_fields))}"
         shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
@@ -93,7 +92,7 @@ def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], t
     options: list[type[BaseModel]] = [root]
     owner: type[BaseModel] | None = root
     for part in loc:
-        tagged = [option for option in options if part in tags(option)]
+        tagged = [option for option in options if part in kinds_of(option)]
         if len(options) > 1 and tagged:
             options = tagged
             owner = tagged[0]
@@ -103,31 +102,3 @@ def _walk(root: type[BaseModel], loc: Iterable[int | str]) -> tuple[list[str], t
         field = owner.model_fields.get(str(part)) if owner else None
         options = sections_of(field.annotation) if field else []
     return path, owner, options
-
-
-def sections_at(root: type[BaseModel], path: Sequence[str]) -> list[type[BaseModel]]:
-    """The sections that may stand at a dotted path, such as those of every optimizer at ["optim"]; phases are as the whole."""
-    sections = [root]
-    for part in path:
-        if not (sections == [root] and part == "phases") and not part.isdecimal():
-            fields = (section.model_fields.get(part) for section in sections)
-            sections = [section for field in fields if field for section in sections_of(field.annotation)]
-    return sections
-
-
-def sections_of(annotation: Any) -> list[type[BaseModel]]:
-    """The sections that a setting of this type may hold; none for a plain value."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [section for argument in get_args(annotation) for section in sections_of(argument)]
-
-
-def tags(section: type[BaseModel]) -> list[str]:
-    """The kinds that a section stands for, such as adam, adamw and radam; none where its key has one kind of section."""
-    if issubclass(section, Section) and section.TAG:
-        return [section.TAG]
-    for key in ("family", "name", "engine"):
-        field = section.model_fields.get(key)
-        if field and get_args(field.annotation):
-            return [str(tag) for tag in get_args(field.annotation)]
-    return []

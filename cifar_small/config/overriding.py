@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cifar_small.config.messages import sections_at, tags
-from cifar_small.config.phases import KINDS
 from cifar_small.config.schema import Config
+from cifar_small.config.schema.kinds import KIND_KEYS, kinds_of, sections_at
 from cifar_small.errors import ConfigError
 
 
@@ -18,7 +17,7 @@ def with_kinds_first(overrides: Sequence[tuple[str, Any]]) -> list[tuple[str, An
 
 def _is_kind(dotted: str) -> bool:
     section, _, key = dotted.rpartition(".")
-    return bool(section) and key in KINDS
+    return bool(section) and key in KIND_KEYS
 
 
 def override(
@@ -59,7 +58,7 @@ def _drop_foreign(raw: dict[str, Any], parts: Sequence[str], kind: str, label: s
     *path, key = parts
     # Of a library's net, or of what is the user's own, the kind is not listed: torchvision/resnet18, my_nets.py:Net.
     sort = "own" if ":" in kind else "library" if "/" in kind else kind
-    fields = {name for section in sections_at(Config, path) if sort in tags(section) for name in section.model_fields}
+    fields = {name for section in sections_at(Config, path) if sort in kinds_of(section) for name in section.model_fields}
     if not fields:
         return  # no such kind: which is said when the config is checked
     section: Any = raw

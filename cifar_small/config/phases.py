@@ -25,6 +25,7 @@ from cifar_small.config.schema import (
     Recipe,
     divides_evenly,
 )
+from cifar_small.config.schema.kinds import KIND_KEYS
 from cifar_small.errors import ConfigError, plural
 
 
@@ -140,15 +141,12 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
 
 UNAUGMENTED = Augment(crop=0, flip="none").model_dump()
 
-# Keys that say which kind of section it is, with their defaults; optimizers alone may lack a name.
-KINDS = {"name": "sgd", "engine": "tensor", "family": None}
-
 
 def merge(old: Any, new: Any) -> Any:
     """A mapping of the same kind (`name`, `engine`, `family`) changes single keys; all else replaces the old value."""
     if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
         return new
-    if any(key in new and new[key] != old.get(key, default) for key, default in KINDS.items()):
+    if any(key in new and new[key] != old.get(key, default) for key, default in KIND_KEYS.items()):
         return new
     return {**old, **{key: merge(old.get(key), value) for key, value in new.items()}}
 

@@ -12,8 +12,9 @@ from typing import Any, get_args, get_origin
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from cifar_small.config.messages import MEANT, sections_of, tags
+from cifar_small.config.messages import MEANT
 from cifar_small.config.schema import BasicAugment, Config, PhaseSettings, Recipe, Section
+from cifar_small.config.schema.kinds import kinds_of, sections_of
 from cifar_small.errors import UserError
 
 OF_PHASES = "phases.N"  # what stands before the key of a setting of a phase
@@ -71,7 +72,7 @@ def _settings(sections: Sequence[type[Section]], prefix: str) -> Iterator[Settin
             groups.setdefault(repr(section.model_fields[name]), []).append(section)
         for group in groups.values():
             field = group[0].model_fields[name]
-            kinds = tuple(tag for section in group for tag in tags(section)) if len(group) < len(sections) else ()
+            kinds = tuple(kind for section in group for kind in kinds_of(section)) if len(group) < len(sections) else ()
             yield Setting(f"{prefix}{name}", kinds, field, _needs(group[0], name))
         inner = [section for section in sections_of(having[0].model_fields[name].annotation) if issubclass(section, Section)]
         many = get_origin(having[0].model_fields[name].annotation) is tuple

@@ -8,8 +8,9 @@ from itertools import groupby
 
 from cifar_small.config.hashing import SHARED_BY_SEEDS
 from cifar_small.config.loading import parse_config
-from cifar_small.config.phases import KINDS, resolve_phases
+from cifar_small.config.phases import resolve_phases
 from cifar_small.config.schema import Config, Recipe
+from cifar_small.config.schema.kinds import KIND_KEYS
 from cifar_small.errors import ConfigError
 from cifar_small.evaluation.entries import Entry
 from cifar_small.runs.directory import flatten
@@ -69,4 +70,4 @@ def _begins(key: str, names: Sequence[str]) -> bool:
 def _of_another_kind(key: str, by_name: Mapping[str, str], differing: Mapping[str, object]) -> bool:
     """Does a setting lack in some entries because their section is of another kind, which is said in its own line?"""
     section = key.rpartition(".")[0]
-    return any(UNSET in value for value in by_name.values()) and any(f"{section}.{kind}" in differing for kind in KINDS)
+    return any(UNSET in value for value in by_name.values()) and any(f"{section}.{kind}" in differing for kind in KIND_KEYS)
