@@ -7,16 +7,16 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_output, split_overrides
-from cifar_small.config.renamed import LADDERS
+from cifar_small.config.renamed import LADDER_NAMES
 from cifar_small.errors import UserError
 
 
 def _levels_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} LADDER [options] [--SETTING VALUE ...]"
     parser.add_argument(
-        "report",
-        type=lambda name: LADDERS.get(name, name),
-        choices=list(LADDERS.values()),
+        "ladder",
+        type=lambda name: LADDER_NAMES.get(name, name),
+        choices=list(LADDER_NAMES.values()),
         metavar="LADDER",
         help="resnet18_ladder: five levels of 5 epochs, the last of 3; resnet50_ladder: four, with longer recipes",
     )
@@ -45,16 +45,16 @@ def _levels(options: argparse.Namespace) -> int:
       cifar-small levels resnet18_ladder --level 1 2 --weights null --input.size 64 --data.train_limit 10000
     Writes a folder for each level (weights, curves, confusion, per-class table, comparison), and one table of them all.
     """
-    from cifar_small.sweep.levels import CONFIGS, REPORTS, Plan, run_levels
+    from cifar_small.sweep.levels import CONFIGS, LADDERS, Plan, run_levels
 
-    known = REPORTS[options.report]
+    known = LADDERS[options.ladder]
     numbers = tuple(sorted(set(options.level or known)))
     if unknown := [number for number in numbers if number not in known]:
-        raise UserError(f"{options.report} has no level {unknown[0]}; expected some of {', '.join(map(str, known))}")
+        raise UserError(f"{options.ladder} has no level {unknown[0]}; expected some of {', '.join(map(str, known))}")
     if options.smoke and options.weights_dir is not None:
         raise UserError("--smoke trains from random weights, so --weights-dir has no effect; drop one of them")
     plan = Plan(
-        options.report,
+        options.ladder,
         numbers,
         options.output,
         options.configs or CONFIGS,

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 VIEWS = {"r3": "flips_shift_blur"}
-LADDERS = {"r1": "resnet18_ladder", "r2": "resnet50_ladder"}
+LADDER_NAMES = {"r1": "resnet18_ladder", "r2": "resnet50_ladder"}
 RECIPES = {
     "r3_resnet_4443": "resnet_4443_two_runs",
     "r4_resnet44_128": "resnet44_width_128",

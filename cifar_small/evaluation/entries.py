@@ -107,6 +107,11 @@ class EntryRow:
         """Is it within the rules?"""
         return not self.faults
 
+    @property
+    def legal_text(self) -> str:
+        """The same in words, with what is against them."""
+        return "yes" if self.legal else "no: " + ", ".join(self.faults)
+
 
 @dataclass(frozen=True)
 class _Training:

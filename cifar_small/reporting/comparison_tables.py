@@ -69,7 +69,7 @@ def _entry_cells(row: EntryRow, letters: dict[str, str]) -> tuple[str, ...]:
         f"{row.parameters:,}",
         "" if row.macs is None else f"{row.macs / 1e6:,.0f}M",
         f"{row.budget:,}",
-        "yes" if row.legal else "no: " + ", ".join(row.faults),
+        row.legal_text,
         row.start,
         row.data,
         row.views,

@@ -105,7 +105,7 @@ def _joined(answers: Sequence[tuple[int | None, Answer]]) -> Answer:
 
 
 def _legal(row: EntryRow) -> Answer:
-    return Answer("yes", "good") if row.legal else Answer("no: " + ", ".join(row.faults), "bad")
+    return Answer(row.legal_text, "good" if row.legal else "bad")
 
 
 def _start(row: EntryRow) -> Answer:

@@ -229,8 +229,8 @@ def _remark(subject: Subject) -> str:
     if subject.group is None:
         return ""
     others = [str(row.seed) for row in subject.rows[1:]]
-    plural = "seeds " + ", ".join(others) if len(others) > 1 else f"seed {others[0]}"
-    return f"One run of {subject.name}, seed {subject.rows[0].seed}; {plural} of this recipe count in the tables above alone."
+    left = "seeds " + ", ".join(others) if len(others) > 1 else f"seed {others[0]}"
+    return f"One run of {subject.name}, seed {subject.rows[0].seed}; {left} of this recipe count in the tables above alone."
 
 
 def _facts_of(entry: Entry) -> str:
@@ -268,9 +268,8 @@ def _comparison_table(comparison: Comparison) -> Table:
         tested = ("", "") if test is None else (f"{100 * test.difference:+.2f}", p_text(test.p_holm))
         minutes = "" if row.minutes is None else f"{row.minutes:.1f}"
         scores = (score_text(row.scores.get(split)) for split in ("val", "test"))
-        legal = "yes" if row.legal else "no: " + ", ".join(row.faults)
         cost = (column[number] for column in costs.values())
-        rows.append((row.name, f"{row.parameters:,}", legal, row.start, row.views, minutes, *cost, *scores, *tested))
+        rows.append((row.name, f"{row.parameters:,}", row.legal_text, row.start, row.views, minutes, *cost, *scores, *tested))
     against = f"difference: points above {first} on the same {comparison.split} images; p: exact McNemar, Holm's correction"
     notes = (
         against,

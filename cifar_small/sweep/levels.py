@@ -76,7 +76,7 @@ POLICY_ALONE = (  # level 1's recipe with RandAugment and nothing else of level 
     ),
     *("label_smoothing", "0", "phases.1.mixup_alpha", "0", "phases.1.cutmix_alpha", "0", "phases.1.epochs", "15"),
 )
-REPORTS: dict[str, dict[int, Level]] = {
+LADDERS: dict[str, dict[int, Level]] = {
     "resnet18_ladder": {
         1: Level("A new head for an ImageNet ResNet18", {"baseline": PlannedRun("93.91")}),
         2: Level(
@@ -140,9 +140,9 @@ STAND_INS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Plan:
-    """How the levels of a report are run."""
+    """How the levels of a ladder are run."""
 
-    report: str
+    ladder: str
     numbers: tuple[int, ...]
     output: Path
     configs: Path = CONFIGS
@@ -155,21 +155,21 @@ class Plan:
     @property
     def levels(self) -> dict[int, Level]:
         """Those that are run."""
-        return {number: REPORTS[self.report][number] for number in self.numbers}
+        return {number: LADDERS[self.ladder][number] for number in self.numbers}
 
     def folder(self, number: int) -> Path:
         """Where everything of a level goes."""
-        return self.output / f"{self.report}_level{number}"
+        return self.output / f"{self.ladder}_level{number}"
 
     def config(self, number: int) -> Path:
         """The config of a level's runs."""
-        return self.configs / f"{self.report}_level{number}.yaml"
+        return self.configs / f"{self.ladder}_level{number}.yaml"
 
     def names(self, number: int) -> dict[str, str]:
         """The values of the names in a level's commands."""
         runs = {
             run: str(self.folder(level_number) / run)
-            for level_number, level in REPORTS[self.report].items()
+            for level_number, level in LADDERS[self.ladder].items()
             for run in level.runs
         }
         thorough = {"rounds": "5", "seconds": "0.3", "passes": "20"}
@@ -187,12 +187,12 @@ def run_levels(plan: Plan, call: Call) -> int:
         require_extra()
     training = {number: _training(plan, number) for number in plan.numbers}
     for number, level in plan.levels.items():
-        print(f"\n{plan.report}, level {number}: {level.title}", flush=True)
+        print(f"\n{plan.ladder}, level {number}: {level.title}", flush=True)
         for line in [*training[number], *_evaluation(plan, number)]:
             print(f"$ {shlex.join(['cifar-small', *line])}", flush=True)
             if code := call(line):
                 return code
-    summary = plan.output / f"{plan.report}.md"
+    summary = plan.output / f"{plan.ladder}.md"
     write_atomic(summary, f"{to_markdown([levels_table(plan)])}\n".encode())
     print(f"\n{summary}: every run beside what the report claims of it")
     return 0
@@ -203,7 +203,7 @@ def _training(plan: Plan, number: int) -> list[list[str]]:
     path, names, lines = plan.config(number), plan.names(number), []
     if not find_config(path).is_file():
         raise ConfigError(f"{path} does not exist; expected a folder with the configs of the levels", remedy="configs")
-    for name, run in REPORTS[plan.report][number].runs.items():
+    for name, run in LADDERS[plan.ladder][number].runs.items():
         settings = [part.format_map(names) for part in run.settings]
         changes = dict(zip(settings[::2], settings[1::2], strict=True))
         if plan.lite:
@@ -226,9 +226,9 @@ def _training(plan: Plan, number: int) -> list[list[str]]:
 
 def _stand_in(plan: Plan, config: Config) -> dict[str, str]:
     """The settings that put EfficientNet-Lite in place of a config's net, at a size of its own unless one was asked for."""
-    family = STAND_INS[plan.report].get(config.model.family)
+    family = STAND_INS[plan.ladder].get(config.model.family)
     if family is None:
-        known = ", ".join(STAND_INS[plan.report])
+        known = ", ".join(STAND_INS[plan.ladder])
         raise ConfigError(f"no EfficientNet-Lite stands in for {config.model.family}; expected one of {known}")
     side = nearest_side(family, config.side)
     if side == config.side or "input" in dict(plan.overrides):  # one of input.size replaces this one
@@ -267,11 +267,11 @@ def _require_earlier(plan: Plan) -> None:
     """Raise ConfigError that names the levels to run first, where a level needs the runs of another."""
     for number, level in plan.levels.items():
         needed = {*level.beside, *(name for ensemble in level.ensembles.values() for name in ensemble.members)} - {*level.runs}
-        for earlier, other in REPORTS[plan.report].items():
+        for earlier, other in LADDERS[plan.ladder].items():
             missing = [run for run in other.runs if run in needed and not _is_done(plan.folder(earlier) / run)]
             if missing and not (earlier in plan.numbers and earlier < number):
                 raise ConfigError(
-                    f"level {number} of {plan.report} needs {', '.join(missing)} of level {earlier}, not found under "
+                    f"level {number} of {plan.ladder} needs {', '.join(missing)} of level {earlier}, not found under "
                     f"{plan.output}; run level {earlier} first",
                     remedy=f"level={earlier}",
                 )
@@ -287,7 +287,7 @@ def _is_there(path: Path) -> bool:
 
 def _evaluation(plan: Plan, number: int) -> list[list[str]]:
     """The command lines that follow the training."""
-    level, names, here = REPORTS[plan.report][number], plan.names(number), plan.folder(number)
+    level, names, here = LADDERS[plan.ladder][number], plan.names(number), plan.folder(number)
     splits = SPLITS if plan.test else SPLITS[:1]
     lines = []
     for run in level.runs:
@@ -316,7 +316,7 @@ def _evaluation(plan: Plan, number: int) -> list[list[str]]:
 
 def entries_of(plan: Plan, number: int) -> list[str]:
     """What a level compares, as `cifar-small compare` takes it: runs beside it, its own, and what they say together."""
-    level, names, here = REPORTS[plan.report][number], plan.names(number), plan.folder(number)
+    level, names, here = LADDERS[plan.ladder][number], plan.names(number), plan.folder(number)
     named = [f"{run}={names[run]}" for run in (*level.beside, *level.runs)]
     splits = SPLITS if plan.test else SPLITS[:1]
     return named + [f"{name}={here / f'{name}-{split}.npz'}" for name in (*level.views, *level.ensembles) for split in splits]
@@ -339,7 +339,7 @@ def levels_table(plan: Plan) -> Table:
         "minutes",
     )
     rows = []
-    for number, level in REPORTS[plan.report].items():
+    for number, level in LADDERS[plan.ladder].items():
         claims = {name: run.claimed for name, run in level.runs.items() if _is_done(Path(plan.names(number)[name]))}
         claims |= {name: claim for name, (_, _, claim) in level.views.items()}
         claims |= {name: ensemble.claimed for name, ensemble in level.ensembles.items()}
@@ -352,23 +352,23 @@ def levels_table(plan: Plan) -> Table:
                 cells = _cells(row, nets, " + ".join(sorted(sides)))
                 rows.append((str(number), name, claims[name], *cells))
     if not rows:
-        raise UserError(f"no run of {plan.report} is done under {plan.output}")
+        raise UserError(f"no run of {plan.ladder} is done under {plan.output}")
     notes: tuple[str, ...] = (
         "claimed: by the report, on CIFAR-10's test images, from ImageNet weights",
         "val and test: in % with Wilson's 95 % interval; which differences are more than chance: comparison_val.md",
     )
     if any(" for timm/" in row[header.index("net")] for row in rows):
         notes += ("px: a stand-in takes the size nearest to the report's that it is padded at as trained, or input.size",)
-    return Table(f"{plan.report}, level by level", header, tuple(rows), notes, plan.report)
+    return Table(f"{plan.ladder}, level by level", header, tuple(rows), notes, plan.ladder)
 
 
 def _net_text(plan: Plan, net: NetFacts) -> str:
     """A net of a row, and, where it stands in for the report's, which that is."""
     family = str((net.config or {}).get("model", {}).get("family"))
-    for number, level in REPORTS[plan.report].items():
+    for number, level in LADDERS[plan.ladder].items():
         if net.run in level.runs and find_config(plan.config(number)).is_file():
             original = load_config(plan.config(number)).model.family
-            return f"{family} for {original}" if STAND_INS[plan.report].get(original) == family else family
+            return f"{family} for {original}" if STAND_INS[plan.ladder].get(original) == family else family
     return family
 
 

@@ -24,7 +24,7 @@ from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.ensemble import combine
 from cifar_small.models import counting
 from cifar_small.models.blocks import Dropout, SqueezeExcitation
-from cifar_small.sweep.levels import REPORTS, Plan, levels_table, run_levels
+from cifar_small.sweep.levels import LADDERS, Plan, levels_table, run_levels
 
 ROOT = Path(__file__).resolve().parents[2]
 ONE_THREAD = ("--engine.threads", "1")
@@ -71,31 +71,31 @@ def _small_nets_and_few_pictures(monkeypatch: pytest.MonkeyPatch) -> Iterator[No
         counted.cache_clear()
 
 
-@pytest.mark.parametrize("report", list(REPORTS))
+@pytest.mark.parametrize("ladder", list(LADDERS))
 @pytest.mark.usefixtures("_small_nets_and_few_pictures")
-def test_all_levels_run_small(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_and_check(report, tmp_path, capsys)
+def test_all_levels_run_small(ladder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_and_check(ladder, tmp_path, capsys)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("report", list(REPORTS))
-def test_all_levels_run_with_the_libraries_nets(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_and_check(report, tmp_path, capsys)
+@pytest.mark.parametrize("ladder", list(LADDERS))
+def test_all_levels_run_with_the_libraries_nets(ladder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_and_check(ladder, tmp_path, capsys)
 
 
-def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["levels", report, "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
+def run_and_check(ladder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["levels", ladder, "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
     printed = capsys.readouterr().out
-    header, *rows = rows_of(tmp_path / f"{report}.md")
-    names = [name for level in REPORTS[report].values() for name in (*level.runs, *level.views, *level.ensembles)]
+    header, *rows = rows_of(tmp_path / f"{ladder}.md")
+    names = [name for level in LADDERS[ladder].values() for name in (*level.runs, *level.views, *level.ensembles)]
     assert [row[header.index("run")] for row in rows] == names
     for row in rows:
         assert (row[header.index("start")], row[header.index("data")]) == ("random weights", "digits, 200 images")
         assert row[header.index("px")] == "64"
         assert re.fullmatch(r"\d+\.\d\d \[\d+\.\d\d, \d+\.\d\d\]", row[header.index("val %")])
         assert row[header.index("test %")] == ""  # nobody asked for it
-    for number, level in REPORTS[report].items():
-        here = tmp_path / f"{report}_level{number}"
+    for number, level in LADDERS[ladder].items():
+        here = tmp_path / f"{ladder}_level{number}"
         for run in level.runs:
             for name in ("best.pt", "metrics.csv", "curves.png", "confusion.png", "predictions/val.npz"):
                 assert (here / run / name).stat().st_size > 0, name
@@ -104,7 +104,7 @@ def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert compared >= {*level.beside, *level.runs, *level.views, *level.ensembles}
         with Image.open(here / "comparison_val.png") as picture:
             assert picture.size[0] > 1000
-    if report == "resnet18_ladder":
+    if ladder == "resnet18_ladder":
         here = tmp_path / "resnet18_ladder_level5"
         assert "torch int8 Linear" in (here / "latency.md").read_text()
         assert list((here / "uncertainty").glob("*.csv"))
@@ -115,7 +115,7 @@ def run_and_check(report: str, tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert re.search("better than its best member|no better", printed)
     # What is trained stays: a second call trains nothing, and ends with the same table.
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("best.pt")}
-    assert main(["levels", report, "--level", "1", "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
+    assert main(["levels", ladder, "--level", "1", "--smoke", "--output", str(tmp_path), *ONE_THREAD]) == 0
     assert "is already complete" in capsys.readouterr().out
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("best.pt")} == before
 
@@ -163,19 +163,19 @@ def test_the_runs_are_those_of_the_reports(tmp_path: Path) -> None:
 def test_with_test_each_run_reads_it_once_and_ensembles_follow(tmp_path: Path) -> None:
     lines = dry(Plan("resnet50_ladder", (1, 2, 3, 4), tmp_path, test=True))
     read = [line for line in lines if line[:1] == ["predict"] and "test" in line and "--views" not in line]
-    assert [Path(line[1]).name for line in read] == [run for level in REPORTS["resnet50_ladder"].values() for run in level.runs]
+    assert [Path(line[1]).name for line in read] == [run for level in LADDERS["resnet50_ladder"].values() for run in level.runs]
     votes = [line for line in lines if line[0] == "ensemble" and "vote" in line]
     assert [line[1].rpartition("/")[2] for line in votes] == ["val.npz", "test.npz"]
 
 
 @pytest.mark.usefixtures("_weights_are_here")
-@pytest.mark.parametrize("report", list(REPORTS))
-def test_lite_nets_stand_in_and_no_vote_has_one_twice(report: str, tmp_path: Path) -> None:
-    lines = [line for line in dry(Plan(report, tuple(REPORTS[report]), tmp_path, lite=True)) if line[0] == "train"]
+@pytest.mark.parametrize("ladder", list(LADDERS))
+def test_lite_nets_stand_in_and_no_vote_has_one_twice(ladder: str, tmp_path: Path) -> None:
+    lines = [line for line in dry(Plan(ladder, tuple(LADDERS[ladder]), tmp_path, lite=True)) if line[0] == "train"]
     families = {Path(line[line.index("--output") + 1]).name: line[line.index("--model.family") + 1] for line in lines}
-    assert set(families) == {run for level in REPORTS[report].values() for run in level.runs}
+    assert set(families) == {run for level in LADDERS[ladder].values() for run in level.runs}
     assert all(family.startswith("timm/tf_efficientnet_lite") for family in families.values())
-    for level in REPORTS[report].values():
+    for level in LADDERS[ladder].values():
         for ensemble in level.ensembles.values():
             assert len({families[member] for member in ensemble.members}) == len(ensemble.members)
     for line in lines:  # each is a config with its own head, at its own size, from weights of its own preprocessing
@@ -225,12 +225,12 @@ def halved(side: int) -> list[int]:
 
 @pytest.mark.usefixtures("_weights_are_here")
 @pytest.mark.parametrize(
-    ("report", "sides"),
+    ("ladder", "sides"),
     [("resnet18_ladder", [224, 224, 224, 224, 228, 224]), ("resnet50_ladder", [112, 112, 112, 132, 128])],
 )
-def test_lite_nets_have_sizes_at_which_they_are_padded_as_trained(report: str, sides: list[int], tmp_path: Path) -> None:
+def test_lite_nets_have_sizes_at_which_they_are_padded_as_trained(ladder: str, sides: list[int], tmp_path: Path) -> None:
     def configs(*overrides: tuple[str, str]) -> list[Config]:
-        plan = Plan(report, tuple(REPORTS[report]), tmp_path, lite=True, overrides=overrides)
+        plan = Plan(ladder, tuple(LADDERS[ladder]), tmp_path, lite=True, overrides=overrides)
         lines = [line for line in dry(plan) if line[0] == "train"]
         assert all(len({"--input", "--input.size"} & set(line)) <= 1 for line in lines)
         changes = [line[line.index("--resume") + 1 :] for line in lines]
@@ -317,7 +317,7 @@ def test_weights_that_are_nowhere_are_missed_before_anything_trains(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", list(REPORTS["resnet18_ladder"]))
+@pytest.mark.parametrize("number", list(LADDERS["resnet18_ladder"]))
 def test_configs_start_from_published_weights_at_their_size(number: int) -> None:
     config = load_config(ROOT / f"configs/levels/resnet18_ladder_level{number}.yaml")
     assert (config.weights, config.side, config.data.val_size) == ("imagenet", 224, 10_000)
