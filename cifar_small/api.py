@@ -234,7 +234,7 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
 def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *, classes: int = 10) -> ParameterCount:
     """What the net of a config costs, before anything is read or trained.
 
-    classes: of data whose classes are unknown, because it is not there (npz, folder). Raises ConfigError for a net that cannot
+    classes: of data whose classes are unknown without reading its images. Raises ConfigError for a net that cannot
     be built.
 
     >>> print(param_count("resnet_hour"))

@@ -107,7 +107,7 @@ def _parser() -> OneLineParser:
 
 def _commands_by_stage() -> str:
     """Every command and its summary, under the stage of an entry at which it is used."""
-    indent, width = " " * 14, shutil.get_terminal_size().columns - 2
+    indent, width = " " * 14, max(shutil.get_terminal_size().columns - 2, 40)
     summaries = {command.name: command.summary for command in ALL}
     lines = []
     for stage, names in STAGES.items():

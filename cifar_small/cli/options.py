@@ -31,6 +31,7 @@ ADVICE = {
     "config": "for another competition, name the config with its rules by --config",
     "force": "add --force to remove it all the same",
     "file": "name the unlabelled file with --file",
+    "layout": "if you know how they lie, use --layout",
     "retry_failed": "add --retry-failed to continue it",
 }
 

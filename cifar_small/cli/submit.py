@@ -33,8 +33,8 @@ def _submit_arguments(parser: argparse.ArgumentParser) -> None:
     _add_sample(parser)
     add_estimate(parser, "estimate.json, if this submission was chosen by it; the record then says so")
     text = (
-        "run directories of the nets that predicted, needed if the predictions file lies outside them (default: parameters are "
-        "counted from the configs alone)"
+        "run directories of the nets that predicted, where the predictions file lies outside them; without them parameters are "
+        "counted from the configs alone"
     )
     parser.add_argument("--run", type=Path, nargs="+", action="extend", default=[], metavar="RUN", help=text)
     parser.add_argument("--kaggle", metavar="COMPETITION", help="also upload the CSV with the `kaggle` program, if it is there")

@@ -156,11 +156,12 @@ def misread_memory(images: Pixels, rougher: float = ROUGHER) -> str | None:
 def require_in_order(images: Pixels, where: str, *, decoded: bool = False, otherwise: str = "", remedy: str = "") -> None:
     """Raise DataError for images whose memory was read in the wrong order; `where` names them.
 
-    decoded: from picture files. otherwise: what to do where they are right all the same; remedy: a parameter for it.
+    decoded: from picture files. otherwise, remedy: what to do where they are right all the same, in words or as a parameter.
     """
     if what := memory_order(images, ROUGHER_DECODED if decoded else ROUGHER).misread:
-        mend = "write the pictures anew" if decoded else "save the images as uint8 (N, 32, 32, 3), colors side by side"
-        right = f"; or, where they are right as they are, {otherwise}" if otherwise else ""
+        arrays = "save the images as uint8 (N, 32, 32, 3), colors side by side"
+        mend = "save the pictures again with their pixels in the right order" if decoded else arrays
+        right = f"; if they are right as they are, {otherwise}" if otherwise else ""
         raise DataError(f"{where}: the pixels look like {what}; {mend}{right}", remedy=remedy or ())
 
 

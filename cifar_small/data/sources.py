@@ -57,8 +57,12 @@ def load_test(data: Data, side: int = SIDE, *, enlarge: bool = True) -> Images:
 
 
 def has_test_part(data: Data) -> bool:
-    """Has the source a labelled test part? Competitions that hand out a folder of pictures often give none."""
+    """Has the source a labelled test part? What competitions hand out often has none. Raises DataError."""
     root = _root(data)
+    if data.source == "npz" and root is not None and root.is_file():
+        return bool(read_npz(root, ("test_labels",)))
+    if data.source == "npz" and root is not None and root.is_dir():
+        return any((root / f"{name.format(split='test')}.npy").is_file() for name in PAIRS[1])
     if data.source != "folder" or root is None:
         return True
     if label_file(root) and _table_of_flat(root):
@@ -83,17 +87,17 @@ def class_names(data: Data) -> tuple[str, ...]:
 def classes_at_hand(data: Data) -> int | None:
     """How many classes a source of the user's own has, found without reading an image.
 
-    None for one that is not there, or that cannot be read or told without its images: reading it says why.
+    None for one that is not there, or whose classes its images alone tell. Raises DataError.
     """
     root = _root(data)
-    try:
-        if listed := _listed(data, "train"):
-            return len(listed[2])
-        if data.source == "npz" and root is not None and root.is_file():
-            return len(read_npz(root, ("classes",)).get("classes", ())) or None
-    except DataError:
-        pass
-    return None
+    if listed := _listed(data, "train"):
+        return len(listed[2])
+    if data.source != "npz" or root is None:
+        return None
+    if root.is_dir():
+        return len(_classes_of_pair(root))
+    names = read_npz(root, ("classes",)).get("classes") if root.is_file() else None
+    return len(names) or None if names is not None and names.ndim == 1 else None
 
 
 def _load(data: Data, split: Split, side: int) -> Images:
@@ -204,14 +208,15 @@ def _texts(names: npt.NDArray[Any]) -> list[str]:
 
 def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
     """Images, labels and class names of <split>_images.npy and <split>_labels.npy, or names that mean the same."""
-    images, labels = _one_of(folder, PAIRS[0], split), _labels_of(folder, split)
+    return _one_of(folder, PAIRS[0], split), _labels_of(folder, split), _classes_of_pair(folder)
+
+
+def _classes_of_pair(folder: Path) -> npt.NDArray[Any]:
     if (folder / "classes.npy").is_file():
-        classes = read_npy(folder / "classes.npy")
-    elif (folder / "classes.txt").is_file():
-        classes = np.array((folder / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines())
-    else:  # numbers stand for themselves; test may lack the highest
-        classes = np.array(_numbers(labels if split == "train" else _labels_of(folder, "train"), str(folder)))
-    return images, labels, classes
+        return read_npy(folder / "classes.npy")
+    if (folder / "classes.txt").is_file():
+        return np.array((folder / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines())
+    return np.array(_numbers(_labels_of(folder, "train"), str(folder)))  # themselves; test may lack the highest
 
 
 def _labels_of(folder: Path, split: str) -> npt.NDArray[np.int64]:

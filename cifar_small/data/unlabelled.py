@@ -231,7 +231,7 @@ def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayou
         raise DataError(f"{folder}: a folder of pictures was asked to be read as CHW; their colors lie side by side: HWC")
     if layout == "auto":
         small = pixels if small is None else small
-        require_in_order(small, str(folder), decoded=True, otherwise="read them as HWC", remedy="layout=HWC")
+        require_in_order(small, str(folder), decoded=True, remedy="layout=HWC")
     return pictures, np.array([int(numbers[file]) for file in files], np.int64)
 
 
@@ -283,7 +283,7 @@ def _in_rows(data: Any, where: str, layout: AskedLayout, notes: list[str]) -> np
     planes = chosen == "CHW"
     images = np.ascontiguousarray(flat.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)) if planes else flat.reshape(-1, 32, 32, 3)
     if layout == "auto":
-        require_in_order(images, where, otherwise="read them as HWC", remedy="layout=HWC")
+        require_in_order(images, where, remedy="layout=HWC")
     return images
 
 

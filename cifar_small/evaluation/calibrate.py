@@ -89,8 +89,9 @@ def calibrate(folder: Path, vals: Sequence[Predictions], untouched: Collection[s
     if len(families) < 2:
         near = f"on which the accuracy is less than {100 * FAR:.0f} points below that on val"
         raise UserError(f"shifts of {len(families)} families {near}; expected at least 2, to leave each out once")
+    every = sorted({trial.shift.family for trial in used} - {CLEAN})  # also those that are far off throughout
     methods = [name for name in (*ESTIMATORS, MEAN) if all(name in trial.raw for trial in trials)]
-    judged = sorted((judge(method, used, families) for method in methods), key=lambda one: one.scaled)
+    judged = sorted((judge(method, used, every) for method in methods), key=lambda one: one.scaled)
     best = next(one for one in judged if one.method in ESTIMATORS)
     chosen = replace(fit(best.method, used), held=None if best.told_covered is None else round(best.told_covered, 3))
     some_near = any(trial.drop < FAR for trial in apart)

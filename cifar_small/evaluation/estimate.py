@@ -214,8 +214,8 @@ def _warnings(
     others = {net.data.source for run in runs for net in run.val.meta.nets() if net.data} - {STUDIED}
     if calibration is DEFAULT and others:
         found.append(
-            f"the interval is that of shifted images of {STUDIED}, and these nets were trained on {', '.join(sorted(others))}: "
-            "make one of your own by shift and calibrate"
+            f"the interval comes from shifted images of {STUDIED}; these nets were trained on other data (data.source "
+            f"{', '.join(sorted(others))}): make a calibration of your own with shift and calibrate"
         )
     for run in runs:
         drop = run.val.accuracy - run.accuracy

@@ -31,7 +31,7 @@ class SizedConfig:
     path: str
     config: Config
     classes: int
-    assumed: bool  # are the classes, because only the data would tell?
+    assumed: bool  # were the classes, because only reading the data would tell?
     size: Footprint
 
     @property

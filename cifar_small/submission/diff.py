@@ -86,12 +86,11 @@ def _rules_of(content: bytes, header: str, lines: Sequence[str], classes: Sequen
     ids = rules.ids if rules.id_number(image) is not None else "0"
     in_words = header != "ID,Labels" and label and not label.strip().isdecimal()
     submission = "id,label" if header == "id,label" or in_words else "ID,Labels"
-    # Numbers may stand under id,label, and names under ID,Labels; where numbers are names, the header has the word.
-    labels: LabelKind | None = None
-    if label.strip().isdecimal() and label.strip() not in classes:
-        labels = "numbers"
-    elif label in classes and not label.isdecimal():
-        labels = "names"
+    # Numbers may stand under id,label, and names under ID,Labels: most rows have the word; where numbers are names, the header.
+    cells = [line.partition(",")[2].strip() for line in lines[1:]]
+    numbers = sum(cell.isdecimal() and cell not in classes for cell in cells)
+    names = sum(cell in classes and not cell.isdecimal() for cell in cells)
+    labels: LabelKind | None = "numbers" if numbers > names else "names" if names > numbers else None
     return Rules(submission=submission, labels=labels, ids=ids)
 
 

@@ -33,8 +33,8 @@ class RankAgreement:
         table = aligned(Table("", ("cell", "proxy, val %", "full, val %"), lines))
         return (
             f"{table}\n{plural(len(self.pairs), 'cell')}: Spearman's rho {self.rho:.2f}, Kendall's tau {self.tau:.2f} (p = "
-            f"{p_text(self.p)}); the proxy's best settings are {100 * self.lost:.2f} points below the best of these in full, "
-            "where chance alone makes more than 0 (val only; the test split was not read)"
+            f"{p_text(self.p)}); the proxy's best settings are {100 * self.lost:.2f} points below the best of these cells "
+            "in full, which by chance alone is above 0 (val only; the test split was not read)"
         )
 
 

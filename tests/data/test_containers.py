@@ -270,7 +270,7 @@ def test_tinted_text_is_taken_as_it_is_where_it_comes_from_pictures_or_is_said_t
     """Dark blue dots on cream are a little smoother in another order of memory, which no array of photographs would be."""
     ink, paper = np.array([20, 20, 90]), np.array([250, 240, 215])
     text = np.where(np.random.default_rng(0).random((60, 32, 32, 1)) < 0.4, ink, paper).astype(np.uint8)
-    with pytest.raises(DataError, match=r"where they are right as they are, set data\.layout: HWC$"):
+    with pytest.raises(DataError, match=r"if they are right as they are, set data\.layout: HWC$"):
         pair(tmp_path / "pair", text, [0, 1] * 30, ("train_images", "train_labels"))
     found = load_train(Data(source="npz", root=str(tmp_path / "pair"), layout="HWC"))
     assert np.array_equal(found.images, text)

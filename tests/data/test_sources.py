@@ -26,7 +26,7 @@ from cifar_small.config.schema import Data
 from cifar_small.data import Images, cifar, class_names, load_test, load_train
 from cifar_small.data.datamodule import channel_moments
 from cifar_small.data.download import _SameScheme, download
-from cifar_small.data.sources import has_test_part
+from cifar_small.data.sources import classes_at_hand, has_test_part
 from cifar_small.data.test_split import count_copies, is_official, more_copies_than_chance
 from cifar_small.errors import DataError
 
@@ -364,6 +364,22 @@ def test_training_needs_no_test_folder(tmp_path: Path) -> None:
     assert len(load_train(Data(source="folder", root=str(root)))) == 4
     with pytest.raises(DataError, match=r"test: there is no such folder; .* where accuracy on test is wanted"):
         load_test(Data(source="folder", root=str(root)))
+
+
+def test_arrays_without_a_test_part(tmp_path: Path) -> None:
+    arrays = {"train_labels": np.array([0, 1]), "classes": np.array(["ant", "bee"])}
+    np.savez(tmp_path / "own.npz", **arrays)
+    (tmp_path / "own").mkdir()
+    np.save(tmp_path / "own" / "train_labels.npy", arrays["train_labels"])
+    places = [Data(source="npz", root=str(tmp_path / name)) for name in ("own.npz", "own")]
+    assert [has_test_part(data) for data in places] == [False, False]
+    assert [classes_at_hand(data) for data in places] == [2, 2]
+    np.savez(tmp_path / "own.npz", test_labels=np.array([0]), **arrays)
+    np.save(tmp_path / "own" / "y_test.npy", np.array([0]))
+    assert [has_test_part(data) for data in places] == [True, True]
+    np.savez(tmp_path / "own.npz", classes=np.array("ant"))
+    assert classes_at_hand(places[0]) is None
+    assert classes_at_hand(Data(source="npz", root=str(tmp_path / "gone.npz"))) is None
 
 
 def test_training_needs_no_labels_in_the_test_folder(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_estimators_that_disagree_and_val_that_chose_are_warned_of(monkeypatch: 
     assert warned(agreed, DEFAULT) == []
     of_digits = replace(run.val, meta=run.val.meta.updated(data=DataFacts(source="digits")))
     (line,) = warned(replace(agreed, val=of_digits), DEFAULT)
-    assert "is that of shifted images of cifar10, and these nets were trained on digits: make one of your own" in line
+    assert "comes from shifted images of cifar10; these nets were trained on other data (data.source digits): make" in line
     assert warned(replace(agreed, val=of_digits)) == []
     monkeypatch.setattr(estimate_module, "val_chose", lambda predictions: "its members")
     assert any("val chose its members, so its accuracy is optimistic" in line for line in warned(run))
@@ -299,7 +299,9 @@ def test_untouched_kinds_and_families_that_are_all_too_hard_are_said_not_raised(
     assert (study.untouched, study.untouched_kinds) == ((), ("crop",))
     (table,) = study_tables(study)
     assert table.notes[-1] == "untouched: crop: all 20 points or more below val, so not judged"
-    assert calibrate(shifts, vals).chosen == study.chosen  # left out by hand or for being far: the same
+    whole, chosen = calibrate(shifts, vals).chosen, study.chosen
+    assert replace(whole, held=chosen.held) == chosen  # left out by hand or for being far: the same, but for what it held
+    assert (whole.held, chosen.held) == (pytest.approx(2 / 3, abs=0.001), 1.0)
     ruined(shifts, "blur")
     with pytest.raises(UserError, match="shifts of 1 families"):
         calibrate(shifts, vals)
@@ -387,6 +389,37 @@ def test_the_default_is_what_the_study_chose_and_its_table_gives_it_again() -> N
     assert (judged.trials, judged.scaled) == (best["trials"], pytest.approx(best["scaled"], abs=0.0003))
     assert (judged.told, judged.told_covered) == (528, pytest.approx(DEFAULT.held, abs=0.0005))
     assert ESTIMATORS[DEFAULT.method].runs == 1
+
+
+@pytest.mark.parametrize(
+    ("held", "base", "said"),
+    [
+        (None, "test", "the interval is made to hold 95% of truths (x)"),
+        (
+            0.875,
+            "test",
+            "held 87.5% on families of shifts that it was not fitted on, where it estimated a drop of at most 20",
+        ),
+        (0.875, "val", "of at most 20 points; of val's own images, so that on a new file it holds less (x)"),
+    ],
+)
+def test_an_estimate_says_what_its_interval_held(held: float | None, base: str, said: str) -> None:
+    found = estimate([file_of(0)], [net(0, 4)], replace(DOC, study="x", base=base, held=held))
+    assert said in " ".join(describe_estimation(found).split())
+
+
+def test_a_family_that_is_far_off_throughout_is_judged_where_its_estimates_are_near(tmp_path: Path) -> None:
+    """Nobody who has no labels could leave it out."""
+    near, far = trials(0.0, 0.005), trials(0.0, 0.005, seed=1)
+    facts = ShiftFacts(kind="fog", severity=1, family="fog", base="val", base_sha256="x")
+    far = [replace(one, shift=facts, truth=one.val - 0.5) for one in far]
+    families = sorted({one.shift.family for one in near} - {"clean"})
+    without, all_of_them = judge("atc", near, families), judge("atc", [*near, *far], [*families, "fog"])
+    assert without.told_covered is not None
+    assert all_of_them.told_covered is not None
+    assert (without.trials, without.scaled) == (all_of_them.trials, pytest.approx(all_of_them.scaled))
+    assert all_of_them.told > without.told
+    assert all_of_them.told_covered < without.told_covered - 0.2
 
 
 def record_of(folder: Path, vals: list[Predictions], files: list[Predictions]) -> Path:

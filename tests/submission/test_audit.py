@@ -204,8 +204,8 @@ def test_predicting_the_test_images_as_an_unlabelled_file_leaves_the_readings_un
 def test_data_without_a_labelled_test_part_leaves_nothing_unchecked(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """As competitions hand it out; the unlabelled file is compared all the same."""
 
-    def test_images() -> Finding:
-        (found,) = (finding for finding in place.audit().findings if finding.link == "test images")
+    def test_images(**changes: Any) -> Finding:
+        (found,) = (finding for finding in place.audit(**changes).findings if finding.link == "test images")
         return found
 
     monkeypatch.setattr("cifar_small.submission.audit.rules.has_test_part", lambda data: False)
@@ -213,6 +213,7 @@ def test_data_without_a_labelled_test_part_leaves_nothing_unchecked(place: Place
     found = test_images()
     assert found.verdict == "pass"
     assert re.fullmatch(r"its data has no labelled test part; 0 of [0-9]+ images of the unlabelled file are, .*", found.found)
+    assert test_images(file=None).verdict == "not checked"
     predict.predict(place.run, "test", overwrite=True)
     assert "images of the test split are, pixel by pixel" in test_images().found  # which has been read: it must be somewhere
 

@@ -227,6 +227,14 @@ def test_a_csv_of_another_competition_is_read_by_its_rules(tmp_path: Path) -> No
     assert read_submission(path, NAMES, rules).labels.tolist() == [4]
 
 
+@pytest.mark.parametrize(("header", "odd", "usual"), [("id,label", "3", "cat"), ("ID,Labels", "cat", "3")])
+def test_one_label_of_another_kind_is_that_rows_fault_alone(header: str, odd: str, usual: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("\n".join([header, f"0,{odd}", *(f"{number},{usual}" for number in range(1, 10))]) + "\n")
+    found = read_submission(tmp_path / "a.csv", NAMES)
+    assert found.labels.tolist() == [3] * 9
+    assert [fault.startswith("has 1 row whose label is not") for fault in found.faults if "label is not" in fault] == [True]
+
+
 @pytest.mark.parametrize(
     ("header", "image", "label"),
     [

@@ -65,7 +65,7 @@ def test_command(said: Callable[..., tuple[int, str, str]]) -> None:
     code, out, err = said("sweep", cheap, "--against", full)
     assert (code, err) == (0, "")
     assert "4 cells: Spearman's rho 0.80, Kendall's tau 0.67" in out
-    assert "the proxy's best settings are 2.00 points below the best of these in full" in out
+    assert "the proxy's best settings are 2.00 points below the best of these cells in full" in out
     assert sorted(Path().rglob("*")) == before
 
 
