@@ -31,7 +31,7 @@ class ExponentialAverage(AveragedModel):
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
         """Take in the model's weights; the first ones are taken as they are, as are integers such as BatchNorm's counter."""
-        pairs = list(zip(_tensors(self.module), _tensors(model), strict=True))
+        pairs = list(zip(tensors_of(self.module), tensors_of(model), strict=True))
         averaged = [pair for pair in pairs if pair[0].is_floating_point()] if self.n_averaged else []
         if averaged:
             count = int(self.n_averaged)  # on the CPU, so nobody waits
@@ -43,7 +43,8 @@ class ExponentialAverage(AveragedModel):
         self.n_averaged += 1
 
 
-def _tensors(model: nn.Module) -> list[Tensor]:
+def tensors_of(model: nn.Module) -> list[Tensor]:
+    """All numbers of a net: parameters, then buffers."""
     return [*model.parameters(), *model.buffers()]
 
 

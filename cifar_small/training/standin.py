@@ -12,7 +12,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -30,7 +30,7 @@ from cifar_small.optim.muon import Muon
 from cifar_small.optim.optimizers import GuardedRAdam, build_optimizer
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import DataFacts
-from cifar_small.training.averaging import ExponentialAverage
+from cifar_small.training.averaging import ExponentialAverage, tensors_of
 from cifar_small.training.batches import Batch, Batches
 from cifar_small.training.checkpointing import Checkpoints
 from cifar_small.training.distillation import Teacher, TeacherTargets
@@ -137,9 +137,9 @@ class StandInTrainer(Trainer):
         super().__post_init__()
         self.watch = DeviceWatch()
         augmenter, model, average = self.batches.augmenter, self.state.model, self.state.average
-        averaged = _tensors(average) if average is not None else []
+        averaged = tensors_of(average) if average is not None else []
         stored = (self.data.images, self.data.labels, self.data.val_images)
-        for tensor in (*stored, *_tensors(model), *averaged, *self.state.slow.values()):
+        for tensor in (*stored, *tensors_of(model), *averaged, *self.state.slow.values()):
             self.watch.count(tensor)
         # What engines that work image by image copy from the device, once.
         black = torch.zeros(1, 3, 32, 32, dtype=torch.uint8)
@@ -214,10 +214,6 @@ class StandInTrainer(Trainer):
 class _NoBar:
     def update(self, count: int) -> None:
         """Show nothing."""
-
-
-def _tensors(net: nn.Module) -> list[Tensor]:
-    return [*net.parameters(), *net.buffers()]
 
 
 def stand_in(config: Config, classes: int, images: int, precision: str) -> StandInTrainer:
