@@ -1,4 +1,4 @@
-"""Reading, resolving and writing the configuration of a run.
+"""Reading the configuration of a run: YAML files, what they extend, overrides, validation.
 
 A phase inherits every setting from the phase before it and names only what changes; the first phase inherits from the top
 level. A `schedule` that a phase sets starts there and runs until a phase sets another, so boundaries of the learning rate
@@ -9,7 +9,6 @@ replaces the whole list. All problems of a config are reported at once, each wit
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -18,13 +17,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cifar_small.config.input_of_weights import with_published_input
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.overriding import override, with_kinds_first
 from cifar_small.config.own_code import with_hashes
 from cifar_small.config.phases import merge, phases_and_problems
-from cifar_small.config.published import PUBLISHED
 from cifar_small.config.renamed import with_current_names
-from cifar_small.config.schema import Config, LibraryModel
+from cifar_small.config.schema import Config
 from cifar_small.config.shipped import require_config
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
 from cifar_small.errors import ConfigError, command_line
@@ -142,43 +141,3 @@ def _phase_problems(raw: Mapping[str, Any], bad: set[str]) -> list[str]:
         return phases_and_problems(Config.model_validate({**stand_ins, **rest}))[1]
     except ValidationError:  # the phases themselves are missing or no list; that has been said
         return []
-
-
-def with_published_input(config: Config) -> Config:
-    """The config with the input that published weights, or a file for the same net, expect, where it says nothing else.
-
-    What a config.json beside the file says comes before; it is left open here, until the file is read.
-    """
-    published = published_input(config)
-    if not published or config.starts_from_run or (config.weights != "imagenet" and input_beside(Path(str(config.weights)))):
-        return config
-    return with_input(config, published)
-
-
-def published_input(config: Config) -> dict[str, Any]:
-    """The input that ImageNet weights of a config's net expect, by its keys; empty for nets of which that is not known."""
-    model = config.model
-    if not isinstance(model, LibraryModel) or model.stem != "imagenet" or config.weights is None:
-        return {}
-    published = PUBLISHED.get(model.family)
-    return {} if published is None else {key: getattr(published, key) for key in ("size", "interpolation", "mean", "std")}
-
-
-def input_beside(weights: Path) -> dict[str, Any]:
-    """What the config.json beside a file of weights says of their input, as timm writes it; empty where there is none."""
-    try:
-        content = json.loads((weights.parent / "config.json").read_bytes())
-    except (OSError, ValueError):  # none, or not timm's
-        return {}
-    told = content.get("pretrained_cfg", content) if isinstance(content, dict) else None
-    if not isinstance(told, dict) or "input_size" not in told:
-        return {}
-    size = told["input_size"]
-    brought = {key: told[key] for key in ("mean", "std", "interpolation") if key in told}
-    return {**brought, "size": size[-1] if isinstance(size, list) and size else None}
-
-
-def with_input(config: Config, brought: Mapping[str, Any]) -> Config:
-    """The config with `brought` for what its `input` leaves open; mean and std come together."""
-    given = {key: value for key, value in dict(config.input).items() if value is not None}
-    return config.model_copy(update={"input": config.input.model_copy(update={**brought, **given})})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,8 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from cifar_small.config.hashing import config_dict
-from cifar_small.config.loading import input_beside, parse_config, published_input, with_input
+from cifar_small.config.input_of_weights import input_beside, published_input, timm_config, with_input
+from cifar_small.config.loading import parse_config
 from cifar_small.config.published import PUBLISHED, Package, Published
 from cifar_small.config.schema import Config
 from cifar_small.config.schema.data import Input
@@ -95,11 +95,7 @@ def _with_input_of(config: Config, net: Net) -> Config:
 def _with_input_beside(config: Config, weights: Path) -> Config:
     """The config with the input that the config.json beside a file of weights names, if there is one as timm writes it."""
     path = weights.parent / "config.json"
-    try:
-        content = json.loads(path.read_bytes())
-    except (OSError, ValueError):  # none, or not timm's
-        return config
-    _require_architecture(config, path, content)
+    _require_architecture(config, path, timm_config(weights))
     if not (told := input_beside(weights)):
         return config
     try:
