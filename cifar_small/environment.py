@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map_only
 
 from cifar_small.config.schema import Engine
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
+from cifar_small.wording import plural
 
 PACKAGE = Path(__file__).resolve().parent
 # What asks a run to end: Ctrl-C, a scheduler, a lost terminal, and the warnings before a time limit (USR2 is submitit's).

@@ -17,7 +17,7 @@ PACKAGE = ROOT / "cifar_small"
 
 # From the bottom to the top. A module may import from lower layers, and from its own package without a circle.
 LAYERS = """
-    __init__ errors _torchvision
+    __init__ errors wording _torchvision
     files randomness metrics
     config
     environment
@@ -285,6 +285,7 @@ OPTIONS_IN = {
     "reporting/results.py",  # looks for --resume in recorded commands
     "sweep/levels.py",
     "sweep/slurm.py",
+    "wording.py",  # writes them
 }
 
 

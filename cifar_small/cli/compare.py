@@ -17,8 +17,9 @@ from cifar_small.cli.options import (
     reserve,
     rules_or_none,
 )
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
 from cifar_small.files import to_csv, write_atomic
+from cifar_small.wording import plural
 
 if TYPE_CHECKING:
     from cifar_small.evaluation.compare import Comparison

@@ -18,8 +18,9 @@ from cifar_small.cli.options import (
     load_config_of,
     reserve,
 )
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
 from cifar_small.files import write_atomic
+from cifar_small.wording import plural
 
 
 def _data_arguments(parser: argparse.ArgumentParser) -> None:

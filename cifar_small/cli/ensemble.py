@@ -17,8 +17,9 @@ from cifar_small.cli.options import (
     reserve,
     rules_or_none,
 )
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
 from cifar_small.files import probe_writable
+from cifar_small.wording import plural
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

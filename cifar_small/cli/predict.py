@@ -24,7 +24,8 @@ from cifar_small.cli.options import (
     views_given,
 )
 from cifar_small.config.schema import VIEW_SETS
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
+from cifar_small.wording import plural
 
 
 def _predict_arguments(parser: argparse.ArgumentParser) -> None:

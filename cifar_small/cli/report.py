@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_data_root, add_estimate, add_output, add_overwrite, print_note, reserve
-from cifar_small.errors import plural
 from cifar_small.files import write_atomic
+from cifar_small.wording import plural
 
 
 def _report_arguments(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,8 @@ from cifar_small.cli.options import (
     reserve,
     views_given,
 )
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
+from cifar_small.wording import plural
 
 if TYPE_CHECKING:
     from cifar_small.evaluation.shift import ShiftSet

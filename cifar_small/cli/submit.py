@@ -22,8 +22,9 @@ from cifar_small.cli.options import (
     print_note,
     rules_or_none,
 )
-from cifar_small.errors import DataError, UserError, plural
+from cifar_small.errors import DataError, UserError
 from cifar_small.files import write_atomic
+from cifar_small.wording import plural
 
 
 def _submit_arguments(parser: argparse.ArgumentParser) -> None:

@@ -26,7 +26,8 @@ from cifar_small.config.renamed import with_current_names
 from cifar_small.config.schema import Config
 from cifar_small.config.shipped import require_config
 from cifar_small.config.strict_yaml import parse_yaml, read_yaml
-from cifar_small.errors import ConfigError, command_line
+from cifar_small.errors import ConfigError
+from cifar_small.wording import command_line
 
 
 def load_config(

@@ -26,7 +26,8 @@ from cifar_small.config.schema import (
     divides_evenly,
 )
 from cifar_small.config.schema.kinds import KIND_KEYS
-from cifar_small.errors import ConfigError, plural
+from cifar_small.errors import ConfigError
+from cifar_small.wording import plural
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.loading import parse_config
 from cifar_small.config.phases import Phase, resolve_phases
 from cifar_small.config.schema import Config
-from cifar_small.errors import ConfigError, plural
+from cifar_small.errors import ConfigError
+from cifar_small.wording import plural
 
 SMOKE_BATCH, SMOKE_IMAGES, SMOKE_VAL = 16, 32, 50
 

@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 from cifar_small.data.formats import PICTURES, format_of_file
 from cifar_small.data.images import SIDE
 from cifar_small.environment import memory_at_hand, no_bar
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
+from cifar_small.wording import plural
 
 if TYPE_CHECKING:
     from PIL.Image import Image

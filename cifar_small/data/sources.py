@@ -29,7 +29,8 @@ from cifar_small.data.pictures import (
 )
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.data.splits import stratified_split
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
+from cifar_small.wording import plural
 
 # Names of a pair of .npy files: of images, and of labels.
 PAIRS = (("{split}_images", "{split}_data", "x_{split}", "X_{split}"), ("{split}_labels", "y_{split}", "Y_{split}"))

@@ -7,7 +7,8 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
+from cifar_small.wording import plural
 
 Indices = npt.NDArray[np.int64]
 

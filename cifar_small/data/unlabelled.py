@@ -32,8 +32,9 @@ from cifar_small.data.orientation import (
 from cifar_small.data.pickles import read_pickle
 from cifar_small.data.pictures import ENDINGS, KERNEL, Pictures, picture_files, read_pictures
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
 from cifar_small.files import write_atomic
+from cifar_small.wording import plural
 
 AskedLayout = Literal["auto", "HWC", "CHW"]
 _SHAPES = "(N, 32, 32, 3), (N, 3, 32, 32) or (N, 3072)"

@@ -12,7 +12,7 @@ from typing import Any
 from cifar_small.config.hashing import recipe_hash
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
-from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError, command_line
+from cifar_small.errors import CheckpointError, ConfigError, DataError, UserError
 from cifar_small.files import sha256_file
 from cifar_small.inference.blend import FITTED
 from cifar_small.metrics.classification import wilson_interval
@@ -21,6 +21,7 @@ from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.lineage import fault_of, foreign_lineage, start_of
 from cifar_small.runs.predictions import Predictions, load_predictions, seconds_of
 from cifar_small.runs.records import NetFacts, PredictionsMeta, Session, Summary, extension_of, members_were_chosen, recipe_of
+from cifar_small.wording import command_line
 
 SPLITS = ("val", "test")  # those that have labels
 DECISIVE = ("torch", "torchvision", "numpy", "albumentations", "albucore", "opencv", "pillow", "timm")

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.errors import DataError, UserError, differing_classes, plural
+from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation.entries import val_chose
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.estimators import ESTIMATORS, Scores, Validation, agreement_line, class_shares
 from cifar_small.runs.predictions import Predictions
+from cifar_small.wording import differing_classes, plural
 
 FAR = 0.20  # an estimated drop beyond which the calibration has not been asked to hold
 LABEL_SHIFT = 0.10  # distance of class shares from val's (half the sum of differences) that is reported

@@ -24,7 +24,7 @@ from cifar_small.data.images import SIDE
 from cifar_small.data.readers import read_npy
 from cifar_small.data.test_split import more_copies_than_chance, part_of
 from cifar_small.environment import no_bar, resolve_device, resolve_precision
-from cifar_small.errors import DataError, UserError, differing_classes, plural
+from cifar_small.errors import DataError, UserError
 from cifar_small.files import sha256_bytes, write_atomic
 from cifar_small.inference.predict import Net, load_own_splits, load_own_test, predict_images, views_or, write_predictions
 from cifar_small.metrics.significance import holm, mean_difference, seed_difference
@@ -32,6 +32,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import ShiftFacts, recipe_of
 from cifar_small.transforms.shifts import KINDS, MCE_KINDS, VERSION, find_kind, shifted
+from cifar_small.wording import differing_classes, plural
 
 CLEAN = "clean"
 SPLIT = "shift"  # of predictions of shifted images, so that nothing takes them for val or test

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from cifar_small.data import Images
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.environment import autocast, computes_in_bf16, integer_sums_saturate, machine_facts, no_bar
-from cifar_small.errors import CheckpointError, UserError, plural
+from cifar_small.errors import CheckpointError, UserError
 from cifar_small.export.onnx_export import checked_onnx
 from cifar_small.export.quantize import bytes_of, calibration_images, dynamic_int8, static_int8
 from cifar_small.files import write_atomic, write_json
@@ -34,6 +34,7 @@ from cifar_small.metrics.significance import paired_difference
 from cifar_small.metrics.spread import BUSY, Spread, ratios, spread
 from cifar_small.reporting.tables import Table, aligned, markdown_grid
 from cifar_small.runs.directory import Run, read_json
+from cifar_small.wording import plural
 
 BATCHES = (1, 64, 512)  # the first for the latency of one image, the others for throughput
 LEAST_CALLS = 3  # counted in each measurement, after one that is not, unless they take as long as three measurements

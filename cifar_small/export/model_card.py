@@ -14,13 +14,13 @@ from cifar_small.config.schema import SOURCES
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data.images import SIDE
 from cifar_small.data.test_split import is_official
-from cifar_small.errors import command_line, plural
 from cifar_small.inference.predict import Net
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.models.counting import footprint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import foreign_lineage, start_of
 from cifar_small.runs.records import TestReading, extension_of, members_were_chosen, readings_of
+from cifar_small.wording import command_line, plural
 
 TITLES: dict[str, str] = {name: facts.title for name, facts in SOURCES.items() if facts.title}
 HUB_DATASETS: dict[str, str] = {name: facts.hub for name, facts in SOURCES.items() if facts.hub}

@@ -23,7 +23,7 @@ from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.own_code import ARGUMENTS, KEYS, OWN, file_name, files_of, is_installed, source_of
 from cifar_small.config.schema import Config
 from cifar_small.data.orientation import PixelStatistics
-from cifar_small.errors import CheckpointError, ConfigError, UserError, command_line
+from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.export.model_card import model_card
 from cifar_small.export.tracing import refusals_of_torch
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
@@ -32,6 +32,7 @@ from cifar_small.models.safetensors_file import import_safetensors, read_safeten
 from cifar_small.runs.directory import Run, read_json
 from cifar_small.runs.records import WeightsFacts, parse
 from cifar_small.transforms.preprocess import FromPixels
+from cifar_small.wording import command_line
 
 WEIGHTS, PROGRAM, CONFIG, CARD, FACTS = "model.safetensors", "model.pt2", "config.yaml", "README.md", "config.json"
 FILES = (WEIGHTS, PROGRAM, CONFIG, CARD, FACTS)

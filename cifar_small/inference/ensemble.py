@@ -11,12 +11,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
-from cifar_small.errors import DataError, UserError, differing, differing_classes
+from cifar_small.errors import DataError, UserError
 from cifar_small.inference.blend import FITTED, Method, blend, fit_weights, select_greedily
 from cifar_small.metrics.significance import mcnemar
 from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.predictions import Predictions, find_predictions, sha256_of_shared
 from cifar_small.runs.records import FittedOn, PredictionsMeta
+from cifar_small.wording import differing, differing_classes
 
 TITLES: dict[str, str] = {
     "logits": "mean of logits",

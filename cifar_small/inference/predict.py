@@ -34,7 +34,7 @@ from cifar_small.environment import (
     resolve_device,
     resolve_precision,
 )
-from cifar_small.errors import CheckpointError, DataError, UserError, differing_classes, plural
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import probe_writable, refuse_existing, sha256_bytes, sha256_file, write_atomic
 from cifar_small.inference.forward import compute_logits, views_label
 from cifar_small.models import build_model
@@ -46,6 +46,7 @@ from cifar_small.runs.predictions import Predictions, note_seconds, sha256_of_sh
 from cifar_small.runs.records import OnnxFacts, PredictionsMeta, WeightsFacts, parse
 from cifar_small.transforms.preprocess import Preprocess
 from cifar_small.transforms.views import Weighted
+from cifar_small.wording import differing_classes, plural
 
 Split = Literal["train", "val", "test", "submit"]
 

@@ -20,7 +20,7 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.resolved import resolve_config
 from cifar_small.data.datamodule import to_tensor
 from cifar_small.environment import autocast, machine_facts, memory_format, prepare_process, resolve_device, resolve_precision
-from cifar_small.errors import CheckpointError, UserError, differing
+from cifar_small.errors import CheckpointError, UserError
 from cifar_small.files import write_json
 from cifar_small.inference.ensemble import Verdict
 from cifar_small.inference.forward import compute_logits
@@ -31,6 +31,7 @@ from cifar_small.randomness import ORDER, torch_generator
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run, write_start
 from cifar_small.runs.records import SoupMember, Summary, plain_all
+from cifar_small.wording import differing
 
 T = TypeVar("T")
 REFRESH_IMAGES = 10_000  # training images that BatchNorm statistics are taken from, at most

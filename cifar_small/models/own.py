@@ -12,8 +12,9 @@ from torch.nn.parameter import is_lazy
 
 from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import OwnModel
-from cifar_small.errors import ConfigError, plural
+from cifar_small.errors import ConfigError
 from cifar_small.models.modes import ATTENTION, in_backbone
+from cifar_small.wording import plural
 
 PASSES = 8  # of a net that may leave layers out at random, to find which parameters it uses
 

@@ -10,12 +10,12 @@ import numpy as np
 from cifar_small.data.duplicates import NEAR
 from cifar_small.data.images import SIDE
 from cifar_small.data.pictures import KERNEL
-from cifar_small.errors import plural
 from cifar_small.evaluation.data_survey import COMPARED, CopyPair, DataSurvey, ImageRef
 from cifar_small.figures.data_survey import draw_class_counts, draw_samples, draw_tiles, side_by_side
 from cifar_small.figures.style import save
 from cifar_small.files import to_csv, write_atomic
 from cifar_small.reporting.tables import Table, to_markdown, to_text
+from cifar_small.wording import plural
 
 PICTURES = {
     "class_counts.png": "Images of each class",

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from cifar_small.data import Images
-from cifar_small.errors import plural
 from cifar_small.evaluation.evaluate import ClassScore, Evaluation, plain_evaluation
 from cifar_small.evaluation.tta_ablation import LEARNED, Ablation
 from cifar_small.figures.confusion import draw_confusion
@@ -15,6 +14,7 @@ from cifar_small.files import to_csv, write_atomic, write_json
 from cifar_small.metrics.calibration import Calibration
 from cifar_small.reporting.comparison_tables import p_text
 from cifar_small.reporting.tables import Table, to_text
+from cifar_small.wording import plural
 
 FILES = (
     *("evaluation.json", "confusion.csv", "confusion.png", "confused.png", "per_class.png"),

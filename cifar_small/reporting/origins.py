@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison, Group, epochs_text
 from cifar_small.evaluation.entries import Entry, EntryRow
 from cifar_small.inference.ensemble import TITLES
 from cifar_small.runs.records import NetFacts, Session, members_were_chosen
+from cifar_small.wording import plural
 
 FEW = 4  # a page of more models shows the seeds of a recipe together
 STATUSES = ("", "good", "warn", "bad")  # classes of the style sheet, the worst last

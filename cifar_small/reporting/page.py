@@ -20,7 +20,6 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from cifar_small.data import Images
-from cifar_small.errors import plural
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.entries import Entry
 from cifar_small.evaluation.evaluate import Mistake, evaluate
@@ -44,6 +43,7 @@ from cifar_small.reporting.origins import FEW, Subject, find_origins, find_subje
 from cifar_small.reporting.tables import Table, html_grid
 from cifar_small.runs.directory import Run, read_metrics
 from cifar_small.runs.predictions import Predictions
+from cifar_small.wording import plural
 
 WIDEST = 3  # models whose origins stand in columns side by side; of more, each answer names its models
 Picture = npt.NDArray[np.uint8]

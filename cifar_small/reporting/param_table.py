@@ -15,9 +15,10 @@ from cifar_small.config.schema import Config
 from cifar_small.config.shipped import find_config, shipped_name
 from cifar_small.config.strict_yaml import dump_yaml, read_yaml
 from cifar_small.data.sources import classes_at_hand
-from cifar_small.errors import ConfigError, command_line
+from cifar_small.errors import ConfigError
 from cifar_small.models.counting import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
 from cifar_small.reporting.tables import Table, aligned
+from cifar_small.wording import command_line
 
 ASSUMED_CLASSES = 10  # where only the data would tell
 SWEEP_KEY = re.compile(rb"\bconfig['\"]?\s*:")  # of the base config that a sweep names

@@ -17,7 +17,7 @@ from cifar_small.config.phases import Phase
 from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule, load_datamodule
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
 from cifar_small.figures.run import draw_contact_sheet
 from cifar_small.figures.style import save
 from cifar_small.randomness import MIX, numpy_generator
@@ -26,6 +26,7 @@ from cifar_small.training.initial_weights import with_input_of_weights
 from cifar_small.transforms.augmenter import Augmenter, epoch_order
 from cifar_small.transforms.functional import resize
 from cifar_small.transforms.mixing import apply_mix, draw_mix
+from cifar_small.wording import plural
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar_small.errors import UserError, command_line, plural
+from cifar_small.errors import UserError
 from cifar_small.models.counting import num_classes_of, trainable_parameters
 from cifar_small.reporting.tables import Table
 from cifar_small.runs.directory import FAILED, PRUNED, Run, read_json, read_metrics
 from cifar_small.runs.locks import is_locked
+from cifar_small.wording import command_line, plural
 
 HEADER = ("run", "state", "epoch", "best val %", "parameters", "MB", "to go on")
 

@@ -20,11 +20,12 @@ from cifar_small.config.schema import (
     PhaseSettings,
     Section,
 )
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
 from cifar_small.figures.run import Bar, draw_timeline
 from cifar_small.figures.style import save
 from cifar_small.optim.schedulers import rate_at
 from cifar_small.reporting.tables import Table, aligned
+from cifar_small.wording import plural
 
 NUMBERS = (*MIXINGS, "label_smoothing", "dropout")
 UPDATES = ("freeze", "lookahead", "sam", "optim")  # rows about how weights move, of which images show nothing

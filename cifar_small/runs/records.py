@@ -16,9 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cifar_small.config.hashing import config_hash, recipe_hash
 from cifar_small.config.schema import Config, Rules
-from cifar_small.errors import CheckpointError, DataError, UserError, plural
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import sha256_bytes
 from cifar_small.runs.formats import FORMAT, upgrade
+from cifar_small.wording import plural
 
 
 class Facts(BaseModel):

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from cifar_small.config.schema import Config
-from cifar_small.errors import CheckpointError, InUseError, UserError, plural
+from cifar_small.errors import CheckpointError, InUseError, UserError
 from cifar_small.files import sha256_file
 from cifar_small.runs.directory import Run
 from cifar_small.runs.locks import is_locked
+from cifar_small.wording import plural
 
 
 def remove_run(run: Run, *, records: Sequence[Path], others: Iterable[Run], force: bool = False) -> int:

@@ -12,11 +12,12 @@ import numpy.typing as npt
 
 from cifar_small.config.schema import Rules
 from cifar_small.config.schema.data import LabelKind
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import balance_test, mcnemar, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
 from cifar_small.submission.submission_file import read_bytes, read_csv, rules_of_rows
+from cifar_small.wording import plural
 
 ALPHA = 0.001  # a warning may come by chance once in a thousand good files
 MOST_CHANGES = 5

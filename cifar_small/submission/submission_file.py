@@ -22,7 +22,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
 from cifar_small.config.schema.data import ID_PREFIX, ID_SUFFIX
 from cifar_small.environment import commit, package_version
-from cifar_small.errors import CheckpointError, DataError, UserError, plural
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
 from cifar_small.inference.predict import load_net
 from cifar_small.models.counting import check_count, trainable_parameters
@@ -33,6 +33,7 @@ from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_run_files, put_back, run_record
 from cifar_small.runs.records import NetFacts, SubmissionRecord
+from cifar_small.wording import plural
 
 
 def label_texts(classes: Sequence[str], rules: Rules) -> list[str]:

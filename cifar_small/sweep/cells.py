@@ -19,11 +19,12 @@ from cifar_small.config.loading import load_config
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, Recipe
 from cifar_small.data.sources import classes_at_hand
-from cifar_small.errors import ConfigError, plural
+from cifar_small.errors import ConfigError
 from cifar_small.models.counting import num_classes_of, trainable_parameters
 from cifar_small.randomness import numpy_generator
 from cifar_small.sweep.spec import Range, Settings, Space, Sweep, canonical
 from cifar_small.transforms.per_image import check_pipelines
+from cifar_small.wording import plural
 
 SWEEP = 100  # this module's stream of random numbers, far from those of a run (see randomness)
 NAME_LENGTH = 64  # with a sweep's name within the 100 characters of a config's

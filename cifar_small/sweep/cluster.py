@@ -12,9 +12,10 @@ from typing import Any
 import torch
 
 from cifar_small.config.strict_yaml import parse_yaml
-from cifar_small.errors import ConfigError, UserError, plural
+from cifar_small.errors import ConfigError, UserError
 from cifar_small.sweep.run import finish, prepare, run_sweep
 from cifar_small.sweep.states import SweepDirectory
+from cifar_small.wording import plural
 
 TIMEOUTS = 10_000  # time limits after which a worker is not queued again
 

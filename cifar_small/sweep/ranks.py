@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
 from cifar_small.reporting.comparison_tables import p_text
 from cifar_small.reporting.tables import Table, aligned
 from cifar_small.sweep.spec import canonical
 from cifar_small.sweep.table import CellResult
+from cifar_small.wording import plural
 
 FEWEST = 4  # cells; of three, even equal ranks come by chance once in six draws
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar_small.errors import UserError, plural
+from cifar_small.errors import UserError
 from cifar_small.runs.directory import FAILED
 from cifar_small.sweep.cells import Cell, plan
 from cifar_small.sweep.ranks import RankAgreement, agreement
@@ -14,6 +14,7 @@ from cifar_small.sweep.spec import Sweep, load_sweep
 from cifar_small.sweep.states import SweepDirectory, refuse_changed
 from cifar_small.sweep.table import CellResult, collect, list_cells, report, write_results
 from cifar_small.sweep.worker import Worker
+from cifar_small.wording import plural
 
 
 def prepare(path: Path, folder: Path | None = None) -> tuple[Sweep, SweepDirectory, list[Cell]]:

@@ -15,7 +15,7 @@ from statistics import mean, median
 from typing import Any, assert_never
 
 from cifar_small.config.resolved import resolve_config
-from cifar_small.errors import CheckpointError, ConfigError, UserError, plural
+from cifar_small.errors import CheckpointError, ConfigError, UserError
 from cifar_small.files import append_whole, write_json
 from cifar_small.randomness import numpy_generator, stream_seed
 from cifar_small.runs.directory import PRUNED, read_json
@@ -24,6 +24,7 @@ from cifar_small.sweep.spec import Range, Space, canonical
 from cifar_small.sweep.states import job_name, trial_name
 from cifar_small.sweep.worker import OnEpoch, Row, Worker
 from cifar_small.transforms.per_image import check_pipelines
+from cifar_small.wording import plural
 
 MOST_DRAWS = 100  # for one trial, until the parameters are reported as hardly ever valid together
 

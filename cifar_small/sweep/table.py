@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cifar_small.config.hashing import dump_config
-from cifar_small.errors import plural
 from cifar_small.figures.run import Dots, draw_cells, draw_marginals
 from cifar_small.figures.style import save
 from cifar_small.files import to_csv, write_atomic
@@ -18,6 +17,7 @@ from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import holder
 from cifar_small.sweep.spec import Range, Sweep
 from cifar_small.sweep.states import RunState, SweepDirectory, job_name
+from cifar_small.wording import plural
 
 SHOWN = 20  # rows on the terminal; the table file has them all
 MOST_DRAWN = 40  # cells that a picture with a line for each can hold

@@ -11,7 +11,7 @@ import torch
 from cifar_small.config.loading import load_config
 from cifar_small.data import load_train
 from cifar_small.environment import resolve_device
-from cifar_small.errors import DiskError, DivergedError, InUseError, UserError, plural
+from cifar_small.errors import DiskError, DivergedError, InUseError, UserError
 from cifar_small.runs.directory import FAILED, Run
 from cifar_small.runs.locks import is_locked
 from cifar_small.sweep.cells import Cell
@@ -19,6 +19,7 @@ from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
 from cifar_small.sweep.states import RunState, SweepDirectory, job_name
 from cifar_small.training.train import train
+from cifar_small.wording import plural
 
 Row = Mapping[str, Any]  # an epoch's line of metrics.csv
 OnEpoch = Callable[[Row], None]

@@ -22,7 +22,7 @@ from cifar_small.config.resolved import ResolvedConfig
 from cifar_small.config.schema import Distill, Engine, Rules
 from cifar_small.data.datamodule import DataModule
 from cifar_small.environment import autocast, memory_format
-from cifar_small.errors import CheckpointError, ConfigError, differing_classes
+from cifar_small.errors import CheckpointError, ConfigError
 from cifar_small.inference.onnx_session import OVERFLOW, load_onnx, may_overflow
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.runs.directory import Run
@@ -30,6 +30,7 @@ from cifar_small.runs.lineage import check_unseen, fault_of, foreign_lineage, th
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, TeacherFacts
 from cifar_small.transforms.preprocess import Preprocess
+from cifar_small.wording import differing_classes
 
 
 def distilled_loss(logits: Tensor, targets: Tensor, settings: Distill, label_smoothing: float) -> Tensor:

@@ -17,7 +17,7 @@ from cifar_small.config.loading import parse_config
 from cifar_small.config.published import PUBLISHED, Package, Published
 from cifar_small.config.schema import Config
 from cifar_small.config.schema.data import Input
-from cifar_small.errors import CheckpointError, plural
+from cifar_small.errors import CheckpointError
 from cifar_small.files import sha256_file
 from cifar_small.inference.predict import Net, load_net
 from cifar_small.models import LibraryNet, in_backbone
@@ -27,6 +27,7 @@ from cifar_small.models.pretrained import locate, read_wrapped, unwrapped
 from cifar_small.runs.directory import Run
 from cifar_small.runs.lineage import ancestor
 from cifar_small.runs.records import Ancestor, DataFacts
+from cifar_small.wording import plural
 
 ANSWER_TOLERANCE = 0.05  # of logits: TF32 of a GPU is off by 0.01, a net with other padding by more than 0.4
 

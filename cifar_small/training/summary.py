@@ -12,7 +12,6 @@ from cifar_small.config.hashing import config_dict
 from cifar_small.config.phases import Phase
 from cifar_small.config.schema import Config
 from cifar_small.data.datamodule import DataModule
-from cifar_small.errors import plural
 from cifar_small.figures.confusion import draw_confusion
 from cifar_small.figures.run import draw_curves
 from cifar_small.figures.style import save
@@ -22,6 +21,7 @@ from cifar_small.metrics.classification import confusion_matrix, wilson_interval
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import Summary
 from cifar_small.training.state import State
+from cifar_small.wording import plural
 
 
 def epoch_line(row: dict[str, Any], phases: Sequence[Phase], best: float, seconds_an_epoch: float) -> str:

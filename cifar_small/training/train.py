@@ -13,7 +13,7 @@ import torch
 from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
 from cifar_small.environment import machine_facts
-from cifar_small.errors import ConfigError, plural
+from cifar_small.errors import ConfigError
 from cifar_small.models.counting import check_budget, num_classes_of
 from cifar_small.runs.directory import Run, can_resume, write_start
 from cifar_small.runs.locks import locked
@@ -28,6 +28,7 @@ from cifar_small.training.trainer import OnEpoch, Trainer
 from cifar_small.training.view_cache import remove_cache
 from cifar_small.training.watching import LiveCurves, TensorBoardLog, check_tracking
 from cifar_small.transforms.per_image import check_pipelines
+from cifar_small.wording import plural
 
 
 def train(

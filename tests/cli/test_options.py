@@ -11,7 +11,8 @@ import pytest
 
 from cifar_small.cli.command import exit_code
 from cifar_small.cli.options import split_config
-from cifar_small.errors import CheckpointError, DataError, UserError, command_line, plural
+from cifar_small.errors import CheckpointError, DataError, UserError
+from cifar_small.wording import command_line, plural
 
 
 def refuse(error: UserError) -> int:

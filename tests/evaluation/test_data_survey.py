@@ -17,10 +17,11 @@ from synthetic import made, photographs
 from cifar_small.config.schema import Data
 from cifar_small.config.strict_yaml import dump_yaml
 from cifar_small.data import index_hash, load_train, stratified_split
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
 from cifar_small.evaluation.data_survey import DataSurvey, survey
 from cifar_small.reporting.data_files import describe_survey
 from cifar_small.runs.predictions import Predictions
+from cifar_small.wording import plural
 
 CLASSES = ("ant", "bee", "cow")
 TRUE = np.tile(np.arange(3), 60)  # of 180 training images

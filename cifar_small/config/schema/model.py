@@ -10,7 +10,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from cifar_small.config.own_code import OWN
 from cifar_small.config.schema.base import Branch, Depth, Depths, PositiveInt, Section, Width, Widths
-from cifar_small.errors import plural
+from cifar_small.wording import plural
 
 LIBRARY = r"^(torchvision|timm)/[A-Za-z0-9_.]+$"
 Shortcut = Literal["conv", "pad"]

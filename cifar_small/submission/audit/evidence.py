@@ -20,7 +20,7 @@ from cifar_small.data.cifar import VARIABLE
 from cifar_small.data.datamodule import load_splits
 from cifar_small.data.images import SIDE
 from cifar_small.data.unlabelled import AskedLayout
-from cifar_small.errors import CheckpointError, DataError, UserError, command_line
+from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.inference.onnx_session import load_onnx, require_extra
 from cifar_small.inference.predict import Net, load_net, relocate_net
@@ -30,6 +30,7 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse, rules_of
 from cifar_small.submission.audit.card import CheckResult, Unavailable
 from cifar_small.submission.submission_file import label_texts, read_csv, rules_of_sample
+from cifar_small.wording import command_line
 
 
 class Sources:

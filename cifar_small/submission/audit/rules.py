@@ -11,7 +11,7 @@ from cifar_small.data.images import Images
 from cifar_small.data.sources import has_test_part
 from cifar_small.data.test_split import MOST_COPIES, count_copies, is_official, more_copies_than_chance, part_of
 from cifar_small.environment import code_sha256
-from cifar_small.errors import DataError, plural
+from cifar_small.errors import DataError
 from cifar_small.files import sha256_bytes, sha256_file
 from cifar_small.models.counting import check_tensors, count_parameters, trainable_parameters
 from cifar_small.runs.directory import read_metrics
@@ -20,6 +20,7 @@ from cifar_small.runs.records import NetFacts, Session, SubmissionRecord, Summar
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, Submission
 from cifar_small.submission.audit.repeat import compare_again
+from cifar_small.wording import plural
 
 
 @link("summary", "the run's summary is what its files give")
