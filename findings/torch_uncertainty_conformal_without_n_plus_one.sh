@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # torch-uncertainty 0.13.0: ConformalClsTHR, APS and RAPS, documented as covering at least 1 - alpha, take the plain quantile of the scores, not
-# that of n + 1, so that with 20 images for alpha=0.05 they cover 91 %, with 50 for 0.02 96 %; its ConformalCQR, for regression, takes the right one
+# that of n + 1, so that with 20 images for alpha=0.05 they cover 91 %, with 50 for 0.02 96 %
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

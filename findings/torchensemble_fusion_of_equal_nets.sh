@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # torchensemble 0.2.0: FusionClassifier given a net, which is documented as well as its class, copies its weights into every member, and as all
-# of them get the gradient of their mean, they stay equal bit for bit: an ensemble of five is one net, five times
+# of them get the gradient of their mean, they stay equal: an ensemble of five is one net, five times
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
