@@ -66,7 +66,7 @@ def has_test_part(data: Data) -> bool:
         return any((root / f"{name.format(split='test')}.npy").is_file() for name in PAIRS[1])
     if data.source != "folder" or root is None:
         return True
-    if label_file(root) and _table_of_flat(root):
+    if _table_of_flat(root):
         return False
     return bool(tables_of(root, "test")) or ((root / "test").is_dir() and bool(class_folders(root / "test")))
 

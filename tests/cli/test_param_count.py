@@ -217,6 +217,19 @@ def test_classes_of_own_data_are_counted_where_no_image_is_needed_for_it(tmp_pat
     assert f"{trainable_parameters(load_config(written).model, 3):,}" in output
 
 
+def test_data_that_cannot_be_read_hides_no_other_config(tmp_path, three, capsys):
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    (tmp_path / "data" / "train" / "1.png").touch()
+    section = f"data: {{source: folder, root: {tmp_path / 'data'}}}\n"
+    broken = write(tmp_path, "broken", WRN.format(name="broken", factor=1) + section)
+    assert main([broken, three]) == 2
+    output, errors = capsys.readouterr()
+    assert f"{trainable_parameters(load_config(three).model, 10):,}" in output
+    assert errors.count("\n") == 1
+    assert "broken.yaml" in errors
+    assert "has pictures without class folders" in errors
+
+
 def test_heavy_packages_are_not_imported(three):
     heavy = {"torchvision", "pandas", "sklearn", "matplotlib", "scipy", "torchinfo", "torch._dynamo"}
     code = (
