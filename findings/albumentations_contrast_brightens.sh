@@ -4,7 +4,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet albumentations==2.0.8 albucore==0.0.24 opencv-python-headless==4.13.0.92 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet albumentations==2.0.8 albucore==0.0.24 opencv-python-headless==4.13.0.92 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" -W ignore - <<'PYTHON'
 import albumentations
 import numpy as np

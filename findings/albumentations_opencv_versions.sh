@@ -5,7 +5,7 @@ folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 for opencv in 4.12.0.88 5.0.0.93; do
     python3 -m venv "$folder/$opencv"
-    "$folder/$opencv/bin/pip" install --quiet albumentations==2.0.8 albucore==0.0.24 numpy==2.2.6 "opencv-python-headless==$opencv"
+    "$folder/$opencv/bin/pip" install --quiet albumentations==2.0.8 albucore==0.0.24 numpy==2.2.6 "opencv-python-headless==$opencv" || exit 77
     "$folder/$opencv/bin/python" - "$folder/$opencv.npy" <<'PYTHON'
 import sys
 
@@ -30,5 +30,5 @@ print("expected: the same library, pipeline and seed make the same pixels")
 first, second = (np.load(path).astype(int) for path in sys.argv[1:])
 away = np.abs(first - second)
 print(f"seen: {(away > 0).mean():.1%} of values and {(away > 0).any(axis=(1, 2, 3)).mean():.1%} of images differ, by up to {away.max()} levels")
-raise SystemExit(0 if away.max() > 0 else 1)
+raise SystemExit(0 if away.max() > 1 else 1)
 PYTHON

@@ -5,8 +5,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet numpy==2.4.6 scipy==1.17.1 statsmodels==0.15.0 pandas==3.1.1 matplotlib==3.11.2 baycomp==1.0.3
-"$folder/venv/bin/pip" install --quiet --no-deps autorank==1.3.0
+"$folder/venv/bin/pip" install --quiet numpy==2.4.6 scipy==1.17.1 statsmodels==0.15.0 pandas==3.1.1 matplotlib==3.11.2 baycomp==1.0.3 || exit 77
+"$folder/venv/bin/pip" install --quiet --no-deps autorank==1.3.0 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import contextlib
 import io

@@ -4,7 +4,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet calzone-tool==0.1.0 numpy==2.4.6 scipy==1.17.1 statsmodels==0.15.0
+"$folder/venv/bin/pip" install --quiet calzone-tool==0.1.0 numpy==2.4.6 scipy==1.17.1 statsmodels==0.15.0 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 

@@ -5,8 +5,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6
-"$folder/venv/bin/pip" install --quiet --no-deps mosaicml==0.32.1
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 || exit 77
+"$folder/venv/bin/pip" install --quiet --no-deps mosaicml==0.32.1 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 import types

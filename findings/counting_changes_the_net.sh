@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# torchinfo 1.8.0, torchsummary 1.5.1, fvcore 0.1.5, thop 0.1.1: counting a net's parameters changes the net
+# torchinfo 1.8.0, torchsummary 1.5.1, fvcore 0.1.5, thop 0.1.1: counting a net's parameters or operations changes the net
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
 "$folder/venv/bin/pip" install --quiet torch==2.13.0 torchinfo==1.8.0 torchsummary==1.5.1 fvcore==0.1.5.post20221221 \
-    thop==0.1.1.post2209072238 numpy==2.4.6
+    thop==0.1.1.post2209072238 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" -W ignore - <<'PYTHON'
 import contextlib
 import io

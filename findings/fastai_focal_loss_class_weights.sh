@@ -5,16 +5,19 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 torchvision==0.28.0 numpy==2.4.6 pandas==3.1.1 matplotlib==3.11.2 scikit-learn==1.9.1 fastcore==2.2.41 fasttransform==0.0.5 fastprogress==1.0.5 requests==2.34.2 pyyaml==6.0.3 fastdownload==0.0.8
-"$folder/venv/bin/pip" install --quiet --no-deps fastai==2.8.12
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 torchvision==0.28.0 numpy==2.4.6 pandas==3.1.1 matplotlib==3.11.2 scikit-learn==1.9.1 fastcore==2.2.41 fasttransform==0.0.5 fastprogress==1.0.5 requests==2.34.2 pyyaml==6.0.3 fastdownload==0.0.8 || exit 77
+"$folder/venv/bin/pip" install --quiet --no-deps fastai==2.8.12 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 
 import torch
 
-library = torch.library.Library("torchvision", "DEF")  # the wheel's compiled operators do not fit a CPU build of torch
-for name in ("nms", "qnms"):
-    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+try:
+    import torchvision
+except RuntimeError:  # beside a CPU build of torch the wheel's compiled operators do not load; declared, they are not missed
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 from fastai.losses import FocalLoss, FocalLossFlat
 
 torch.set_num_threads(1)

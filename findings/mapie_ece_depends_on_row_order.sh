@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # mapie 1.6.0: expected_calibration_error(split_strategy="array split") does not sort before it splits, so that in any order but that of
-# confidence the error all but disappears; and "uniform" and "quantile" make one bin less than num_bins says
+# confidence the error all but disappears; and "uniform" and "quantile" make one bin fewer than num_bins says
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet mapie==1.6.0 scikit-learn==1.9.1 scipy==1.17.1 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet mapie==1.6.0 scikit-learn==1.9.1 scipy==1.17.1 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 

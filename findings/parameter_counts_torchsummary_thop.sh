@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# torchsummary 1.5.1, thop 0.1.1: both leave parameters out, torchsummary counts a layer twice that is used twice
+# torchsummary 1.5.1, thop 0.1.1: both leave parameters out, and torchsummary counts a layer that is used in two places twice
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 torchsummary==1.5.1 thop==0.1.1.post2209072238 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 torchsummary==1.5.1 thop==0.1.1.post2209072238 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import contextlib
 import io

@@ -4,7 +4,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet ptflops==0.7.5 torch==2.13.0 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet ptflops==0.7.5 torch==2.13.0 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 
@@ -18,7 +18,7 @@ backbone = nn.Sequential(
 net = nn.Sequential(backbone, nn.Linear(64, 10))
 parameters = sum(one.numel() for one in net.parameters())
 print("version: ptflops", version("ptflops"), "torch", torch.__version__)
-print(f"expected: {parameters:,} parameters, those required to make a forward pass, trained or not")
+print(f"expected: {parameters:,} parameters, since each of them is needed to predict, trained or not")
 seen = {}
 for backend in ("pytorch", "aten"):
     for frozen in (False, True):

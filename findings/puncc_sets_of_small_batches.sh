@@ -4,7 +4,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet puncc==0.9.3 numpy==1.26.4 scikit-learn==1.6.1 pandas==2.3.3 matplotlib==3.10.8 scipy==1.15.3
+"$folder/venv/bin/pip" install --quiet puncc==0.9.3 numpy==1.26.4 scikit-learn==1.6.1 pandas==2.3.3 matplotlib==3.10.8 scipy==1.15.3 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 

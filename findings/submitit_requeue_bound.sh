@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# submitit 1.5.4: a job that saves itself at its time limit is requeued three times and then fails, and update_parameters cannot change that; sweep/cluster.py sets the bound
+# submitit 1.5.4: update_parameters refuses the number of requeues after a time limit, three unless another was given when the executor was made; sweep/cluster.py gives it there
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet submitit==1.5.4
+"$folder/venv/bin/pip" install --quiet submitit==1.5.4 || exit 77
 "$folder/venv/bin/python" - "$folder/jobs" <<'PYTHON'
 import sys
 

@@ -4,13 +4,16 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 torchvision==0.28.0 timm==1.0.31 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 torchvision==0.28.0 timm==1.0.31 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import torch
 
-library = torch.library.Library("torchvision", "DEF")  # the wheel's compiled operators do not fit a CPU build of torch
-for name in ("nms", "qnms"):
-    library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+try:
+    import torchvision
+except RuntimeError:  # beside a CPU build of torch the wheel's compiled operators do not load; declared, they are not missed
+    operators = torch.library.Library("torchvision", "DEF")
+    for name in ("nms", "qnms"):
+        operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
 import timm
 from timm.optim import create_optimizer_v2
 from timm.scheduler import CosineLRScheduler

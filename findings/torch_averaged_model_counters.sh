@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# torch 2.13.0: AveragedModel(use_buffers=True) leaves BatchNorm's counter behind; training/state.py copies integer buffers
+# torch 2.13.0: AveragedModel(use_buffers=True) leaves BatchNorm's counter behind; training/averaging.py copies integer buffers
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import torch
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn

@@ -5,7 +5,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 || exit 77
 cat > "$folder/ranks.py" <<'PYTHON'
 """The averaged gradients of one batch, four times over: are they the same bits?"""
 import torch

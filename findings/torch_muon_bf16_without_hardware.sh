@@ -2,10 +2,14 @@
 # torch 2.13.0: torch.optim.Muon orthogonalizes in bfloat16 on every device; on a CPU without it (AVX2), that takes many times as long
 # as in float32. cifar_small/optim/muon.py takes float32 there.
 set -euo pipefail
+if ! grep --quiet avx2 /proc/cpuinfo; then
+    echo "nothing to see: this processor has no AVX2, to which the libraries could be held"
+    exit 77
+fi
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 || exit 77
 ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 "$folder/venv/bin/python" - <<'PYTHON'
 import time
 

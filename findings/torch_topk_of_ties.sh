@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# torch 2.13.0: where logits tie, topk does not begin with the class that argmax names; predictions here are the first largest
+# torch 2.13.0: where logits tie, topk, which promises no order of them, does not begin with the class that argmax names; predictions here are the first largest
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import torch
 

@@ -5,8 +5,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 torchmetrics==1.9.0
-"$folder/venv/bin/pip" install --quiet --no-deps torch-uncertainty==0.13.0
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 torchmetrics==1.9.0 || exit 77
+"$folder/venv/bin/pip" install --quiet --no-deps torch-uncertainty==0.13.0 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 import types

@@ -5,8 +5,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 scikit-learn==1.9.1 tqdm==4.70.1
-"$folder/venv/bin/pip" install --quiet --no-deps torchcp==1.2.1
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 scikit-learn==1.9.1 tqdm==4.70.1 || exit 77
+"$folder/venv/bin/pip" install --quiet --no-deps torchcp==1.2.1 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import sys
 import types

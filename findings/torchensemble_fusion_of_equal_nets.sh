@@ -5,8 +5,8 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 scikit-learn==1.9.1 joblib==1.6.0
-"$folder/venv/bin/pip" install --quiet --no-deps torchensemble==0.2.0
+"$folder/venv/bin/pip" install --quiet torch==2.13.0 numpy==2.4.6 scikit-learn==1.9.1 joblib==1.6.0 || exit 77
+"$folder/venv/bin/pip" install --quiet --no-deps torchensemble==0.2.0 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 import contextlib
 import io

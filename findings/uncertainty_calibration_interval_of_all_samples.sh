@@ -5,7 +5,7 @@ set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet uncertainty-calibration==0.1.4 numpy==2.4.6 scikit-learn==1.9.1 setuptools==80.9.0
+"$folder/venv/bin/pip" install --quiet uncertainty-calibration==0.1.4 numpy==2.4.6 scikit-learn==1.9.1 setuptools==80.9.0 || exit 77
 "$folder/venv/bin/python" - <<'PYTHON'
 from importlib.metadata import version
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# webdataset 1.0.2: shardshuffle puts the shards into one order for all epochs, and a seed does not reach shuffle(): only detshuffle=True has another order each epoch, the same in every run; orders here depend on seed and epoch (training/batches.py)
+# webdataset 1.0.2: shardshuffle puts the shards into one order for all epochs, and a seed does not reach shuffle(); only detshuffle=True has another order each epoch, the same in every run; orders here depend on seed and epoch (training/batches.py)
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 python3 -m venv "$folder/venv"
-"$folder/venv/bin/pip" install --quiet webdataset==1.0.2 numpy==2.4.6 torch==2.13.0
+"$folder/venv/bin/pip" install --quiet webdataset==1.0.2 numpy==2.4.6 torch==2.13.0 || exit 77
 "$folder/venv/bin/python" - "$folder" <<'PYTHON'
 import io
 import sys
