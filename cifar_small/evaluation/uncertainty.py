@@ -9,7 +9,7 @@ arXiv 1506.02142; Houlsby et al. (2011), arXiv 1112.5745; Lakshminarayanan et al
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from cifar_small.models import dropout_layers, set_dropout
 from cifar_small.randomness import DROPOUT, stream_seed
 from cifar_small.runs.predictions import Predictions
 
+WITHOUT_DROPOUT = "1 - confidence, no dropout"
 COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5)  # of the table
 
 Floats = npt.NDArray[np.float64]
@@ -40,6 +41,7 @@ class Uncertainty:
     """Of N images, from several answers to each; labels: None where the split has none; meta: what made it, plain JSON values.
 
     probabilities: (N, K), the mean of the answers; predictive_entropy, expected_entropy, mutual_information: (N,), nats.
+    plain: (N, K), what the net says without dropout, for comparison; None for an ensemble.
     """
 
     ids: npt.NDArray[np.int64]
@@ -50,6 +52,7 @@ class Uncertainty:
     expected_entropy: Floats
     mutual_information: Floats
     meta: dict[str, Any]
+    plain: Floats | None = None
 
     @property
     def predicted(self) -> npt.NDArray[np.int64]:
@@ -159,7 +162,8 @@ def monte_carlo(
         "views": "none",
         "members": [first.meta.picked(*facts)],
     }
-    return _measure(logits, first, made)
+    plain = np.exp(log_softmax(predict_images(net, images, "none").logits))
+    return replace(_measure(logits, first, made), plain=plain)
 
 
 def ensemble_uncertainty(members: Sequence[Predictions]) -> Uncertainty:
@@ -182,7 +186,10 @@ def ensemble_uncertainty(members: Sequence[Predictions]) -> Uncertainty:
 
 @dataclass(frozen=True)
 class Selective:
-    """Accuracy against coverage of one uncertainty: a curve for each score, and that of the best order of these predictions."""
+    """Accuracy against coverage of one uncertainty: a curve for each score, and that of the best order of these predictions.
+
+    Of Monte-Carlo dropout also one for the net without it: its own answers, by its own confidence.
+    """
 
     curves: dict[str, CoverageCurve]
     best: CoverageCurve
@@ -201,4 +208,7 @@ def selective(uncertainty: Uncertainty) -> Selective:
     """The accuracy on the surest images, by each score. Only for labelled splits."""
     correct = uncertainty.correct
     curves = {name: coverage_curve(scores, correct) for name, scores in uncertainty.scores.items()}
+    if uncertainty.plain is not None:
+        right = uncertainty.plain.argmax(axis=1) == uncertainty.labels
+        curves[WITHOUT_DROPOUT] = coverage_curve(1 - uncertainty.plain.max(axis=1), right)
     return Selective(curves, best_curve(correct))

@@ -15,7 +15,7 @@ from cifar_small.config.schema import Config
 from cifar_small.config.shipped import find_config, shipped_name
 from cifar_small.config.strict_yaml import dump_yaml, read_yaml
 from cifar_small.data.sources import classes_at_hand
-from cifar_small.errors import ConfigError, DataError
+from cifar_small.errors import ConfigError, DataError, UserError
 from cifar_small.models.counting import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
 from cifar_small.reporting.tables import Table, aligned
 from cifar_small.wording import command_line
@@ -51,8 +51,8 @@ def print_param_table(configs: Sequence[Path], budget: int | None = None, *, fit
     for path in _paths(configs or [Path("configs")]):
         try:
             rows.append(_row(path, budget))
-        except ConfigError as error:
-            problems.append(str(error))
+        except UserError as error:
+            problems.append(error)
     if rows:
         print(_table(rows))
     for row in rows:
@@ -74,7 +74,7 @@ def print_param_table(configs: Sequence[Path], budget: int | None = None, *, fit
     for problem in problems:
         print(problem, file=sys.stderr)
     if problems:
-        return 2
+        return min(problem.exit_code for problem in problems)
     return 1 if any(row.headroom < 0 for row in rows) else 0
 
 
@@ -113,7 +113,7 @@ def _row(path: Path, budget: int | None) -> SizedConfig:
         classes = known or ASSUMED_CLASSES
         return SizedConfig(str(shown), config, classes, known is None, footprint(config.model, classes, config.side))
     except (ConfigError, DataError) as error:  # of this config alone: the others still have their rows
-        raise ConfigError(f"{shown}: {error}") from None
+        raise type(error)(f"{shown}: {error}") from None
 
 
 def _table(rows: Sequence[SizedConfig]) -> str:

@@ -12,6 +12,7 @@ import torch
 
 from cifar_small.config.resolved import ResolvedConfig, resolve_config
 from cifar_small.config.schema import Config
+from cifar_small.data.sources import classes_at_hand
 from cifar_small.environment import machine_facts
 from cifar_small.errors import ConfigError
 from cifar_small.models.counting import check_budget, num_classes_of
@@ -52,8 +53,8 @@ def train(
     DivergedError (loss not finite) and Terminated (saved after a signal of `environment.ENDING_SIGNALS`; resume to go on).
     """
     clock = time.monotonic()
-    known = num_classes_of(config)
-    parameters = None if known is None else check_budget(config, known)  # before any data is read
+    known = num_classes_of(config) or classes_at_hand(config.data)
+    parameters = None if known is None else check_budget(config, known)  # before any image is read
     run = Run(folder)
     config, init = prepare_init(config, run)
     resolved = resolve_config(config)

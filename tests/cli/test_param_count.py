@@ -222,12 +222,13 @@ def test_data_that_cannot_be_read_hides_no_other_config(tmp_path, three, capsys)
     (tmp_path / "data" / "train" / "1.png").touch()
     section = f"data: {{source: folder, root: {tmp_path / 'data'}}}\n"
     broken = write(tmp_path, "broken", WRN.format(name="broken", factor=1) + section)
-    assert main([broken, three]) == 2
+    assert main([broken, three]) == 3
     output, errors = capsys.readouterr()
     assert f"{trainable_parameters(load_config(three).model, 10):,}" in output
     assert errors.count("\n") == 1
     assert "broken.yaml" in errors
     assert "has pictures without class folders" in errors
+    assert main([broken, three, tmp_path / "gone.yaml"]) == 2  # the lesser code, of a wrong path
 
 
 def test_heavy_packages_are_not_imported(three):

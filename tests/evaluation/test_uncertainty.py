@@ -35,6 +35,7 @@ from cifar_small.evaluation.uncertainty import (
 from cifar_small.inference.ensemble import combine
 from cifar_small.inference.predict import Net, load_net, load_own_splits, predict_images
 from cifar_small.metrics.classification import log_softmax
+from cifar_small.metrics.coverage import coverage_curve
 from cifar_small.models import set_dropout
 from cifar_small.reporting.uncertainty_files import FILES, describe_uncertainty, write_uncertainty
 from cifar_small.runs.directory import Run
@@ -93,17 +94,20 @@ def test_entropies_in_closed_form() -> None:
 
 def test_only_dropout_is_active_and_the_net_stays_as_it_was(net: Net, val: Images) -> None:
     before = {name: value.clone() for name, value in net.model.state_dict().items()}
-    states: set[tuple[str, bool]] = set()
+    calls: list[set[tuple[str, bool]]] = []
 
     def note(module: torch.nn.Module, inputs: Any) -> None:
-        states.update((type(one).__name__, one.training) for one in module.modules())
+        calls.append({(type(one).__name__, one.training) for one in module.modules()})
 
     net.model.eval()
     with net.model.register_forward_pre_hook(note):
         monte_carlo(net, val, passes=2)
-    assert {name for name, training in states if training} == {"Dropout"}
-    assert ("BatchNorm2d", False) in states
-    assert ("Dropout", False) not in states
+    batches = len(calls) // 3  # of two passes with dropout and one without
+    for states in calls[: 2 * batches]:
+        assert {name for name, training in states if training} == {"Dropout"}
+        assert ("BatchNorm2d", False) in states
+        assert ("Dropout", False) not in states
+    assert not any(training for states in calls[2 * batches :] for _, training in states)
     assert all(torch.equal(value, before[name]) for name, value in net.model.state_dict().items())
     assert not any(module.training for module in net.model.modules())
 
@@ -131,6 +135,18 @@ def test_passes_depend_on_the_seed_and_nothing_else(net: Net, val: Images) -> No
     assert np.array_equal(first.probabilities, again.probabilities)
     assert not np.array_equal(first.probabilities, other.probabilities)
     assert (first.mutual_information > 0).mean() > 0.9
+
+
+def test_the_net_without_dropout_stands_beside_its_passes(net: Net, val: Images) -> None:
+    found = monte_carlo(net, val, passes=3)
+    logits = predict_images(net, val, "none").logits
+    assert np.allclose(found.plain, np.exp(log_softmax(logits)))
+    right = logits.argmax(axis=1) == val.labels
+    unsure = 1 - np.exp(log_softmax(logits)).max(axis=1)
+    row = selective(found).table["1 - confidence, no dropout"]
+    assert row["100%"] == pytest.approx(right.mean())  # its own answers, not the mean of the passes
+    assert row["AURC"] == pytest.approx(coverage_curve(unsure, right).aurc)
+    assert "1 - confidence, no dropout" in describe_uncertainty(found, selective(found))
 
 
 def test_dropout_is_that_of_the_phase_whose_weights_were_selected(net: Net, val: Images) -> None:

@@ -453,6 +453,18 @@ def test_over_budget_is_refused_before_data_is_read(tiny: Tiny, tmp_path: Path, 
     assert not (tmp_path / "run").exists()
 
 
+def test_over_budget_by_the_classes_of_a_folder_is_refused_before_a_picture_is_read(tiny: Tiny, tmp_path: Path) -> None:
+    for name in ("ant", "bee", "cat"):
+        (tmp_path / "data" / "train" / name).mkdir(parents=True)
+        (tmp_path / "data" / "train" / name / "1.png").write_bytes(b"no picture")
+    count = count_parameters(build_model(tiny().model, 3))
+    changed = {"rules": {"max_params": count - 1}, "data": {"source": "folder", "root": str(tmp_path / "data")}}
+    with pytest.raises(ConfigError, match=rf"{count:,} trainable parameters, 1 over the budget of {count - 1:,}"):
+        train(tiny(**changed), tmp_path / "run", quiet=True)
+    with pytest.raises(DataError, match=r"1\.png"):
+        train(tiny(**{**changed, "rules": {"max_params": count}}), tmp_path / "run", quiet=True)
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
