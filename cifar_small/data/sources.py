@@ -279,6 +279,14 @@ def picture_files_of(data: Data, split: Split) -> list[Path]:
     return listed[0] if listed else []
 
 
+def pictures_without_label(data: Data) -> int:
+    """How many pictures of a flat train/ its CSV of labels does not name: they are in no split. 0 for other sources."""
+    root = _root(data)
+    if root is None or (listed := _listed(data, "train")) is None or _table_of_flat(root) is None:
+        return 0
+    return len(picture_files(root / "train")) - len(listed[0])
+
+
 def _listed(data: Data, split: Split) -> LabelledFiles | None:
     root = _root(data)
     if data.source != "folder" or root is None or not (root / "train").is_dir():

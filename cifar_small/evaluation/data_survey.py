@@ -19,7 +19,7 @@ from cifar_small.data import Images, index_hash, load_test
 from cifar_small.data.datamodule import channel_moments, load_splits
 from cifar_small.data.duplicates import find_copies
 from cifar_small.data.pictures import stored_sizes
-from cifar_small.data.sources import picture_files_of
+from cifar_small.data.sources import picture_files_of, pictures_without_label
 from cifar_small.environment import no_bar
 from cifar_small.errors import DataError
 from cifar_small.metrics.classification import log_softmax
@@ -98,6 +98,7 @@ class DataSurvey:
     mean: tuple[float, ...]  # of the training images, per channel in 0..1
     std: tuple[float, ...]
     sizes: Counter[tuple[int, int]]  # width and height of the training part's pictures as stored; empty for arrays
+    without_label: int  # pictures of train/ that the CSV of labels does not name
     copies: tuple[CopyPair, ...]
     labels: LabelCheck | None  # None: no predictions were given
 
@@ -135,6 +136,7 @@ def survey(data: Data, predictions: Sequence[Predictions] = ()) -> DataSurvey:
         mean,
         std,
         stored_sizes(names["train"]),
+        pictures_without_label(data),
         tuple(_copies(parts, names)),
         _check_labels(found, parts, names) if found else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -137,12 +138,16 @@ def test_sizes_as_stored_and_files_of_a_folder_without_test(tmp_path: Path, flat
         rows.append(f"{at:02d},{'ab'[at % 2]}")
     if flat:
         (tmp_path / "trainLabels.csv").write_text("\n".join(rows))
+        for name in ("97.png", "98.png"):  # which the CSV does not name
+            shutil.copy(tmp_path / "train" / "05.png", tmp_path / "train" / name)
     found = survey(Data(source="folder", root=str(tmp_path), val_size=2))
     assert dict(found.sizes) == {(40, 48): 3, (32, 32): 9}
     assert "test" in found.no_test
     assert set(found.parts) == {"train", "val"}
     assert "32x32 (9), 40x48 (3)" in describe_survey(found)
     assert "3 pictures resized to 32x32" in describe_survey(found)
+    assert found.without_label == (2 if flat else 0)
+    assert ("2 pictures of train/ left out: the CSV of labels names no class for them" in describe_survey(found)) == flat
     (copy,) = found.copies
     assert {file.name for one in (copy.image, copy.other) if (file := one.file)} == {"08.png", "10.png"}
     assert copy.exact
