@@ -227,7 +227,8 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
             raise UserError("settings have no effect on a config that is loaded already; give them where it is loaded")
         return config
     if isinstance(config, Mapping):
-        return parse_config(with_hashes(with_changes(config, changes), trusted=True))
+        plain = json.loads(_as_text(config, "config"))  # paths and numbers of numpy too, as settings may hold them
+        return parse_config(with_hashes(with_changes(plain, changes), trusted=True))
     return _read_config(_path(config, "config", "a mapping, or the path of a YAML file"), changes)
 
 

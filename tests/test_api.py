@@ -176,6 +176,9 @@ def test_an_ensemble_is_submitted_with_the_runs_that_predicted(
 def test_settings_are_what_paths_and_numpy_give(tmp_path: Path) -> None:
     settings = {"data.root": tmp_path, "seed": np.int64(3), "optim.lr": np.float32(0.25), "ema_decay": np.float64(0.5)}
     loaded = cs.load_config(tiny_raw(data={"source": "cifar10"}), settings)
+    same = {"seed": np.int64(3), "data": {"source": "cifar10", "root": tmp_path}, "ema_decay": np.float64(0.5)}
+    as_mapping = cs.load_config(tiny_raw(**same), {"optim.lr": 0.25})
+    assert as_mapping == loaded
     assert (loaded.data.root, loaded.seed, loaded.optim.lr, loaded.ema_decay) == (str(tmp_path), 3, 0.25, 0.5)
     inner = cs.load_config(tiny_raw(), {"optim": {"name": "sgd", "lr": np.float32(0.5), "nesterov": np.bool_(True)}})
     assert inner.optim.lr == 0.5
