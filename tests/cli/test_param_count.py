@@ -228,7 +228,7 @@ def test_data_that_cannot_be_read_hides_no_other_config(tmp_path, three, capsys)
     assert errors.count("\n") == 1
     assert "broken.yaml" in errors
     assert "has pictures without class folders" in errors
-    assert main([broken, three, tmp_path / "gone.yaml"]) == 2  # the lesser code, of a wrong path
+    assert main([broken, three, str(tmp_path / "gone.yaml")]) == 2  # the lesser code, of a wrong path
 
 
 def test_heavy_packages_are_not_imported(three):
