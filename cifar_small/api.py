@@ -32,7 +32,7 @@ from cifar_small.figures.style import render, save
 from cifar_small.files import sha256_file, write_atomic, write_json
 from cifar_small.inference.blend import Method
 from cifar_small.inference.predict import Split, check_split, images_or_note, predict, predictions_file, views_or
-from cifar_small.models.counting import footprint, num_classes_of
+from cifar_small.models.counting import footprint
 from cifar_small.reporting.comparison_tables import comparison_tables
 from cifar_small.reporting.estimate_files import estimation_record, estimation_table
 from cifar_small.reporting.tables import Table, to_html, to_text
@@ -227,8 +227,7 @@ def load_config(config: AnyConfig, settings: Mapping[str, Any] | None = None) ->
             raise UserError("settings have no effect on a config that is loaded already; give them where it is loaded")
         return config
     if isinstance(config, Mapping):
-        plain = json.loads(_as_text(config, "config"))  # paths and numbers of numpy too, as settings may hold them
-        return parse_config(with_hashes(with_changes(plain, changes), trusted=True))
+        return parse_config(with_hashes(with_changes(_plain(config), changes), trusted=True))
     return _read_config(_path(config, "config", "a mapping, or the path of a YAML file"), changes)
 
 
@@ -243,7 +242,7 @@ def param_count(config: AnyConfig, settings: Mapping[str, Any] | None = None, *,
     resnet_hour  2,703,690  2,703,690  345.7  5,000,000  2,296,310
     """
     loaded = load_config(config, settings)
-    size = footprint(loaded.model, num_classes_of(loaded) or classes_at_hand(loaded.data) or classes, loaded.side)
+    size = footprint(loaded.model, classes_at_hand(loaded.data) or classes, loaded.side)
     return ParameterCount(loaded.name, size.trainable, size.total, size.macs, loaded.rules.max_params)
 
 
@@ -408,18 +407,28 @@ def report(
     return target
 
 
+def _plain(value: Any) -> Any:
+    """Mappings and lists with paths as text and numpy's numbers as Python's; what no config can hold is left to its reader."""
+    match value:
+        case Mapping():
+            return {key: _plain(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case os.PathLike():
+            return os.fspath(value)
+        case np.generic():
+            return value.item()
+    return value
+
+
 def _as_text(value: Any, key: str) -> str:
     """A setting as the command line would be given it. Raises ConfigError for what no config can hold."""
 
-    def plain(one: Any) -> Any:
-        if isinstance(one, os.PathLike):
-            return os.fspath(one)
-        if isinstance(one, np.generic):
-            return one.item()
+    def refuse(one: Any) -> Any:
         raise TypeError(f"{key} holds a {type(one).__name__}")
 
     try:
-        return json.dumps(value, default=plain)
+        return json.dumps(_plain(value), default=refuse)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{key} is {value!r:.60}; expected text, numbers, lists and mappings of them ({error})") from None
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -179,6 +180,9 @@ def test_settings_are_what_paths_and_numpy_give(tmp_path: Path) -> None:
     same = {"seed": np.int64(3), "data": {"source": "cifar10", "root": tmp_path}, "ema_decay": np.float64(0.5)}
     as_mapping = cs.load_config(tiny_raw(**same), {"optim.lr": 0.25})
     assert as_mapping == loaded
+    assert cs.load_config(MappingProxyType(tiny_raw())) == cs.load_config(tiny_raw())
+    with pytest.raises(ConfigError, match=r"config: data\.root: "):  # by its own name, as every problem of a config
+        cs.load_config(tiny_raw(data={"source": "cifar10", "root": {tmp_path}}))
     assert (loaded.data.root, loaded.seed, loaded.optim.lr, loaded.ema_decay) == (str(tmp_path), 3, 0.25, 0.5)
     inner = cs.load_config(tiny_raw(), {"optim": {"name": "sgd", "lr": np.float32(0.5), "nesterov": np.bool_(True)}})
     assert inner.optim.lr == 0.5

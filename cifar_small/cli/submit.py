@@ -106,13 +106,12 @@ def _check(options: argparse.Namespace) -> int:
     """
     from cifar_small.config.schema import Data, Rules
     from cifar_small.data import class_names, load_unlabelled
-    from cifar_small.models.counting import num_classes_of
     from cifar_small.submission.diff import read_submission, warnings_of
     from cifar_small.submission.submission_file import find_faults, read_bytes, rules_of_sample
 
     config = config_or_none(options)
     rules = config.rules if config else Rules()
-    number = num_classes_of(config) if config else 10
+    number = config.data.num_classes if config else 10
     if not rules.in_names and number and options.sample is None:
         classes = tuple(str(label) for label in range(number))  # no names are needed, so no data is read for them
     else:

@@ -17,6 +17,7 @@ from cifar_small.data.containers import integers, read_column, read_table, table
 from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import require_in_order
 from cifar_small.data.pictures import (
+    ENDINGS,
     Labelled,
     LabelledFiles,
     class_folders,
@@ -86,10 +87,12 @@ def class_names(data: Data) -> tuple[str, ...]:
 
 
 def classes_at_hand(data: Data) -> int | None:
-    """How many classes a source of the user's own has, found without reading an image.
+    """How many classes a source has, found without reading an image.
 
     None for one that is not there, or whose classes its images alone tell. Raises DataError.
     """
+    if data.num_classes is not None:
+        return data.num_classes
     root = _root(data)
     if listed := _listed(data, "train"):
         return len(listed[2])
@@ -279,12 +282,15 @@ def picture_files_of(data: Data, split: Split) -> list[Path]:
     return listed[0] if listed else []
 
 
-def pictures_without_label(data: Data) -> int:
-    """How many pictures of a flat train/ its CSV of labels does not name: they are in no split. 0 for other sources."""
+def pictures_without_label(data: Data, named: Sequence[Path]) -> int:
+    """How many pictures of a flat train/ its CSV of labels does not name: they are in no split. 0 for other sources.
+
+    named: the files of the training part, as `picture_files_of` lists them.
+    """
     root = _root(data)
-    if root is None or (listed := _listed(data, "train")) is None or _table_of_flat(root) is None:
+    if root is None or not named or named[0].parent != root / "train":  # class folders lie between
         return 0
-    return len(picture_files(root / "train")) - len(listed[0])
+    return len([file for file in picture_files(root / "train") if file.suffix.lower() in ENDINGS]) - len(named)
 
 
 def _listed(data: Data, split: Split) -> LabelledFiles | None:

@@ -136,7 +136,7 @@ def survey(data: Data, predictions: Sequence[Predictions] = ()) -> DataSurvey:
         mean,
         std,
         stored_sizes(names["train"]),
-        pictures_without_label(data),
+        pictures_without_label(data, names["train"]),
         tuple(_copies(parts, names)),
         _check_labels(found, parts, names) if found else None,
     )

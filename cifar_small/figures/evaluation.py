@@ -157,7 +157,7 @@ def draw_coverage(
     axes.set_xlabel("coverage: % of images kept, the surest first")
     axes.set_ylabel("accuracy on those kept, %")
     above = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False, "fontsize": 8.5}  # hides no line there
-    axes.legend(ncols=3, **above)
+    axes.legend(ncols=2, **above)
     edges = np.linspace(0, max(float(part.max()) for part in entropies if len(part)) + 1e-9, 31)
     for part, name, color in zip(entropies, ("right", "wrong"), (BLUE, ORANGE), strict=True):
         if len(part):

@@ -17,7 +17,6 @@ from torch.nn.parameter import is_lazy
 
 from cifar_small.config.own_code import load_own
 from cifar_small.config.schema import (
-    SOURCES,
     Config,
     LibraryModel,
     OwnModel,
@@ -161,11 +160,6 @@ def _macs_by_hand(net: nn.Module, side: int) -> int:
     with torch.no_grad():
         net(torch.zeros(1, 3, side, side))
     return macs
-
-
-def num_classes_of(config: Config) -> int | None:
-    """Classes of the config's data; None for npz and folder without `data.classes`, which only the data tells."""
-    return len(config.data.classes) or SOURCES[config.data.source].classes
 
 
 def widest(model: ModelConfig, num_classes: int, budget: int) -> tuple[ModelConfig, int] | None:

@@ -6,7 +6,7 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import SOURCES, Config
 from cifar_small.data.datamodule import load_splits
 from cifar_small.errors import ConfigError
-from cifar_small.models.counting import check_budget, footprint, num_classes_of
+from cifar_small.models.counting import check_budget, footprint
 from cifar_small.reporting.timeline import phase_table, steps_of, training_images
 from cifar_small.training.build import try_own_net
 from cifar_small.training.distributed import share_batch
@@ -25,7 +25,7 @@ def describe_run(config: Config) -> str:
     """
     if config.input.size is None:
         config = with_input_of_weights(config)
-    classes, resolved = num_classes_of(config), resolve_config(config)
+    classes, resolved = config.data.num_classes, resolve_config(config)
     if classes is None or SOURCES[config.data.source].train_images is None:
         train, _, _ = load_splits(config.data)
         classes, images = len(train.classes), len(train)

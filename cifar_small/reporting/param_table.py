@@ -16,7 +16,7 @@ from cifar_small.config.shipped import find_config, shipped_name
 from cifar_small.config.strict_yaml import dump_yaml, read_yaml
 from cifar_small.data.sources import classes_at_hand
 from cifar_small.errors import ConfigError, DataError, UserError
-from cifar_small.models.counting import Footprint, check_budget, footprint, num_classes_of, skeleton, widest
+from cifar_small.models.counting import Footprint, check_budget, footprint, skeleton, widest
 from cifar_small.reporting.tables import Table, aligned
 from cifar_small.wording import command_line
 
@@ -109,7 +109,7 @@ def _row(path: Path, budget: int | None) -> SizedConfig:
     if budget is not None:
         config = config.model_copy(update={"rules": config.rules.model_copy(update={"max_params": budget})})
     try:
-        known = num_classes_of(config) or classes_at_hand(config.data)
+        known = classes_at_hand(config.data)
         classes = known or ASSUMED_CLASSES
         return SizedConfig(str(shown), config, classes, known is None, footprint(config.model, classes, config.side))
     except (ConfigError, DataError) as error:  # of this config alone: the others still have their rows

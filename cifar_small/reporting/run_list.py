@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar_small.errors import UserError
-from cifar_small.models.counting import num_classes_of, trainable_parameters
+from cifar_small.models.counting import trainable_parameters
 from cifar_small.reporting.tables import Table
 from cifar_small.runs.directory import FAILED, PRUNED, Run, read_json, read_metrics
 from cifar_small.runs.locks import is_locked
@@ -54,7 +54,7 @@ def status_of(run: Run) -> RunStatus:
     size = run.size()
     try:
         config, rows, summary = run.config(), read_metrics(run.metrics_file), run.finished()
-        classes = num_classes_of(config)
+        classes = config.data.num_classes
         parameters = summary.parameters if summary else trainable_parameters(config.model, classes) if classes else None
         best = max((row["val_accuracy"] for row in rows), default=None)
         epochs, ended = config.epochs, _ended_in_sweep(run)

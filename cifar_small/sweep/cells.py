@@ -20,7 +20,7 @@ from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, Recipe
 from cifar_small.data.sources import classes_at_hand
 from cifar_small.errors import ConfigError
-from cifar_small.models.counting import num_classes_of, trainable_parameters
+from cifar_small.models.counting import trainable_parameters
 from cifar_small.randomness import numpy_generator
 from cifar_small.sweep.spec import Range, Settings, Space, Sweep, canonical
 from cifar_small.transforms.per_image import check_pipelines
@@ -132,7 +132,7 @@ def resolve(sweep: Sweep, name: str, settings: Mapping[str, Any]) -> Cell:
     # JSON is YAML too, so the values go through the same strict reader as those of a command line.
     config = load_config(sweep.config, [(key, json.dumps(value)) for key, value in overrides.items()])
     config = config.model_copy(update={"seed": sweep.seeds[0]})
-    classes = num_classes_of(config) or classes_at_hand(config.data)
+    classes = classes_at_hand(config.data)
     return Cell(name, settings, config, None if classes is None else trainable_parameters(config.model, classes))
 
 

@@ -15,7 +15,7 @@ from cifar_small.config.schema import Config
 from cifar_small.data.sources import classes_at_hand
 from cifar_small.environment import machine_facts
 from cifar_small.errors import ConfigError
-from cifar_small.models.counting import check_budget, num_classes_of
+from cifar_small.models.counting import check_budget
 from cifar_small.runs.directory import Run, can_resume, write_start
 from cifar_small.runs.locks import locked
 from cifar_small.runs.records import Summary
@@ -53,7 +53,7 @@ def train(
     DivergedError (loss not finite) and Terminated (saved after a signal of `environment.ENDING_SIGNALS`; resume to go on).
     """
     clock = time.monotonic()
-    known = num_classes_of(config) or classes_at_hand(config.data)
+    known = classes_at_hand(config.data)
     parameters = None if known is None else check_budget(config, known)  # before any image is read
     run = Run(folder)
     config, init = prepare_init(config, run)

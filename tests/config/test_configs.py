@@ -19,7 +19,7 @@ from cifar_small.config.loading import load_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.renamed import RECIPES
 from cifar_small.config.schema import AlbumentationsAugment, Augment, Config, LibraryModel
-from cifar_small.models.counting import check_budget, footprint, num_classes_of
+from cifar_small.models.counting import check_budget, footprint
 from cifar_small.transforms.per_image import build_transform
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,7 +36,7 @@ def named(path: Path) -> str:
 
 
 def classes_of(config: Config) -> int:
-    classes = num_classes_of(config)
+    classes = config.data.num_classes
     assert classes is not None
     return classes
 

@@ -140,6 +140,7 @@ def test_sizes_as_stored_and_files_of_a_folder_without_test(tmp_path: Path, flat
         (tmp_path / "trainLabels.csv").write_text("\n".join(rows))
         for name in ("97.png", "98.png"):  # which the CSV does not name
             shutil.copy(tmp_path / "train" / "05.png", tmp_path / "train" / name)
+        (tmp_path / "train" / "readme.txt").touch()
     found = survey(Data(source="folder", root=str(tmp_path), val_size=2))
     assert dict(found.sizes) == {(40, 48): 3, (32, 32): 9}
     assert "test" in found.no_test

@@ -20,7 +20,6 @@ from cifar_small.models.counting import (
     check_tensors,
     count_parameters,
     footprint,
-    num_classes_of,
     skeleton,
     widest,
 )
@@ -214,8 +213,8 @@ def test_numbers_in_an_attribute_are_refused(kept):
     ("source", "classes"),
     [("cifar10", 10), ("cifar100", 100), ("cifar100_coarse", 20), ("digits", 10), ("npz", None), ("folder", None)],
 )
-def test_num_classes_of(source, classes):
-    assert num_classes_of(config(wrn_dict(10, 1), data={"source": source})) == classes
+def test_num_classes_of_a_source(source, classes):
+    assert config(wrn_dict(10, 1), data={"source": source}).data.num_classes == classes
 
 
 def test_widest_widen_factor_is_maximal():

@@ -33,7 +33,6 @@ from cifar_small.environment import memory_format
 from cifar_small.errors import UserError
 from cifar_small.models import build_model, set_training
 from cifar_small.models.convolutions import FastConvolutions
-from cifar_small.models.counting import num_classes_of
 from cifar_small.optim.optimizers import set_learning_rate
 from cifar_small.runs.directory import Run
 from cifar_small.training.build import build_trainer
@@ -223,7 +222,7 @@ class DataLoaderLoop:
 
 def synthetic(config: Config, images: int, folder: Path) -> Config:
     """The same config on random images, which go into `folder`: so many for training, and one of each class for val."""
-    classes = num_classes_of(config) or ASSUMED_CLASSES
+    classes = config.data.num_classes or ASSUMED_CLASSES
     total, rng = images + classes, np.random.default_rng(0)
     pixels = rng.integers(0, 256, (total, 32, 32, 3), dtype=np.uint8)
     file = folder / f"random_{images}.npz"

@@ -177,6 +177,11 @@ class Data(Section):
 
     OMIT_DEFAULT = frozenset({"classes", "layout"})
 
+    @property
+    def num_classes(self) -> int | None:
+        """How many classes, as the config alone says; None for npz and folder without `classes`, which only the data tells."""
+        return len(self.classes) or SOURCES[self.source].classes
+
 
 class Input(Section):
     """What the net is given: images at which size (32x32 ones enlarged on the device), and how they are normalized.
