@@ -129,7 +129,7 @@ def _format_of(output: Path | None) -> str:
 def _diff_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("first", type=Path, metavar="A.csv", help="a submission")
     parser.add_argument("second", type=Path, metavar="B.csv", help="another submission of the same file")
-    add_config(parser, "config that names the classes (default: CIFAR-10)")
+    add_config(parser, "config that names the classes (default: the records beside the CSVs, else CIFAR-10)")
     parser.add_argument("--truth", type=Path, metavar="CSV", help="the true classes, in either format; both are scored")
     parser.add_argument("--show", type=int, default=10, metavar="N", help="differing images to print (default: 10)")
     add_output(parser, "CSV to write with every image on which they differ")
@@ -142,24 +142,24 @@ def _diff(options: argparse.Namespace) -> int:
     Header, ids and labels may be of any form that submit writes; rows are joined by id. Warns if class counts are unlikely for
     a balanced file, or if the order of the rows gives labels away. Exits with 1 when a CSV has faults.
     """
-    from cifar_small.config.schema import Data
-    from cifar_small.data import class_names
     from cifar_small.reporting.tables import Table, to_text
     from cifar_small.submission import diff as subs
 
     if options.show < 0:
         raise UserError(f"--show {options.show} is below 0; expected a number of rows")
     reserve(options.overwrite, options.output)
-    config = config_or_none(options)
-    classes, rules = class_names(config.data if config else Data()), config.rules if config else None
-    read = [subs.read_submission(path, classes, rules) for path in (options.first, options.second)]
+    paths = [options.first, options.second, *([options.truth] if options.truth else [])]
+    submissions, classes, known = subs.read_submissions(paths, config_or_none(options))
+    read = submissions[:2]
+    if not known:
+        print_note("read by the classes of CIFAR-10; for another competition, name its config by --config")
     for one in read:
         for fault in one.faults:
             print(f"{one.name}: {fault}")
     found = subs.diff(*read)
     print("\n".join(subs.summarize(found)))
     if options.truth is not None:
-        print("\n".join(subs.score_against(found, subs.read_submission(options.truth, classes, rules))))
+        print("\n".join(subs.score_against(found, submissions[2])))
     print("\n" + to_text([subs.class_table(found, classes)]))
     rows = subs.differing_rows(found, classes)
     if rows and options.show:

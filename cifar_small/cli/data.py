@@ -16,6 +16,7 @@ from cifar_small.cli.options import (
     add_overwrite,
     config_or_none,
     load_config_of,
+    print_note,
     reserve,
 )
 from cifar_small.errors import UserError
@@ -98,6 +99,8 @@ def _diagnose(options: argparse.Namespace) -> int:
         data = data.model_copy(update={"root": options.data_root})
     found = diagnose(options.file, rules, data, layout=options.layout)
     print(render_card(found))
+    if config is None:
+        print_note("compared with CIFAR-10 and its rules; for another competition, name its config by --config")
     if options.output is not None:
         write_atomic(options.output, copies_csv(found).encode())
         print(f"{plural(len(found.copies), 'copy', 'copies')} -> {options.output}")

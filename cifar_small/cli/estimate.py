@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar_small.cli.command import Command
 from cifar_small.cli.options import add_config, add_data_root, add_layout, add_output, add_overwrite, config_or_none, reserve
 from cifar_small.errors import DataError, UserError
+
+if TYPE_CHECKING:
+    from cifar_small.runs.predictions import Predictions
 
 
 def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +28,7 @@ def _estimate_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images", type=Path, metavar="FILE", help="the unlabelled file itself, to warn by what diagnose finds in it"
     )
-    add_config(parser, "config whose rules and data FILE is checked against (default: CIFAR-10)")
+    add_config(parser, "config whose rules and data FILE is checked against (default: that of the first predictions)")
     add_data_root(parser, ", for --images")
     add_layout(parser)
     add_output(parser, "JSON to write: the record that the file was looked at (default: estimate.json)", Path("estimate.json"))
@@ -54,21 +58,24 @@ def _estimate(options: argparse.Namespace) -> int:
         seen, _ = load_unlabelled(options.images, classes=files[0].classes, layout=options.layout)
         if seen.sha256 != files[0].meta.images_sha256:
             raise DataError(f"{options.images} holds other images than {files[0].meta.file} predicts; name the file predicted")
-    estimation = estimate(files, vals, calibration, _suspicions(options))
+    estimation = estimate(files, vals, calibration, _suspicions(options, files[0]))
     print(describe_estimation(estimation))
     write_json(options.output, estimation_record(estimation, options.command).plain())
     print(f"-> {options.output}, the record that this file was looked at")
     return 0
 
 
-def _suspicions(options: argparse.Namespace) -> list[str]:
-    """The faults and warnings that a diagnosis of the file finds."""
+def _suspicions(options: argparse.Namespace, predictions: Predictions) -> list[str]:
+    """The faults and warnings that a diagnosis of the file finds, beside the data that its predictor was trained on."""
     if options.images is None:
         return []
+    from cifar_small.config.loading import parse_config
     from cifar_small.config.schema import Data, Rules
     from cifar_small.submission.diagnose import diagnose
 
     config = config_or_none(options)
+    if config is None and (own := next(iter(predictions.meta.nets())).config):  # older versions kept none
+        config = parse_config(own, f"the config in {predictions.meta.file}")
     data = config.data if config else Data()
     data = data.model_copy(update={"root": options.data_root}) if options.data_root else data
     rules = config.rules if config else Rules(rows=None)

@@ -92,7 +92,7 @@ def _submit(options: argparse.Namespace) -> int:
 def _check_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("csv", type=Path, metavar="CSV", help="the submission")
     add_file(parser, required=True)
-    add_config(parser, "config whose rules and classes apply (default: CIFAR-10, ID,Labels)")
+    add_config(parser, "config whose rules and classes apply (default: the record beside the CSV, else CIFAR-10, ID,Labels)")
     _add_sample(parser)
     add_allow_rows(parser)
     add_layout(parser)
@@ -101,19 +101,22 @@ def _check_arguments(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> int:
     """Validate any submission CSV against the unlabelled file and name every fault.
 
-    Needs no run and no record, so it can check any CSV; exits with 1 when there is a fault:
+    Needs no run and no record, so it can check any CSV; a record beside it tells its classes and rules. Exits with 1 when there
+    is a fault:
       cifar-small check submissions/mine/submission.csv --file cifar_test_nolabel.pkl
     """
     from cifar_small.config.schema import Data, Rules
     from cifar_small.data import class_names, load_unlabelled
     from cifar_small.submission.diff import read_submission, warnings_of
-    from cifar_small.submission.submission_file import find_faults, read_bytes, rules_of_sample
+    from cifar_small.submission.submission_file import find_faults, read_bytes, recorded_form, rules_of_sample
 
     config = config_or_none(options)
-    rules = config.rules if config else Rules()
-    number = config.data.num_classes if config else 10
-    if not rules.in_names and number and options.sample is None:
-        classes = tuple(str(label) for label in range(number))  # no names are needed, so no data is read for them
+    form = None if config else recorded_form(options.csv)
+    rules = config.rules if config else form.rules if form else Rules()
+    if form is not None:
+        classes = form.classes
+    elif config and config.data.num_classes and not rules.in_names and options.sample is None:
+        classes = tuple(str(label) for label in range(config.data.num_classes))  # no data is read for names that none needs
     else:
         classes = class_names(config.data if config else Data())
     rows = options.allow_rows if options.allow_rows is not None else rules.rows
@@ -125,7 +128,9 @@ def _check(options: argparse.Namespace) -> int:
     faults = find_faults(content, ids, classes, rules)
     for fault in faults:
         print(f"{options.csv}: {fault}")
-    if config is None:
+    if form is not None:
+        print_note(f"checked by classes and rules of the record {options.csv.with_suffix('.json')}; --config names others")
+    elif config is None:
         print_note("checked by the classes of CIFAR-10; for another competition, name its config by --config")
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes, rules), classes):

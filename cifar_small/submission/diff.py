@@ -10,14 +10,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from cifar_small.config.schema import Rules
+from cifar_small.config.schema import Config, Data, Rules
 from cifar_small.config.schema.data import LabelKind
+from cifar_small.data import class_names
 from cifar_small.errors import DataError
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import balance_test, mcnemar, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
-from cifar_small.submission.submission_file import read_bytes, read_csv, rules_of_rows
-from cifar_small.wording import plural
+from cifar_small.submission.submission_file import read_bytes, read_csv, recorded_form, rules_of_rows
+from cifar_small.wording import differing_classes, plural
 
 ALPHA = 0.001  # a warning may come by chance once in a thousand good files
 MOST_CHANGES = 5
@@ -57,6 +58,29 @@ class Diff:
         return float(1 - self.differs.mean())
 
 
+def read_submissions(paths: Sequence[Path], config: Config | None) -> tuple[list[Answers], tuple[str, ...], bool]:
+    """Read CSVs by a config, else by what the records beside them say, else by the classes of CIFAR-10.
+
+    One without a record is read as the others. Returns the answers, the names of the classes, and whether anything but CIFAR-10
+    by default said them. Raises DataError where records name different classes.
+    """
+    if config is not None:
+        classes, rules = class_names(config.data), config.rules
+        return [read_submission(path, classes, rules) for path in paths], classes, True
+    forms = {path: form for path in paths if (form := recorded_form(path)) is not None}
+    if not forms:
+        classes = class_names(Data())
+        return [read_submission(path, classes) for path in paths], classes, False
+    (first, form), *others = forms.items()
+    for path, other in others:
+        if other.classes != form.classes:
+            raise DataError(
+                f"{first} and {path} have {differing_classes(form.classes, other.classes)}, as the records beside them say; "
+                "expected two answers to one file"
+            )
+    return [read_submission(path, form.classes, forms.get(path, form).rules) for path in paths], form.classes, True
+
+
 def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = None) -> Answers:
     """Read a CSV: header, ids and labels as `submit` writes them, also by a sample, of any number.
 
@@ -72,7 +96,11 @@ def read_submission(path: Path, classes: Sequence[str], rules: Rules | None = No
     known = dict.fromkeys(number for cell in cells if (number := rules.id_number(cell)) is not None)
     answers, faults = read_csv(content, np.array(list(known), np.int64), classes, rules)
     if not answers:
-        raise DataError(f"{path} has no row with an id and a class: {'; '.join(faults)}; expected ID,Labels or id,label")
+        named = f"{', '.join(classes[:3])}{', ...' * (len(classes) > 3)}"
+        raise DataError(
+            f"{path} has no row with an id and a class: {'; '.join(faults)}; expected ID,Labels or id,label and one of the "
+            f"{len(classes)} classes {named}, or the config of its competition"
+        )
     return Answers(str(path), np.array(list(answers)), np.array(list(answers.values())), tuple(faults))
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +32,7 @@ from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_run_files, put_back, run_record
-from cifar_small.runs.records import NetFacts, SubmissionRecord
+from cifar_small.runs.records import NetFacts, SubmissionRecord, load_record, rules_of
 from cifar_small.wording import plural
 
 
@@ -212,6 +212,34 @@ def rules_of_rows(content: bytes, classes: Sequence[str], rules: Rules, name: st
             f"{name} has the ids {shortest[:60]!r} and {odd[0][:60]!r}; expected all of one form, such as {found.id_text(1)}"
         )
     return found, [number for image, _ in rows[1:] if (number := found.id_number(image)) is not None]
+
+
+class CsvForm(NamedTuple):
+    """What a submission CSV is read by: the names of its classes, and its rules."""
+
+    classes: tuple[str, ...]
+    rules: Rules
+
+
+def recorded_form(csv: Path) -> CsvForm | None:
+    """What the record that `submit` wrote beside a CSV says of its form; None without one. Raises DataError for a damaged one.
+
+    The rules have the rows that were allowed when it was predicted.
+    """
+    path = csv.with_suffix(".json")
+    try:
+        record = load_record(path) if path.is_file() else None
+    except DataError as error:
+        raise DataError(
+            f"{error}; expected the record of {csv.name}: move it elsewhere, or name a config, which holds instead"
+        ) from None
+    if not isinstance(record, SubmissionRecord):
+        return None
+    meta = record.predictions
+    rules = rules_of(meta.rules if record.rules is None else record.rules, path, "write the submission again")
+    if meta.allowed_rows is not None:
+        rules = rules.model_copy(update={"rows": meta.allowed_rows})
+    return CsvForm(tuple(record.class_counts), rules)
 
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:

@@ -12,9 +12,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import tiny_raw
 from synthetic import NAMES, made
 
-from cifar_small.data import load_unlabelled, write_unlabelled
+from cifar_small.config.hashing import config_dict
+from cifar_small.config.loading import parse_config
+from cifar_small.config.schema import Data
+from cifar_small.data import load_test, load_unlabelled, write_unlabelled
 from cifar_small.errors import DataError, UserError
 from cifar_small.evaluation import estimate as estimate_module
 from cifar_small.evaluation.calibrate import Judged, Trial, calibrate, fit, judge
@@ -471,7 +475,21 @@ def test_warnings_are_of_the_file_that_was_predicted(tmp_path: Path, said: Calla
     code, _, err = said(*words, "--images", tmp_path / "rows.pkl", "--layout", "CHW")
     assert code == 0, err
     (tmp_path / "estimate.json").unlink()
-    assert not (tmp_path / "estimate.json").exists()
+
+
+def test_the_file_is_compared_with_what_the_net_was_trained_on(
+    tmp_path: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    digits = load_test(Data(source="digits"))
+    write_unlabelled(tmp_path / "file.pkl", digits.images[:20], np.arange(20))
+    config = config_dict(parse_config(tiny_raw(rules={"rows": 20})))  # on digits, so that no CIFAR is looked for
+    meta = {"config": config, "images_sha256": load_unlabelled(tmp_path / "file.pkl", classes=NAMES)[0].sha256}
+    net(0, 4).save(tmp_path / "val.npz")
+    replace(file_of(0).with_meta(**meta), labels=None).save(tmp_path / "submit.npz")
+    words = ["estimate", tmp_path / "submit.npz", "--val", tmp_path / "val.npz", "--output", tmp_path / "estimate.json"]
+    code, out, err = said(*words, "--images", tmp_path / "file.pkl")
+    assert code == 0, err
+    assert "copies of test: 20 exact and 0 near copies" in out
 
 
 def test_a_calibration_on_test_images_is_said_to_be_one() -> None:

@@ -267,7 +267,7 @@ def test_data_without_a_test_part_are_compared_by_their_training_images(tmp_path
     assert "copies of test" not in card
 
 
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     config = tmp_path / "digits.yaml"
     config.write_text(
         "name: d\nrules: {rows: 30}\ndata: {source: digits, val_size: 200}\nphases: [{epochs: 1}]\n"
@@ -287,6 +287,12 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     shown = capsys.readouterr().out
     assert "fault  rows" in shown
     assert f"{path}: 1 fault, " in shown
+    assert "CIFAR-10" not in capsys.readouterr().err
+    assert main(["diagnose", str(path), "--data-root", str(tmp_path)]) == 3
+    monkeypatch.delenv("CIFAR_SMALL_DATA", raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))  # whose cache holds no CIFAR
+    assert main(["diagnose", str(path)]) == 1
+    assert "note: compared with CIFAR-10 and its rules; for another competition, name its config" in capsys.readouterr().err
     path.write_bytes(b"no pickle")
     assert main(["diagnose", str(path)]) == 3
 

@@ -28,7 +28,8 @@ from cifar_small.submission.diff import (
     summarize,
     warnings_of,
 )
-from tests.synthetic import NAMES
+from cifar_small.submission.submission_file import submit
+from tests.synthetic import NAMES, made
 
 
 def write(path: Path, labels: Sequence[object], ids: Sequence[int] | None = None, header: str = "ID,Labels") -> Path:
@@ -69,7 +70,8 @@ def test_faulty_rows_are_named_and_left_out(content: str, labels: list[int], fau
 )
 def test_what_is_no_submission_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.csv has no row with an id and a class: .*; expected ID,Labels or id,label"):
+    told = r"a\.csv has no row with an id and a class: .*; expected ID,Labels or id,label and one of the 10 classes airplane, "
+    with pytest.raises(DataError, match=told):
         read_submission(tmp_path / "a.csv", NAMES)
     with pytest.raises(DataError, match=r"cannot read .*b\.csv: No such file"):
         read_submission(tmp_path / "b.csv", NAMES)
@@ -206,6 +208,48 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     second.write_text(second.read_text() + "20,fish\n")
     assert main(["diff", str(first), str(second)]) == 1
     assert f"{second}: has 1 row whose label is not a class name" in capsys.readouterr().out
+
+
+def test_records_beside_the_csvs_say_how_they_are_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    birds = ("bird", "heron", "ibis")  # the first is a class of CIFAR-10 too, in another place
+    sample = tmp_path / "sample.csv"
+    sample.write_text("Image,Kind\np2.png,bird\np0.png,bird\np1.png,bird\n")
+    numbers, names, plain = (tmp_path / name for name in ("numbers.csv", "names.csv", "plain.csv"))
+    submit(made([2, 0, 1], classes=birds), numbers)
+    submit(made([2, 0, 0], classes=birds), names, sample=sample)
+    plain.write_text("ID,Labels\n0,2\n1,0\n2,1\n")  # without a record
+    assert main(["diff", str(numbers), str(names), "--truth", str(plain)]) == 0
+    shown = capsys.readouterr()
+    assert "the same answer for 2 of 3 images (66.67%)" in shown.out
+    assert "2   heron  bird" in shown.out
+    assert f"{numbers}: 100.00% of 3 right" in shown.out
+    assert "CIFAR-10" not in shown.err
+    assert main(["diff", str(plain), str(plain)]) == 0
+    assert "note: read by the classes of CIFAR-10" in capsys.readouterr().err
+    submit(made([1, 1, 1], classes=("ibis", "heron", "bird")), tmp_path / "turned.csv")
+    assert main(["diff", str(numbers), str(tmp_path / "turned.csv")]) == 3
+    assert "have the same classes in another order, first bird and ibis in place 0" in capsys.readouterr().err
+
+
+def test_check_reads_by_the_record_beside_the_csv(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_unlabelled(tmp_path / "test.pkl", np.zeros((3, 32, 32, 3), np.uint8), np.arange(3))
+    path, unread = tmp_path / "a.csv", ["--file", str(tmp_path / "test.pkl")]
+    months = tuple(str(month) for month in range(1, 13))
+    submit(made([11, 0, 3], classes=months).with_meta(allowed_rows=3), path)
+    assert main(["check", str(path), *unread]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{path}: valid, 3 rows\n"
+    assert f"note: checked by classes and rules of the record {tmp_path / 'a.json'}" in shown.err
+    path.write_text("ID,Labels\n0,0\n1,1\n2,4\n")
+    assert main(["check", str(path), *unread]) == 1
+    assert "whose label is not the number of a class, first in line 2: '0,0'" in capsys.readouterr().out
+    (tmp_path / "a.json").write_text("[1, 2")
+    assert main(["check", str(path), *unread]) == 3
+    assert "a.json is not a record" in (said := capsys.readouterr().err)
+    assert "expected the record of a.csv: move it elsewhere, or name a config" in said
+    (tmp_path / "a.json").unlink()
+    assert main(["check", str(path), *unread, "--allow-rows", "3"]) == 0
+    assert "note: checked by the classes of CIFAR-10" in capsys.readouterr().err
 
 
 def test_check_warns_of_the_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
