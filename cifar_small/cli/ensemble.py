@@ -81,7 +81,7 @@ def _ensemble(options: argparse.Namespace) -> int:
         print(f"left out, with weight 0: {one.label()}")
     print(_parameters(joined.meta))
     fitted = joined.meta.fitted_on
-    if fitted and (note := _held_out_by_all(val)):
+    if note := _held_out_by_all(val if fitted else members):
         print(note)
     if joined.labels is not None:
         same = fitted is not None and fitted.images_sha256 == joined.meta.images_sha256
@@ -104,10 +104,12 @@ def _held_out_by_all(val: Sequence[Predictions]) -> str:
     """Which images of val count, where the members held out others; empty where they held out the same."""
     from cifar_small.inference.ensemble import on_shared_images
 
-    images = len(on_shared_images(val)[0].ids)
-    if all(len(member.ids) == images for member in val):
+    images, held_out = len(on_shared_images(val)[0].ids), [len(member.ids) for member in val]
+    if all(count == images for count in held_out):
         return ""
-    return f"the members held out different images; used of val: the {plural(images, 'image')} that all of them held out"
+    each = " or ".join(f"{count:,}" for count in sorted({min(held_out), max(held_out)}))
+    used = f"used of val: the {plural(images, 'image')} that all of them held out"
+    return f"the members held out different images, {each} each; {used}"
 
 
 def _parameters(meta: PredictionsMeta) -> str:

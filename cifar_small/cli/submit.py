@@ -107,8 +107,9 @@ def _check(options: argparse.Namespace) -> int:
     """
     from cifar_small.config.schema import Data, Rules
     from cifar_small.data import class_names, load_unlabelled
+    from cifar_small.submission.csv_form import read_bytes, recorded_form, rules_of_sample
     from cifar_small.submission.diff import read_submission, warnings_of
-    from cifar_small.submission.submission_file import find_faults, read_bytes, recorded_form, rules_of_sample
+    from cifar_small.submission.submission_file import find_faults
 
     config = config_or_none(options)
     form = None if config else recorded_form(options.csv)
@@ -130,6 +131,8 @@ def _check(options: argparse.Namespace) -> int:
         print(f"{options.csv}: {fault}")
     if form is not None:
         print_note(f"checked by classes and rules of the record {options.csv.with_suffix('.json')}; --config names others")
+        if form.order and options.sample is None:
+            print_note(f"the record says that the rows have the order of {form.order}; name it by --sample")
     elif config is None:
         print_note("checked by the classes of CIFAR-10; for another competition, name its config by --config")
     if not faults:

@@ -8,10 +8,14 @@ from cifar_small.evaluation.compare import Comparison, Group, GroupTest, PairTes
 from cifar_small.evaluation.entries import SPLITS, EntryRow, Score
 from cifar_small.files import to_csv
 from cifar_small.reporting.tables import Table
+from cifar_small.runs.predictions import TIMED
 
 TESTED = ("difference", "right alone", "p", "Holm")
 PREDICT = "predict"
-PREDICT_NOTE = f"{PREDICT}: minutes that 10,000 images take with these views, on the machine that predicted them"
+PREDICT_NOTE = (
+    f"{PREDICT}: minutes that 10,000 images take with these views, on the machine that predicted them; empty where it "
+    f"predicted fewer than {TIMED:,}"
+)
 
 
 def comparison_tables(comparison: Comparison) -> list[Table]:
@@ -41,6 +45,11 @@ def entries_table(comparison: Comparison) -> Table:
         rows = [(*row, cell) for row, cell in zip(rows, column, strict=True)]
     notes = ["MACs: multiply-adds of one image and one view, at the size the net is given; of an ensemble the sum"]
     notes += [f"minutes {letter}: {machine}" for machine, letter in letters.items()]
+    if grown := [row.name for row in comparison.rows if row.minutes is not None and row.lineage]:
+        notes.append(
+            f"minutes of {', '.join(grown)}: of that training alone, without the minutes and the labels of the weights it "
+            "started from or learned from"
+        )
     notes += [f"not comparable: {line}" for line in comparison.unlike]
     if PREDICT in header:
         notes.append(PREDICT_NOTE)

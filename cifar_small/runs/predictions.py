@@ -190,6 +190,7 @@ def load_predictions(path: str | Path) -> Predictions:
 
 
 TIMES = "seconds.json"  # beside a run's predictions, not in them: the same command writes the same bytes
+TIMED = 1000  # images; what fewer take is mostly the start of the first batch
 
 
 def note_seconds(run: Run, maker: str, images: int, seconds: float) -> None:
@@ -200,8 +201,9 @@ def note_seconds(run: Run, maker: str, images: int, seconds: float) -> None:
 
 
 def seconds_of(run: Run) -> dict[str, float]:
-    """The seconds that 10,000 images take, by what makes their predictions, as far as that is known."""
-    return {maker: 10_000 * time["seconds"] / time["images"] for maker, time in _times(run).items()}
+    """The seconds that 10,000 images take, by what makes their predictions, where enough were timed to tell."""
+    timed = {maker: time for maker, time in _times(run).items() if time["images"] >= TIMED}
+    return {maker: 10_000 * time["seconds"] / time["images"] for maker, time in timed.items()}
 
 
 def _times(run: Run) -> dict[str, dict[str, float]]:

@@ -17,7 +17,8 @@ from cifar_small.errors import DataError
 from cifar_small.metrics.classification import wilson_interval
 from cifar_small.metrics.significance import balance_test, mcnemar, paired_difference, runs_test
 from cifar_small.reporting.tables import Table
-from cifar_small.submission.submission_file import read_bytes, read_csv, recorded_form, rules_of_rows
+from cifar_small.submission.csv_form import read_bytes, recorded_form, rules_of_rows
+from cifar_small.submission.submission_file import read_csv
 from cifar_small.wording import differing_classes, plural
 
 ALPHA = 0.001  # a warning may come by chance once in a thousand good files

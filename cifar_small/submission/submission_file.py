@@ -7,20 +7,16 @@ spreadsheet would run as a formula can get in.
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from cifar_small.config.loading import parse_config
 from cifar_small.config.schema import Rules
-from cifar_small.config.schema.data import ID_PREFIX, ID_SUFFIX
 from cifar_small.environment import commit, package_version
 from cifar_small.errors import CheckpointError, DataError, UserError
 from cifar_small.files import refuse_existing, sha256_bytes, sha256_file, write_atomic, write_json
@@ -32,16 +28,9 @@ from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.lineage import check_lineage, foreign_lineage
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.recording import copy_run_files, put_back, run_record
-from cifar_small.runs.records import NetFacts, SubmissionRecord, load_record, rules_of
+from cifar_small.runs.records import NetFacts, SubmissionRecord
+from cifar_small.submission.csv_form import label_texts, read_bytes, rules_of_sample
 from cifar_small.wording import plural
-
-
-def label_texts(classes: Sequence[str], rules: Rules) -> list[str]:
-    """How a CSV writes each class: by its name or by its number, which is its position unless every name is a number."""
-    if rules.in_names:
-        return list(classes)
-    numbered = all(name.isascii() and name.isdecimal() for name in classes)
-    return [str(int(name) if numbered else index) for index, name in enumerate(classes)]
 
 
 def render_csv(predictions: Predictions, rules: Rules) -> bytes:
@@ -148,98 +137,6 @@ def _read_rows(
         if number is not None:
             seen.add(number)
     return answers, [f"has {plural(len(places), 'row')} {kind}, first in {places[0]}" for kind, places in found.items()]
-
-
-def rules_of_sample(
-    content: bytes, ids: npt.NDArray[np.int64], classes: Sequence[str], rules: Rules, name: str
-) -> tuple[Rules, npt.NDArray[np.int64]]:
-    """The rules with header, form of ids and kind of labels as in a competition's sample submission, and the ids in its order.
-
-    ids: of the unlabelled file; name: of the sample, for messages. Raises DataError when it is for others, or unclear.
-    """
-    found, listed = rules_of_rows(content, classes, rules, name)
-    if sorted(listed) != sorted(ids.tolist()):
-        raise DataError(f"{name} is for other images than the unlabelled file: {_how_ids_differ(listed, ids.tolist())}")
-    return found, np.array(listed, np.int64)
-
-
-def _how_ids_differ(listed: Sequence[int], ids: Sequence[int]) -> str:
-    """In words: ids that a sample submission has twice, lacks, or has alone; or that it counts from another number."""
-    if 1 < len(listed) == len(ids) and len({one - other for one, other in zip(sorted(listed), sorted(ids), strict=True)}) == 1:
-        from_0 = "; a file without ids is numbered from 0: save its images as an .npz with data, and ids as the sample has them"
-        return (
-            f"its ids are {min(listed):,} to {max(listed):,}, those of the file {min(ids):,} to {max(ids):,}; expected the same"
-            + from_0 * (min(ids) == 0)
-        )
-    twice = sorted(image for image, count in Counter(listed).items() if count > 1)
-    lacking, foreign = sorted(set(ids) - set(listed)), sorted(set(listed) - set(ids))
-    parts = (("has {} twice", twice), ("lacks {} of the file", lacking), ("has {} that the file lacks", foreign))
-    return "; ".join(f"it {what.format(plural(len(some), 'id'))}, first {some[0]}" for what, some in parts if some)
-
-
-def rules_of_rows(content: bytes, classes: Sequence[str], rules: Rules, name: str) -> tuple[Rules, list[int]]:
-    """The rules with header, form of ids and kind of labels as a CSV has them, and its ids. Raises DataError where unclear."""
-    rows = [line.split(",") for line in content.decode("utf-8-sig", "replace").replace('"', "").splitlines() if line]
-    if len(rows) < 2 or any(len(row) != 2 for row in rows):
-        wide = len(rows) > 1 and len(rows[0]) == len(classes) + 1
-        hint = "; probabilities of each class, as it seems to want them, are not written" if wide else ""
-        raise DataError(f"{name} is not a sample submission; expected a header and rows of two values, an id and a label{hint}")
-    labels = {label for _, label in rows[1:]}
-    numbers = set(label_texts(classes, rules.model_copy(update={"labels": "numbers"})))
-    kinds = [kind for kind, known in (("names", set(classes)), ("numbers", numbers)) if labels <= known]
-    if not kinds:
-        raise DataError(
-            f"{name} has labels such as {min(labels)!r}, neither numbers nor names of the {len(classes)} classes, the first "
-            f"of which is {classes[0]}; expected such labels, or the config of its competition"
-        )
-    shortest = min((image for image, _ in rows[1:]), key=len)
-    lone = re.fullmatch(rf"({ID_PREFIX})([0-9]+)({ID_SUFFIX})", shortest)
-    if lone is None:
-        raise DataError(
-            f"{name} has ids such as {shortest[:60]!r}; expected the number of an image, alone or as in 00001.png, img-1 or "
-            "test/1.jpg; write the CSV of predictions with such ids, and put the others in their place by a script"
-        )
-    width = len(lone[2])
-    # Numbers of one width are padded with zeros only if one of them starts with a zero.
-    padded = width > 1 and any(image.removeprefix(lone[1]).startswith("0") for image, _ in rows[1:])
-    form = f"{lone[1]}{'0' * (width if padded else 1)}{lone[3]}"
-    try:
-        found = Rules.model_validate({**rules.model_dump(), "submission": ",".join(rows[0]), "labels": kinds[0], "ids": form})
-    except ValidationError:
-        raise DataError(f"{name} has the header {','.join(rows[0])!r}; expected two names such as Id,Category") from None
-    if odd := [image for image, _ in rows[1:] if found.id_number(image) is None]:
-        raise DataError(
-            f"{name} has the ids {shortest[:60]!r} and {odd[0][:60]!r}; expected all of one form, such as {found.id_text(1)}"
-        )
-    return found, [number for image, _ in rows[1:] if (number := found.id_number(image)) is not None]
-
-
-class CsvForm(NamedTuple):
-    """What a submission CSV is read by: the names of its classes, and its rules."""
-
-    classes: tuple[str, ...]
-    rules: Rules
-
-
-def recorded_form(csv: Path) -> CsvForm | None:
-    """What the record that `submit` wrote beside a CSV says of its form; None without one. Raises DataError for a damaged one.
-
-    The rules have the rows that were allowed when it was predicted.
-    """
-    path = csv.with_suffix(".json")
-    try:
-        record = load_record(path) if path.is_file() else None
-    except DataError as error:
-        raise DataError(
-            f"{error}; expected the record of {csv.name}: move it elsewhere, or name a config, which holds instead"
-        ) from None
-    if not isinstance(record, SubmissionRecord):
-        return None
-    meta = record.predictions
-    rules = rules_of(meta.rules if record.rules is None else record.rules, path, "write the submission again")
-    if meta.allowed_rows is not None:
-        rules = rules.model_copy(update={"rows": meta.allowed_rows})
-    return CsvForm(tuple(record.class_counts), rules)
 
 
 def check_rules(predictions: Predictions, rules: Rules | None = None) -> Rules:
@@ -358,7 +255,7 @@ def submit(
     record = SubmissionRecord.model_validate(facts)
     before = {record_file: record_file.read_bytes() if record_file.is_file() else None}
     if run is not None:
-        before |= copy_run_files(run, output.parent, overwrite=overwrite)
+        before |= copy_run_files(run, record_file, overwrite=overwrite)
     try:
         write_json(record_file, record.plain())  # before the CSV, so that a disk that fills up leaves no CSV without its record
         write_atomic(output, content)
@@ -413,11 +310,3 @@ def submit_file(
         overwrite=overwrite,
         command=command,
     )
-
-
-def read_bytes(path: Path) -> bytes:
-    """The content of a CSV. Raises DataError when it cannot be read."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror}; expected a submission CSV") from None

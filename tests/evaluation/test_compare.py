@@ -460,21 +460,27 @@ def test_what_use_costs_stands_in_columns_where_a_run_tells_it(tmp_path: Path) -
     """Minutes as predict took for most images, of an ensemble the sum; bytes of the int8 file in the run."""
     runs = [make_run(tmp_path / name, slice(seed, 20), seed) for seed, name in enumerate(("one", "other", "silent"))]
     val = [load_predictions(run.predictions / "val.npz") for run in runs]
-    for number, (images, seconds) in ((0, (10_000, 30.0)), (0, (500, 99.0)), (1, (400, 0.3)), (1, (500, 0.6))):
+    for number, (images, seconds) in ((0, (10_000, 30.0)), (0, (500, 99.0)), (1, (400, 0.3)), (1, (1000, 1.2))):
         note_seconds(runs[number], val[number].meta.maker, images, seconds)
-    (runs[2].predictions / "seconds.json").write_text("[]")
+    note_seconds(runs[2], val[2].meta.maker, 999, 0.6)  # too few to tell
     combine(val[:2]).save(tmp_path / "both_val.npz")
     combine(val[1:]).save(tmp_path / "unknown_val.npz")
     names = [str(run.folder) for run in runs] + [str(tmp_path / f"{name}_val.npz") for name in ("both", "unknown")]
     table = comparison_tables(compare(load_entries(names)))[0]
     assert table.header[-1] == "predict"
     assert [row[-1] for row in table.rows] == ["0.50", "0.20", "", "0.70", ""]
+    (runs[2].predictions / "seconds.json").write_text("[]")
+    assert [row[-1] for row in comparison_tables(compare(load_entries(names)))[0].rows] == ["0.50", "0.20", "", "0.70", ""]
     (first, *_) = csv.DictReader(io.StringIO(comparison_csv(compare(load_entries(names)))))
     assert (first["predict_minutes"], first["int8_bytes"]) == ("0.5", "")
     (runs[2].folder / "int8.onnx").write_bytes(bytes(1_234_567))
     quantized = entry("quantized", [4], onnx=OnnxFacts.model_validate({**ONNX, "bytes": 2_000_000}))
     table = comparison_tables(compare([quantized, *load_entries(names[2:3])]))[0]
     assert table.header[-1] == "int8 MB"
+    alone = compare(load_entries(names[:1]))
+    assert not any(note.startswith("minutes of") for note in comparison_tables(alone)[0].notes)
+    tuned = replace(alone, rows=(replace(alone.rows[0], lineage=("r18, trained on imagenet",)),))
+    assert "minutes of one: of that training alone, without" in " ".join(comparison_tables(tuned)[0].notes)
     assert [row[-1] for row in table.rows] == ["2.00", "1.23"]
     (runs[2].folder / "int8.onnx").unlink()
     assert comparison_tables(compare(load_entries(names[2:3])))[0].header[-1] == "minutes"

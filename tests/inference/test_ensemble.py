@@ -401,8 +401,12 @@ def test_members_that_held_out_no_common_image_are_combined_and_not_compared(
     assert (tmp_path / "a.npz").exists()
     assert main(["ensemble", *paths[::2], "--output", str(tmp_path / "b.npz")]) == 0
     note, verdict = capsys.readouterr().out.splitlines()[-2:]
-    assert note == "the members held out different images; used of val: the 2 images that all of them held out"
+    told = "the members held out different images, 2 or 3 each; used of val: the 2 images that all of them held out"
+    assert note == told
     assert verdict.startswith("on val: no better than its best member: ")
+    of_val = [str(tmp_path / f"run{seed}" / "predictions" / "val.npz") for seed in (1, 3)]
+    assert main(["ensemble", *of_val, "--output", str(tmp_path / "c.npz")]) == 0
+    assert told in capsys.readouterr().out.splitlines()
 
 
 def test_the_command_holds_the_sum_against_the_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -35,15 +35,8 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions
 from cifar_small.runs.recording import write_record
 from cifar_small.submission import submission_file
-from cifar_small.submission.submission_file import (
-    check_rules,
-    find_faults,
-    read_csv,
-    render_csv,
-    rules_of_sample,
-    submit,
-    submit_file,
-)
+from cifar_small.submission.csv_form import rules_of_sample
+from cifar_small.submission.submission_file import check_rules, find_faults, read_csv, render_csv, submit, submit_file
 from cifar_small.training.train import train
 
 RULES, BY_NAME = Rules(), Rules(submission="id,label")
@@ -335,6 +328,28 @@ def test_what_a_record_names_is_replaced_by_that_of_a_longer_run(tmp_path: Path,
     write_record(run, target, overwrite=True)
     for name in ("config.yaml", "metrics.csv", "my_net.py"):
         assert (target / name).read_bytes() == (run.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_files_of_another_record_in_the_folder_are_not_replaced(overwrite: bool, tmp_path: Path) -> None:
+    first, other = finished_run(tmp_path / "first"), finished_run(tmp_path / "other")
+    for run, seed in ((first, 0), (other, 1)):
+        run.config_file.write_text(dump_config(config := parse_config(tiny_raw(seed=seed))))
+        facts = {"weights_sha256": sha256(run.best), "config_sha256": config_hash(config)}
+        run.summary_file.write_text(json.dumps(summary_of(**facts)))
+    folder = tmp_path / "mine"
+    submit(made(weights_sha256=sha256(first.best)), folder / "a.csv", run=first)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(UserError, match=r"mine/config\.yaml is of the record a\.json beside it and differs from .*other"):
+        submit(made(weights_sha256=sha256(other.best)), folder / "b.csv", run=other, overwrite=overwrite)
+    with pytest.raises(UserError, match=r"mine/config\.yaml is of the record a\.json"):
+        write_record(other, folder, overwrite=overwrite)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    submit(made([1, 2, 3], weights_sha256=sha256(first.best)), folder / "b.csv", run=first)  # of the same run
+    (folder / "b.json").unlink()
+    if overwrite:  # the record that is replaced may lose its files
+        submit(made(weights_sha256=sha256(other.best)), folder / "a.csv", run=other, overwrite=True)
+        assert (folder / "config.yaml").read_bytes() == other.config_file.read_bytes()
 
 
 def test_a_csv_that_cannot_be_written_takes_nothing_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -704,9 +719,16 @@ def test_a_sample_submission_says_how_a_csv_is_written(sample: str, expected: tu
         ("Id,Category\n0,cat\n1,cat\n9,cat\n", "its ids are 0 to 9, those of the file 1 to 10; expected the same$"),
         (
             "Id,Category\n1,cow\n2,cat\n10,cat\n",
-            "such as 'cat', neither numbers nor names of the 10 classes, the first",
+            r"such as 'cat', neither numbers \(0 to 9\) nor names of the 10 classes, the first",
         ),
-        ("Id,p0,p1\n1,0.5,0.5\n", "is not a sample submission; expected a header and rows of two values, an id and a label$"),
+        ("Id,p0,p1\n1,0.5,0.5\n", "it has a row of 3 values, 'Id,p0,p1'; expected .* two values, an id and a label$"),
+        ("Id;Category\n1;cat\n", "has a row of 1 value, 'Id;Category'; .*, with a comma between them; it has semicolons"),
+        (",Id,Category\n0,1,cat\n", "its first column counts the rows, as pandas writes it: save it with index=False"),
+        ("Id,Category\n", "is not a sample submission: it has no row but its header"),
+        (
+            "Id,Category\n1,1\n2,9\n10,10\n",
+            r"labels such as '1', neither numbers \(0 to 9\) nor names .*; it counts them from 1: write",
+        ),
         (
             "Id" + ",c" * 10 + "\n1" + ",0.1" * 10 + "\n",
             "probabilities of each class, as it seems to want them, are not",
@@ -748,10 +770,14 @@ def test_submit_and_check_take_a_sample(tmp_path: Path, capsys: pytest.CaptureFi
     assert record["rules"]["ids"] == "000.png"
     check = ["check", str(csv), "--file", str(tmp_path / "test.pkl"), "--layout", "HWC", "--allow-rows", "3"]
     assert main([*check, "--sample", str(sample)]) == 0
+    assert main(check) == 0  # the record beside it says how
+    csv.with_suffix(".json").unlink()
     assert main(check) == 1
 
 
-def test_a_sample_gives_its_order_and_the_predictions_follow_their_ids(tmp_path: Path) -> None:
+def test_a_sample_gives_its_order_and_the_predictions_follow_their_ids(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder = tmp_path / "run" / "predictions"
     made([3, 1, 4], [5, 6, 7]).with_meta(split="submit").save(folder / "submit.npz")
     write_unlabelled(tmp_path / "test.pkl", np.arange(3 * 3072).astype(np.uint8).reshape(3, 32, 32, 3), np.array([5, 6, 7]))
@@ -763,6 +789,8 @@ def test_a_sample_gives_its_order_and_the_predictions_follow_their_ids(tmp_path:
     assert order == {"file": "sample.csv", "sha256": sha256_file(sample)}
     check = ["check", str(csv), "--file", str(tmp_path / "test.pkl"), "--layout", "HWC", "--allow-rows", "3"]
     assert main([*check, "--sample", str(sample)]) == 0
+    assert main(check) == 1
+    assert "note: the record says that the rows have the order of sample.csv; name it by --sample" in capsys.readouterr().err
     sample.write_text("Id,Category\n5,0\n6,0\n7,0\n")
     assert main([*check, "--sample", str(sample)]) == 1
 

@@ -29,7 +29,8 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse, rules_of
 from cifar_small.submission.audit.card import CheckResult, Unavailable
-from cifar_small.submission.submission_file import label_texts, read_csv, rules_of_sample
+from cifar_small.submission.csv_form import label_texts, rules_of_sample
+from cifar_small.submission.submission_file import read_csv
 from cifar_small.wording import command_line
 
 
