@@ -241,9 +241,13 @@ def test_check_passes_a_good_csv_and_names_the_faults_of_a_bad_one(
     assert captured.err == ""
 
 
-def test_check_without_a_config_expects_ten_thousand_rows_unless_told(place: Place, fails: Callable[..., str]) -> None:
-    assert "--allow-rows 360" in fails(3, "check", place.csv, "--file", place.file)
-    assert main(["check", str(place.csv), "--file", str(place.file), "--allow-rows", "360"]) == 0
+def test_check_without_config_or_record_expects_ten_thousand_rows_unless_told(
+    place: Place, tmp_path: Path, fails: Callable[..., str]
+) -> None:
+    assert main(["check", str(place.csv), "--file", str(place.file)]) == 0  # as the record beside it says
+    alone = shutil.copy(place.csv, tmp_path)
+    assert "--allow-rows 360" in fails(3, "check", alone, "--file", place.file)
+    assert main(["check", str(alone), "--file", str(place.file), "--allow-rows", "360"]) == 0
 
 
 def test_check_says_what_an_empty_file_and_another_competition_are(place: Place, tmp_path: Path, said: Said) -> None:
