@@ -64,6 +64,11 @@ class Checkpoints:
         keep_epoch(self.run, self.resolved.config.engine, state.epoch, weights)
         self.run.write_metrics(state.rows)
 
+    def write_best(self, state: State) -> None:
+        """Write the weights of the epoch just completed as the selected ones."""
+        self._check()
+        save_checkpoint(self.run.best, self._weights(state))
+
     def end_run(self, state: State) -> None:
         """Write `final.pt` if it is to be kept."""
         self._check()

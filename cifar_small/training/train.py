@@ -22,6 +22,7 @@ from cifar_small.runs.records import Summary
 from cifar_small.training.build import build_trainer
 from cifar_small.training.distributed import joined
 from cifar_small.training.initial_weights import prepare_init
+from cifar_small.training.selected_weights import can_go_on, mend_selected, require_selected
 from cifar_small.training.selection import stale_epochs
 from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.summary import closing_line, summarize
@@ -76,6 +77,8 @@ def train(
                 done = plural(summary.epochs, "epoch")
                 print(f"{run.folder} is already complete: {done}, val {summary.val_accuracy:.2%}{early}")
             return summary
+        if going_on:
+            world.first_then_all(lambda: can_go_on(run))
         stop: list[int] = []
         trainer = build_trainer(
             resolved, run, parameters=parameters, init=init, world=world, stop=stop, quiet=quiet, clock=clock
@@ -83,6 +86,7 @@ def train(
         trainer.checkpoints = replace(trainer.checkpoints, before_save=before_save)
         if going_on:
             trainer.restore()
+            world.first_then_all(lambda: mend_selected(trainer.checkpoints, trainer.state, ended=trainer.ended))
             trainer.tell_extension(resolve_config(run.config()))
         world.require_same(
             f"{trainer.data.facts} {trainer.state.precision} {torch.__version__}",
@@ -134,6 +138,7 @@ def _finish(trainer: Trainer) -> Summary | None:
     if not trainer.world.first:
         return None
     state, run, resolved = trainer.state, trainer.checkpoints.run, trainer.resolved
+    require_selected(run, state, resolved.config.selection)
     trainer.checkpoints.end_run(state)
     remove_cache(run)  # where patience ended the phase
     summary = summarize(run, resolved.config, resolved.phases, trainer.data, state)

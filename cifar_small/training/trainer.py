@@ -77,11 +77,16 @@ class Trainer:
         self.batch, self.steps, self.micro_batch = self.config.batch_size, self.batches.steps, self.batches.micro_batch
         self.enter_phase(self.resolved.phases[0])
 
+    @property
+    def ended(self) -> bool:
+        """Is no epoch left to train?"""
+        return self.state.epoch >= self.resolved.epochs or out_of_patience(self.state, self.resolved)
+
     def fit(self, on_epoch: OnEpoch | None = None) -> None:
         """Epochs until the last phase ends or patience does: train, evaluate, select, save, report."""
         state, resolved, epochs = self.state, self.resolved, self.resolved.epochs
         with closing(self.batches.augmenter), self._progress_bar() as bar:
-            while state.epoch < epochs and not out_of_patience(state, resolved):
+            while not self.ended:
                 phase = resolved.phase_at(state.epoch)
                 if state.epoch == phase.start and state.step == 0:
                     self._start_phase(phase)

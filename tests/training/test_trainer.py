@@ -386,7 +386,7 @@ def test_a_finished_run_without_its_checkpoints_is_still_complete(tiny: Tiny, tm
     for name in ("last.pt", "previous.pt"):
         (tmp_path / "run" / name).unlink()
     assert train(tiny(), tmp_path / "run", resume=True, quiet=True) == summary
-    with pytest.raises(CheckpointError, match="train first"):
+    with pytest.raises(CheckpointError, match=r"has ended, and there is no last\.pt to go on from; start a new run"):
         train(tiny(phases=[{"epochs": 3}]), tmp_path / "run", resume=True, quiet=True)
 
 
