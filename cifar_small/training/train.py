@@ -26,6 +26,7 @@ from cifar_small.training.selected_weights import can_go_on, mend_selected, requ
 from cifar_small.training.selection import stale_epochs
 from cifar_small.training.signals import collected_signals, leave_if_asked
 from cifar_small.training.summary import closing_line, summarize
+from cifar_small.training.teacher_files import require_teachers
 from cifar_small.training.trainer import OnEpoch, Trainer
 from cifar_small.training.view_cache import remove_cache
 from cifar_small.training.watching import LiveCurves, TensorBoardLog, check_tracking
@@ -79,6 +80,7 @@ def train(
             return summary
         if going_on:
             world.first_then_all(lambda: can_go_on(run))
+        require_teachers(resolved)
         stop: list[int] = []
         trainer = build_trainer(
             resolved, run, parameters=parameters, init=init, world=world, stop=stop, quiet=quiet, clock=clock

@@ -30,6 +30,8 @@ from cifar_small.config.loading import load_config, parse_config
 from cifar_small.config.phases import resolve_phases
 from cifar_small.config.resolved import resolve_config
 from cifar_small.config.schema import Config, Distill
+from cifar_small.config.shortening import smoke_config
+from cifar_small.data import datamodule
 from cifar_small.data.datamodule import DataModule, load_datamodule
 from cifar_small.errors import CheckpointError, ConfigError, DataError
 from cifar_small.export.onnx_export import write_onnx
@@ -234,8 +236,8 @@ def seen_targets(config: Config, folder: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_labels_are_mixed_whoever_teaches(teachers: tuple[Run, Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = pupil(teachers[0], mixup_alpha=1.0)
-    for mix, chosen, datamodule, targets in seen_targets(config, tmp_path, monkeypatch):
-        labels = torch.eye(10)[datamodule.labels[chosen]]
+    for mix, chosen, module, targets in seen_targets(config, tmp_path, monkeypatch):
+        labels = torch.eye(10)[module.labels[chosen]]
         torch.testing.assert_close(targets[:, :10], mix.weight * labels + (1 - mix.weight) * labels[mix.partner])
         torch.testing.assert_close(targets.sum(1), torch.full((64,), 2.0))
 
@@ -376,8 +378,8 @@ def test_a_file_is_joined_by_id_and_mixed_as_labels_are(spoken: Path, tmp_path: 
         config = by_file(spoken, **{kind: 1.0}, mix_prob=0.5)
         steps = seen_targets(config, tmp_path, monkeypatch)
         assert {mix.kind for mix, *_ in steps} == {"none", kind.partition("_")[0]}
-        for mix, chosen, datamodule, targets in steps:
-            own = torch.tensor(np.array([row[int(datamodule.ids[index])] for index in chosen]))
+        for mix, chosen, module, targets in steps:
+            own = torch.tensor(np.array([row[int(module.ids[index])] for index in chosen]))
             if mix.kind == "ricap":
                 shares = [
                     (bottom - top) * (right - left) / 1024 for top, bottom, left, right in (one.box for one in mix.patches)
@@ -404,7 +406,7 @@ def test_predictions_of_train_are_of_the_images_trained_on(teachers: tuple[Run, 
         ("rows", ConfigError, r"lacks [0-9]+ of the 256 training images, first ids \[.*the whole training split"),
         ("labels", ConfigError, "has other labels than the training images"),
         ("classes", ConfigError, "the same names in the same order are needed"),
-        ("nothing", DataError, "cannot read .*expected predictions"),
+        ("nothing", DataError, "distill.predictions: .* does not exist; expected predictions of the training images"),
     ],
 )
 def test_files_that_do_not_fit_are_refused(
@@ -641,6 +643,52 @@ def test_the_bench_of_steps_says_that_it_has_no_teachers(tmp_path: Path, capsys:
     path.write_text(yaml.safe_dump(tiny_raw(distill={"teachers": ["runs/a"]})))
     assert bench(["steps", str(path)]) == 2
     assert "has teachers, which the bare net does not ask" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        (
+            {"distill": {"predictions": "runs/t.npz"}},
+            DataError,
+            "distill.predictions: runs/t.npz does not exist; expected predictions of the training images: of each teacher, a "
+            "run that held out the same val, `cifar-small predict RUN --split train --views flip --output EACH.npz`, then "
+            "`cifar-small ensemble EACH.npz ... --method probabilities --output runs/t.npz` (of one teacher alone, its file); "
+            "to try or train the net without teachers, distill: null",
+        ),
+        (
+            {"phases": [{"epochs": 1, "distill": {"predictions": "runs/t.npz"}}, {"epochs": 1}]},
+            DataError,
+            "phases.0.distill.predictions: runs/t.npz does not exist; ",
+        ),
+        (
+            {"distill": {"teachers": ["runs/t"]}},
+            CheckpointError,
+            "distill.teachers: runs/t does not exist; expected a run directory written by cifar-small train: train it first, "
+            "or go without (distill: null)",
+        ),
+        (
+            {"phases": [{"epochs": 1}, {"epochs": 1, "select": {"share": 0.5, "proxy": "runs/t"}}]},
+            CheckpointError,
+            "phases.1.select.proxy: runs/t does not exist; ",
+        ),
+    ],
+)
+def test_teachers_that_are_not_there_are_told_before_data_is_read(
+    changes: dict[str, Any],
+    error: type[Exception],
+    said: str,
+    tiny: Callable[..., Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datamodule, "load_train", lambda *_: pytest.fail("data was read"))
+    with pytest.raises(error) as caught:
+        train(tiny(**changes), tmp_path / "run", quiet=True)
+    assert str(caught.value).startswith(said)
+    with pytest.raises(error, match="does not exist; expected"):
+        train(smoke_config(tiny(**changes)), tmp_path / "smoke", quiet=True)
 
 
 def test_nothing_is_loaded_where_nobody_teaches(tiny: Callable[..., Config], monkeypatch: pytest.MonkeyPatch) -> None:
