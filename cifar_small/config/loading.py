@@ -57,7 +57,14 @@ def load_config(
         keys = [key for key, _ in overrides]
         own = [f"{label}{_in_full(problem, label)}" for problem in problems if _is_of(problem, keys)]
         of_file = [problem for problem in problems if not _is_of(problem, keys)]
-        raise ConfigError(_listed(of_file + own, str(path) if of_file else ""))
+        message = _listed(of_file + own, str(path) if of_file else "")
+        if "phases" in keys:  # a change of one phase's epochs alone may have been meant
+            begin = label if label.startswith("-") else ""
+            message += (
+                f"; {label}phases replaces the whole list, with all that its phases set: {begin}phases.0.epochs changes one "
+                "setting of one phase"
+            )
+        raise ConfigError(message)
     return config
 
 
@@ -75,11 +82,14 @@ def with_changes(
 
 
 def _in_full(problem: str, label: str) -> str:
-    """A problem of an override, whose nearest setting is named as an override would name it: optim.lr, not 'lr'."""
+    """A problem of an override, whose nearest setting is named as an override would name it: optim.lr, not 'lr'.
+
+    What stands in double quotes is a value, and stays as it is.
+    """
     section = problem.partition(":")[0].rpartition(".")[0]
     begin = label if label.startswith("-") else ""
     meant = re.sub(r"did you mean '(\w+)'\?", rf"did you mean {section}{'.' if section else ''}\1?", problem)
-    return meant.replace("did you mean ", f"did you mean {begin}")
+    return re.sub(r'did you mean (?!")', f"did you mean {begin}", meant)
 
 
 def _is_of(problem: str, keys: Sequence[str]) -> bool:

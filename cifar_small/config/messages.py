@@ -9,12 +9,18 @@ from collections.abc import Iterable
 from pydantic import BaseModel, ValidationError
 
 from cifar_small.config.schema.kinds import kinds_of, sections_of
+from cifar_small.config.schema.patterns import IN_WORDS
+from cifar_small.config.schema.patterns import meant as meant_text
 
 
 def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str) -> list[str]:
     """Each pydantic error as `dotted.key: what was expected, got what`."""
-    lines = []
-    for item in error.errors(include_url=False):
+    lines, problems = [], error.errors(include_url=False)
+    # What a section of an unknown kind may hold is not known, so that its keys are not its problem.
+    unknown = {item["loc"][:-1] for item in problems if item["type"] == "value_error" and item["loc"][-1:] == ("family",)}
+    for item in problems:
+        if item["type"] == "extra_forbidden" and item["loc"][:-1] in unknown:
+            continue
         path, section, options = _walk(root, item["loc"])
         where = (prefix + ".".join(path)).rstrip(".")
         if item["type"] == "extra_forbidden":
@@ -31,9 +37,14 @@ def describe_problems(root: type[BaseModel], error: ValidationError, prefix: str
             key = item["ctx"]["discriminator"].strip("'")
             where, got = f"{where}.{key}", got.get(key) if isinstance(got, dict) else got
             message = f"expected one of {', '.join(kind for option in options for kind in kinds_of(option))}"
+        near_value = ""
+        if item["type"] == "string_pattern_mismatch":
+            pattern = item["ctx"]["pattern"]
+            message, near_value = f"expected {IN_WORDS[pattern]}", meant_text(pattern, str(got))
         if item["type"] in ("model_type", "model_attributes_type", "dict_type") and options:
             message = f"is a section, not one value; set what it holds, such as {where}.{next(iter(options[0].model_fields))}"
         shown = "" if item["type"] in ("missing", "value_error") else f", got {json.dumps(got, default=repr)[:80]}"
+        shown += f"; did you mean {json.dumps(near_value)}?" if near_value else ""
         message = message[0].lower() + message[1:]
         lines.append(f"{where}: {message}{shown}" if where else message)
     return lines

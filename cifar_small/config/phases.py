@@ -85,6 +85,7 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
     settings["resolution"] = config.resolution or config.side
     resolved: list[PhaseSettings] = []
     schedule_starts: list[int] = []
+    schedule_keys: list[str] = []  # where each phase's schedule is set
     epoch = 0
     for index, changes in enumerate(config.phases):
         inherited = {key: value for key, value in settings.items() if key != "cached_views"}
@@ -102,6 +103,8 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         problems += _model_problems(config, phase, f"phases.{index}") + _cache_problems(config, phase, f"phases.{index}")
         problems += _select_problems(config, phase, f"phases.{index}")
         schedule_starts.append(epoch if index == 0 or "schedule" in changes or not schedule_starts else schedule_starts[-1])
+        inherited_key = schedule_keys[-1] if schedule_keys else "schedule"
+        schedule_keys.append(f"phases.{index}.schedule" if "schedule" in changes else inherited_key)
         resolved.append(phase)
         epoch += phase.epochs_begun
     if "mix_prob" in config.model_fields_set and not any(getattr(phase, key) for phase in resolved for key in MIXINGS):
@@ -136,8 +139,8 @@ def phases_and_problems(config: Config) -> tuple[tuple[Phase, ...], list[str]]:
         phases.append(Phase(index, start, own_end, schedule_starts[index], end, phase, last, schedule_last))
         start = own_end
         found = phase.schedule.problems(end - schedule_starts[index] - (1 - schedule_last), phase.optim.lr)
-        problems += [f"phases.{index}.schedule.{problem}" for problem in found]
-    return tuple(phases), problems
+        problems += [f"{schedule_keys[index]}.{problem}" for problem in found]
+    return tuple(phases), list(dict.fromkeys(problems))  # phases of one schedule have the same ones
 
 
 UNAUGMENTED = Augment(crop=0, flip="none").model_dump()

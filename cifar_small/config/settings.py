@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from cifar_small.config.messages import MEANT
 from cifar_small.config.schema import BasicAugment, Config, PhaseSettings, Recipe, Section
 from cifar_small.config.schema.kinds import kinds_of, sections_of
+from cifar_small.config.schema.patterns import IN_WORDS
 from cifar_small.errors import UserError
 
 OF_PHASES = "phases.N"  # what stands before the key of a setting of a phase
@@ -107,6 +108,8 @@ def in_words(schema: dict[str, Any]) -> str:
         return f"one of {', '.join(map(str, schema['enum']))}"
     if "const" in schema:
         return str(schema["const"])
+    if "pattern" in schema:
+        return IN_WORDS[schema["pattern"]]
     kind = schema.get("type", "anything")
     if kind == "null":
         return "null"
@@ -118,8 +121,7 @@ def in_words(schema: dict[str, Any]) -> str:
         f"from {low:,.12g}" if low is not None else f"above {above:,.12g}" if above is not None else "",
         f"to {high:,.12g}" if high is not None else f"below {below:,.12g}" if below is not None else "",
     ]
-    pattern = f" like {schema['pattern']}" if "pattern" in schema else ""
-    return " ".join([NAMES.get(kind, kind), *filter(None, bounds)]) + pattern
+    return " ".join([NAMES.get(kind, kind), *filter(None, bounds)])
 
 
 def _list_in_words(schema: dict[str, Any]) -> str:

@@ -31,7 +31,7 @@ from cifar_small.randomness import ORDER, torch_generator
 from cifar_small.runs.checkpoints import save_checkpoint
 from cifar_small.runs.directory import Run, write_start
 from cifar_small.runs.records import SoupMember, Summary, plain_all
-from cifar_small.wording import differing
+from cifar_small.wording import differing, differing_classes
 
 T = TypeVar("T")
 REFRESH_IMAGES = 10_000  # training images that BatchNorm statistics are taken from, at most
@@ -210,20 +210,34 @@ def _check(runs: Sequence[Run], nets: Sequence[Net]) -> None:
         if ours != theirs:
             shapes = differing(theirs, ours, "model.")
             raise CheckpointError(f"{where} and {place} are of different nets ({shapes}); only one shape can be averaged")
-        for what, own, other in (
-            ("classes", net.classes, first.classes),
-            ("normalization", (net.mean, net.std), (first.mean, first.std)),
-            ("input size", net.preprocess, first.preprocess),
-            ("rules", net.config.rules, first.config.rules),
-            ("data", net.facts.data, first.facts.data),
-        ):
-            if own != other:
-                raise CheckpointError(
-                    f"{where} and {place} differ in {what}: {other} and {own}; runs of the same data and rules are needed"
-                )
+        if difference := _difference(first, net):
+            raise CheckpointError(f"{where} and {place} differ in {difference}; runs of the same data and rules are needed")
         for earlier, other_net in zip(places[:number], nets, strict=False):
             if other_net.facts.weights_sha256 == net.facts.weights_sha256:
                 raise CheckpointError(f"{earlier} and {place} hold the same weights; leave one out")
+
+
+def _difference(first: Net, net: Net) -> str:
+    """What keeps two nets of one shape from being averaged, in words; empty if nothing does."""
+    if net.classes != first.classes:
+        return f"classes: {differing_classes(first.classes, net.classes)}"
+    if (net.mean, net.std) != (first.mean, first.std):
+        said = [f"mean {_rounded(each.mean)}, std {_rounded(each.std)}" for each in (first, net)]
+        return f"normalization: {said[0]} and {said[1]}; input.mean and input.std set one for all"
+    if net.preprocess != first.preprocess:
+        said = [f"{each.preprocess.side}x{each.preprocess.side} {each.preprocess.interpolation}" for each in (first, net)]
+        return f"input size: {said[0]} and {said[1]}"
+    if net.config.rules != first.config.rules:
+        rules, others = (each.config.rules.model_dump() for each in (first, net))
+        return f"rules: {differing(rules, others, 'rules.')}"
+    if net.facts.data != first.facts.data:
+        return f"data: {first.facts.data.unlike(net.facts.data)}"
+    return ""
+
+
+def _rounded(values: Sequence[float]) -> str:
+    """A value for each channel, in as few digits as the eye needs."""
+    return f"[{', '.join(f'{value:.4g}' for value in values)}]"
 
 
 def _facts(run: Run, net: Net, taken: bool) -> SoupMember:

@@ -78,8 +78,15 @@ def check_own(model: OwnModel, num_classes: int, side: int, head_matters: bool =
         first.eval()
         other.eval()
         with torch.no_grad():
-            whole, again = _logits(first, images, model), _logits(other, images, model)
+            whole, repeated = _logits(first, images, model), _logits(first, images, model)
+            again = _logits(other, images, model)
             alone = _logits(first, images[:1], model)
+        if not torch.equal(whole, repeated):
+            raise _broken(
+                model,
+                "in evaluation answers the same images otherwise the second time: its forward draws random numbers, or changes "
+                "what it computes with; do either only where self.training is true",
+            )
         if not torch.equal(whole, again):
             raise _broken(model, "another net with its state dict predicts otherwise: what it learns must be in its parameters")
         for count, found in ((2, whole), (1, alone)):

@@ -59,6 +59,24 @@ class DataFacts(Facts):
         """Source and limit in words."""
         return self.source + (f", {self.train_limit:,} images" if self.train_limit else "")
 
+    def unlike(self, other: DataFacts) -> str:
+        """In words, how two differ, `self` the first of them; empty where they do not."""
+        said = []
+        if self.source != other.source:
+            said.append(f"{self.source} and {other.source}")
+        elif self.sha256 != other.sha256:
+            said.append("other images or labels")
+        if self.train_limit != other.train_limit:
+            limits = [f"{limit:,}" if limit else "all" for limit in (self.train_limit, other.train_limit)]
+            said.append(f"{limits[0]} and {limits[1]} of the training images")
+        elif self.train_sha256 != other.train_sha256:
+            said.append("other ones of them to train on")
+        if self.val_sha256 != other.val_sha256:
+            said.append("other ones of them held out for val")
+        if self.side != other.side:
+            said.append(f"pictures read at {self.side}x{self.side} and {other.side}x{other.side}")
+        return ", ".join(said)
+
     @property
     def trained_on(self) -> str:
         """A hash of the images and labels that a net was trained on, or of their indices alone; empty where none is known."""

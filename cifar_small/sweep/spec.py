@@ -10,6 +10,7 @@ from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from cifar_small.config.messages import describe_problems
 from cifar_small.config.schema import PositiveInt, Section, Seed
+from cifar_small.config.schema.patterns import CELL_LABEL, SWEEP_NAME
 from cifar_small.config.shipped import require_config
 from cifar_small.config.strict_yaml import read_yaml
 from cifar_small.errors import ConfigError
@@ -54,7 +55,7 @@ class NamedCell(Section):
 
     model_config = ConfigDict(extra="allow")
 
-    label: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]  # also names the run directories
+    label: Annotated[str, Field(pattern=CELL_LABEL)]  # also names the run directories
 
     @property
     def settings(self) -> Settings:
@@ -75,7 +76,7 @@ class Prune(Section):
 class Sweep(Section):
     """A sweep; configs/sweeps/ shows complete examples."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,31}$")]
+    name: Annotated[str, Field(pattern=SWEEP_NAME)]
     config: str  # the base config; a relative path counts from the sweep file's folder
     method: Literal["grid", "random", "tpe"] = "grid"
     parameters: Settings | None = None  # dotted key: list of values, or (random, tpe) a Range

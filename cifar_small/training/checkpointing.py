@@ -43,6 +43,7 @@ class Checkpoints:
                 **state.saved(),
                 "config_sha256": self.resolved.config_sha256,
                 "data": self.data.facts.plain(),
+                "train_images": len(self.data.images),
                 "teachers": plain_all(self.teachers),
             }
             save_checkpoint(self.run.last, content, previous=self.run.previous)
@@ -114,11 +115,21 @@ class Checkpoints:
                 f"read at {now.side}x{now.side}: start a new run, or end this one with the version that began it"
             )
         if before != now:
-            raise CheckpointError(
-                f"{run.folder} was trained on other data: {before.plain()} then, {now.plain()} now; use that data"
-            )
+            raise CheckpointError(self._other_data(before, saved.get("train_images")), remedy=("data_root", "output"))
         check_same_teachers(parse_all(TeacherFacts, saved.get("teachers", []), run.last), self.teachers, run.folder)
         return saved
+
+    def _other_data(self, before: DataFacts, images: int | None) -> str:
+        """What to say where a run was begun on other data than are there now; images: how many it trained on, if recorded."""
+        summary, data = self.run.summary(), self.resolved.config.data
+        then, now = images or (summary.train_images if summary else None), len(self.data.images)
+        counts = f"{now:,} images to train on now" + (f", {then:,} then" if then else "")
+        where = data.source if data.root is None else f"{data.root} ({data.source})"
+        return (
+            f"{self.run.folder} was trained on other data than {where} holds now: {before.unlike(self.data.facts)}; {counts}, "
+            f"and {len(self.data.val):,} of val; put back the files as they were, or give their place as data.root; to train "
+            "on the data of now, begin a new run"
+        )
 
     def _mend(self) -> bool:
         """Put the previous checkpoint in the place of a damaged `last.pt`, and selected weights in theirs; returns no news."""

@@ -228,15 +228,15 @@ OUT_OF_RANGE = [
     ("augment", {"erasing_scale": [0.1, 0.2]}, "augment: ", "erasing_scale has no effect while erasing is 0"),
     ("mix_prob", 0.5, "", "mix_prob has no effect while mixup_alpha, cutmix_alpha and ricap_beta are 0"),
     ("schedule", {"name": "cosin"}, "schedule.name: ", 'cosine_restarts, one_cycle, piecewise, got "cosin"'),
-    ("schedule", {"name": "cosine", "min_lr": 0.2}, "phases.0.schedule.min_lr ", "0.2 is above optim.lr 0.1"),
-    ("schedule", {"name": "cosine", "warmup_epochs": 4}, "phases.0.schedule.warmup_epochs ", "is 4 but the schedule spans 4"),
+    ("schedule", {"name": "cosine", "min_lr": 0.2}, "schedule.min_lr ", "0.2 is above optim.lr 0.1"),
+    ("schedule", {"name": "cosine", "warmup_epochs": 4}, "schedule.warmup_epochs ", "is 4 but the schedule spans 4"),
     ("schedule", {"name": "constant", "warmup_epochs": -1}, "schedule.warmup_epochs: ", "got -1"),
     ("schedule", {"name": "multistep"}, "schedule.milestones: ", "required"),
-    ("schedule", {"name": "multistep", "milestones": [4]}, "phases.0.schedule.milestones [4]", "must increase and lie"),
+    ("schedule", {"name": "multistep", "milestones": [4]}, "schedule.milestones [4]", "must increase and lie"),
     ("schedule", {"name": "multistep", "milestones": [1], "warmup_epochs": 1.5}, "1 lies within warmup_epochs", "later"),
-    ("schedule", {"name": "multistep", "milestones": [2, 1]}, "phases.0.schedule.milestones [2, 1]", "must increase and lie"),
-    ("schedule", {"name": "multistep", "milestones": [2, 2]}, "phases.0.schedule.milestones [2, 2]", "must increase and lie"),
-    ("schedule", {"name": "multistep", "milestones": [1, 5]}, "phases.0.schedule.milestones [1, 5]", "must increase and lie"),
+    ("schedule", {"name": "multistep", "milestones": [2, 1]}, "schedule.milestones [2, 1]", "must increase and lie"),
+    ("schedule", {"name": "multistep", "milestones": [2, 2]}, "schedule.milestones [2, 2]", "must increase and lie"),
+    ("schedule", {"name": "multistep", "milestones": [1, 5]}, "schedule.milestones [1, 5]", "must increase and lie"),
     ("schedule", {"name": "multistep", "milestones": [0, 2]}, "schedule.milestones.0: ", "got 0"),
     ("model", {"family": "vgg"}, "model.family: ", "expected one of resnet, wideresnet"),
     ("model", {}, "model.family: ", "expected one of resnet, wideresnet"),
@@ -246,7 +246,13 @@ OUT_OF_RANGE = [
     ("model", {"family": "resnet", "widths": [8, 1.5, 32], "blocks": [1, 1, 1]}, "model.widths.1: ", "got 1.5"),
     ("data", {"val_size": 0}, "data.val_size: ", "got 0"),
     ("rules", {"max_params": 0}, "rules.max_params: ", "got 0"),
-    ("engine", {"device": "gpu"}, "engine.device: ", "gpu"),
+    ("engine", {"device": "gpu"}, "engine.device: expected auto, cpu, cuda or, of", 'cuda:0, got "gpu"; did you mean "cuda"?'),
+    ("engine", {"device": "GPU 1"}, "engine.device: ", 'got "GPU 1"; did you mean "cuda:1"?'),
+    ("engine", {"device": "tpu"}, "engine.device: ", 'cuda:0, got "tpu"'),
+    ("name", "my run/1", "name: expected text of letters, digits and . _ - ", 'got "my run/1"; did you mean "my_run_1"?'),
+    ("rules", {"submission": "ID"}, "rules.submission: expected two names of columns, such as ID,Labels", 'got "ID"'),
+    ("rules", {"ids": "img"}, "rules.ids: expected 0 as the CSV writes it, such as 00000.png", 'got "img"'),
+    ("model", {"family": "torchvision/a b"}, "model.family: expected one of resnet", "got 'torchvision/a b'"),
     ("engine", {"micro_batch_size": 0}, "engine.micro_batch_size: ", "got 0"),
     ("engine", {"micro_batch_size": 7}, "engine.micro_batch_size 7 ", "does not divide batch_size"),
 ]  # fmt: skip
@@ -306,6 +312,34 @@ def test_all_problems_of_the_phases_at_once() -> None:
     assert message.startswith("config: 4 problems: ")  # what phase 0 breaks is not reported again for those that inherit it
     for part in ("phases.0.epochs: ", "phases.0.optim.lr: ", "phases.2.mixup_alpha: ", "phases.3.dropot: unknown key"):
         assert part in message
+
+
+def test_phases_of_one_schedule_have_its_problem_once_where_it_is_set() -> None:
+    late = {"name": "cosine", "warmup_epochs": 9}
+    with pytest.raises(
+        ConfigError, match=r"^config: schedule\.warmup_epochs is 9 but the schedule spans 4 epochs; shorten it$"
+    ):
+        parse_config(raw(schedule=late, phases=[{"epochs": 3}, {"epochs": 1}]))
+    with pytest.raises(ConfigError, match=r"^config: phases\.1\.schedule\.warmup_epochs is 9 but the schedule spans 1 epoch;"):
+        parse_config(raw(phases=[{"epochs": 3}, {"epochs": 1, "schedule": late}]))
+
+
+@pytest.mark.parametrize(
+    ("family", "meant"),
+    [
+        ("resnet18", '"torchvision/resnet18" or "resnet", described by its sizes?'),
+        ("efficientnet_b0", '"torchvision/efficientnet_b0"?'),
+        ("wide-resnet", '"wideresnet"?'),
+        ("vgg", ""),
+    ],
+)
+def test_an_unknown_family_is_the_only_problem_of_its_section(family: str, meant: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_config(raw(model={"family": family, "widths": [8, 16, 32], "depth": 3}))
+    assert str(caught.value) == (
+        "config: model.family: expected one of resnet, wideresnet, whitened_resnet, torchvision/NAME, timm/NAME, "
+        f"my_nets.py:Net, package.module:Net, got {family!r}{f'; did you mean {meant}' if meant else ''}"
+    )
 
 
 def test_schedule_problems_of_all_phases_at_once() -> None:

@@ -81,6 +81,11 @@ def test_without_a_reader_of_notes_nothing_is_dropped(written: Any) -> None:
         ([("optim.name", "sdg")], '--optim.name: expected one of sgd, adam, adamw, radam, muon, got "sdg"'),
         ([("seed", "-1"), ("optim.lr", "-1")], "2 problems: --optim.lr: "),
         ([("views", "all"), ("seed", "1")], "--views: "),
+        (
+            [("engine.device", "gpu")],
+            '--engine.device: expected auto, cpu, cuda or, of several GPUs, one such as cuda:0, got "gpu"',
+        ),
+        ([("model.family", "resnet18")], "--model.family: expected one of resnet, "),
     ],
 )
 def test_a_fault_is_that_of_the_override(written: Any, overrides: list[tuple[str, str]], message: str) -> None:
@@ -93,6 +98,23 @@ def test_a_fault_is_that_of_the_override(written: Any, overrides: list[tuple[str
 def test_faults_of_both_name_the_file(written: Any) -> None:
     with pytest.raises(ConfigError, match=r"a\.yaml: 2 problems: batch_size: .*; --seed: "):
         load_config(written(batch_size=0), [("seed", "-1")], label="--")
+
+
+def test_values_that_were_meant_are_no_options(written: Any) -> None:
+    with pytest.raises(ConfigError, match=r'; did you mean "cuda"\?$'):
+        load_config(written(), [("engine.device", "gpu")], label="--")
+    with pytest.raises(ConfigError, match=r"; did you mean --optim\.lr\?$"):
+        load_config(written(), [("optim.lrr", "1")], label="--")
+
+
+def test_phases_that_are_replaced_as_a_whole_say_how_to_change_one(written: Any) -> None:
+    path = written(schedule={"name": "cosine", "warmup_epochs": 1})
+    with pytest.raises(ConfigError) as caught:
+        load_config(path, [("phases", "[{epochs: 1}]")], label="--")
+    assert str(caught.value) == (
+        f"{path}: schedule.warmup_epochs is 1 but the schedule spans 1 epoch; shorten it; --phases replaces the whole list, "
+        "with all that its phases set: --phases.0.epochs changes one setting of one phase"
+    )
 
 
 def test_a_sweep_is_named_as_one(tmp_path: Path) -> None:

@@ -41,12 +41,19 @@ def test_every_field_is_a_setting() -> None:
     }
 
 
+def test_no_type_is_shown_as_a_pattern() -> None:
+    """Messages and the list say every form of text in words."""
+    types = {setting.key: setting.type for setting in all_settings()}
+    assert types["engine.device"].startswith("auto, cpu, cuda or")
+    assert [key for key, text in types.items() if "^" in text or "[A-Z" in text] == []
+
+
 @pytest.mark.parametrize(
     ("key", "type_", "default", "needs"),
     [
         ("batch_size", "whole number from 2", "128", ""),
         ("label_smoothing", "number from 0 below 1", "0.0", ""),
-        ("name", "text like ^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$", "required", ""),
+        ("name", "text of letters, digits and . _ - (at most 100, the first a letter or digit)", "required", ""),
         ("augment.num_ops", "whole number from 1 to 10", "2", "policy randaugment"),
         ("augment.border", "one of zero, reflect", '"zero"', "rotation or translate or scale or shear or policy"),
         ("augment.blur_sigma", "[number above 0 to 5, number above 0 to 5]", "[0.1, 2.0]", "blur"),

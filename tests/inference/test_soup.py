@@ -306,9 +306,18 @@ def test_what_val_chose_of_a_soup_is_said_wherever_it_is_shown(
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"mean": [0.1, 0.2, 0.3]}, "differ in normalization"),
-        ({"classes": [*"ABCDEFGHIJ"]}, "differ in classes"),
-        ({"data": {"source": "digits", "sha256": "0"}}, "differ in data"),
+        (
+            {"mean": [0.1, 1 / 3, 0.3]},
+            r"differ in normalization: mean \[0\.[0-9, .]+\], std .* and mean \[0.1, 0.3333, 0.3\], std",
+        ),
+        (
+            {"classes": [*"ABCDEFGHIJ"]},
+            r"differ in classes: other classes: 0, 1, 2 \.\.\. in the one alone, A, B, C \.\.\. in the",
+        ),
+        (
+            {"data": {"source": "digits", "sha256": "0"}},
+            "differ in data: other images or labels, 800 and all of the training im",
+        ),
         ({}, "hold the same weights; leave one out"),
     ],
 )
@@ -358,5 +367,5 @@ def test_the_command_says_what_went_in_and_what_came_out(
 def test_nets_of_another_input_size_are_refused(runs: tuple[Run, Run, Run], tmp_path: Path) -> None:
     config = {**load_checkpoint(runs[1].best)["config"], "input": {"size": 40}}
     larger = changed(runs[1], tmp_path / "larger", config=config)
-    with pytest.raises(CheckpointError, match="differ in input size"):
+    with pytest.raises(CheckpointError, match=r"differ in input size: 32x32 bilinear and 40x40 bilinear;"):
         make_soup([runs[0], larger], Run(tmp_path / "soup"))

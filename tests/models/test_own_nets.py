@@ -203,6 +203,14 @@ FAULTS = {
     "two training passes of one torch seed differ": NET.replace(
         "return self.fc(", "import numpy\n        return float(numpy.random.rand()) * self.fc("
     ),
+    "answers the same images otherwise the second time: its forward draws random numbers": NET.replace(
+        "self.conv(x)", "self.conv(x + torch.randn(x.shape))"
+    ),
+    "in evaluation answers the same images otherwise the second time": NET.replace(
+        "self.fc =", "self.passes = 0\n        self.fc ="
+    ).replace(
+        "        return self.fc(", "        self.passes += not self.training\n        return (1 + self.passes) * self.fc("
+    ),
     "another net with its state dict predicts otherwise": NET.replace(
         "self.fc =", "self.hidden = float(torch.rand(()))\n        self.fc ="
     ).replace("return self.fc(", "return self.hidden * self.fc("),

@@ -139,7 +139,10 @@ def message(error: pytest.ExceptionInfo[BaseException]) -> str:
         ({"parameters": LR_WIDTHS, "prune": {"warmup_epochs": 1}}, "prune has no effect with method grid"),
         ({"cells": []}, "cells is empty"),
         ({"cells": [{"augment.cutout": 1}]}, "cells.0.label: field required"),
-        ({"cells": [{"label": "+ cutout"}]}, "cells.0.label: string should match pattern"),
+        (
+            {"cells": [{"label": "+ cutout"}]},
+            'cells.0.label: expected text of letters, digits and . _ - (at most 64, the first a letter or digit), got "+ cut',
+        ),
         ({"cells": [{"label": "a"}, {"label": "a", "seed": 1}]}, 'cells has the label "a" twice'),
         ({"cells": [{"label": "a"}], "method": "random", "trials": 1}, "method random draws from parameters"),
         ({"parameters": LR_WIDTHS, "config": "bse.yaml"}, "bse.yaml is no file; expected the base config's path"),

@@ -225,9 +225,30 @@ def test_resume_refuses_other_data(tiny: Tiny, tmp_path: Path, monkeypatch: pyte
         pixels[0, 0, 0, 0] ^= 1
         return cifar_small.data.Images(pixels, images.labels, images.ids, images.classes, images.source)
 
-    monkeypatch.setattr(cifar_small.data.datamodule, "load_train", changed)
-    with pytest.raises(CheckpointError, match="trained on other data"):
-        train(tiny(phases=[{"epochs": 3}]), folder, resume=True, quiet=True)
+    def fewer(data: Any, side: int) -> Any:
+        return original(data, side).take(np.arange(440))
+
+    limited = {"source": "digits", "val_size": 200}
+    train(tiny(data=limited), tmp_path / "all", quiet=True)
+    (count,) = {len(original(tiny().data, 32)) - 200}
+    for make, data, run, said in (
+        (changed, {**limited, "train_limit": 256}, folder, "other images or labels; 256 images to train on now, 256 then"),
+        (
+            fewer,
+            limited,
+            tmp_path / "all",
+            "other images or labels, other ones of them to train on, other ones of them held out for val; 240 images to train "
+            f"on now, {count:,} then",
+        ),
+    ):
+        monkeypatch.setattr(cifar_small.data.datamodule, "load_train", make)
+        with pytest.raises(CheckpointError) as caught:
+            train(tiny(data=data, phases=[{"epochs": 3}]), run, resume=True, quiet=True)
+        assert str(caught.value) == (
+            f"{run} was trained on other data than digits holds now: {said}, and 200 of val; put back the files as they were, "
+            "or give their place as data.root; to train on the data of now, begin a new run"
+        )
+        assert caught.value.remedy == ("data_root", "output")
 
 
 def test_signals_that_belong_to_the_first_do_not_abort(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, field_validator
 
 from cifar_small.config.own_code import OWN
 from cifar_small.config.schema.base import Probability, Range, Section, Sigma, Zoom
+from cifar_small.config.schema.patterns import SHA256
 
 Border = Literal["zero", "reflect"]
 
@@ -199,7 +200,7 @@ class OwnAugment(Section):
     """A function of the user's own: my_ops.py:function, by its path from the current folder, or package.module:function."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """What the function is called with, beside images and generator."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern=SHA256)] | None = None
     """SHA-256 of the file, which is found when a config is read."""
 
     TAG = "own"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, NamedTuple, assert_never
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from cifar_small.config.schema.base import Channels, PositiveInt, Section, Seed, Side
+from cifar_small.config.schema.patterns import FIRST_ID, HEADER, ID_PREFIX, ID_SUFFIX
 
 VIEW_SETS = ("none", "flip", "shift", "flip_shift", "flips_shift_blur", "random_crops")
 
@@ -55,11 +56,6 @@ def views_name(value: Any) -> str:
 _VIEWS_SCHEMA = {"anyOf": [{"enum": list(VIEW_SETS)}, {"type": "string"}, {"type": "object"}]}
 Views = Annotated[str, BeforeValidator(views_name), WithJsonSchema(_VIEWS_SCHEMA)]
 
-
-# Around the number of an id in a CSV. A prefix begins with a letter, or a spreadsheet might run it, and ends with no digit.
-ID_PREFIX = "(?:[A-Za-z_](?:[A-Za-z0-9_/-]*[A-Za-z_/-])?)?"
-ID_SUFFIX = r"(?:\.[A-Za-z]{1,5})?"
-
 LabelKind = Literal["numbers", "names"]
 _LABELS: Mapping[str, LabelKind] = {"ID,Labels": "numbers", "id,label": "names"}
 
@@ -75,11 +71,11 @@ class Rules(Section):
     """May a teacher have started from weights from elsewhere? Ignored where `pretrained` is true."""
     rows: PositiveInt | None = 10_000
     """Images in the unlabelled file; null: any number."""
-    submission: Annotated[str, Field(pattern=r"^[A-Za-z][\w .-]*,[A-Za-z][\w .-]*$")] = "ID,Labels"
+    submission: Annotated[str, Field(pattern=HEADER)] = "ID,Labels"
     """Header of the CSV: two columns, of ids and of labels."""
     labels: LabelKind | None = None
     """Does the CSV number the classes or name them? null: numbers under ID,Labels, names under id,label."""
-    ids: Annotated[str, Field(pattern=rf"^{ID_PREFIX}0+{ID_SUFFIX}$")] = "0"
+    ids: Annotated[str, Field(pattern=FIRST_ID)] = "0"
     """How the CSV writes id 0, such as 00000.png or img-0."""
 
     OMIT_DEFAULT = frozenset({"pretrained_teacher", "labels", "ids"})

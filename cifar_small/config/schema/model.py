@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -9,10 +10,11 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from cifar_small.config.own_code import OWN
+from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema.base import Branch, Depth, Depths, PositiveInt, Section, Width, Widths
+from cifar_small.config.schema.patterns import LIBRARY, SHA256
 from cifar_small.wording import plural
 
-LIBRARY = r"^(torchvision|timm)/[A-Za-z0-9_.]+$"
 Shortcut = Literal["conv", "pad"]
 
 
@@ -160,7 +162,7 @@ class OwnModel(Section):
     """A class of the user's own: my_nets.py:Net, by its path from the current folder, or package.module:Net."""
     arguments: dict[str, Any] = Field(default_factory=dict)
     """What the class is called with, beside num_classes."""
-    sha256: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = None
+    sha256: Annotated[str, Field(pattern=SHA256)] | None = None
     """SHA-256 of the file, which is found when a config is read."""
 
     TAG = "own"
@@ -174,11 +176,23 @@ class OwnModel(Section):
     def _names_a_class(cls, family: str) -> str:
         if not OWN.fullmatch(family):
             known = ", ".join([*FAMILIES, "torchvision/NAME", "timm/NAME", "my_nets.py:Net", "package.module:Net"])
-            raise ValueError(f"expected one of {known}, got {family!r}" if family else f"expected one of {known}")
+            raise ValueError(f"expected one of {known}{_meant_by(family)}")
         return family
 
 
 FAMILIES = ("resnet", "wideresnet", "whitened_resnet")
+
+
+def _meant_by(family: str) -> str:
+    """What was given in place of a family, and which family is like it, in words; empty where nothing was given."""
+    if not family:
+        return ""
+    word = family.lower().replace("-", "_")
+    published = next((name for name in PUBLISHED if name.endswith(f"/{word}")), "")
+    own = difflib.get_close_matches(word, FAMILIES, 1)
+    names = [f'"{name}"' for name in (published, *own) if name]
+    meant = " or ".join(names) + (", described by its sizes" if published and own else "")
+    return f", got {family!r}" + (f"; did you mean {meant}?" if meant else "")
 
 
 def _kind(value: Any) -> str:

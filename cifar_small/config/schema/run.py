@@ -11,6 +11,7 @@ from cifar_small.config.published import PUBLISHED
 from cifar_small.config.schema.base import PositiveInt, Section, Seed
 from cifar_small.config.schema.data import Data, Input, Rules, Views
 from cifar_small.config.schema.model import LibraryModel, Model
+from cifar_small.config.schema.patterns import DEVICE, NAME
 from cifar_small.config.schema.phase import Recipe
 
 
@@ -23,7 +24,7 @@ class Engine(Section):
     stochastic depth, another kind of device and `compile` draw other masks.
     """
 
-    device: Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:[0-9]+)?)$")] = "auto"
+    device: Annotated[str, Field(pattern=DEVICE)] = "auto"
     """Where to compute: auto (a GPU if there is one), cpu, cuda, cuda:1."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Precision of the passes; auto: bf16 where the hardware has it, fp16 on GPUs that have that alone, else fp32."""
@@ -67,7 +68,7 @@ WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")
 class Config(Recipe):
     """A run; README and configs/ show complete examples."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$")]
+    name: Annotated[str, Field(pattern=NAME)]
     """Name of the recipe; the run directory is called after it."""
     seed: Seed = 0
     """Seed of all random draws but the choice of val."""

@@ -18,10 +18,14 @@ class ScheduleSection(Section):
         warmup, min_lr = getattr(self, "warmup_epochs", 0.0), getattr(self, "min_lr", 0.0)
         problems = []
         if warmup >= epochs:
-            problems.append(f"warmup_epochs is {warmup:g} but the schedule spans {epochs:g} epochs; shorten it")
+            problems.append(f"warmup_epochs is {warmup:g} but the schedule spans {_epochs(epochs)}; shorten it")
         if min_lr > base_lr:
             problems.append(f"min_lr {min_lr:g} is above optim.lr {base_lr:g}")
         return problems
+
+
+def _epochs(count: float) -> str:
+    return f"{count:g} {'epoch' if count == 1 else 'epochs'}"
 
 
 class Constant(ScheduleSection):
