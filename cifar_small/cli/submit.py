@@ -213,7 +213,7 @@ def _audit_arguments(parser: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="RUN",
-        help="run directories, one for each net, and those of runs that these started from",
+        help="run directories, one for each net, and those of runs that these started from or are the average of",
     )
     parser.add_argument(
         "--predictions", type=Path, metavar="FILE", help="its predictions file (default: in the run of one net)"

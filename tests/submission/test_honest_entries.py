@@ -33,6 +33,7 @@ from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.submission import submission_file
 from cifar_small.submission.audit import Card, audit, gather
+from cifar_small.submission.audit.card import Finding
 from cifar_small.submission.audit.evidence import Sources
 from cifar_small.submission.submission_file import submit
 from cifar_small.training.train import train
@@ -157,6 +158,68 @@ def test_a_soup_tells_how_often_test_was_read_in_the_runs_it_was_made_of(place: 
     assert readings.found == "never read; in the runs that the soup was made of 2 readings before"
     (row,) = collect_rows(load_entries([str(soup.folder)]))
     assert row.test_readings == 2
+
+
+def of_soup(card: Card) -> Finding:
+    (finding,) = (finding for finding in card.findings if finding.link == "soup")
+    return finding
+
+
+def apart(place: Place) -> Run:
+    """The soup in a folder of its own, where its members do not lie."""
+    return Run(shutil.move(place.soup.folder, place.folder / "elsewhere"))
+
+
+def test_the_members_of_a_soup_are_runs_that_it_started_from(place: Place) -> None:
+    soup = apart(place)
+    submit(place.predict(soup), place.csv, run=soup)
+    count = len(load_net(soup).model.state_dict())
+    finding = of_soup(card := place.audit([soup, *place.runs]))
+    assert not_passed(card) == []
+    tensors = count - 3 * sum("num_batches_tracked" in name for name in load_net(soup).model.state_dict())
+    assert finding.found == (
+        f"{tensors} tensors, each the mean of 2 nets; BatchNorm's statistics, which are taken again from training images, are "
+        "not compared"
+    )
+    words = ["audit", place.csv, "--run", soup.folder, *(run.folder for run in place.runs), "--file", place.file]
+    assert main([str(word) for word in (*words, "--data-root", place.data)]) == 0
+
+
+@pytest.mark.parametrize("given", [[], [0], [1]])
+def test_a_soup_without_all_its_members_is_not_checked(given: list[int], place: Place) -> None:
+    soup = apart(place)
+    submit(place.predict(soup), place.csv, run=soup)
+    card = place.audit([soup, *(place.runs[index] for index in given)])
+    assert [finding.link for finding in card.findings if finding.verdict != "pass"] == ["soup"]
+    missing = [f"tiny (seed {seed}, tiny-seed{seed})" for seed in range(2) if seed not in given]
+    assert sorted(of_soup(card).found.split("; ")) == [
+        f"it was averaged from {name}, whose run directory is not at hand: give it too" for name in missing
+    ]
+
+
+@pytest.mark.parametrize("amount", [0.0, 1e-3])
+def test_a_soup_whose_weight_was_changed_is_found_whatever_else_agrees(amount: float, place: Place) -> None:
+    content = load_checkpoint(place.soup.best)
+    content["weights"]["conv1.weight"][0, 0, 0, 0] += amount
+    save_checkpoint(place.soup.best, {key: value for key, value in content.items() if key != "format"})
+    summary = json.loads(place.soup.summary_file.read_text())
+    summary["weights_sha256"] = place.soup.weights_sha256("best")
+    place.soup.summary_file.write_text(json.dumps(summary))
+    submit(place.predict(place.soup), place.csv, run=place.soup)
+    finding = of_soup(place.audit([place.soup, *place.runs]))
+    assert finding.verdict == ("fail" if amount else "pass")
+    if amount:
+        assert finding.expected == "the mean of 2 nets in every tensor"
+        assert finding.found == "another in conv1.weight"
+
+
+def test_a_member_whose_weights_changed_since_is_told(place: Place) -> None:
+    submit(place.predict(place.soup), place.csv, run=place.soup)
+    run = place.runs[1]
+    shutil.copy(run.kept_file(1), run.best)
+    finding = of_soup(place.audit([place.soup, *place.runs]))
+    assert finding.verdict == "not checked"
+    assert finding.found == f"it was averaged from tiny (seed 1, tiny-seed1), {run.folder} holds other weights of it"
 
 
 def test_a_soup_of_an_older_version_leaves_the_readings_before_it_unchecked(place: Place) -> None:

@@ -108,6 +108,7 @@ class Member:
     rules: Rules  # that it is judged by
     sources: Sources
     ancestor_runs: tuple[Run, ...] = ()  # run directories of nets that nets of the submission started from
+    soup_runs: tuple[Run, ...] = ()  # run directories of nets that were averaged into nets of the submission
 
     @property
     def run(self) -> Run:
@@ -289,8 +290,9 @@ def gather(
 ) -> Submission:
     """Find the record beside a submission and match the given files with it.
 
-    runs: of the nets, and of those that they started from. config: whose rules hold instead of those in the record. Raises
-    UserError for a path that does not exist or a run directory that is none of the submission's, DataError without a record.
+    runs: of the nets, and of those that they started from or were averaged from. config: whose rules hold instead of those in
+    the record. Raises UserError for a path that does not exist or a run directory that is none of the submission's, DataError
+    without a record.
     """
     for path in (predictions, file, sample, None if data_root is None else Path(data_root).expanduser()):
         if path is not None and not path.exists():
@@ -303,8 +305,9 @@ def gather(
     started_from = {ancestor.weights_sha256 for net in meta.nets() for ancestor in net.ancestors}
     given = [Run(folder).require() for folder in runs]
     ancestral = tuple(run for run in given if run.weights_sha256("best") in started_from)
+    averaged = tuple(run for run in given if _is_averaged(run, meta))
     submitted = {net.weights_sha256 for net in meta.nets()}
-    folders = [run for run in given if run not in ancestral or run.weights_sha256("best") in submitted]
+    folders = [run for run in given if run not in (*ancestral, *averaged) or run.weights_sha256("best") in submitted]
     sources = Sources(data_root, file, layout)
     written, classes = record.written, tuple(record.class_counts)
     if not meta.members:
@@ -312,7 +315,7 @@ def gather(
             raise UserError(f"got {len(folders)} run directories; {csv.name} was made by one net: give one")
         run = folders[0] if folders else None
         made = PredictionsFile(meta, predictions or _file_of(meta, run), _missing(meta, run))
-        alone = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources, ancestral)
+        alone = Member(meta, "", run, made, record.run, written, csv.parent, classes, rules, sources, ancestral, averaged)
         return Submission(csv, content, record, rules, csv_rules, made, [alone], sources, sample=sample)
     members, nets = [], list(meta.nets())
     assigned, left_out = _assign(nets, meta.left_out, folders)
@@ -321,9 +324,17 @@ def gather(
         own = PredictionsMeta.model_validate({**member.given(), **shared})
         label = f"member {number} ({own.name}, seed {own.seed})"
         made = PredictionsFile(own, _file_of(own, run), _missing(own, run))
-        members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources, ancestral))
+        kin = (ancestral, averaged)
+        members.append(Member(own, label, run, made, None, written, csv.parent, classes, rules, sources, *kin))
     joined = PredictionsFile(meta, predictions, "the ensemble's predictions are not at hand: give their file")
     return Submission(csv, content, record, rules, csv_rules, joined, members, sources, left_out, sample)
+
+
+def _is_averaged(run: Run, meta: PredictionsMeta) -> bool:
+    """Does a run hold, or did one of its name hold, weights that went into a soup of the submission, or were tried for it?"""
+    souped = [one for net in meta.nets() for one in net.soup]
+    named = run.name in {one.run for one in souped} - {net.run for net in meta.nets()}
+    return named or any(run.weights_sha256(one.checkpoint) == one.weights_sha256 for one in souped)
 
 
 def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:

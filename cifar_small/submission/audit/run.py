@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from cifar_small.submission.audit import chain, origin, rules
+from cifar_small.submission.audit import chain, origin, rules, soup
 from cifar_small.submission.audit.card import Card, Finding
 from cifar_small.submission.audit.evidence import Member, Submission
 from cifar_small.submission.audit.repeat import repeated
@@ -46,6 +46,7 @@ def audit(submission: Submission, *, repredict: bool = False) -> Card:
         own = [chain.predictions(member.made)] if joined else []
         own += [chain.onnx_file(member)] if member.recorded_meta.onnx else []
         own += [check(member) for check in OF_A_NET]
+        own += [soup.soup(member)] if member.recorded_meta.soup else []
         own += [repeated(member)] if repredict else []
         findings += [replace(finding, member=member.label) for finding in own]
     findings += [rules.budget(submission), rules.unlabelled_file(submission), rules.csv_commit(submission)]
