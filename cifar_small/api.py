@@ -369,6 +369,11 @@ def submit(
     """
     from cifar_small.submission.submission_file import submit_file
 
+    if isinstance(predictions, Predictions):
+        raise UserError(
+            f"predictions are those of {predictions.meta.name}, read from {predictions.meta.file or 'no file'}; expected the "
+            "path of that file, which names its run: RUN/predictions/submit.npz, where run.predict wrote it"
+        )
     if not isinstance(runs, Sequence) or isinstance(runs, str):
         raise UserError(f"runs are {runs!r}; expected a list of runs")
     folders = [run.folder if isinstance(run, TrainedRun) else _path(run, "a run", "a run, or its directory") for run in runs]

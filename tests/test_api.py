@@ -147,6 +147,10 @@ def test_an_unlabelled_file_is_answered(runs: list[cs.TrainedRun], tmp_path: Pat
     answers = runs[0].predict("submit", file=tmp_path / "unlabelled.pkl")
     assert answers.labels is None
     assert "confidence" in answers._repr_html_()
+    with pytest.raises(
+        UserError, match=r"those of tiny, read from submit\.npz; expected the path of that file.*RUN/predictions/"
+    ):
+        cs.submit(answers, tmp_path / "mine/submission.csv")  # type: ignore[arg-type]
     record = cs.submit(runs[0].folder / "predictions/submit.npz", tmp_path / "mine/submission.csv")
     assert record.rows == 360
     rows = (tmp_path / "mine/submission.csv").read_text().splitlines()

@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(given)
     if rest and not options.chosen.overrides:
-        parser.error(unknown_options(rest, options.known))
+        options.own.error(unknown_options(rest, options.known))
     options.overrides, options.command, options.call = rest, shlex.join(["cifar-small", *given]), main
     options.parser, options.commands = parser, ALL
     return exit_code("cifar-small", lambda: _run(options), options)
@@ -101,7 +101,7 @@ def _parser() -> OneLineParser:
             allow_abbrev=False,
         )
         command.add_arguments(sub)
-        sub.set_defaults(chosen=command, known=sub.options)
+        sub.set_defaults(chosen=command, known=sub.options, own=sub)
     return parser
 
 

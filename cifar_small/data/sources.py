@@ -134,6 +134,8 @@ def _in_order(images: Images, classes: tuple[str, ...]) -> Images:
 
 def _load_source(data: Data, split: Split, side: int) -> Images:
     root = _root(data)
+    if root is not None and data.source != "digits" and not root.exists():
+        raise DataError(_no_root(data, root), remedy="data_root")
     match data.source:
         case "digits":
             return _digits(split)
@@ -150,6 +152,15 @@ def _load_source(data: Data, split: Split, side: int) -> Images:
 def _root(data: Data) -> Path | None:
     given = data.root or os.environ.get(VARIABLE)
     return Path(given).expanduser() if given else None
+
+
+def _no_root(data: Data, root: Path) -> str:
+    """What to say of a place of the data that is not there."""
+    seen_from = "" if root.is_absolute() else f" in {Path.cwd()}, the working folder, from which this path counts"
+    return (
+        f"{'data.root' if data.root else VARIABLE} {root}: there is no such file or folder{seen_from}; give the place of the "
+        f"{data.source} data as data.root or {VARIABLE}"
+    )
 
 
 def _required(root: Path | None, data: Data) -> Path:

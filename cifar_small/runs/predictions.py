@@ -19,6 +19,7 @@ from cifar_small.files import sha256_bytes, write_atomic, write_json
 from cifar_small.metrics.classification import confusion_matrix, log_softmax, wilson_interval
 from cifar_small.runs.directory import Run
 from cifar_small.runs.records import PredictionsMeta, parse
+from cifar_small.wording import command_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -155,6 +156,8 @@ MAX_BYTES = 2**30  # of one of them; the logits of a million images and a hundre
 def load_predictions(path: str | Path) -> Predictions:
     """Read a predictions file; `meta` gains its `file` and `sha256`. Raises DataError for anything else."""
     path = Path(path)
+    if path.is_dir():
+        raise DataError(_folder_for_a_file(path))
     try:
         raw = path.read_bytes()
     except OSError as error:
@@ -187,6 +190,18 @@ def load_predictions(path: str | Path) -> Predictions:
         return Predictions(arrays["ids"].astype(np.int64), arrays["logits"].astype(np.float32), labels, classes, known)
     except DataError as error:
         raise DataError(f"{path}, of {error}") from None
+
+
+def _folder_for_a_file(folder: Path) -> str:
+    """What to say where a folder, perhaps a run directory, stands in place of a predictions file."""
+    run = Run(folder)
+    if not run.config_file.is_file():
+        return f"{folder} is a folder; expected a predictions file, such as predictions/NAME.npz of a run"
+    there = [str(path) for path in sorted(run.predictions.glob("*.npz"))]
+    shown = f"{', '.join(there[:5])}{f' and {len(there) - 5} more' if len(there) > 5 else ''}"
+    here = f"it has {shown}" if there else "it has none yet"
+    make = command_line("predict", folder, split="submit", file="FILE")
+    return f"{folder} is a run directory; expected a predictions file: {here}; `{make}` makes one of an unlabelled file"
 
 
 TIMES = "seconds.json"  # beside a run's predictions, not in them: the same command writes the same bytes

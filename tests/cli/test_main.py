@@ -122,7 +122,8 @@ def test_version() -> None:
         (["trian"], "unknown command trian; did you mean train?"),
         (["results", "--recrods", "x"], "unknown option --recrods; did you mean --records?"),
         (["results", "--rec", "x"], "unknown option --rec; did you mean --records?"),
-        (["results", "x"], "unexpected argument 'x'; see cifar-small --help"),
+        (["results", "x"], "unexpected argument 'x'; see cifar-small results --help"),
+        (["predict", "run", "--split", "val", "--foo"], "unknown option --foo; see cifar-small predict --help"),
         (["predict", "run", "--split", "tset"], "--split tset: expected one of train, val, test, submit; did you mean test?"),
         (
             ["predict", "run", "--split", "submit", "--allow-rows", "many"],

@@ -160,8 +160,30 @@ def test_missing_keys_files_and_images(tmp_path: Path) -> None:
     files["test_batch"] = {b"data": pixels(4, 1)[:0], b"labels": []}
     with pytest.raises(DataError, match="cifar10 test: no images"):
         load_test(Data(root=str(unpacked(tmp_path / "c", files))))
+    (tmp_path / "absent").mkdir()
     with pytest.raises(DataError, match=r"has neither cifar-10-batches-py/ nor cifar-10-python\.tar\.gz; .*CIFAR_SMALL_DATA"):
         load_train(Data(root=str(tmp_path / "absent")))
+
+
+@pytest.mark.parametrize("source", ["cifar10", "npz", "folder"])
+def test_a_place_that_is_not_there_is_told_with_its_setting(
+    source: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A relative one, as a run's config may name, with the folder from which it is looked for."""
+    monkeypatch.chdir(tmp_path)
+    advice = f"give the place of the {source} data as data.root or CIFAR_SMALL_DATA"
+    for root, found in (
+        ("mine/all", f"data.root mine/all: there is no such file or folder in {tmp_path}, the working folder, from which this"),
+        (str(tmp_path / "gone"), f"data.root {tmp_path / 'gone'}: there is no such file or folder; {advice}"),
+    ):
+        with pytest.raises(DataError) as caught:
+            load_train(Data(source=source, root=root))
+        assert str(caught.value).startswith(found)
+        assert str(caught.value).endswith(advice)
+        assert caught.value.remedy == ("data_root",)
+    monkeypatch.setenv("CIFAR_SMALL_DATA", str(tmp_path / "gone"))
+    with pytest.raises(DataError, match=r"^CIFAR_SMALL_DATA .*gone: there is no such file or folder; give"):
+        load_train(Data(source=source))
 
 
 def info(name: str, kind: bytes = tarfile.REGTYPE, link: str = "", size: int = 0) -> tarfile.TarInfo:
@@ -429,7 +451,8 @@ def test_wrong_folders_are_refused(tmp_path: Path) -> None:
     (root / "test" / "cow").mkdir()
     with pytest.raises(DataError, match=r"train and test differ in their class folders \(cow\)"):
         load_train(data)
-    with pytest.raises(DataError, match="there is no such folder"):
+    (tmp_path / "absent").mkdir()
+    with pytest.raises(DataError, match=r"absent.train: there is no such folder; expected train/<class>"):
         load_train(Data(source="folder", root=str(tmp_path / "absent")))
     with pytest.raises(DataError, match=r"set data\.root or CIFAR_SMALL_DATA"):
         load_train(Data(source="folder"))

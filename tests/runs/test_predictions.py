@@ -188,6 +188,24 @@ def test_what_is_no_predictions_file_is_one_error(make: Any, tmp_path: Path, mon
     assert not (tmp_path / "unpickled").exists()
 
 
+def test_a_run_directory_in_place_of_a_file_names_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/mine").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"^runs/mine is a folder; expected a predictions file, such as predictions/NAME\.npz"):
+        load_predictions("runs/mine")
+    Path("runs/mine/config.yaml").write_text("")
+    make = "`cifar-small predict runs/mine --split submit --file FILE` makes one of an unlabelled file"
+    with pytest.raises(DataError) as caught:
+        load_predictions("runs/mine")
+    assert str(caught.value) == f"runs/mine is a run directory; expected a predictions file: it has none yet; {make}"
+    for name in ("val", "submit"):
+        made([3, 1, 4], [0, 1, 2]).save(Path(f"runs/mine/predictions/{name}.npz"))
+    with pytest.raises(DataError) as caught:
+        load_predictions("runs/mine")
+    there = "runs/mine/predictions/submit.npz, runs/mine/predictions/val.npz"
+    assert str(caught.value) == f"runs/mine is a run directory; expected a predictions file: it has {there}; {make}"
+
+
 def test_what_else_is_in_an_archive_is_not_unpacked_and_huge_members_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
