@@ -20,7 +20,8 @@ class Images:
 
     images: uint8 (N, 32, 32, 3), RGB, or larger squares; labels: int64 (N,) in [0, K) or None; ids: int64 (N,), unique;
     classes: K names; source: what it was read from, for messages and records; small: of larger images the same at 32x32, by
-    which they are recognized. Raises DataError when the parts do not fit together.
+    which they are recognized; notes: what a reader should know of how they were read, in words. Raises DataError when the
+    parts do not fit together.
     """
 
     images: npt.NDArray[np.uint8]
@@ -29,6 +30,7 @@ class Images:
     classes: tuple[str, ...]
     source: str
     small: npt.NDArray[np.uint8] | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         shape, count = self.at_32.shape, len(self.images)
@@ -80,7 +82,7 @@ class Images:
         """The images at these positions, in this order."""
         labels = None if self.labels is None else self.labels[indices]
         small = None if self.small is None else self.small[indices]
-        return Images(self.images[indices], labels, self.ids[indices], self.classes, self.source, small)
+        return Images(self.images[indices], labels, self.ids[indices], self.classes, self.source, small, self.notes)
 
     def enlarged(self, side: int) -> Images:
         """The images at least at `side` pixels a side: those of 32x32 by Pillow's bicubic kernel, as pictures are read."""

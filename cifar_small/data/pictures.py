@@ -1,7 +1,8 @@
 """Single pictures and folders of them: PNG, JPEG and WebP of any size, brought to one size, RGB, as they are read.
 
 A picture of that size is taken as it is. Of another the largest square in its middle is resized by Pillow's bicubic kernel,
-which widens with the reduction (antialiasing). JPEGs are first turned as their EXIF orientation says.
+which widens with the reduction (antialiasing). JPEGs are first turned as their EXIF orientation says. What is transparent is
+shown on white, as most viewers show it: below it may lie anything.
 """
 
 from __future__ import annotations
@@ -40,12 +41,18 @@ class Pictures(NamedTuple):
     """Pictures as they were read.
 
     pixels: uint8 (N, side, side, 3); small: the same at 32x32, None where that is the side; resized: how many were of another
-    size than the side.
+    size than the side; transparent: how many had pixels that are not opaque.
     """
 
     pixels: Pixels
     small: Pixels | None
     resized: int
+    transparent: int
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the pixels do not show of how they were stored, in words."""
+        return (f"{plural(self.transparent, 'picture')} with transparent pixels, shown on white",) if self.transparent else ()
 
 
 Labelled = tuple[Pictures, npt.NDArray[np.int64], list[str]]
@@ -53,7 +60,7 @@ LabelledFiles = tuple[list[Path], npt.NDArray[np.int64], list[str]]
 
 
 def read_picture(source: Path | bytes, where: str = "") -> Image:
-    """A picture in RGB, upright; gray and palette are converted, transparency is dropped.
+    """A picture in RGB, upright, or in RGBA where some of its pixels are not opaque; gray and palette are converted.
 
     source: a file, or its bytes, which `where` names. Raises DataError.
     """
@@ -65,7 +72,12 @@ def read_picture(source: Path | bytes, where: str = "") -> Image:
             # Size and mode stand in the header; what is not wanted is refused before it is decoded.
             size, mode = picture.size, picture.mode
             if mode in _MODES and size[0] * size[1] <= _MOST_PIXELS:
-                return ImageOps.exif_transpose(picture).convert("RGB")
+                upright = ImageOps.exif_transpose(picture)
+                if upright.has_transparency_data:
+                    upright = upright.convert("RGBA")
+                    if upright.getchannel("A").getextrema() != (255, 255):
+                        return upright
+                return upright.convert("RGB")
     except Exception as error:
         known = format_of_file(source, PICTURES) if isinstance(source, Path) and source.is_file() else None
         reason = known or f"is not a readable picture ({type(error).__name__}: {error})"
@@ -76,9 +88,11 @@ def read_picture(source: Path | bytes, where: str = "") -> Image:
 
 
 def fitted(picture: Image, side: int) -> Pixels:
-    """A picture as uint8 (side, side, 3): as it is where that is its size, else its middle square resized."""
+    """A picture as uint8 (side, side, 3), on white: as it is where that is its size, else its middle square resized."""
     from PIL import Image, ImageOps
 
+    if picture.mode == "RGBA":
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     if picture.size != (side, side):
         picture = ImageOps.fit(picture, (side, side), Image.Resampling.BICUBIC)
     return np.asarray(picture, np.uint8)
@@ -90,7 +104,7 @@ def read_pictures(sources: Sequence[Path | bytes], where: str, side: int = SIDE)
         side = SIDE
     small = np.empty((len(sources), SIDE, SIDE, 3), np.uint8) if side != SIDE else None
     _require_memory(len(sources), side, where)
-    pixels, resized = np.empty((len(sources), side, side, 3), np.uint8), 0
+    pixels, resized, transparent = np.empty((len(sources), side, side, 3), np.uint8), 0, 0
     slow = len(sources) > 5000  # some seconds
     for row, source in enumerate(tqdm(sources, desc=f"reading {where}", unit="picture", disable=no_bar(slow))):
         picture = read_picture(source, f"{where} row {row}" if isinstance(source, bytes) else "")
@@ -98,7 +112,8 @@ def read_pictures(sources: Sequence[Path | bytes], where: str, side: int = SIDE)
         if small is not None:
             small[row] = fitted(picture, SIDE)
         resized += picture.size != (side, side)
-    return Pictures(pixels, small, resized)
+        transparent += picture.mode == "RGBA"
+    return Pictures(pixels, small, resized, transparent)
 
 
 def _stored_size(source: Path | bytes) -> tuple[int, int] | None:

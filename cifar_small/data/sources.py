@@ -175,9 +175,10 @@ def _images(
     classes: Sequence[str],
     source: str,
     small: npt.NDArray[np.uint8] | None = None,
+    notes: Sequence[str] = (),
 ) -> Images:
     ids = np.arange(len(images), dtype=np.int64)
-    loaded = Images(np.ascontiguousarray(images), labels, ids, tuple(classes), source, small)
+    loaded = Images(np.ascontiguousarray(images), labels, ids, tuple(classes), source, small, tuple(notes))
     if len(loaded.classes) < 2:
         raise DataError(f"{source}: has one class, {loaded.classes[0]!r}; expected two or more to tell apart")
     return loaded
@@ -266,7 +267,7 @@ def _folder(root: Path, split: Split, side: int) -> Images:
         pictures, labels, classes = _labelled_table(files, side, tables_of(root, "train"))
     else:
         pictures, labels, classes = read_class_folders(root, split, side)
-    return _images(pictures.pixels, labels, classes, where, pictures.small)
+    return _images(pictures.pixels, labels, classes, where, pictures.small, pictures.notes)
 
 
 def _table_of_flat(root: Path) -> Path | None:

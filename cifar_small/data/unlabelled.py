@@ -104,8 +104,8 @@ def read_raw(path: Path, notes: list[str] | None = None, side: int = SIDE) -> tu
             return _entries({"ids": None, **found}, list(found), str(path), ("data", "images"), notes)
         case ".parquet":
             table = read_table([path], side)
-            if table.pictures.resized and notes is not None:
-                notes.append(_resized_note(table.pictures))
+            if notes is not None:
+                notes += _picture_notes(table.pictures)
             data = table.pictures.pixels if table.pictures.small is None else table.pictures
             found = {"data": data, "ids": table.ids}
             return _entries(found, ["data", *(name for name in table.columns if name != "id")], str(path), ("data",), notes)
@@ -225,13 +225,11 @@ def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayou
             "competition wants them, set rules.ids, or submit with its sample submission"
         )
     pictures = read_pictures(files, str(folder), side)
-    pixels, small, resized = pictures
-    if resized:
-        notes.append(_resized_note(pictures))
+    notes += _picture_notes(pictures)
     if layout == "CHW":
         raise DataError(f"{folder}: a folder of pictures was asked to be read as CHW; their colors lie side by side: HWC")
     if layout == "auto":
-        small = pixels if small is None else small
+        small = pictures.pixels if pictures.small is None else pictures.small
         require_in_order(small, str(folder), decoded=True, remedy="layout=HWC")
     return pictures, np.array([int(numbers[file]) for file in files], np.int64)
 
@@ -242,9 +240,10 @@ def _shared_start(names: Sequence[str]) -> str:
     return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], letters))
 
 
-def _resized_note(pictures: Pictures) -> str:
+def _picture_notes(pictures: Pictures) -> list[str]:
     side = pictures.pixels.shape[1]
-    return f"{plural(pictures.resized, 'picture')} of another size became {side}x{side}: {KERNEL}"
+    resized = f"{plural(pictures.resized, 'picture')} of another size became {side}x{side}: {KERNEL}"
+    return [resized, *pictures.notes] if pictures.resized else list(pictures.notes)
 
 
 def _in_rows(data: Any, where: str, layout: AskedLayout, notes: list[str]) -> npt.NDArray[np.uint8]:

@@ -99,6 +99,7 @@ class DataSurvey:
     std: tuple[float, ...]
     sizes: Counter[tuple[int, int]]  # width and height of the training part's pictures as stored; empty for arrays
     without_label: int  # pictures of train/ that the CSV of labels does not name
+    notes: tuple[str, ...]  # what should be known of how the images were read
     copies: tuple[CopyPair, ...]
     labels: LabelCheck | None  # None: no predictions were given
 
@@ -116,7 +117,7 @@ def survey(data: Data, predictions: Sequence[Predictions] = ()) -> DataSurvey:
     found = _out_of_fold(predictions, facts.sha256)
     parts: dict[str, Images] = {"train": train, "val": val}
     counts = {part: _class_counts(images) for part, images in parts.items()}
-    no_test = ""
+    no_test, notes = "", list(train.notes)
     try:
         test = load_test(data)
     except DataError as error:
@@ -124,6 +125,7 @@ def survey(data: Data, predictions: Sequence[Predictions] = ()) -> DataSurvey:
     else:
         counts["test"] = _class_counts(test)
         parts["test"] = replace(test, labels=None)
+        notes += [f"test: {note}" for note in test.notes]
     names: dict[str, list[Path]] = {"train": picture_files_of(data, "train")}
     names |= {"val": names["train"], "test": [] if no_test else picture_files_of(data, "test")}
     mean, std = channel_moments(train)
@@ -137,6 +139,7 @@ def survey(data: Data, predictions: Sequence[Predictions] = ()) -> DataSurvey:
         std,
         stored_sizes(names["train"]),
         pictures_without_label(data, names["train"]),
+        tuple(notes),
         tuple(_copies(parts, names)),
         _check_labels(found, parts, names) if found else None,
     )

@@ -51,6 +51,7 @@ def _facts(survey: DataSurvey) -> list[str]:
             lines.append(f"{plural(resized, 'picture')} resized to {SIDE}x{SIDE}: {KERNEL}")
     if survey.without_label:
         lines.append(f"{plural(survey.without_label, 'picture')} of train/ left out: the CSV of labels names no class for them")
+    lines += survey.notes
     if survey.no_test:
         lines.append(f"no test part was read: {survey.no_test}")
     if survey.labels is None:

@@ -26,15 +26,17 @@ def describe_run(config: Config) -> str:
     if config.input.size is None:
         config = with_input_of_weights(config)
     classes, resolved = config.data.num_classes, resolve_config(config)
+    notes: list[str] = []
     if classes is None or SOURCES[config.data.source].train_images is None:
         train, _, _ = load_splits(config.data)
         classes, images = len(train.classes), len(train)
+        notes += [f"note: {note}" for note in train.notes]
         if unsafe := config.rules.unsafe_name(train.classes):
             raise ConfigError(unsafe)
     else:
         images = training_images(config)
     parameters = check_budget(config, classes)
-    notes = try_own_net(config, resolved.phases, classes)
+    notes += try_own_net(config, resolved.phases, classes)
     share_batch(config.batch_size, config.engine.micro_batch_size, 1)
     steps, budget = steps_of(config, images), config.rules.max_params
     size = footprint(config.model, classes, config.side)

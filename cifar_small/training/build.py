@@ -77,7 +77,7 @@ def build_trainer(
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
         needed = (17 + copies_kept(config.engine, resolved.epochs)) * size
         require_space(run, max(needed - run.checkpoints_size(), 5 * size))  # those of a resumed run are replaced one by one
-    lines = []
+    lines = [f"note: {note}" for note in data.val.notes]  # of all images that were read, which are split only then
     if init is not None:
         check_unseen(init.ancestors, data.facts)
         check_lineage(config.name, without_own(lineage_of(init.ancestors, []), init.ancestors, data.facts), config.rules)

@@ -293,8 +293,8 @@ def test_pictures_of_any_size_and_kind_become_32_by_32(tmp_path: Path) -> None:
     wide.paste((10, 20, 30), (16, 0, 80, 64))  # the middle square has one color, what is cut off another
     for name in ("a.png", "b.jpg", "c.webp"):
         wide.save(tmp_path / name, lossless=True) if name == "c.webp" else wide.save(tmp_path / name)
-        pixels, small, resized = read_pictures([tmp_path / name], "here")
-        assert (resized, small, pixels.shape) == (1, None, (1, 32, 32, 3))
+        pixels, small, resized, transparent = read_pictures([tmp_path / name], "here")
+        assert (resized, transparent, small, pixels.shape) == (1, 0, None, (1, 32, 32, 3))
         assert np.abs(pixels.astype(int)[0, :, 2:-2] - [10, 20, 30]).max() <= (12 if name == "b.jpg" else 0)
     stripes = Image.fromarray((np.arange(64)[:, None] // 2 % 2 * 255).repeat(64, 1).astype(np.uint8))
     stripes.save(tmp_path / "d.png")
@@ -312,6 +312,79 @@ def test_pictures_of_any_size_and_kind_become_32_by_32(tmp_path: Path) -> None:
     turned.save(tmp_path / "f.jpg", exif=exif, quality=100)
     upright = fitted(read_picture(tmp_path / "f.jpg"), 32)
     assert (upright[2].mean() < 5, upright[-3].mean() > 195) == (True, True)
+
+
+HIDDEN, SEEN = (200, 10, 30), (10, 200, 30)  # colors of a picture's upper and lower half
+
+
+def see_through(kind: str, alpha: int) -> tuple[Image.Image, dict[str, Any]]:
+    """A picture of two halves, the upper with this alpha, and how it is saved."""
+    image = Image.new("RGB", (32, 32), SEEN)
+    image.paste(HIDDEN, (0, 0, 32, 16))
+    mask = Image.new("L", (32, 32), 255)
+    mask.paste(alpha, (0, 0, 32, 16))
+    match kind:
+        case "LA":
+            image = image.convert("LA")
+            image.putalpha(mask)
+        case "P":
+            image = image.quantize(2)
+            upper = image.getpixel((0, 0))
+            return image, {"transparency": bytes(alpha if index == upper else 255 for index in range(2))}
+        case "L tRNS":
+            image = image.convert("L")
+            return image, {"transparency": image.getpixel((0, 0)) if alpha == 0 else 7}  # 7 stands nowhere
+        case "RGB tRNS":
+            return image, {"transparency": HIDDEN if alpha == 0 else (1, 2, 3)}
+        case _:
+            image.putalpha(mask)
+    return image, {"lossless": True, "exact": True} if kind == "WebP" else {}
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+@pytest.mark.parametrize("kind", ["RGBA", "LA", "P", "L tRNS", "RGB tRNS", "WebP"])
+def test_what_is_transparent_is_shown_on_white_and_what_is_opaque_as_it_is(tmp_path: Path, kind: str, alpha: int) -> None:
+    image, how = see_through(kind, alpha)
+    file = tmp_path / ("a.webp" if kind == "WebP" else "a.png")
+    image.save(file, **how)
+    found = read_pictures([file], "here")
+    with Image.open(file) as picture:
+        opaque = np.asarray(picture.convert("RGBA"))[..., :3]
+    assert found.transparent == (alpha == 0)
+    assert np.array_equal(found.pixels[0, 16:], opaque[16:])
+    assert np.array_equal(found.pixels[0, :16], opaque[:16] if alpha else np.full((16, 32, 3), 255))
+
+
+def test_what_is_half_transparent_is_mixed_with_white_before_it_is_resized(tmp_path: Path) -> None:
+    Image.new("RGBA", (64, 64), (0, 100, 200, 51)).save(tmp_path / "a.png")  # a fifth
+    found = read_pictures([tmp_path / "a.png"], "here", side=48)
+    assert found.small is not None
+    for pixels in (found.pixels, found.small):
+        assert (pixels == [204, 224, 244]).all()
+    assert found.notes == ("1 picture with transparent pixels, shown on white",)
+
+
+def test_transparent_pictures_are_told_wherever_pictures_are_read(tmp_path: Path) -> None:
+    root, clear = folder(tmp_path / "classes"), Image.new("RGBA", (32, 32), (9, 9, 9, 0))
+    data, note = Data(source="folder", root=str(root)), "{} with transparent pixels, shown on white"
+    assert load_train(data).notes == ()
+    for name in ("train/ant/7.png", "train/bee/7.png", "test/ant/7.png"):
+        clear.save(root / name)
+    images = load_train(data)
+    assert images.images[[2, 5]].min() == 255
+    assert images.notes == images.take(np.arange(1)).notes == (note.format("2 pictures"),)
+    assert load_test(data).notes == (note.format("1 picture"),)
+    (tmp_path / "flat").mkdir()
+    for number in range(2):
+        clear.save(tmp_path / "flat" / f"{number}.png")
+    assert note.format("2 pictures") in load_unlabelled(tmp_path / "flat")[1]
+
+
+def test_transparent_pictures_in_a_table_are_told(tmp_path: Path) -> None:
+    write_table(tmp_path / "train-0.parquet", np.zeros((2, 32, 32, 4), np.uint8), [0, 1], None)
+    images, note = load_train(Data(source="folder", root=str(tmp_path))), "2 pictures with transparent pixels, shown on white"
+    assert (images.notes, images.images.min()) == ((note,), 255)
+    assert note in load_unlabelled(tmp_path / "train-0.parquet")[1]
 
 
 def test_pictures_in_class_folders_and_unlabelled_ones_are_resized(tmp_path: Path) -> None:

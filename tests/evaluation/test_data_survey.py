@@ -154,6 +154,27 @@ def test_sizes_as_stored_and_files_of_a_folder_without_test(tmp_path: Path, flat
     assert copy.exact
 
 
+def test_what_is_to_know_of_the_reading_is_told_before_training(
+    tmp_path: Path, said: Callable[..., tuple[int, str, str]]
+) -> None:
+    for at, pixels in enumerate(photographs(24)):
+        folder = tmp_path / "pictures" / ("train" if at < 20 else "test") / "ab"[at % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        picture = Image.fromarray(pixels)
+        if at in (3, 4, 5, 21):
+            picture.putalpha(Image.new("L", (32, 32), 10 * at))
+        picture.save(folder / f"{at:02d}.png")
+    data = {"source": "folder", "root": str(tmp_path / "pictures"), "val_size": 6, "train_limit": None}
+    config = tmp_path / "tiny.yaml"
+    config.write_text(dump_yaml(tiny_raw(data=data, batch_size=4, phases=[{"epochs": 1}])))
+    note = "3 pictures with transparent pixels, shown on white"
+    code, shown, _ = said("data", config)
+    assert (code, f"\n{note}\n" in shown, f"\ntest: 1 picture{note[10:]}\n" in shown) == (0, True, True)
+    for given in (["--dry-run"], ["--output", tmp_path / "run"]):
+        code, shown, error = said("train", config, *given)
+        assert (code, f"note: {note}\n" in shown + error) == (0, True)
+
+
 def test_the_page_has_what_was_found(data: Data, said: Callable[..., tuple[int, str, str]], tmp_path: Path) -> None:
     config, folder = tmp_path / "tiny.yaml", tmp_path / "page"
     config.write_text(dump_yaml(tiny_raw(data=data.model_dump(mode="json"))))
