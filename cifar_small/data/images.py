@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.conversions import how_to_convert
 from cifar_small.errors import DataError
 
 SIDE = 32  # pixels a side of what data sets of arrays hold
@@ -35,7 +36,10 @@ class Images:
     def __post_init__(self) -> None:
         shape, count = self.at_32.shape, len(self.images)
         if self.at_32.dtype != np.uint8 or shape[1:] != (SIDE, SIDE, 3):
-            raise DataError(f"{self.source}: images are {self.at_32.dtype} {shape}; expected uint8 (N, 32, 32, 3)")
+            how = how_to_convert(self.at_32)
+            raise DataError(
+                f"{self.source}: images are {self.at_32.dtype} {shape}; expected uint8 (N, 32, 32, 3)" + f"; {how}" * bool(how)
+            )
         assert self.images.shape == (len(self.at_32), self.side, self.side, 3)
         if not count:
             raise DataError(f"{self.source}: no images; expected at least one")
@@ -52,8 +56,10 @@ class Images:
             raise DataError(f"{self.source}: two classes are named {twice[0]!r}; expected different names")
         low, high = int(self.labels.min()), int(self.labels.max())
         if low < 0 or high >= len(self.classes):
+            from_1 = "; counted from 1? then subtract 1" if (low, high) == (1, len(self.classes)) else ""
             raise DataError(
                 f"{self.source}: labels span {low}..{high}; expected 0..{len(self.classes) - 1} ({len(self.classes)} classes)"
+                + from_1
             )
 
     def __len__(self) -> int:

@@ -6,14 +6,15 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, assert_never
+from typing import Literal, assert_never
 
 import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Data
+from cifar_small.data.arrays import class_numbers, count_array_classes, has_test_arrays, read_arrays
 from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_hand, read_cifar
-from cifar_small.data.containers import integers, read_column, read_table, tables_of
+from cifar_small.data.containers import read_column, read_table, tables_of
 from cifar_small.data.images import SIDE, Images
 from cifar_small.data.orientation import require_in_order
 from cifar_small.data.pictures import (
@@ -28,15 +29,11 @@ from cifar_small.data.pictures import (
     read_class_folders,
     read_flat,
 )
-from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError
 from cifar_small.wording import plural
 
-# Names of a pair of .npy files: of images, and of labels.
-PAIRS = (("{split}_images", "{split}_data", "x_{split}", "X_{split}"), ("{split}_labels", "y_{split}", "Y_{split}"))
 LABEL_COLUMNS = ("label", "labels", "fine_label")
-MANY_CLASSES = 1000  # up to which a few images may be of any class
 _DIGITS_TEST = 360  # of 1797
 Split = Literal["train", "test"]
 
@@ -61,10 +58,8 @@ def load_test(data: Data, side: int = SIDE, *, enlarge: bool = True) -> Images:
 def has_test_part(data: Data) -> bool:
     """Has the source a labelled test part? What competitions hand out often has none. Raises DataError."""
     root = _root(data)
-    if data.source == "npz" and root is not None and root.is_file():
-        return bool(read_npz(root, ("test_labels",)))
-    if data.source == "npz" and root is not None and root.is_dir():
-        return any((root / f"{name.format(split='test')}.npy").is_file() for name in PAIRS[1])
+    if data.source == "npz" and root is not None and root.exists():
+        return has_test_arrays(root)
     if data.source != "folder" or root is None:
         return True
     if _table_of_flat(root):
@@ -96,21 +91,32 @@ def classes_at_hand(data: Data) -> int | None:
     root = _root(data)
     if listed := _listed(data, "train"):
         return len(listed[2])
-    if data.source != "npz" or root is None:
-        return None
-    if root.is_dir():
-        return len(_classes_of_pair(root))
-    names = read_npz(root, ("classes",)).get("classes") if root.is_file() else None
-    return len(names) or None if names is not None and names.ndim == 1 else None
+    return None if data.source != "npz" or root is None else count_array_classes(root)
 
 
 def _load(data: Data, split: Split, side: int) -> Images:
     images = _load_source(data, split, side)
+    if split == "train":
+        images = replace(images, notes=(*images.notes, *_empty_classes(images)))
     if data.layout == "auto":
         decoded = data.source == "folder"
         require_in_order(images.at_32, images.source, decoded=decoded, otherwise="set data.layout: HWC")
     order = data.classes or _order_of_numbers(images.classes)
     return images if order == images.classes else _in_order(images, order)
+
+
+def _empty_classes(images: Images) -> list[str]:
+    """A note on classes that no training image has: of labels with gaps, or names that are too many."""
+    assert images.labels is not None
+    missing = [
+        name
+        for name, count in zip(images.classes, np.bincount(images.labels, minlength=len(images.classes)), strict=True)
+        if not count
+    ]
+    if not missing:
+        return []
+    which = f"{', '.join(missing[:5])}{' ...' * (len(missing) > 5)}"
+    return [f"{len(missing):,} of {plural(len(images.classes), 'class', 'classes')} without an image to train on: {which}"]
 
 
 def _order_of_numbers(classes: tuple[str, ...]) -> tuple[str, ...]:
@@ -199,61 +205,8 @@ def _digits(split: Split) -> Images:
 
 
 def _npz(path: Path, split: Split) -> Images:
-    """An .npz file, or a folder with pairs of .npy files and, where classes have names, classes.npy or classes.txt."""
-    if path.is_dir():
-        images, labels, classes = _pair(path, split)
-    else:
-        wanted = (f"{split}_images", f"{split}_labels", "classes")
-        arrays = read_npz(path, wanted)
-        if missing := [name for name in wanted if name not in arrays]:
-            if {"images", "labels"} <= set(npz_keys(path)):
-                raise DataError(f"{path}: has images and labels without a split: a set for evaluation, which is not trained on")
-            raise DataError(
-                f"{path}: has no {', '.join(missing)}, only {', '.join(npz_keys(path)) or 'nothing'}; expected train_images, "
-                "train_labels, test_images, test_labels, classes"
-            )
-        images, labels, classes = (arrays[name] for name in wanted)
-    if classes.ndim != 1 or classes.dtype.kind not in "US":
-        raise DataError(f"{path}: classes is {classes.dtype} {classes.shape}; expected a list of names")
-    return _images(images, integers(labels, str(path)), [str(name) for name in _texts(classes)], f"npz {split} of {path}")
-
-
-def _texts(names: npt.NDArray[Any]) -> list[str]:
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist()]
-
-
-def _pair(folder: Path, split: Split) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[Any]]:
-    """Images, labels and class names of <split>_images.npy and <split>_labels.npy, or names that mean the same."""
-    return _one_of(folder, PAIRS[0], split), _labels_of(folder, split), _classes_of_pair(folder)
-
-
-def _classes_of_pair(folder: Path) -> npt.NDArray[Any]:
-    if (folder / "classes.npy").is_file():
-        return read_npy(folder / "classes.npy")
-    if (folder / "classes.txt").is_file():
-        return np.array((folder / "classes.txt").read_text(encoding="utf-8").rstrip().splitlines())
-    return np.array(_numbers(_labels_of(folder, "train"), str(folder)))  # themselves; test may lack the highest
-
-
-def _labels_of(folder: Path, split: str) -> npt.NDArray[np.int64]:
-    labels = _one_of(folder, PAIRS[1], split)
-    return integers(labels.ravel() if labels.ndim == 2 and 1 in labels.shape else labels, f"{folder}: {split}")
-
-
-def _one_of(folder: Path, names: Sequence[str], split: str) -> npt.NDArray[Any]:
-    """The array in the first file there is of a split, by the names it may have. Raises DataError."""
-    files = [folder / f"{name.format(split=split)}.npy" for name in names]
-    if not (there := [file for file in files if file.is_file()]):
-        raise DataError(f"{folder}: has no {' or '.join(file.name for file in files)}; expected images and labels as .npy")
-    return read_npy(there[0])
-
-
-def _numbers(labels: npt.NDArray[np.int64], where: str) -> list[str]:
-    """Names of classes that have none: 0 to the highest label. Raises DataError where that is no number of a class."""
-    highest = int(max(labels.max(initial=0), 0))
-    if highest >= max(len(labels), MANY_CLASSES):
-        raise DataError(f"{where}: a label is {highest:,}, among {len(labels):,} images; expected classes counted from 0")
-    return [str(number) for number in range(highest + 1)]
+    found = read_arrays(path, split)
+    return _images(found.images, found.labels, found.classes, f"npz {split} of {path}", notes=found.notes)
 
 
 def _folder(root: Path, split: Split, side: int) -> Images:
@@ -323,5 +276,5 @@ def _labelled_table(files: Sequence[Path], side: int, train_files: Sequence[Path
     labels = found.columns[column]
     names = found.names.get(column)
     if names is None:  # numbers stand for themselves; test may lack the highest
-        names = _numbers(labels if files == train_files else read_column(train_files, column), str(files[0]))
+        names = class_numbers(labels if files == train_files else read_column(train_files, column), str(files[0]))
     return found.pictures, labels, names

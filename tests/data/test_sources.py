@@ -299,7 +299,7 @@ def test_npz_source(tmp_path: Path) -> None:
     [
         ({"train_labels": np.array([0, 1, 2, 0, 1, 3])}, r"labels span 0\.\.3; expected 0\.\.2"),
         ({"train_labels": np.array([0, 1])}, "2 labels for 6 images"),
-        ({"train_labels": np.zeros(6)}, "labels are float64"),
+        ({"train_labels": np.array([0, 1, 2, 0, 1, 0.5])}, "labels are float64"),
         (
             {"train_images": np.zeros((6, 28, 28, 3), np.uint8)},
             r"images are uint8 \(6, 28, 28, 3\); expected uint8 \(N, 32, 32, 3\)",
