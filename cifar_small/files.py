@@ -120,6 +120,9 @@ _HEADS = (
     (b"version https://git-lfs", "a git-lfs pointer"),
     (b"\x89PNG", "a PNG picture"),
     (b"\xff\xd8\xff", "a JPEG picture"),
+    (b"GIF8", "a GIF picture"),
+    (b"II*\0", "a TIFF picture"),
+    (b"MM\0*", "a TIFF picture"),
     (b"\x93NUMPY", "a .npy array"),
     (b"\x89HDF", "an HDF5 file"),
     (b"MATLAB 7.3", "an HDF5 file"),
@@ -134,6 +137,10 @@ def kind_of(start: bytes) -> str:
     """What a file that starts so seems to be, in words."""
     if not start:
         return "empty"
+    if start.startswith(b"RIFF") and start[8:12] == b"WEBP":
+        return "a WebP picture"
+    if start.startswith(b"BM") and start[6:10] == bytes(4):
+        return "a BMP picture"
     return next((name for head, name in _HEADS if start.lstrip().startswith(head)), "an unknown type")
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from cifar_small.files import kind_of
 
 _SAVE = "save its uint8 images and its ids (or labels) with numpy.savez"
-PICTURES = ("a PNG picture", "a JPEG picture")
+PICTURES = ("a PNG picture", "a JPEG picture", "a WebP picture")
+_TO_PNG = "convert it to PNG, as Pillow does: Image.open(old).convert('RGBA').save(new)"
 _CONVERT = {
     "a .npy array": f"load it with numpy.load and {_SAVE}",
     "a MATLAB file": f"give it the ending .mat, or read it with scipy.io.loadmat and {_SAVE}",
@@ -16,6 +17,10 @@ _CONVERT = {
     "a parquet file": "give it the ending .parquet, or for training name its folder, with data.source folder",
     "a PNG picture": "name the folder of pictures instead",
     "a JPEG picture": "name the folder of pictures instead",
+    "a WebP picture": "name the folder of pictures instead",
+    "a GIF picture": _TO_PNG,
+    "a TIFF picture": _TO_PNG,
+    "a BMP picture": _TO_PNG,
     "a gzip file": "unpack it first",
     "an xz file": "unpack it first",
     "a zip, .npz or torch file": "unpack it first, or give a file of arrays the ending .npz",

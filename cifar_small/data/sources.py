@@ -12,23 +12,14 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.schema import Data
-from cifar_small.data.arrays import class_numbers, count_array_classes, has_test_arrays, read_arrays
+from cifar_small.data.arrays import VALIDATION, class_numbers, count_array_classes, has_test_arrays, read_arrays
 from cifar_small.data.cifar import CIFAR10_CLASSES, RELEASES, VARIABLE, is_at_hand, read_cifar
 from cifar_small.data.containers import read_column, read_table, tables_of
 from cifar_small.data.images import SIDE, Images
+from cifar_small.data.label_tables import files_of_table, label_files
 from cifar_small.data.orientation import require_in_order
-from cifar_small.data.pictures import (
-    ENDINGS,
-    Labelled,
-    LabelledFiles,
-    class_folders,
-    files_of_classes,
-    files_of_table,
-    label_file,
-    picture_files,
-    read_class_folders,
-    read_flat,
-)
+from cifar_small.data.picture_folders import LabelledFiles, class_folders, content_of, files_of_classes
+from cifar_small.data.pictures import Pictures, read_pictures
 from cifar_small.data.splits import stratified_split
 from cifar_small.errors import DataError
 from cifar_small.wording import plural
@@ -78,7 +69,7 @@ def class_names(data: Data) -> tuple[str, ...]:
     if names := data.classes or known.get(data.source):
         return names
     listed = _listed(data, "train")  # without decoding a picture
-    return tuple(listed[2]) if listed else load_train(data).classes
+    return tuple(listed.classes) if listed else load_train(data).classes
 
 
 def classes_at_hand(data: Data) -> int | None:
@@ -90,7 +81,7 @@ def classes_at_hand(data: Data) -> int | None:
         return data.num_classes
     root = _root(data)
     if listed := _listed(data, "train"):
-        return len(listed[2])
+        return len(listed.classes)
     return None if data.source != "npz" or root is None else count_array_classes(root)
 
 
@@ -215,20 +206,38 @@ def _folder(root: Path, split: Split, side: int) -> Images:
     if table := _table_of_flat(root):
         if split == "test":
             raise DataError(f"{root}: {table.name} labels train/ alone; there is no labelled test part to read")
-        pictures, labels, classes = read_flat(root, table, side)
-    elif not (root / "train").is_dir() and (files := tables_of(root, split)):
-        pictures, labels, classes = _labelled_table(files, side, tables_of(root, "train"))
+        listed = files_of_table(root, table)
+    elif not (root / "train").is_dir() and (tables := tables_of(root, split)):
+        pictures, labels, classes = _labelled_table(tables, side, tables_of(root, "train"))
+        notes = [*pictures.notes, *(_unread(root) if split == "train" else [])]
+        return _images(pictures.pixels, labels, classes, where, pictures.small, notes)
     else:
-        pictures, labels, classes = read_class_folders(root, split, side)
-    return _images(pictures.pixels, labels, classes, where, pictures.small, pictures.notes)
+        listed = files_of_classes(root, split)
+    pictures = read_pictures(listed.files, str(root / split), side)
+    notes = [*listed.notes, *pictures.notes, *(_unread(root) if split == "train" else [])]
+    return _images(pictures.pixels, listed.labels, listed.classes, where, pictures.small, notes)
+
+
+def _unread(root: Path) -> list[str]:
+    """A note on a validation part, as others lay it beside train; none is read."""
+    names = [f"{entry.name}/" for entry in sorted(root.iterdir()) if entry.is_dir() and entry.name.lower() in VALIDATION]
+    names += [path.name for path in tables_of(root, "val")] if not (root / "train").is_dir() else []
+    if not names:
+        return []
+    into = "the class folders of train/" if names[0].endswith("/") else "tables whose names begin with train"
+    return [
+        f"{', '.join(names)} is not read: the validation images are data.val_size of train; to train on the others too, move "
+        f"them into {into}"
+    ]
 
 
 def _table_of_flat(root: Path) -> Path | None:
     """The CSV of labels of a flat train/; None where train/ has class folders. Raises DataError where it has both."""
-    table = label_file(root)
-    if table is None or not (folders := class_folders(root / "train")):
-        return table
-    if any(file.is_file() for file in picture_files(root / "train")):
+    tables = label_files(root)
+    if not tables or not (folders := class_folders(root / "train")):
+        return tables[0] if tables else None
+    table = tables[0]
+    if content_of(root / "train").pictures:
         raise DataError(
             f"{root / 'train'}: has pictures, which {table.name} labels, and folders ({', '.join(folders[:3])}) beside them; "
             "expected one of both: move the others elsewhere"
@@ -244,7 +253,7 @@ def _table_of_flat(root: Path) -> Path | None:
 def picture_files_of(data: Data, split: Split) -> list[Path]:
     """The file of each image of a folder of pictures, in the order of the ids; none where a source is read from arrays."""
     listed = _listed(data, split)
-    return listed[0] if listed else []
+    return listed.files if listed else []
 
 
 def pictures_without_label(data: Data, named: Sequence[Path]) -> int:
@@ -255,7 +264,8 @@ def pictures_without_label(data: Data, named: Sequence[Path]) -> int:
     root = _root(data)
     if root is None or not named or named[0].parent != root / "train":  # class folders lie between
         return 0
-    return len([file for file in picture_files(root / "train") if file.suffix.lower() in ENDINGS]) - len(named)
+    left = set(content_of(root / "train").pictures) - set(named)
+    return len([file for file in left if file.suffix])  # without an ending it need not be one
 
 
 def _listed(data: Data, split: Split) -> LabelledFiles | None:
@@ -266,7 +276,9 @@ def _listed(data: Data, split: Split) -> LabelledFiles | None:
     return files_of_table(root, table) if table else files_of_classes(root, split)
 
 
-def _labelled_table(files: Sequence[Path], side: int, train_files: Sequence[Path]) -> Labelled:
+def _labelled_table(
+    files: Sequence[Path], side: int, train_files: Sequence[Path]
+) -> tuple[Pictures, npt.NDArray[np.int64], list[str]]:
     found = read_table(files, side)
     column = next((name for name in LABEL_COLUMNS if name in found.columns), None)
     if column is None and (damaged := [name for name in LABEL_COLUMNS if name in found.left_out]):

@@ -30,7 +30,8 @@ from cifar_small.data.orientation import (
     turned,
 )
 from cifar_small.data.pickles import read_pickle
-from cifar_small.data.pictures import ENDINGS, KERNEL, Pictures, picture_files, read_pictures
+from cifar_small.data.picture_folders import content_of
+from cifar_small.data.pictures import ENDINGS, KERNEL, Pictures, read_pictures
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.errors import DataError
 from cifar_small.files import write_atomic
@@ -193,8 +194,9 @@ def _entries(
 
 
 def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayout) -> tuple[Pictures, npt.NDArray[np.int64]]:
-    listed = picture_files(folder)
-    files = [file for file in listed if file.suffix.lower() in ENDINGS]
+    content = content_of(folder)
+    listed = [file for part in content for file in part]
+    files = [file for file in content.pictures if file.suffix.lower() in ENDINGS]
     if not files:
         kinds = sorted({file.suffix for file in listed} - {""})[:5]
         raise DataError(
