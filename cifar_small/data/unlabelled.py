@@ -30,7 +30,7 @@ from cifar_small.data.orientation import (
     turned,
 )
 from cifar_small.data.pickles import read_pickle
-from cifar_small.data.picture_folders import content_of
+from cifar_small.data.picture_folders import FolderContent, content_of, require_read
 from cifar_small.data.pictures import ENDINGS, KERNEL, Pictures, read_pictures
 from cifar_small.data.readers import npz_keys, read_npy, read_npz
 from cifar_small.errors import DataError
@@ -198,25 +198,25 @@ def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayou
     listed = [file for part in content for file in part]
     files = [file for file in content.pictures if file.suffix.lower() in ENDINGS]
     if not files:
-        kinds = sorted({file.suffix for file in listed} - {""})[:5]
-        raise DataError(
-            f"{folder}: has no {', '.join(ENDINGS)} files but {', '.join(kinds) or 'nothing'}; expected pictures named by "
-            "number, such as 0.png"
-        )
+        require_read(content.unread, folder)
+        raise _no_pictures(folder, content)
     if other := len(listed) - len(files):
         entries = plural(other, "entry", "entries")
         notes.append(f"left out of the folder, because they are no pictures ({', '.join(ENDINGS)}): {entries}")
-    prefix = _shared_start([file.stem for file in files]).rstrip(digits)
-    numbers = {file: file.stem.removeprefix(prefix) for file in files}
+    prefix, texts, suffix = _numbers_in([file.stem for file in files])
+    numbers = dict(zip(files, texts, strict=True))
     for file, text in numbers.items():
         if not (text.isascii() and text.isdecimal() and len(text) < 20 and int(text) < 2**63):
             raise DataError(
                 f"{file}: is not named by a number; expected names such as 0.png or img_0.png, with the same text before each "
-                "number, from which the ids are taken"
+                f"number, from which the ids are taken; of other names, number copies and keep a list: {_to_numbers(folder)}"
             )
     files.sort(key=lambda file: (int(numbers[file]), file.name))
     notes.append("ids are the numbers in the file names, in increasing order")
-    if prefix:
+    if suffix:
+        around = f"begins with {prefix!r} and ends with {suffix!r}" if prefix else f"ends with {suffix!r}"
+        notes.append(f"each name {around}, which the ids leave out; where the competition wants it, add it to the CSV")
+    elif prefix:
         notes.append(
             f"each name begins with {prefix!r}, which the ids leave out; where the competition wants it, set rules.ids, or "
             "submit with its sample submission"
@@ -234,6 +234,36 @@ def _read_pictures(folder: Path, notes: list[str], side: int, layout: AskedLayou
         small = pictures.pixels if pictures.small is None else pictures.small
         require_in_order(small, str(folder), decoded=True, remedy="layout=HWC")
     return pictures, np.array([int(numbers[file]) for file in files], np.int64)
+
+
+def _no_pictures(folder: Path, content: FolderContent) -> DataError:
+    """The error for a folder without pictures, with the folders in it, of which one may be meant."""
+    kinds = sorted({file.suffix for file in [*content.pictures, *content.others]} - {""})[:5]
+    inner = [f"{one.name}/" for one in content.folders]
+    there = [*kinds, *[f"the folder {name}" for name in inner[:3]], *(["..."] if len(inner) > 3 else [])]
+    meant = f"; if the pictures are in {inner[0]}, name that folder" if inner else ""
+    return DataError(
+        f"{folder}: has no {', '.join(ENDINGS)} files but {', '.join(there) or 'nothing'}; expected pictures named by number, "
+        f"such as 0.png{meant}"
+    )
+
+
+def _numbers_in(names: Sequence[str]) -> tuple[str, list[str], str]:
+    """What all names begin with, what tells them apart, and what all end with; a number is not cut within its digits."""
+    prefix = _shared_start(names).rstrip(digits)
+    rest = [name.removeprefix(prefix) for name in names]
+    suffix = _shared_start([name[::-1] for name in rest])[::-1].lstrip(digits)
+    return prefix, [name.removesuffix(suffix) for name in rest], suffix
+
+
+def _to_numbers(folder: Path) -> str:
+    """The Python that copies pictures to numbers in the order of their names: line n + 1 of names.txt names picture n."""
+    return (
+        "import shutil; from pathlib import Path; Path('numbered').mkdir(); files = sorted(file for file in "
+        f"Path({str(folder)!r}).iterdir() if file.suffix.lower() in {ENDINGS} and file.name[0] != '.'); "
+        "Path('names.txt').write_text('\\n'.join(file.name for file in files)); "
+        "[shutil.copy(file, f'numbered/{n}{file.suffix}') for n, file in enumerate(files)]"
+    )
 
 
 def _shared_start(names: Sequence[str]) -> str:
