@@ -13,7 +13,7 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from cifar_small.config.schema import Rules
-from cifar_small.config.schema.data import ID_PREFIX, ID_SUFFIX
+from cifar_small.config.schema.patterns import ID_PREFIX, ID_SUFFIX
 from cifar_small.errors import DataError
 from cifar_small.runs.records import SubmissionRecord, load_record, rules_of
 from cifar_small.wording import plural
