@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from cifar_small.config.loading import parse_config, with_changes
 from cifar_small.config.own_code import with_hashes
 from cifar_small.config.schema import Config
 from cifar_small.data.sources import classes_at_hand
-from cifar_small.errors import ConfigError, UserError
+from cifar_small.errors import ConfigError, DataError, UserError
 from cifar_small.evaluation.compare import Comparison
 from cifar_small.evaluation.compare import compare as _compare
 from cifar_small.evaluation.entries import load_entries
@@ -183,7 +184,8 @@ class TrainedRun:
         """Logits of a split, or of the unlabelled `file` (split submit), from the run's predictions file.
 
         The file is written if it is not there yet; later calls read it, so that a notebook run twice reads test once.
-        Predictions of an unlabelled file are always made anew. Raises UserError, DataError and CheckpointError.
+        Predictions of an unlabelled file are always made anew, with a note where they replace those of another file. Raises
+        UserError, DataError and CheckpointError.
         """
         run = Run(self.folder)
         check_split(split)
@@ -193,7 +195,11 @@ class TrainedRun:
             known = load_predictions(target)
             if known.meta.weights_sha256 == sha256_file(run.checkpoint(checkpoint)):
                 return known
-        path, _, notes = predict(
+        former = None
+        if split == "submit" and target.exists():
+            with suppress(DataError):  # a damaged one is replaced
+                former = load_predictions(target).meta
+        path, found, notes = predict(
             run,
             split,
             file=path_of_file,
@@ -203,6 +209,8 @@ class TrainedRun:
             overwrite=True,
             command="cifar_small.TrainedRun.predict",
         )
+        if former is not None and former.images_sha256 != found.meta.images_sha256:
+            notes = [*notes, f"{path} held predictions of {former.source}, which those of {found.meta.source} have replaced"]
         for note in notes:
             print(f"note: {note}")
         return load_predictions(path)
@@ -289,15 +297,15 @@ def ensemble(
     output: str | Path,
     *,
     method: Method = "logits",
-    split: Split = "val",
+    split: Split | None = None,
     file: str | Path | None = None,
     config: AnyConfig | None = None,
 ) -> Predictions:
-    """Combine runs, or predictions files, into the predictions file `output`, and return what it holds.
+    """Combine runs, or predictions files, into the predictions file `output`, which is written anew, and return what it holds.
 
     method: as in `cifar-small ensemble`; the fitted ones, weighted and greedy, use the members' predictions of val. split,
-    file: what runs are to predict. config: whose rules hold; None: those of the members, which must agree. Raises UserError
-    and DataError for members that cannot be combined.
+    file: what runs are to predict (None: val), as `TrainedRun.predict` does. config: whose rules hold; None: those of the
+    members, which must agree. Raises UserError and DataError for members that cannot be combined.
     """
     from cifar_small.inference.ensemble import combine, find_val
 
@@ -305,6 +313,9 @@ def ensemble(
         raise UserError(f"members are {members!r}; expected a list of runs and predictions files")
     target = _path(output, "output")
     runs = [member for member in members if isinstance(member, TrainedRun)]
+    if not runs and (split is not None or file is not None):
+        raise UserError("split and file say what runs predict, and all members are predictions files: leave them out")
+    split = split or "val"
     for run in runs:
         run.predict(split, file=file)
         if method in ("weighted", "greedy"):
@@ -337,7 +348,8 @@ def compare(
 def estimate(*runs: TrainedRun, file: str | Path, output: str | Path = "estimate.json") -> Estimated:
     """What runs are expected to score on the unlabelled `file`, each with an interval, from their predictions of val and of it.
 
-    `output` is written anew: the record that the file was looked at. Raises UserError and DataError.
+    These are made as `TrainedRun.predict` makes them, and lie in the runs afterwards. `output` is written anew: the record that
+    the file was looked at. Raises UserError and DataError.
     """
     if lone := [run for run in runs if not isinstance(run, TrainedRun)]:
         raise UserError(f"{lone[0]!r} is no run; expected runs of load_run or train, one by one: *runs for a list of them")

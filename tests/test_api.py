@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import importlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -205,6 +206,24 @@ def test_names_may_hold_what_separates_names_on_the_command_line(runs: list[cs.T
         cs.compare(runs[0], "a=b")
 
 
+def test_predictions_of_another_file_are_not_replaced_without_a_word(
+    runs: list[cs.TrainedRun], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = load_test(runs[0].config.data)
+    for name, part in (("a.pkl", slice(0, 360)), ("b.pkl", slice(359, None, -1))):
+        write_unlabelled(tmp_path / name, np.ascontiguousarray(images.images[part]), images.ids)
+    runs[0].predict("submit", file=tmp_path / "a.pkl")
+    capsys.readouterr()
+    cs.estimate(runs[0], file=tmp_path / "a.pkl", output=tmp_path / "estimate.json")
+    assert "replaced" not in capsys.readouterr().out
+    cs.estimate(runs[0], file=tmp_path / "b.pkl", output=tmp_path / "estimate.json")
+    path = runs[0].folder / "predictions/submit.npz"
+    told = rf"note: {path} held predictions of .*a\.pkl.*, which those of .*b\.pkl.* have replaced"
+    assert re.search(told, capsys.readouterr().out)
+    path.write_bytes(b"damaged")
+    assert len(runs[0].predict("submit", file=tmp_path / "a.pkl").ids) == 360
+
+
 def test_what_runs_will_score_is_estimated_and_recorded(runs: list[cs.TrainedRun], tmp_path: Path) -> None:
     images = load_test(runs[0].config.data)
     write_unlabelled(tmp_path / "unlabelled.pkl", images.images, images.ids)
@@ -255,6 +274,7 @@ WRONG: dict[str, Callable[[cs.TrainedRun, Path], object]] = {
     "expected a list of runs and predictions files": lambda run, out: cs.ensemble(run, out),  # type: ignore[arg-type]
     "a member is a int; expected a run, or the path": lambda run, out: cs.ensemble([run, 2], out),  # type: ignore[list-item]
     "there is no method 'mean'; expected one of logits,": lambda run, out: cs.ensemble([run, run], out, method="mean"),  # type: ignore[arg-type]
+    "split and file say what runs predict, and all": lambda run, out: cs.ensemble(["a.npz"], out, split="submit", file="a.pkl"),
     "output is a NoneType; expected a path": lambda run, out: cs.ensemble([run, run], None),  # type: ignore[arg-type]
     "no entries; expected runs or predictions files": lambda run, out: cs.compare(),
     "an entry is a list; expected runs or paths": lambda run, out: cs.report([run], output=out),  # type: ignore[arg-type]

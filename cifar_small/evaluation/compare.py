@@ -296,9 +296,10 @@ def _unlike(rows: Sequence[EntryRow]) -> list[str]:
     for row in rows:
         if row.val_chose:
             lines.append(f"val chose {row.val_chose} for {row.name}, so its figures on val are optimistic; compare on test")
-        if row.test_readings is not None and row.test_readings > 1:
+        if row.test_readings is not None and row.test_readings > 1 and "test" in row.scores:
+            before = f", {row.readings_before} of them in the runs that it was made of" if row.readings_before else ""
             lines.append(
-                f"test was evaluated {row.test_readings} times for {row.name}; "
+                f"test was evaluated {row.test_readings} times for {row.name}{before}; "
                 "if it guided any choice, this accuracy is optimistic"
             )
     return lines

@@ -101,6 +101,7 @@ class EntryRow:
     ended_early: str = ""  # why a run of its members ended before its last planned epoch
     versions: Mapping[str, str] = field(default_factory=dict)  # by package: of those that decide pixels, weights or logits
     predict_minutes: float | None = None  # that 10,000 images take with its views, all members together
+    readings_before: int = 0  # of its readings of test, those in the runs that a soup was made of
     int8_bytes: int | None = None  # of the int8 file that it is, or that lies in its run directory
 
     @property
@@ -124,6 +125,7 @@ class _Training:
     minutes: float
     hardware: str
     test_readings: int
+    readings_before: int
     extended: str
     ended_early: str
     versions: Mapping[str, str]
@@ -275,6 +277,7 @@ def _training(run: Run, meta: PredictionsMeta) -> _Training:
         (rows[-1]["seconds"] if rows else summary.seconds) / 60,
         hardware,
         record.times_read,
+        summary.readings_before or 0,
         extension_of(record.sessions),
         summary.ended_early,
         _versions(record.sessions),
@@ -325,6 +328,7 @@ def _row(entry: Entry, trainings: Mapping[str, _Training], seconds: Mapping[str,
         minutes=_minutes(parts, known) if whole else None,
         hardware=_joined(training.hardware for training in known) if whole else "",
         test_readings=known[0].test_readings if single and known else None,
+        readings_before=known[0].readings_before if single and known else 0,
         val_chose=val_chose(entry.predictions["val"]) if "val" in entry.predictions else "",
         scores={
             split: Score(int(predictions.correct.sum()), len(predictions.ids), predictions.meta.images_sha256)

@@ -200,7 +200,7 @@ def all_estimates(
             if math.isfinite(value):
                 raw[name] = value
         if not np.isfinite(values).all():
-            notes.append(f"{name} is not determined: a class is never predicted on val")
+            notes.append(f"{name} is not determined: on val a class is never predicted, or the confusions have no inverse")
     return raws, notes
 
 
@@ -236,25 +236,30 @@ def _warnings(
             )
         if reason := val_chose(run.val):
             found.append(f"{run.name}: val chose {reason}, so its accuracy is optimistic, and so are the estimates")
-    found += _shifted_classes(runs[0], vals[0], files[0])
+    found += _shifted_classes(runs, vals, files)
     if len(vals) >= 3 and of_same_images([run.val for run in runs]):
         line = agreement_line(vals, files)
-        if not line.fit > LOOSE_LINE:
+        if math.isnan(line.fit):
+            found.append("all runs agree equally often on the file, so whether agreements lie on a line cannot be told")
+        elif line.fit <= LOOSE_LINE:
             found.append(f"agreements do not lie on a line (R squared {line.fit:.2f}): leave agreement out")
     return found
 
 
-def _shifted_classes(run: RunEstimate, val: Validation, file: Scores) -> list[str]:
-    shares = class_shares(val, file)
-    if shares is None:
-        return []
-    usual = np.bincount(val.labels, minlength=len(shares)) / len(val.labels)
-    distance = float(np.abs(shares - usual).sum() / 2)
-    if distance <= LABEL_SHIFT:
-        return []
-    order = np.argsort(shares - usual)
-    more, fewer = run.file.classes[order[-1]], run.file.classes[order[0]]
-    return [
-        f"class shares seem to differ from val's by {100 * distance:.0f} % (more {more}, fewer {fewer}): label shift, or "
-        "images so changed that classes merge; all but bbse assume neither"
-    ]
+def _shifted_classes(runs: Sequence[RunEstimate], vals: Sequence[Validation], files: Sequence[Scores]) -> list[str]:
+    """How far class shares seem to be from val's, by the run that sees most of it."""
+    furthest, line = LABEL_SHIFT, ""
+    for run, val, file in zip(runs, vals, files, strict=True):
+        if (shares := class_shares(val, file)) is None:
+            continue
+        more_than_usual = shares - np.bincount(val.labels, minlength=len(shares)) / len(val.labels)
+        distance = float(np.abs(more_than_usual).sum() / 2)
+        if distance > furthest:
+            more, fewer = (run.file.classes[place] for place in (more_than_usual.argmax(), more_than_usual.argmin()))
+            by = f" by {run.name}" * (len(runs) > 1)
+            furthest = distance
+            line = (
+                f"class shares seem{by} to differ from val's by {100 * distance:.0f} % (more {more}, fewer {fewer}): label "
+                "shift, or images so changed that classes merge; all but bbse assume neither"
+            )
+    return [line] if line else []

@@ -122,7 +122,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     chosen = ((net.checkpoint, (net.config or {}).get("selection", meta.selection)) for net in meta.nets())
     epoch = meta.split == "val" and ("best", "best") in chosen
     return Evaluation(
-        predictions=meta.picked(*which),
+        predictions={**meta.picked(*which), "form": " ".join(meta.form)},  # int8 has the hash of the weights it was made from
         images=total,
         right=right,
         accuracy=right / total,
@@ -133,7 +133,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
         classes=classes,
         confused=_most_confused(counts, predictions.classes),
         before=calibration(predictions.logits, labels),
-        scaling=None if val is None else _scale(predictions, val),
+        scaling=None if val is None or len(val.ids) < 2 else _scale(predictions, val),  # one image fits none
         mistakes=_most_confident_mistakes(predictions),
         val_chose=val_chose(predictions) or ("its epoch" if epoch else ""),
     )

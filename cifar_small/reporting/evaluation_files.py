@@ -29,6 +29,7 @@ def title_of(evaluation: Evaluation) -> str:
     made = evaluation.predictions
     seed = "" if made["seed"] is None else f", seed {made['seed']}"
     views = f", views {made['views']}" if made["views"] else ""
+    views += f", {made['form']}" if made["form"] else ""
     return f"{made['name']}{seed}: {made['split'] or 'unnamed split'}{views}, {made['parameters']:,} parameters"
 
 

@@ -63,10 +63,11 @@ def write_uncertainty(uncertainty: Uncertainty, found: Selective | None, folder:
     }
     write_json(folder / "uncertainty.json", summary)
     if found is not None:
-        percents = range(1, 101)
+        shares = [percent / 100 for percent in range(1, 101)]
         columns = {**found.curves, "best order": found.best}
-        rows = ([percent, *(f"{curve.at(percent / 100):.6f}" for curve in columns.values())] for percent in percents)
-        write_atomic(folder / "coverage.csv", to_csv(["coverage %", *columns], rows).encode())
+        rows = ([f"{share:.2f}", *(f"{curve.at(share):.6f}" for curve in columns.values())] for share in shares)
+        header = ["coverage", *(f"accuracy by {name}" for name in columns)]
+        write_atomic(folder / "coverage.csv", to_csv(header, rows).encode())
         right = uncertainty.correct
         entropies = (uncertainty.predictive_entropy[right], uncertainty.predictive_entropy[~right])
         save(draw_coverage(found.curves, found.best, entropies, title_of(uncertainty)), folder / "coverage.png")

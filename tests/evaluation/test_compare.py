@@ -312,6 +312,14 @@ def test_a_run_gives_its_facts(tmp_path: Path) -> None:
     assert set(row.scores) == {"val", "test"}
     (line,) = compare(load_entries([str(tmp_path / "net-seed3")])).unlike
     assert line == "test was evaluated 2 times for net-seed3; if it guided any choice, this accuracy is optimistic"
+    make_run(tmp_path / "unread", slice(0, 20), 3, ("val",), readings=2)  # of which no accuracy on test is shown
+    assert compare(load_entries([str(tmp_path / "unread")])).unlike == ()
+    soup = make_run(tmp_path / "soup", slice(0, 20), 3, ("val", "test"), readings=1)
+    facts = {"name": "x", "parameters": 1, "epoch": 1, "val_accuracy": 0.5, "config_sha256": "", "lineage": []}
+    members = [{**facts, "seed": at, "weights_sha256": str(at), "taken": True, "test_readings": at + 1} for at in range(2)]
+    soup.summary_file.write_text(json.dumps({**json.loads(soup.summary_file.read_text()), "soup": members}))
+    (line, *_) = compare(load_entries([str(soup.folder)])).unlike
+    assert line.startswith("test was evaluated 4 times for soup, 3 of them in the runs that it was made of; if it guided")
 
 
 def test_settings_in_force_that_differ_are_named(tmp_path: Path) -> None:

@@ -492,6 +492,35 @@ def test_the_file_is_compared_with_what_the_net_was_trained_on(
     assert "copies of test: 20 exact and 0 near copies" in out
 
 
+def three_classes(seed: int, file: np.ndarray, val: np.ndarray) -> tuple[Predictions, Predictions]:
+    """Predictions of a file and of 150 images of val, 50 of each class, by a net of this seed."""
+    facts = {"classes": ("a", "b", "c"), "seed": seed, "weights_sha256": str(seed)}
+    known = made(val, labels=np.repeat(np.arange(3), 50), split="val", images_sha256="v" * 64, **facts)
+    return made(file, **facts), known
+
+
+def test_shifted_classes_are_seen_by_whichever_run_sees_them() -> None:
+    val, file = np.repeat(np.arange(3), 50), np.repeat(np.arange(3), (120, 15, 15))
+    val[::7] = (val[::7] + 1) % 3
+    good, collapsed = three_classes(1, file, val), three_classes(2, file % 2, val % 2)  # which never says c
+    for runs in ((good, collapsed), (collapsed, good)):
+        found = estimate([one for one, _ in runs], [known for _, known in runs], DOC)
+        (line,) = (line for line in found.warnings if "class shares" in line)
+        assert "seem by net (seed 1) to differ" in line
+        assert any("bbse is not determined: on val a class is never predicted, or the" in note for note in found.notes)
+
+
+def test_runs_that_agree_equally_often_are_on_no_line() -> None:
+    runs = []
+    for seed in range(3):
+        answers = np.repeat(np.arange(3), 50)
+        answers[5 * seed : 5 * seed + 5] = (answers[5 * seed : 5 * seed + 5] + 1) % 3
+        runs.append(three_classes(seed, answers, answers))
+    found = estimate([one for one, _ in runs], [known for _, known in runs], DOC)
+    assert "all runs agree equally often on the file, so whether agreements lie on a line cannot be told" in found.warnings
+    assert "nan" not in " ".join(found.warnings)
+
+
 def test_a_calibration_on_test_images_is_said_to_be_one() -> None:
     shown = describe_estimation(estimate([file_of(0)], [net(0, 4)], DEFAULT))
     assert "fitted on labels of shifted test images" in shown

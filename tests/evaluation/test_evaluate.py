@@ -26,7 +26,7 @@ from cifar_small.figures.style import save
 from cifar_small.inference.predict import images_of
 from cifar_small.metrics.calibration import calibration, fit_temperature
 from cifar_small.metrics.classification import wilson_interval
-from cifar_small.reporting.evaluation_files import FILES, accuracy_table, describe_evaluation, write_evaluation
+from cifar_small.reporting.evaluation_files import FILES, accuracy_table, describe_evaluation, title_of, write_evaluation
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.training.train import train
@@ -84,6 +84,16 @@ def test_numbers_by_hand() -> None:
     assert found.mistakes[0].confidence == pytest.approx(confidence)
     assert found.before.nll == pytest.approx(np.log(np.exp(2.5) + 9) - 2.5 / 2)
     assert found.before.reliability.ece == pytest.approx(confidence - 0.5)
+
+
+def test_another_form_of_the_net_is_told_and_one_image_fits_no_temperature() -> None:
+    onnx = {"file": "int8.onnx", "sha256": "a", "bytes": 3, "precision": "int8", "onnxruntime": "1", "threads": 1}
+    for facts, form in (({}, ""), ({"checkpoint": "epoch-0010"}, "epoch-0010"), ({"onnx": onnx}, "onnx int8")):
+        found = evaluate(made(CALLED, labels=LABELS, split="val", **facts))
+        assert found.predictions["form"] == form
+        assert title_of(found) == f"net, seed 0: val, views none{f', {form}' if form else ''}, 1,000 parameters"
+    one = made([3], labels=[3], split="val")
+    assert (evaluate(one, one).scaling, evaluate(one, one).accuracy) == (None, 1.0)
 
 
 def test_top_5_is_stated_where_there_are_many_classes() -> None:

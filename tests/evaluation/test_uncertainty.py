@@ -242,7 +242,8 @@ def test_files(tmp_path: Path) -> None:
     assert float(rows[1]["mutual_information"]) == pytest.approx(uncertainty.mutual_information[1], abs=1e-6)
     curve = list(csv.DictReader((tmp_path / "coverage.csv").read_text().splitlines()))
     assert len(curve) == 100
-    assert float(curve[-1]["predictive entropy"]) == pytest.approx(uncertainty.correct.mean(), abs=1e-6)
+    assert (float(curve[0]["coverage"]), float(curve[-1]["coverage"])) == (0.01, 1.0)
+    assert float(curve[-1]["accuracy by predictive entropy"]) == pytest.approx(uncertainty.correct.mean(), abs=1e-6)
     assert json.loads((tmp_path / "uncertainty.json").read_text())["accuracy"] == uncertainty.correct.mean()
     picture = np.asarray(Image.open(tmp_path / "coverage.png").convert("RGB")).astype(int)
     blue = (np.abs(picture - [0x2A, 0x6F, 0xBB]).sum(2) < 30).any(0)

@@ -698,6 +698,25 @@ def test_tampering_with_an_ensemble_names_the_member(
     assert {(finding.member, finding.link) for finding in card.of("fail")} == links, str(card)
 
 
+@pytest.mark.parametrize("swapped", [0, 1])
+def test_a_checkpoint_copied_into_another_members_run_is_that_runs_fault(place: Place, swapped: int) -> None:
+    runs = (place.run, place.other)
+    shutil.copy(runs[1 - swapped].best, runs[swapped].best)
+    card = place.audit_joint()
+    assert {finding.member for finding in card.of("fail") if finding.link == "weights"} == {
+        f"member {swapped + 1} (tiny, seed {swapped})"
+    }
+
+
+def test_what_the_record_says_of_each_class_is_held_against_the_csv(place: Place) -> None:
+    place.edit_record(lambda record: record["labels"].update({"0": "9", "9": "0"}))
+    assert failed(place.audit()) == {"record"}
+    place.edit_record(lambda record: record.update(labels={}, estimate={"file": "estimate.json", "estimate": 0.9}))
+    (found,) = (finding for finding in place.audit().findings if finding.link == "record")
+    assert found.verdict == "pass"
+    assert "chosen by an estimate, of estimate.json, which is not compared" in found.found
+
+
 def test_weights_of_an_ensemble_that_val_did_not_give_are_found(place: Place) -> None:
     runs = (place.run, place.other)
     members = [load_predictions(run.predictions / "submit.npz") for run in runs]

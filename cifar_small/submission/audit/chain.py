@@ -25,6 +25,7 @@ from cifar_small.runs.predictions import Predictions, load_predictions
 from cifar_small.runs.records import DataFacts, NetFacts, parse
 from cifar_small.submission.audit.card import CheckResult, Unavailable, link
 from cifar_small.submission.audit.evidence import Member, PredictionsFile, Submission
+from cifar_small.submission.csv_form import label_texts
 from cifar_small.submission.submission_file import read_csv, render_csv
 
 CLOSE = 1e-5  # of the largest logit: another version of numpy may add in another order
@@ -88,14 +89,19 @@ def labels(submission: Submission, result: CheckResult) -> str:
 
 @link("record", "the record repeats what the files themselves say")
 def record(submission: Submission, result: CheckResult) -> str:
-    """The record's copies of the predictions' meta, of the run's summary and of its sessions."""
-    known = []
+    """The record's copies of the predictions' meta, of the run's summary and sessions, and what it says of each class."""
+    known, written = [], label_texts(submission.classes, submission.csv_rules)
+    if submission.record.labels:  # older ones have none
+        labels_of = dict(zip(submission.classes, written, strict=True))
+        result.same("what the CSV says for each class:", labels_of, submission.record.labels)
     for read in (_compare_meta, _compare_run):
         try:
             known.append(read(submission, result))
         except Unavailable as reason:
             result.gap(str(reason))
-    return f"equal: {', '.join(filter(None, known))}"
+    chosen = submission.record.estimate
+    by = "" if chosen is None else f"; it was chosen by an estimate, of {chosen.get('file')}, which is not compared"
+    return f"equal: {', '.join(known)}{by}"
 
 
 def _compare_meta(submission: Submission, result: CheckResult) -> str:
@@ -108,7 +114,7 @@ def _compare_meta(submission: Submission, result: CheckResult) -> str:
 
 def _compare_run(submission: Submission, result: CheckResult) -> str:
     if submission.recorded_meta.members:
-        return ""  # the record of an ensemble holds its members' hashes alone
+        return "the members' hashes (it holds no copies of their summaries and sessions)"
     member = submission.members[0]
     if member.recorded is None:
         raise Unavailable("the record holds no result of the run: its predictions lay outside the run directory")

@@ -356,9 +356,10 @@ def _read(csv: Path) -> tuple[bytes, SubmissionRecord]:
 def _assign(
     members: Sequence[NetFacts], left_out: Sequence[NetFacts], runs: Sequence[Run]
 ) -> tuple[list[Run | None], tuple[Run, ...]]:
-    """The run directory of each member, by its weights, else by its name; and those of nets that were left out.
+    """The run directory of each member, by weights and name, by weights, or by name; and those of nets that were left out.
 
-    Raises UserError for one that is nobody's.
+    In that order, so that a checkpoint copied into another member's run is that run's fault. Raises UserError for a run that is
+    nobody's.
     """
     wanted = [*members, *(net for former in left_out for net in former.nets())]
     left = list(runs)
@@ -370,8 +371,12 @@ def _assign(
                 found[place] = matching[0]
                 left.remove(matching[0])
 
-    take(lambda run, meta: meta.weights_sha256 is not None and run.weights_sha256(meta.checkpoint) == meta.weights_sha256)
-    take(lambda run, meta: run.folder.resolve().name == meta.run)
+    def holds(run: Run, meta: NetFacts) -> bool:
+        return meta.weights_sha256 is not None and run.weights_sha256(meta.checkpoint) == meta.weights_sha256
+
+    take(lambda run, meta: run.name == meta.run and holds(run, meta))
+    take(holds)
+    take(lambda run, meta: run.name == meta.run)
     if left:
         names = ", ".join(str(meta.run) for meta in wanted)
         raise UserError(f"{left[0].folder} is no run of this ensemble, by weights or name; its members are {names}")
