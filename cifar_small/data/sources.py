@@ -226,8 +226,8 @@ def _unread(root: Path) -> list[str]:
         return []
     into = "the class folders of train/" if names[0].endswith("/") else "tables whose names begin with train"
     return [
-        f"{', '.join(names)} is not read: the validation images are data.val_size of train; to train on the others too, move "
-        f"them into {into}"
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} not read: the validation images are data.val_size of train; "
+        f"to train on the others too, move them into {into}"
     ]
 
 

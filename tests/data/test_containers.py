@@ -125,6 +125,10 @@ def test_parquet_tables(tmp_path: Path) -> None:
     assert train.labels is not None
     assert (train.classes, train.labels.tolist(), len(test)) == (("ant", "bee"), [1, 0, 1, 0, 1, 0], 2)
     assert np.array_equal(train.images, SCENES[:6])
+    assert load_train(Data(source="folder", root=str(tmp_path))).notes == ()
+    write_table(tmp_path / "validation-0.parquet", SCENES[:2], [0, 1], ["ant", "bee"])
+    (note,) = load_train(Data(source="folder", root=str(tmp_path))).notes
+    assert note.startswith("validation-0.parquet is not read: the validation images are data.val_size of train")
     unlabelled, notes = load_unlabelled(tmp_path / "test-00000-of-00001.parquet")
     assert np.array_equal(unlabelled.images, SCENES[6:])
     assert any("'label', which are not read" in note for note in notes)
