@@ -8,6 +8,7 @@ the same ones.
 from __future__ import annotations
 
 import statistics
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -213,11 +214,12 @@ def _groups(rows: Sequence[EntryRow], refused: list[str]) -> list[Group]:
             seeds[row.seed] = row
     groups = [tuple(seeds.values()) for seeds in found.values() if len(seeds) > 1]
     # Recipes of one name, or with the name of another entry, are told apart by the run that stands first.
-    titles = [*(members[0].title for members in groups), *(row.name for row in rows)]
-    return [
-        Group(title if titles.count(title) == 1 else f"{title} ({members[0].name}, ...)", members, _spreads(members))
-        for title, members in zip(titles, groups, strict=False)
-    ]
+    taken = Counter([*(members[0].title for members in groups), *(row.name for row in rows)])
+
+    def name_of(first: EntryRow) -> str:
+        return first.title if taken[first.title] == 1 else f"{first.title} ({first.name}, ...)"
+
+    return [Group(name_of(members[0]), members, _spreads(members)) for members in groups]
 
 
 def _spreads(rows: Sequence[EntryRow]) -> dict[str, SeedSpread]:

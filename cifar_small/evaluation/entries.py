@@ -160,7 +160,9 @@ def val_chose(predictions: Predictions) -> str:
     fitted = meta.fitted_on
     if meta.split != "val":
         return ""
-    if fitted.images_sha256 == meta.images_sha256 if fitted else any(_fitted(member) for member in meta.members):
+    own_fit = fitted is not None and fitted.images_sha256 == meta.images_sha256
+    inner_fit = fitted is None and any(_fitted(member) for member in meta.members)
+    if own_fit or inner_fit:
         return "the weights of its members"
     return "the members of its soup" if any(members_were_chosen(net.soup) for net in meta.nets()) else ""
 
