@@ -58,6 +58,11 @@ class Phase:
             views = distill.cached_views
         return epoch if views is None else self.start + (epoch - self.start) % views
 
+    def averages(self, epoch: int) -> bool:
+        """Are the weights at the end of one of its epochs taken into the average over epochs (SWA)?"""
+        swa = self.settings.swa
+        return swa is not None and (epoch + 1 - self.start) % swa.every == 0
+
     def schedule_steps(self, steps: int) -> int:
         """The steps that its schedule spans, of `steps` an epoch."""
         whole = self.schedule_end - self.schedule_start - 1

@@ -43,7 +43,9 @@ def with_epochs(config: Config, epochs: int) -> tuple[Config, list[str]]:
             views = _cached(phase.settings.distill.cached_views, length)
             changes["distill"] = {**(changes.get("distill") or {}), "cached_views": views}
     if config.patience is not None:
-        plain["patience"] = max(1, round(config.patience * epochs / total))
+        # What counts against it are epochs that are averaged, where any are.
+        before, after = getattr(phases[-1].settings.swa, "every", 1), (new[-1].get("swa") or {}).get("every", 1)
+        plain["patience"] = max(1, round(config.patience * before * epochs / (after * total)))
     if config.engine.keep_every is not None:
         plain["engine"]["keep_every"] = max(1, round(config.engine.keep_every * epochs / total))
     scaled = parse_config(plain, f"{config.name} over {plural(epochs, 'epoch')}")

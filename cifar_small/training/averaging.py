@@ -106,8 +106,7 @@ def average_epoch(state: State, phase: Phase, images: Iterator[Tensor]) -> None:
 
     images: normalized (B, 3, H, H), from which the average gets BatchNorm statistics of its own.
     """
-    swa = phase.settings.swa
-    if swa is None or (state.epoch + 1 - phase.start) % swa.every:
+    if not phase.averages(state.epoch):
         return
     assert state.average is not None
     state.average.update_parameters(state.model)

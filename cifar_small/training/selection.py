@@ -47,11 +47,16 @@ def select(state: State, val_accuracy: float, rule: Selection) -> bool:
 
 
 def stale_epochs(state: State, resolved: ResolvedConfig) -> int:
-    """Epochs of the last phase without a better accuracy on val. A phase still to come is part of the recipe: none counts."""
-    return state.epoch - max(state.best_epoch, resolved.phases[-1].start)
+    """Epochs of the last phase without a better accuracy on val. A phase still to come is part of the recipe: none counts.
+
+    Where it averages over epochs (SWA), those that take weights into the average: between them the same average is evaluated.
+    """
+    last = resolved.phases[-1]
+    since = range(max(state.best_epoch, last.start), state.epoch)
+    return len(since) if last.settings.swa is None else sum(last.averages(epoch) for epoch in since)
 
 
 def out_of_patience(state: State, resolved: ResolvedConfig) -> bool:
-    """Has the last phase had as many epochs as `patience` without a better accuracy on val? Never without patience."""
+    """Has the last phase had as many epochs that count as `patience` without a better accuracy on val? Never without it."""
     patience = resolved.config.patience
     return patience is not None and stale_epochs(state, resolved) >= patience

@@ -145,9 +145,10 @@ def _finish(trainer: Trainer) -> Summary | None:
     remove_cache(run)  # where patience ended the phase
     summary = summarize(run, resolved.config, resolved.phases, trainer.data, state)
     if summary.ended_early:
+        counted = " that took weights into the average" if resolved.phases[-1].settings.swa else ""
         trainer.say(
-            f"warning: {summary.ended_early}: no better accuracy on val for {plural(stale_epochs(state, resolved), 'epoch')}; "
-            "to train on, resume it with more patience, or with patience: null"
+            f"warning: {summary.ended_early}: no better accuracy on val for {plural(stale_epochs(state, resolved), 'epoch')}"
+            f"{counted}; to train on, resume it with more patience, or with patience: null"
         )
     trainer.say(closing_line(summary, run))
     return summary

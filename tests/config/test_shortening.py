@@ -40,12 +40,21 @@ def test_all_that_is_counted_in_epochs_follows(tiny: Tiny) -> None:
         "phases.1.epochs 40 -> 8",
         "phases.1.swa.every 4 -> 1",
         "phases.1.schedule.period 10 -> 2",
-        "patience 20 -> 4",
+        "patience 20 -> 16",  # of every fourth epoch, then of every one
         "engine.keep_every 10 -> 2",
     ]
     first, second = resolve_phases(scaled)
-    assert (first.end, second.end, scaled.patience, scaled.engine.keep_every) == (12, 20, 4, 2)
+    assert (first.end, second.end, scaled.patience, scaled.engine.keep_every) == (12, 20, 16, 2)
     assert with_epochs(config, 100)[1] == []
+
+
+@pytest.mark.parametrize(
+    ("phase", "patience"),
+    [({}, 1), ({"swa": {"every": 10}}, 3), ({"swa": {"every": 5}}, 3), ({"swa": {"every": 1}}, 1)],
+)
+def test_patience_lasts_for_the_same_share_of_a_run(tiny: Tiny, phase: dict[str, Any], patience: int) -> None:
+    config = tiny(phases=[{"epochs": 100, **phase}], patience=3)
+    assert with_epochs(config, 20)[0].patience == patience  # a tenth of ten sets, as before
 
 
 def test_a_schedule_over_several_phases_follows_their_sum(tiny: Tiny) -> None:

@@ -210,6 +210,40 @@ def test_a_phase_without_it_counts_its_own_weights(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("every", "patience", "accuracies", "ends"),
+    [
+        (2, 1, [0.3, 0.4, 0.4, 0.5, 0.5], None),  # both sets are better
+        (2, 1, [0.3, 0.4, 0.4, 0.4], 5),  # the second is not
+        (2, 1, [0.3, 0.2], 3),  # the first is not
+        (1, 2, [0.3, 0.2, 0.2], 4),
+    ],
+)
+@pytest.mark.parametrize("kill", [None, 4])
+def test_patience_counts_the_sets_that_are_averaged(
+    every: int,
+    patience: int,
+    accuracies: list[float],
+    ends: int | None,
+    kill: int | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Between two sets of weights the same average is evaluated, which says nothing of the next."""
+    script = dict(enumerate([0.2, *accuracies]))
+    monkeypatch.setattr(Trainer, "_evaluate", lambda self: (1.0, script[self.state.epoch]))
+    phases = [{"epochs": 1}, {"epochs": 5, "swa": {"every": every}}]
+    config = settings(phases=phases, patience=patience, selection="best")
+    if kill is not None and kill < (ends or 6):
+        train_until_save(config, tmp_path / "run", kill, monkeypatch)
+    summary = train(config, tmp_path / "run", resume=kill is not None)
+    assert summary.epochs == (ends or 6)
+    assert summary.ended_early == (f"ended by patience after epoch {ends} of 6" if ends else "")
+    said = f"no better accuracy on val for {patience} epoch{'s' * (patience > 1)} that took weights into the average; to train"
+    assert (said in capsys.readouterr().out) is (ends is not None)
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"ema_decay": 0.9, "phases": AVERAGED}, r"phases\.1\.swa has no effect beside ema_decay"),

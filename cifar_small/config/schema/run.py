@@ -97,7 +97,10 @@ class Config(Recipe):
     selection: Selection = "best"
     """Which epoch's weights count: the best on val, or the last."""
     patience: PositiveInt | None = None
-    """Early stopping: after this many epochs of the last phase without a better accuracy on val; null: never."""
+    """Early stopping: after this many epochs of the last phase without a better accuracy on val; null: never.
+
+    With swa, epochs that take no weights into the average do not count.
+    """
     views: Views = "none"
     """Views of an image that predictions average; {set: flip_shift, share: 0.25}: for the least certain share of images."""
     engine: Engine = Engine()
