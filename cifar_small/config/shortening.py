@@ -58,9 +58,10 @@ def smoke_config(config: Config) -> Config:
     shares = [phase.settings.select.share for phase in resolve_phases(config) if phase.settings.select]
     # Of each batch two images are left, and one is left out.
     batch = min(config.batch_size, max([SMOKE_BATCH, *(ceil(max(2 / share, 1 / (1 - share))) for share in shares)]))
+    images = max(SMOKE_IMAGES, 2 * batch)
     changes: dict[str, dict[str, Any]] = {
         "engine": {"micro_batch_size": None, "eval_batch_size": min(config.engine.eval_batch_size, SMOKE_VAL)},
-        "data": {"train_limit": min(config.data.train_limit or SMOKE_IMAGES, SMOKE_IMAGES)},
+        "data": {"train_limit": min(config.data.train_limit or images, images)},
         "rules": {"pretrained": config.rules.pretrained or config.weights is not None},  # of a run, which saw more images
     }
     taught = any(phase.settings.distill or phase.settings.select for phase in resolve_phases(config))

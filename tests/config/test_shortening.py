@@ -137,6 +137,14 @@ def test_a_smoke_test_of_a_small_share_has_a_batch_it_leaves_images_of(tiny: Tin
     assert smoke_config(tiny(phases=most, batch_size=100)).batch_size == 50  # of which one is left out
 
 
+@pytest.mark.parametrize(("share", "limit", "expected"), [(0.05, None, 80), (0.05, 60, 60), (0.5, None, 32), (0.5, 20, 20)])
+def test_a_smoke_test_has_the_images_of_two_batches(tiny: Tiny, share: float, limit: int | None, expected: int) -> None:
+    phases = [{"epochs": 2, "select": {"share": share, "proxy": "runs/proxy"}}]
+    data = {**tiny_raw()["data"], "train_limit": limit}
+    smoke = smoke_config(tiny(phases=phases, batch_size=50, data=data))
+    assert smoke.data.train_limit == expected >= smoke.batch_size
+
+
 def run_main(*arguments: Any) -> int:
     return main([str(argument) for argument in arguments])
 
