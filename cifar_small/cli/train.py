@@ -168,7 +168,8 @@ def _slurm(options: argparse.Namespace) -> int:
 
     config = _load_config(options)
     ranks = options.nodes * options.processes_per_node
-    share_batch(config.batch_size, config.engine.micro_batch_size, ranks)  # refused now rather than after a night in the queue
+    # Refused now rather than after a night in the queue.
+    share_batch(config.batch_size, config.engine.micro_batch_size, ranks, synced=config.engine.sync_batchnorm)
     refuse_one_gpu(config.engine.device, ranks)
     arguments = ["--config", str(options.config), *(["--output", str(options.output)] if options.output else [])]
     arguments += ["--epochs", str(options.epochs)] if options.epochs is not None else []

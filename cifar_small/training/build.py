@@ -66,8 +66,9 @@ def build_trainer(
         raise ConfigError(unsafe)
     if parameters is None:
         parameters = check_budget(config, len(data.classes))
-    micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size)
-    check_shares(resolved, config.batch_size // world.size, micro_batch)
+    synced = config.engine.sync_batchnorm and world.size > 1
+    micro_batch = share_batch(config.batch_size, config.engine.micro_batch_size, world.size, synced=synced)
+    check_shares(resolved, config.batch_size // world.size, micro_batch, synced=synced)
     teacher_targets, teachers = load_teacher_targets(resolved, data, micro_batch)
     hard_images, proxies = load_hard_images(resolved, data, micro_batch)
     preprocess = Preprocess(data.mean, data.std, config.side, config.interpolation)
@@ -96,7 +97,7 @@ def build_trainer(
         scaling=torch.tensor([FIRST_SCALE, 0.0], device=data.device),
         clock=time.monotonic() if clock is None else clock,
     )
-    if config.engine.sync_batchnorm and world.size > 1:
+    if synced:
         synchronize_batchnorm(model)
     checkpoints = Checkpoints(run, resolved, data, parameters, [*teachers, *proxies], world)
     augmenter = Augmenter(data, config.seed, config.engine.workers, config.interpolation)

@@ -115,10 +115,11 @@ SINGLE_PROCESS = World()
 LET_GO = 1.0  # seconds, for what takes microseconds on an idle machine
 
 
-def share_batch(batch_size: int, micro_batch_size: int | None, size: int) -> int:
+def share_batch(batch_size: int, micro_batch_size: int | None, size: int, *, synced: bool = False) -> int:
     """Images that go through the net at once in each of `size` processes.
 
-    Raises ConfigError when the processes, or the micro-batches of each, do not divide the batch.
+    synced: do the processes share BatchNorm's statistics? Raises ConfigError when the processes, or the micro-batches of each,
+    do not divide the batch, or where each is left a single image.
     """
     share, rest = divmod(batch_size, max(1, size))
     micro = micro_batch_size or share
@@ -127,6 +128,11 @@ def share_batch(batch_size: int, micro_batch_size: int | None, size: int) -> int
         raise ConfigError(
             f"batch_size {batch_size} cannot be shared by {size} processes{what}; use another number of processes, or a "
             f"batch_size that is a multiple of {size * (micro_batch_size or 1)}"
+        )
+    if micro < 2 and not synced:
+        raise ConfigError(
+            f"batch_size {batch_size} leaves each of {size} processes a single image, of which BatchNorm has no statistics; "
+            f"expected at least two: use a batch_size of {2 * size} or more, fewer processes, or engine.sync_batchnorm: true"
         )
     return micro
 

@@ -50,14 +50,23 @@ class HardImages:
         return order[: self.count(len(pixels))].sort().values
 
 
-def check_shares(resolved: ResolvedConfig, share: int, micro_batch: int) -> None:
-    """Refuse micro-batches of a process's hardest images that would not be equal, by raising ConfigError."""
+def check_shares(resolved: ResolvedConfig, share: int, micro_batch: int, *, synced: bool = False) -> None:
+    """Refuse hardest images of a process's `share` of a batch that cannot be trained on, by raising ConfigError.
+
+    synced: do the processes share BatchNorm's statistics? Else each must be left two images; micro-batches must be equal.
+    """
     for phase in resolved.phases:
         if phase.settings.select is not None:
-            count = phase.settings.select.images_of(share)
+            where, count = f"phases.{phase.index}.select", phase.settings.select.images_of(share)
+            if count < 2 and not synced:
+                raise ConfigError(
+                    f"{where} leaves each process {count} of its {share} images, of which BatchNorm has no statistics; "
+                    f"expected at least two: raise {where}.share or batch_size, use fewer processes, or set "
+                    "engine.sync_batchnorm: true"
+                )
             if not divides_evenly(count, micro_batch):
                 raise ConfigError(
-                    f"phases.{phase.index}.select leaves each process {count} of its {share} images, which slices of "
+                    f"{where} leaves each process {count} of its {share} images, which slices of "
                     f"engine.micro_batch_size {micro_batch} do not divide: use a divisor of {count}"
                 )
 

@@ -278,6 +278,13 @@ def test_batches_that_cannot_be_shared_are_refused() -> None:
         share_batch(60, None, 7)
 
 
+def test_a_process_is_left_images_enough_for_batchnorm() -> None:
+    assert share_batch(6, None, 3) == 2
+    assert share_batch(3, None, 3, synced=True) == 1  # whose statistics are of all three
+    with pytest.raises(ConfigError, match=r"batch_size 3 leaves each of 3 processes a single image.* batch_size of 6 or more"):
+        share_batch(3, None, 3)
+
+
 def test_a_batchnorm_without_weights_is_synchronized_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cifar_small.training.distributed._sum_over_ranks", lambda part: part)  # of one rank
     plain, net = torch.nn.BatchNorm2d(2, affine=False), torch.nn.Sequential(torch.nn.BatchNorm2d(2, affine=False))

@@ -39,6 +39,17 @@ def test_micro_batches_of_every_process_are_equal() -> None:
     check_shares(resolved, 30, 20)  # fifteen images are one slice
 
 
+def test_a_process_is_left_hard_images_enough_for_batchnorm() -> None:
+    phases = [{"epochs": 1}, {"epochs": 1, "select": {"share": 0.25, "proxy": "runs/small"}}]
+    resolved = resolve_config(parse_config(tiny_raw(batch_size=8, phases=phases)))
+    check_shares(resolved, 8, 8)
+    check_shares(resolved, 4, 4, synced=True)
+    with pytest.raises(
+        ConfigError, match=r"phases\.1\.select leaves each process 1 of its 4 images.* raise phases\.1\.select\.sh"
+    ):
+        check_shares(resolved, 4, 4)
+
+
 def test_a_share_that_fits_one_micro_batch_is_fine_and_one_that_does_not_divide_is_refused() -> None:
     def phases(share: float) -> Config:
         each = [{"epochs": 1, "select": {"share": share, "proxy": "runs/small"}}]
