@@ -229,7 +229,7 @@ def _views_faults(phase: PhaseSettings, views: int, mixed: bool) -> dict[str, bo
     """Numbers of views, mixed or not, that gain nothing or are another thing than they seem."""
     fixed = isinstance(phase.augment, Augment) and phase.augment.model_dump() == UNAUGMENTED and not mixed
     return {
-        f"is more than the phase's {phase.epochs:g} epochs, which gains nothing: lower it": views > phase.epochs,
+        f"is more than the phase's {phase.epochs:g} epochs, which gains nothing: lower it": views > phase.epochs_begun,
         "would keep equal views, for nothing is random without augmentation: set 1": fixed and views > 1,
         "would keep a single random view of each image, so nothing would be augmented any more: set more views, or augment to "
         "{crop: 0, flip: none} without mixing": not fixed and views == 1,

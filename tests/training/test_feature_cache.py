@@ -197,6 +197,11 @@ def test_averages_of_a_phase_that_caches_have_no_statistics_to_take_anew(
     assert given == []
 
 
+def test_an_epoch_that_is_begun_shows_a_view_of_its_own() -> None:
+    config = small({**HEAD, "epochs": 1.5, "cached_views": 2, "augment": {"crop": 4}})
+    assert resolve_config(config).phases[0].settings.cached_views == 2
+
+
 @pytest.mark.parametrize(
     ("phase", "message"),
     [

@@ -262,6 +262,7 @@ def test_averages_without_effect_are_refused(changes: dict[str, Any], message: s
 
 def test_phases_of_one_epoch_average_together_and_the_hash_of_a_config_without_it_stands() -> None:
     settings(phases=[{"epochs": 1, "swa": {}}, {"epochs": 1}])
+    settings(phases=[{"epochs": 1, "swa": {}}, {"epochs": 0.6}])  # whose weights at the end are averaged too
     plain = parse_config(tiny_raw())
     assert "swa" not in plain.model_dump()
     assert config_hash(parse_config(tiny_raw(swa=None))) == config_hash(plain)

@@ -217,7 +217,7 @@ class PhaseSettings(Recipe):
                 f"label_smoothing {self.label_smoothing:g} has no effect while distill.kd_weight is 1, which leaves the labels "
                 "out: set label_smoothing to 0, or lower kd_weight"
             )
-        if self.swa is not None and self.swa.every > self.epochs:
+        if self.swa is not None and self.swa.every > self.epochs_begun:
             raise ValueError(
                 f"swa.every {self.swa.every} is above the phase's {self.epochs:g} epochs, so none would be averaged: "
                 "lower it, or set swa: null"
