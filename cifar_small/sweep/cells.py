@@ -185,6 +185,7 @@ def _refuse_twins(cells: Sequence[Cell]) -> None:
         rest = {
             key: value for key, value in config_dict(cell.config).items() if key not in {*Recipe.model_fields, "phases", "name"}
         }
+        rest["model"].pop("dropout", None)  # each phase has its own, or this one
         phases = [
             [phase.start, phase.end, phase.schedule_start, phase.schedule_end, phase.settings.model_dump(mode="json")]
             for phase in resolve_config(cell.config).phases

@@ -231,6 +231,14 @@ def test_cells_that_would_train_the_same_are_refused(write: Write) -> None:
         plan(load_sweep(path))
 
 
+def test_cells_that_differ_in_a_dropout_that_no_phase_has_are_refused(write: Write) -> None:
+    sweep = {"parameters": {"model.dropout": [0.0, 0.5]}}
+    assert len(plan(load_sweep(write({"phases": [{"epochs": 1}, {"epochs": 1, "dropout": 0.1}]}, **sweep)))) == 2
+    path = write({"phases": [{"epochs": 1, "dropout": 0.1}, {"epochs": 1}]}, **sweep)
+    with pytest.raises(ConfigError, match=r"the cells dropout-0 and dropout-0\.5 train alike"):
+        plan(load_sweep(path))
+
+
 def test_cells_by_hand(write: Write) -> None:
     cells = plan(load_sweep(write(cells=[{"label": "plain"}, {"label": "cut", "augment.cutout": 8, "optim.lr": 0.2}])))
     assert [(cell.name, cell.settings) for cell in cells] == [("plain", {}), ("cut", {"augment.cutout": 8, "optim.lr": 0.2})]
