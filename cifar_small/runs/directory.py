@@ -120,6 +120,11 @@ class Run:
         status = self.best.stat()
         return summary if _hash_of(self.best, status.st_mtime_ns, status.st_size) == summary.weights_sha256 else None
 
+    def finished_with(self, patience: int | None) -> Summary | None:
+        """The same, unless another patience than this one ended the run early: it would go on with this one."""
+        summary = self.finished()
+        return None if summary is not None and summary.ended_early and self.config().patience != patience else summary
+
     @property
     def begun(self) -> bool:
         """Is there anything to resume, or to lose?"""

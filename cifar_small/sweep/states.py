@@ -54,7 +54,7 @@ class SweepDirectory:
     def state(self, cell: Cell, seed: int) -> RunState:
         """The status of a run."""
         run = self.run(cell, seed)
-        if (summary := run.finished()) is not None:
+        if (summary := run.finished_with(cell.config.patience)) is not None:
             return RunState("done", summary.plain())
         for kind, name in (("failed", FAILED), ("pruned", PRUNED)):
             if (run.folder / name).exists() and not self._is_of_other_settings(cell, seed, name):
@@ -140,7 +140,7 @@ def refuse_changed(directory: SweepDirectory, sweep: Sweep, cells: Sequence[Cell
         for seed in sweep.seeds:
             run = directory.run(cell, seed)
             if run.begun and not directory.was_mended(cell, seed):
-                _refuse_changed_run(run, cell.seeded(seed))
+                _refuse_changed_run(run, cell.seeded(seed), told=directory.is_told(cell.name))
 
 
 def _differences(run: Run, config: Config) -> list[str]:
@@ -154,8 +154,12 @@ def _differences(run: Run, config: Config) -> list[str]:
     return differences
 
 
-def _refuse_changed_run(run: Run, config: Config) -> None:
-    if differences := _differences(run, config):
+def _refuse_changed_run(run: Run, config: Config, *, told: bool) -> None:
+    differences = _differences(run, config)
+    if told and not differences and run.finished() != run.finished_with(config.patience):
+        # Optuna has counted what the run ended with, so that it cannot go on; others do.
+        differences = [f"patience: {run.config().patience} -> {config.patience}"]
+    if differences:
         raise ConfigError(
             f"{run.folder} was trained with other settings than the sweep has now: {'; '.join(differences)}; restore them, "
             "or give the changed sweep another name"

@@ -124,8 +124,8 @@ def _watchers(trainer: Trainer) -> list[LiveCurves | TensorBoardLog]:
 
 def _is_complete(run: Run, resolved: ResolvedConfig) -> bool:
     """Has the run ended as it is asked for now? Raises ConfigError for more epochs, where patience ended it before the last."""
-    summary = run.finished()
-    if summary is None or (summary.ended_early and run.config().patience != resolved.config.patience):
+    summary = run.finished_with(resolved.config.patience)
+    if summary is None:
         return False
     if summary.ended_early and summary.epochs_planned < resolved.epochs:
         raise ConfigError(

@@ -697,6 +697,46 @@ def test_a_changed_base_config_is_refused_before_anything_trains(
     assert len(training.trained) == 1
 
 
+def test_runs_that_patience_ended_go_on_with_more(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    accuracies = {0.1: [0.6, 0.3, 0.3, 0.9], 0.2: [0.1, 0.2, 0.3, 0.4]}  # of the one patience ends the run
+
+    def scripted(self: Trainer) -> tuple[float, float]:
+        return 1.0, accuracies[self.config.optim.lr][self.state.epoch]
+
+    def epochs() -> list[int]:
+        return [Run(tmp_path / "out" / f"lr-{lr}-seed0").summary().epochs for lr in (0.1, 0.2)]
+
+    monkeypatch.setattr(Trainer, "_evaluate", scripted)
+    base, sweep = {"phases": [{"epochs": 4}], "selection": "best"}, {"parameters": {"optim.lr": [0.1, 0.2]}}
+    assert run_sweep(write({**base, "patience": 1}, **sweep), tmp_path / "out", quiet=True) == 0
+    assert epochs() == [2, 4]
+    assert "2 of 2 runs done" in run_module.show(write({**base, "patience": 1}, **sweep), tmp_path / "out")
+    for patience, expected in ((2, [3, 4]), (None, [4, 4])):
+        path = write({**base, "patience": patience}, **sweep)
+        assert "1 of 2 runs done" in run_module.show(path, tmp_path / "out")
+        assert run_sweep(path, tmp_path / "out", quiet=True) == 0
+        assert epochs() == expected
+        assert "2 of 2 runs done" in run_module.show(path, tmp_path / "out")
+    assert len(Run(tmp_path / "out" / "lr-0.2-seed0").sessions()) == 1
+    with pytest.raises(ConfigError, match=r"lr-0\.1-seed0 was trained with other settings.*patience: None -> 3"):
+        run_module.show(write({**base, "patience": 3}, **sweep), tmp_path / "out")
+
+
+def test_trials_that_patience_ended_and_optuna_counted_are_refused_with_more(
+    write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
+) -> None:
+    pytest.importorskip("optuna")
+    fake(lambda config: config.optim.lr / 2)
+    base = {"phases": [{"epochs": 4}], "selection": "best"}
+    run_sweep(write({**base, "patience": 1}, **TPE), tmp_path / "out", quiet=True)
+    assert "6 of 6 runs done" in run_module.show(write({**base, "patience": 2}, **TPE), tmp_path / "out")
+    ended = Run(tmp_path / "out" / f"{trial_name(2)}-seed0")
+    write_json(ended.summary_file, {**ended.summary().plain(), "epochs": 2, "epochs_planned": 4, "ended": "patience"})
+    assert "6 of 6 runs done" in run_module.show(write({**base, "patience": 1}, **TPE), tmp_path / "out")
+    with pytest.raises(ConfigError, match=rf"{ended.name} was trained with other settings.*patience: 1 -> 2"):
+        run_sweep(write({**base, "patience": 2}, **TPE), tmp_path / "out", quiet=True)
+
+
 def test_a_sweep_may_change_before_its_first_epoch_is_done(
     write: Write, fake: Callable[..., FakeTraining], tmp_path: Path
 ) -> None:
