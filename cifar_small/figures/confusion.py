@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.figures.fitting import fold, set_title, width_of
 from cifar_small.figures.style import BLUE, GRAY, INK, WHITE, Figure, in_style, new_figure
 
 FEW = 20  # classes that a matrix has room to write counts for
+FEWEST = 4  # of fewer the matrix is as large as of these, so that there is room for words beside it
 
 
 @in_style
@@ -27,7 +29,7 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
     many = number > FEW
     order = _neighbors(counts) if many else np.arange(number)
     counts, names = counts[np.ix_(order, order)], [classes[label] for label in order]
-    side = 14.0 if many else 2.6 + 0.46 * number
+    side = 14.0 if many else 2.6 + 0.46 * max(number, FEWEST)
     figure = new_figure(side + (1.8 if many else 0.6), side)
     axes = figure.subplots()
     diagonal = np.eye(number, dtype=bool)
@@ -41,15 +43,18 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
     axes.add_collection(PolyCollection(squares, facecolors=shades, edgecolors="none"))
     scale = ScalarMappable(Normalize(0, top), ListedColormap([to_rgba(BLUE, opacity) for opacity in np.linspace(0, 1, 20)]))
     extend = "max" if errors.max() > top else "neither"
-    label = "share of the true class predicted as another"
-    figure.colorbar(scale, ax=axes, shrink=0.7, label=label, format="{x:.0%}", extend=extend)
+    label = fold(figure, "share of the true class predicted as another", 0.6 * figure.get_figheight())
+    figure.colorbar(scale, ax=axes, shrink=0.7, label=label, format=lambda share, _: f"{100 * share:g}%", extend=extend)
     axes.set(aspect="equal", xlim=(-0.5, number - 0.5), ylim=(number - 0.5, -0.5), xlabel="predicted", ylabel="true")
-    if title:
-        axes.set_title(title + ("\nconfused classes stand side by side" if many else ""))
+    set_title(figure, title + ("\nconfused classes stand side by side" if title and many else ""))
     axes.spines[:].set_visible(True)
     axes.grid(visible=False)
     readable = not many or figure.get_figwidth() > 10  # a hundred names do not fit in a column of a paper
-    axes.set_xticks(range(number), names if readable else [], rotation=90 if many else 45, ha="center" if many else "right")
+    size, cell = _room(figure, names)
+    upright = many or 0.7 * cell < 1.15 * size  # at 45 degrees the names would run into one another
+    axes.set_xticks(
+        range(number), names if readable else [], rotation=90 if upright else 45, ha="center" if upright else "right"
+    )
     axes.set_yticks(range(number), names if readable else [])
     if many:
         axes.tick_params(labelsize=7, length=0, pad=2, labelright=True)
@@ -59,15 +64,26 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
         axes.grid(which="minor", color=GRAY, linewidth=0.4, alpha=0.35)
         axes.tick_params(which="minor", length=0)
     else:
-        _write_counts(axes, counts, errors, top)
+        axes.tick_params(labelsize=size)
+        _write_counts(axes, counts, errors, top, cell)
     return figure
 
 
-def _write_counts(axes: Any, counts: npt.NDArray[np.int64], errors: npt.NDArray[np.float64], top: float) -> None:
+def _room(figure: Figure, names: Sequence[str]) -> tuple[float, float]:
+    """The size of the font in which every name fits beside its row, and about how wide the cells then are, in points."""
     from matplotlib import rcParams
 
-    # In a column of a paper the largest count must still fit its cell: the cells take about half of the width.
-    cell = 72 * 0.45 * axes.figure.get_figwidth() / len(counts)  # points
+    size = rcParams["font.size"]
+    longest = 72 * max(width_of(figure, name, size) for name in names) / size  # of a name, in its font's size
+    free = 72 * figure.get_figwidth() - 11 * size  # less the words and the color bar
+    size = min(size, 0.9 * free / (len(names) + 0.9 * longest))
+    return size, min(0.45 * 72 * figure.get_figwidth(), free - longest * size) / len(names)
+
+
+def _write_counts(axes: Any, counts: npt.NDArray[np.int64], errors: npt.NDArray[np.float64], top: float, cell: float) -> None:
+    """cell: the width of a cell in points, which the largest count must fit in a column of a paper, too."""
+    from matplotlib import rcParams
+
     size = min(0.83 * rcParams["font.size"], 0.9 * cell / (0.6 * len(f"{counts.max():,}")))
     for row, column in np.argwhere(counts):
         color = WHITE if errors[row, column] > 0.75 * top else INK

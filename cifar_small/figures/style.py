@@ -25,7 +25,7 @@ LINES = (BLUE, ORANGE, "#2e8b57", "#8a4fbf", "#c23b6b", "#7a6a2f", GRAY)
 PAGE_COLORS = {INK: "--ink", GRAY: "--soft", WHITE: "--on", BLUE: "--blue", ORANGE: "--orange"}
 
 SCREEN: Any = {
-    "savefig.dpi": 200,
+    **dict.fromkeys(("figure.dpi", "savefig.dpi"), 200),  # alike, since text that fits at one need not at another
     "figure.titlesize": 11,
     "font.size": 10,
     "axes.titlesize": 10,
@@ -46,6 +46,7 @@ PAPER: Any = SCREEN | {
     "figure.figsize": (3.3, 3.3),  # one of the two columns of an AAAI page
     "font.family": "serif",
     "font.size": 8,
+    "figure.titlesize": 8,
     "axes.titlesize": 8,
     "legend.fontsize": 8,
     "axes.linewidth": 0.6,
