@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
+from cifar_small.data.images import SIDE
+from cifar_small.figures.fitting import LINE, fold, legend_below, set_title
 from cifar_small.figures.style import BLUE, LINES, ORANGE, Figure, in_style, new_figure
 
 Pixels = npt.NDArray[np.uint8]
@@ -38,8 +40,9 @@ def draw_class_counts(counts: Mapping[str, npt.NDArray[np.int64]], classes: Sequ
         axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xlabel("images")
         axes.grid(visible=False, axis="y")
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(title)
+    handles, names = panels[0].get_legend_handles_labels()
+    legend_below(figure, handles, names, 3, room=1)
+    set_title(figure, title)
     return figure
 
 
@@ -52,41 +55,63 @@ def draw_samples(samples: Sequence[tuple[str, Pixels]], title: str) -> Figure:
     figure = new_figure(max(6.0, (1.3 + 0.36 * most) * columns), 0.6 + 0.36 * rows)
     for place, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         part = samples[place * rows : (place + 1) * rows]
-        sheet = np.full((rows * (32 + _GAP), most * (32 + _GAP), 3), _WHITE, np.uint8)
+        sheet = np.full((rows * (SIDE + _GAP), most * (SIDE + _GAP), 3), _WHITE, np.uint8)
         for row, (_, images) in enumerate(part):
             for column, pixels in enumerate(images):
-                top, left = row * (32 + _GAP), column * (32 + _GAP)
-                sheet[top : top + 32, left : left + 32] = pixels
+                top, left = row * (SIDE + _GAP), column * (SIDE + _GAP)
+                sheet[top : top + SIDE, left : left + SIDE] = pixels
         axes.imshow(sheet, interpolation="nearest")
-        axes.set_yticks([16 + row * (32 + _GAP) for row in range(len(part))], [name for name, _ in part], fontsize=8)
+        axes.set_yticks([SIDE // 2 + row * (SIDE + _GAP) for row in range(len(part))], [name for name, _ in part], fontsize=8)
         axes.set_xticks([])
         axes.tick_params(length=0)
         axes.spines[:].set_visible(False)
         axes.grid(visible=False)
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
 @in_style
 def draw_tiles(tiles: Sequence[tuple[Pixels, str, str]], title: str) -> Figure:
-    """Images of any width, or several side by side, each with a line above (blue) and below (orange)."""
-    wide = max(pixels.shape[1] for pixels, _, _ in tiles) > 32
-    columns, height = (4, 1.85) if wide else (6, 2.15)
-    rows = -(-len(tiles) // columns)
-    figure = new_figure(9.3, 0.5 + height * rows)
-    figure.get_layout_engine().set(h_pad=0.09)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for axes in grid.flat:
-        axes.set_axis_off()
-    for axes, (pixels, above, below) in zip(grid.flat, tiles, strict=False):
-        axes.imshow(pixels, interpolation="nearest")
-        axes.set_title(above, fontsize=9, pad=3, color=BLUE)
-        words = {"ha": "center", "va": "top", "fontsize": 9, "color": ORANGE, "linespacing": 1.15}
-        axes.text(0.5, -0.03, below, transform=axes.transAxes, **words)
-    figure.suptitle(title)
+    """Images of any width, or several side by side, each with words above (blue) and below (orange), which are folded.
+
+    All stand in boxes of one size, whatever is written: each row is as high as its words need.
+    """
+    from matplotlib import rcParams
+
+    figure = new_figure(9.3, 1)
+    width, size = figure.get_figwidth(), 0.9 * rcParams["font.size"]
+    wide = max(pixels.shape[1] for pixels, _, _ in tiles) > SIDE
+    columns = max(1, round(width / (2.325 if wide else 1.55)))
+    cell, gap, line = width / columns, 0.1, LINE * size / 72  # inches
+    box = cell - gap
+    high = box * max(pixels.shape[0] / pixels.shape[1] for pixels, _, _ in tiles)
+    folded = [(pixels, fold(figure, over, box, size), fold(figure, under, box, size)) for pixels, over, under in tiles]
+    rows = [folded[start : start + columns] for start in range(0, len(folded), columns)]
+    spaces = [(line * _most(over for _, over, _ in row), line * _most(under for *_, under in row)) for row in rows]
+    heights = [above + high + below + 2 * gap for above, below in spaces]
+    head = fold(figure, title, 0.96 * width, rcParams["figure.titlesize"])
+    top = gap + LINE * rcParams["figure.titlesize"] / 72 * (1 + head.count("\n")) + gap
+    figure.set_layout_engine("none")
+    figure.set_figheight(height := top + sum(heights))
+    figure.suptitle(head, y=1 - gap / height, va="top")
+    for row, (above, _), row_height in zip(rows, spaces, heights, strict=True):
+        for column, (pixels, over, under) in enumerate(row):
+            bottom = height - top - above - high
+            axes = figure.add_axes(((column * cell + gap / 2) / width, bottom / height, box / width, high / height))
+            axes.set_axis_off()
+            axes.imshow(pixels, interpolation="nearest")
+            axes.set_title(over, fontsize=size, pad=3, color=BLUE)
+            words = {"ha": "center", "va": "top", "fontsize": size, "color": ORANGE, "linespacing": 1.15}
+            axes.text(0.5, -0.03, under, transform=axes.transAxes, **words)
+        top += row_height
     return figure
+
+
+def _most(folded: Iterable[str]) -> int:
+    """The lines of the one that has most."""
+    return 1 + max(words.count("\n") for words in folded)
 
 
 def side_by_side(one: Pixels, other: Pixels) -> Pixels:
     """Two images (32, 32, 3) with a white line between them."""
-    return np.concatenate([one, np.full((32, _GAP, 3), _WHITE, np.uint8), other], axis=1)
+    return np.concatenate([one, np.full((SIDE, _GAP, 3), _WHITE, np.uint8), other], axis=1)
