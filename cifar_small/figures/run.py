@@ -12,8 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cifar_small.config.phases import resolve_phases
+from cifar_small.figures.fitting import fold, legend_below, set_title, width_of
 from cifar_small.figures.style import BLUE, GRAY, INK, LINES, ORANGE, Figure, in_style, logarithmic, new_figure, percent_ticks
 from cifar_small.runs.directory import Run, read_metrics
+
+# Where colors begin anew, another dash and another mark.
+STYLES = tuple(itertools.product((("-", "D"), ("--", "s"), (":", "^"), ("-.", "v")), LINES))
+MOST_INSIDE = 4  # names of lines that do not hide them
 
 
 @in_style
@@ -42,7 +47,8 @@ def draw_curves(
             values = [row[f"{part}_{key}"] * scale for row in rows]
             axes.plot(epochs, values, color=color, label=name, marker=marker, markersize=3, linewidth=1.6)
         axes.set_ylabel(label)
-    figure.legend(*loss.get_legend_handles_labels(), loc="outside lower center", ncols=2)  # inside it would hide lines
+    handles, names = loss.get_legend_handles_labels()
+    legend_below(figure, handles, names, 2, room=1)  # inside it would hide lines
     percent_ticks(accuracy.yaxis)
     shown = max((row for row in rows if selected in (None, row["epoch"])), key=lambda row: row["val_accuracy"])
     accuracy.axhline(100 * shown["val_accuracy"], color=GRAY, linewidth=0.8, linestyle=":")
@@ -55,8 +61,7 @@ def draw_curves(
         axes.xaxis.get_major_locator().set_params(integer=True)
         for boundary in boundaries:
             axes.axvline(boundary + 0.5, color=GRAY, linestyle="--", linewidth=0.8)
-    if title:
-        figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
@@ -77,16 +82,24 @@ def _spans(epochs: Sequence[int]) -> str:
 
 @in_style
 def draw_val_accuracy(runs: Sequence[tuple[str, Sequence[dict[str, Any]]]]) -> Figure:
-    """Accuracy on val over epochs, a line a run; runs: (label, rows as in `metrics.csv`)."""
+    """Accuracy on val over epochs, a line a run; runs: (label, rows as in `metrics.csv`). Many or long labels stand below."""
+    from matplotlib import rcParams
+
     figure = new_figure(6, 4)
     axes = figure.subplots()
-    for (label, rows), color in zip(runs, itertools.cycle(LINES), strict=False):
+    lines = []
+    for (label, rows), ((dash, _), color) in zip(runs, itertools.cycle(STYLES), strict=False):
         epochs, accuracies = [row["epoch"] for row in rows], [100 * row["val_accuracy"] for row in rows]
-        axes.plot(epochs, accuracies, color=color, linewidth=1, label=label)
+        lines += axes.plot(epochs, accuracies, dash, color=color, linewidth=1, label=label)
     axes.set(xlabel="epoch", ylabel="accuracy on val, %")
     axes.xaxis.get_major_locator().set_params(integer=True)
     percent_ticks(axes.yaxis)
-    axes.legend()
+    names = [name for name, _ in runs]
+    wide = max((width_of(figure, name, rcParams["legend.fontsize"]) for name in names), default=0) > 0.4 * figure.get_figwidth()
+    if wide or len(names) > MOST_INSIDE:
+        legend_below(figure, lines, names, 3)
+    else:
+        axes.legend()
     return figure
 
 
@@ -98,6 +111,8 @@ class Progress:
     seconds: Sequence[float]  # since the run of its first seed began, one each epoch
     accuracies: Sequence[float]  # of that run on its own val
     tests: Sequence[tuple[float, float, tuple[float, float]]]  # of each seed: seconds in all, accuracy on test, its interval
+    val_images: int
+    test_images: int  # 0: test was not read
 
 
 @in_style
@@ -105,44 +120,56 @@ def draw_accuracy_over_time(recipes: Sequence[Progress], title: str) -> Figure:
     """Accuracy over minutes since the run began: each seed's on test as a mark, and as a thin line on val after every epoch.
 
     Runs hold out images of their own, some of them few and easy ones, so only the marks can be compared. The error is drawn on
-    a log scale, so that the last per cent is seen as well as the first fifty.
+    a log scale, so that the last per cent is seen as well as the first fifty; that of 100 % is drawn as half an image.
     """
     figure = new_figure(9, 6)
     axes = figure.subplots()
-    styles = itertools.product((("-", "D"), ("--", "s"), (":", "^")), LINES)  # where colors begin anew, another dash and mark
-    for recipe, ((dash, mark), color) in zip(recipes, itertools.cycle(styles), strict=False):
-        minutes, errors = [second / 60 for second in recipe.seconds], [100 * (1 - share) for share in recipe.accuracies]
-        axes.plot(minutes, errors, dash, color=color, linewidth=1, alpha=0.4)
-        places, marks = [one[0] / 60 for one in recipe.tests], [100 * (1 - one[1]) for one in recipe.tests]
-        down, up = (
-            [100 * abs(one[1] - one[2][end]) for one in recipe.tests] for end in (1, 0)
-        )  # an error is low where the share is high
-        axes.errorbar(
-            places, marks, (down, up), fmt=mark, color=color, markersize=5, elinewidth=1.2, capsize=2, label=recipe.name
-        )
+    marks = []
+    for recipe, ((dash, mark), color) in zip(recipes, itertools.cycle(STYLES), strict=False):
+        minutes = [second / 60 for second in recipe.seconds]
+        axes.plot(minutes, _errors(recipe.accuracies, recipe.val_images), dash, color=color, linewidth=1, alpha=0.4)
+        shares = np.array([(share, *interval) for _, share, interval in recipe.tests]).reshape(-1, 3).T
+        errors, high, low = (_errors(part, recipe.test_images) for part in shares)  # an error is low where the share is high
+        places, spread = [seconds / 60 for seconds, _, _ in recipe.tests], np.maximum((errors - low, high - errors), 0)
+        marks.append(axes.errorbar(places, errors, spread, fmt=mark, color=color, markersize=5, elinewidth=1.2, capsize=2))
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.invert_yaxis()
-    ticks = [error for error in ERROR_TICKS if _within(error, axes.get_ylim())]
+    ticks = _spread([error for error in ERROR_TICKS if _within(error, axes.get_ylim())], axes.get_ylim())
     axes.set_yticks(ticks, [f"{100 - error:g} %" for error in ticks])
     places = [minutes for minutes in MINUTE_TICKS if _within(minutes, axes.get_xlim())]
     axes.set_xticks(places, [f"{minutes:g}" for minutes in places])
     axes.minorticks_off()
     axes.set_xlabel("minutes since the run began")
     axes.set_ylabel("accuracy")
-    axes.set_title(
-        f"{title}\nmarks: on test, with views and Wilson's 95 % interval; lines: without views, on each run's own val"
-    )
-    figure.legend(loc="outside lower left", ncols=2)  # outside: the lines are everywhere
+    said = "marks: on test, with views and Wilson's 95 % interval; lines: without views, on each run's own val"
+    set_title(figure, f"{title}\n{said}")
+    room = -(-len(recipes) // 2) * figure.get_figwidth() / 9
+    legend_below(figure, marks, [recipe.name for recipe in recipes], 2, side="left", room=room)  # lines are everywhere else
     return figure
 
 
-ERROR_TICKS = (90, 70, 50, 40, 30, 20, 15, 10, 8, 7, 6, 5, 4, 3, 2, 1.5, 1, 0.5, 0.2, 0.1)  # in %
+def _errors(accuracies: npt.ArrayLike, images: int) -> npt.NDArray[np.float64]:
+    """In %; an error of none, for which a log scale has no place, as half an image."""
+    return 100 * np.maximum(1 - np.asarray(accuracies, np.float64), 0.5 / max(images, 1))
+
+
+ERROR_TICKS = (90, 70, 50, 40, 30, 20, 15, 10, 8, 7, 6, 5, 4, 3, 2, 1.5, 1, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005)  # in %
 MINUTE_TICKS = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120, 180, 300, 600, 1200, 2400)
 
 
 def _within(value: float, limits: tuple[float, float]) -> bool:
     return min(limits) <= value <= max(limits)
+
+
+def _spread(ticks: Sequence[float], limits: tuple[float, float]) -> list[float]:
+    """Those of the falling ticks of a log scale that leave room for the words of the one before."""
+    least = (max(limits) / min(limits)) ** 0.027
+    kept: list[float] = []
+    for tick in ticks:
+        if not kept or kept[-1] / tick >= least:
+            kept.append(tick)
+    return kept
 
 
 Tile = tuple[npt.NDArray[np.uint8], str]  # pixels (side, side, 3) and the words below them
@@ -160,9 +187,13 @@ def draw_contact_sheet(
     titles = [textwrap.fill(text, max(24, 15 * len(names))) for text, names, _ in blocks]
     head = 0.65 + 0.16 * max(text.count("\n") + 1 for text in titles)
     width = sum(columns) * (side + gap) + 3 * gap * (len(columns) + 1)
-    height = head + len(originals) * (side + words) + gap
-    figure = new_figure(width, height)
+    figure = new_figure(width, 1)
     figure.set_layout_engine("none")
+    title = fold(figure, title, figure.get_figwidth() - 6 * gap, 10)
+    more = 0.17 * title.count("\n")
+    head += more
+    height = head + len(originals) * (side + words) + gap
+    figure.set_figheight(height * figure.get_figwidth() / width)
 
     def place(tile: Tile | None, row: int, left: float) -> None:
         bottom = height - head - row * (side + words) - side
@@ -187,7 +218,7 @@ def draw_contact_sheet(
         place(tile, row, left)
     left += side + 4 * gap
     for text, (_, names, rows) in zip(titles, blocks, strict=True):
-        write(text, left, 0.34, 7.5, BLUE)
+        write(text, left, 0.34 + more, 7.5, BLUE)
         for column, name in enumerate(names):
             write(name, left + column * (side + gap), head - 0.16, 7, GRAY)
             for row, cells in enumerate(rows):
@@ -219,7 +250,7 @@ def draw_timeline(
     axes[0].plot(np.arange(1, len(rates) + 1) / steps, rates, color=BLUE, linewidth=1.4)
     axes[0].set_ylabel("learning rate")
     axes[0].set_ylim(bottom=0)
-    axes[0].set_title(title)
+    set_title(figure, title)
     for panel, (name, bars) in zip(axes[1:], rows.items(), strict=True):
         panel.set_yticks([])
         panel.grid(visible=False)
@@ -260,7 +291,7 @@ def draw_cells(cells: Sequence[tuple[str, Sequence[float]]], title: str, split: 
     axes.set_xlabel(f"{split} accuracy, %")
     percent_ticks(axes.xaxis)
     figure.legend(loc="outside lower right", ncols=2)
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
@@ -322,7 +353,7 @@ def draw_marginals(panels: Sequence[Dots], title: str) -> Figure:
             axes.set_ylabel("val accuracy, %")
     percent_ticks(grid[0, 0].yaxis)  # which all panels share
     figure.legend(loc="outside lower right", ncols=2)
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 

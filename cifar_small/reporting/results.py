@@ -229,14 +229,16 @@ def draw_records(folder: Path, source: str, path: Path, recipes: Sequence[str] =
 def _progress(runs: Sequence[tuple[RunRecord, Path]]) -> Progress:
     """The curve of the first of several seeds of a recipe, and what each of them has on test with its config's views."""
     rows = read_metrics(runs[0][1])
-    tests = []
+    tests, test_images = [], 0
     for run, _ in runs:
         if run.own_readings:
             reading = run.own_readings[-1]
             interval = wilson_interval(round(reading.accuracy * reading.images), reading.images)
             tests.append((run.summary.seconds, reading.accuracy, interval))
+            test_images = max(test_images, reading.images)
     start = _start(runs[0][0].summary)
     label = runs[0][0].summary.name + ("" if start == "scratch" else f" ({start})")
     if tests:
         label += f": {100 * statistics.mean(share for _, share, _ in tests):.2f} % on test, n = {len(tests)}"
-    return Progress(label, [row["seconds"] for row in rows], [row["val_accuracy"] for row in rows], tests)
+    seconds, accuracies = [row["seconds"] for row in rows], [row["val_accuracy"] for row in rows]
+    return Progress(label, seconds, accuracies, tests, runs[0][0].summary.val_images, test_images)

@@ -360,8 +360,10 @@ def test_the_picture_has_a_line_for_each_recipe_on_all_images(tmp_path: Path, mo
             [60.0, 120.0],
             [0.8, 0.94],
             [(seconds, 0.9428, wilson_interval(9428, 10_000)), (seconds, 0.94, wilson_interval(9400, 10_000))],
+            5000,
+            10_000,
         ),
-        Progress("slow", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9], []),
+        Progress("slow", [60.0, 120.0, 180.0], [0.5, 0.7, 0.9], [], 5000, 0),
     ]
     with pytest.raises(DataError, match=r"no record under .* is of a run on all of digits; record one with cifar-small record"):
         results.draw_records(tmp_path, "digits", tmp_path / "picture.png")
@@ -381,7 +383,7 @@ def test_the_picture_is_a_png_with_percentages_of_accuracy(tmp_path: Path) -> No
 def test_the_picture_has_numbers_at_both_axes_for_runs_of_seconds_and_of_days(seconds: float, error: float) -> None:
     accuracies = [1 - error * step for step in (1.5, 1.2, 1.0)]
     test = (seconds, 1 - error, (1 - 1.1 * error, 1 - 0.9 * error))
-    line = Progress("one", [seconds / 2, 0.8 * seconds, seconds], accuracies, [test])
+    line = Progress("one", [seconds / 2, 0.8 * seconds, seconds], accuracies, [test], 5000, 10_000)
     (axes,) = draw_accuracy_over_time([line], "short").axes
     assert min(len(axes.get_xticks()), len(axes.get_yticks())) >= 1
 
