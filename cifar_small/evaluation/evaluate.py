@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cifar_small.data.splits import halves
 from cifar_small.errors import DataError
 from cifar_small.evaluation.entries import val_chose
+from cifar_small.inference.ensemble import short_name
 from cifar_small.metrics.calibration import Calibration, Reliability, calibration, fit_temperature
 from cifar_small.metrics.classification import (
     confusion_matrix,
@@ -88,6 +89,7 @@ class Evaluation:
     """All that is said of one predictions file; counts: the confusion matrix (K, K), row = true class."""
 
     predictions: dict[str, object]  # which they are
+    short_name: str  # for titles
     images: int
     right: int
     accuracy: float
@@ -123,6 +125,7 @@ def evaluate(predictions: Predictions, val: Predictions | None = None) -> Evalua
     epoch = meta.split == "val" and ("best", "best") in chosen
     return Evaluation(
         predictions={**meta.picked(*which), "form": " ".join(meta.form)},  # int8 has the hash of the weights it was made from
+        short_name=short_name(meta),
         images=total,
         right=right,
         accuracy=right / total,
@@ -202,7 +205,7 @@ def _scale(predictions: Predictions, val: Predictions) -> Scaling:
 def plain_evaluation(evaluation: Evaluation) -> dict[str, object]:
     """An evaluation as plain JSON values, without the counts of the confusion matrix, which are a table of their own."""
     plain = asdict(evaluation)
-    del plain["counts"]
+    del plain["counts"], plain["short_name"]
     plain["before"] = _plain_calibration(evaluation.before)
     if evaluation.scaling:
         plain["scaling"]["after"] = _plain_calibration(evaluation.scaling.after)

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from cifar_small.evaluation.entries import EntryRow, Score
 from cifar_small.evaluation.evaluate import ClassScore, Confused, Evaluation, Mistake
 from cifar_small.figures.data_survey import draw_tiles
+from cifar_small.figures.fitting import fold, legend_below, set_title
 from cifar_small.figures.style import (
     BLUE,
     GRAY,
@@ -42,7 +43,7 @@ def draw_confused(confused: Sequence[Confused], title: str) -> Figure:
     axes.set_ylim(len(confused) - 0.4, -0.6)
     axes.set_xlabel("% of the true class's images (number: images)")
     axes.grid(visible=False, axis="y")
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
@@ -68,8 +69,10 @@ def draw_per_class(classes: Sequence[ClassScore], title: str) -> Figure:
         axes.set_ylim(rows - 0.4, -0.6)
         axes.set_xlabel("%")
     percent_ticks(panels[0].xaxis)
-    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    figure.suptitle(title)
+    # Of all panels: no class of the first, which has the worst, may have a precision.
+    handles = {label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    legend_below(figure, list(handles.values()), list(handles), 3, room=1)
+    set_title(figure, title)
     return figure
 
 
@@ -90,9 +93,9 @@ def draw_reliability(evaluation: Evaluation, title: str = "") -> Figure:
         below.set_xlabel("confidence, %")
     grid[0, 0].set_ylabel("accuracy, %")
     grid[1, 0].set_ylabel("% of images")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    if title:
-        figure.suptitle(title)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    legend_below(figure, handles, names, 3, room=1)
+    set_title(figure, title)
     return figure
 
 
@@ -166,7 +169,7 @@ def draw_coverage(
     spread.set_xlabel("predictive entropy, nats")
     spread.set_ylabel("% of the right, % of the wrong")
     spread.legend(ncols=2, **above)
-    figure.suptitle(title)
+    set_title(figure, title)
     return figure
 
 
@@ -217,15 +220,30 @@ def draw_accuracy_over_cost(rows: Sequence[EntryRow], split: str, title: str) ->
         axes.set_ylabel(f"accuracy on {split}, %")
     key = figure.add_subplot(grid[:, columns] if beside else grid[-1, -1])
     key.axis("off")
-    step = 0.06 / (height if beside else 1)
-    for place, (number, row, score) in enumerate(shown):
-        said = f"{number}  {row.name}: {100 * score.accuracy:.2f} %"
-        color = BLUE if row.start == "scratch" else ORANGE
-        key.text(0, 1 - step * place, said, transform=key.transAxes, fontsize=9, va="top", color=color)
-    said = "blue: from scratch; orange: pretrained\nhollow: not legal under the rules"
-    key.text(0, 1 - step * (len(shown) + 0.7), said, transform=key.transAxes, fontsize=8.5, va="top", color=GRAY)
-    figure.suptitle(title)
+    key_lines = [
+        (f"{number}  {row.name}: {100 * score.accuracy:.2f} %", BLUE if row.start == "scratch" else ORANGE)
+        for number, row, score in shown
+    ]
+    key_lines.append(("blue: from scratch; orange: pretrained\nhollow: not legal under the rules", GRAY))
+    share = 0.56 / (columns + 0.62) if beside else 0.45  # of the figure's width
+    needed = _write_key(key, key_lines, share * figure.get_figwidth()) + 0.9
+    figure.set_figheight(max(figure.get_figheight(), needed * (1 if beside else height)))
+    set_title(figure, title)
     return figure
+
+
+def _write_key(axes: Any, words: Sequence[tuple[str, str]], width: float) -> float:
+    """Lines with their colors below each other, folded to a width in inches; returns the height that they take."""
+    from matplotlib import rcParams
+
+    size = 0.9 * rcParams["font.size"]
+    down = 0.0  # points
+    for text, color in words:
+        said = fold(axes.figure, text.replace(" %", "\N{NO-BREAK SPACE}%"), width, size)
+        place = {"xy": (0, 1), "xytext": (0, -down), "xycoords": "axes fraction", "textcoords": "offset points"}
+        axes.annotate(said, **place, fontsize=size, va="top", color=color).set_in_layout(False)
+        down += size * (1.25 * (said.count("\n") + 1) + 0.6)
+    return down / 72
 
 
 def _numbered_point(axes: Any, size: float, number: int, row: EntryRow, score: Score) -> None:

@@ -17,7 +17,7 @@ from cifar_small.metrics.significance import mcnemar
 from cifar_small.runs.formats import FORMAT
 from cifar_small.runs.predictions import Predictions, find_predictions, sha256_of_shared
 from cifar_small.runs.records import FittedOn, PredictionsMeta
-from cifar_small.wording import differing, differing_classes
+from cifar_small.wording import differing, differing_classes, plural
 
 TITLES: dict[str, str] = {
     "logits": "mean of logits",
@@ -79,6 +79,13 @@ def combine(
     if first.meta.allowed_rows is not None:
         meta = meta.updated(allowed_rows=first.meta.allowed_rows)
     return Predictions(first.ids, blend(method, logits[taken], weights[taken]), first.labels, first.classes, meta)
+
+
+def short_name(meta: PredictionsMeta) -> str:
+    """The name for a picture's title: of an ensemble with the number of its nets in place of theirs."""
+    if not meta.members:
+        return meta.name
+    return f"{TITLES.get(meta.method or '', 'ensemble')} of {plural(sum(1 for _ in meta.nets()), 'net')}"
 
 
 def on_shared_images(val: Sequence[Predictions]) -> list[Predictions]:

@@ -24,13 +24,14 @@ LONGEST = 20  # classes in the terminal's table; of more only the worst are show
 WORST, PAIRS = 10, 5
 
 
-def title_of(evaluation: Evaluation) -> str:
-    """Which predictions these are, in a line."""
+def title_of(evaluation: Evaluation, short: bool = False) -> str:
+    """Which predictions these are, in a line; short: for a picture, of an ensemble without the names of its members."""
     made = evaluation.predictions
+    name = evaluation.short_name if short else made["name"]
     seed = "" if made["seed"] is None else f", seed {made['seed']}"
     views = f", views {made['views']}" if made["views"] else ""
     views += f", {made['form']}" if made["form"] else ""
-    return f"{made['name']}{seed}: {made['split'] or 'unnamed split'}{views}, {made['parameters']:,} parameters"
+    return f"{name}{seed}: {made['split'] or 'unnamed split'}{views}, {made['parameters']:,} parameters"
 
 
 def describe_evaluation(evaluation: Evaluation) -> str:
@@ -133,7 +134,7 @@ def write_evaluation(evaluation: Evaluation, folder: Path, images: Images | None
 
     images: those that were predicted, in any order.
     """
-    title = title_of(evaluation)
+    title = title_of(evaluation, short=True)
     low, high = evaluation.interval
     accuracy = f"{title}\n{evaluation.accuracy:.2%} right, 95 % interval {low:.2%} to {high:.2%}"
     names = [score.name for score in evaluation.classes]
