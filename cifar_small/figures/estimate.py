@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cifar_small.evaluation.calibrate import Study, Trial
+from cifar_small.figures.fitting import legend_below
 from cifar_small.figures.style import GRAY, INK, LINES, Figure, in_style, new_figure
 
 MARKERS = "o^sDv"  # when the colors are used up
@@ -27,7 +28,10 @@ def draw_study(study: Study) -> Figure:
     grid = figure.subplots(rows, 4, sharex=True, sharey=True, squeeze=False)
     # Each trial stands once: under its family, or as untouched.
     groups = ["" if trial.shift.kind in study.untouched_kinds else trial.shift.family for trial in study.trials]
-    low = 100 * min(trial.truth for trial in study.trials) - 3
+    truths = [trial.truth for trial in study.trials]
+    low = 100 * min(truths) - 3
+    estimates = [value for _, values in panels for value in values]
+    lowest, highest = min(low, 100 * min(estimates) - 3), 100 * max(1.0, *estimates)
     for axes, (title, values) in zip(grid.flat, panels, strict=False):
         axes.plot([low, 100], [low, 100], color=GRAY, linewidth=1, linestyle="--")
         for number, family in enumerate(sorted({*groups} - {""})):
@@ -38,7 +42,7 @@ def draw_study(study: Study) -> Figure:
             axes.plot(*_points(study.trials, values, places), "x", color=INK, markersize=4, mew=0.8, label="untouched")
         axes.set_title(title)
         axes.set_xlim(low, 100)
-        axes.set_ylim(low, 100)
+        axes.set_ylim(lowest, highest)
     for axes in list(grid.flat)[len(panels) :]:
         axes.set_axis_off()
     for axes in list(grid.flat)[max(len(panels) - 4, 0) : len(panels)]:  # the lowest of each column
@@ -46,7 +50,8 @@ def draw_study(study: Study) -> Figure:
         axes.tick_params(labelbottom=True)
     for axes in grid[:, 0]:
         axes.set_ylabel("estimated accuracy, %")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, markerscale=2)
+    handles, names = grid[0, 0].get_legend_handles_labels()
+    legend_below(figure, handles, names, 6, room=1, markerscale=2)
     return figure
 
 
