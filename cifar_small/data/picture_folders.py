@@ -114,9 +114,9 @@ def files_of_classes(root: Path, split: str) -> LabelledFiles:
     place = root / split
     contents = [content_of(place / name) for name in classes]
     if nested := [folder for content in contents for folder in content.folders]:
-        first = nested[0]
+        first, others = nested[0], f", one of {len(nested):,}" if len(nested) > 1 else ""
         raise DataError(
-            f"{first}: is a folder in a class folder, one of {len(nested):,}; expected pictures in {split}/<class>/ itself; "
+            f"{first}: is a folder in a class folder{others}; expected pictures in {split}/<class>/ itself; "
             f"move its pictures up into {first.parent}, or, where {first.parent.name} is no class, its folders up into {place}"
         )
     require_read([file for content in contents for file in content.unread], place)
