@@ -13,6 +13,7 @@ from cifar_small.cli.options import (
     add_output,
     add_overwrite,
     config_or_none,
+    print_default,
     print_note,
     reserve,
     rules_or_none,
@@ -152,7 +153,7 @@ def _diff(options: argparse.Namespace) -> int:
     submissions, classes, known = subs.read_submissions(paths, config_or_none(options))
     read = submissions[:2]
     if not known:
-        print_note("read by the classes of CIFAR-10; for another competition, name its config by --config")
+        print_default("read by the classes of CIFAR-10")
     for one in read:
         for fault in one.faults:
             print(f"{one.name}: {fault}")

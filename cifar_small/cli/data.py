@@ -16,7 +16,7 @@ from cifar_small.cli.options import (
     add_overwrite,
     config_or_none,
     load_config_of,
-    print_note,
+    print_default,
     reserve,
 )
 from cifar_small.errors import UserError
@@ -100,7 +100,7 @@ def _diagnose(options: argparse.Namespace) -> int:
     found = diagnose(options.file, rules, data, layout=options.layout)
     print(render_card(found))
     if config is None:
-        print_note("compared with CIFAR-10 and its rules; for another competition, name its config by --config")
+        print_default("compared with CIFAR-10 and its rules")
     if options.output is not None:
         write_atomic(options.output, copies_csv(found).encode())
         print(f"{plural(len(found.copies), 'copy', 'copies')} -> {options.output}")

@@ -200,6 +200,11 @@ def print_note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr)
 
 
+def print_default(what: str) -> None:
+    """A note that CIFAR-10 was taken, in which way `what` says, for want of a config."""
+    print_note(f"{what}; for another competition, name its config by --config")
+
+
 def print_overflow(file: Path, quantization: Mapping[str, Any]) -> None:
     """A note where this processor may compute an int8 file wrongly; quantization: the facts that stand in it."""
     from cifar_small.inference.onnx_session import OVERFLOW, may_overflow

@@ -19,6 +19,7 @@ from cifar_small.cli.options import (
     add_overwrite,
     add_run,
     config_or_none,
+    print_default,
     print_note,
     rules_or_none,
 )
@@ -134,7 +135,7 @@ def _check(options: argparse.Namespace) -> int:
         if form.order and options.sample is None:
             print_note(f"the record says that the rows have the order of {form.order}; name it by --sample")
     elif config is None:
-        print_note("checked by the classes of CIFAR-10; for another competition, name its config by --config")
+        print_default("checked by the classes of CIFAR-10")
     if not faults:
         for warning in warnings_of(read_submission(options.csv, classes, rules), classes):
             print(f"warning: {warning}", file=sys.stderr)

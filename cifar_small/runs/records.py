@@ -529,6 +529,10 @@ class SubmissionRecord(Facts):
     run: RunRecord | None = None
     estimate: dict[str, Any] | None = None  # of accuracy on this very file, that the choice was made by
 
+    def rules_for(self, name: object, remedy: str) -> Rules:
+        """The rules that the CSV was written by: those given, else the predictions'. `name`, `remedy` as in `rules_of`."""
+        return rules_of(self.predictions.rules if self.rules is None else self.rules, name, remedy)
+
 
 def extension_of(sessions: Sequence[Session]) -> str:
     """What was done to a run whose last phase was made longer on the way, in words; empty where it was not."""

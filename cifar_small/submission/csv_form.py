@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from cifar_small.config.schema import Rules
 from cifar_small.config.schema.patterns import ID_PREFIX, ID_SUFFIX
 from cifar_small.errors import DataError
-from cifar_small.runs.records import SubmissionRecord, load_record, rules_of
+from cifar_small.runs.records import SubmissionRecord, load_record
 from cifar_small.wording import plural
 
 
@@ -49,10 +49,9 @@ def recorded_form(csv: Path) -> CsvForm | None:
         ) from None
     if not isinstance(record, SubmissionRecord):
         return None
-    meta = record.predictions
-    rules = rules_of(meta.rules if record.rules is None else record.rules, path, "write the submission again")
-    if meta.allowed_rows is not None:
-        rules = rules.model_copy(update={"rows": meta.allowed_rows})
+    rules, allowed = record.rules_for(path, "write the submission again"), record.predictions.allowed_rows
+    if allowed is not None:
+        rules = rules.model_copy(update={"rows": allowed})
     return CsvForm(tuple(record.class_counts), rules, record.order.file if record.order else None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -102,9 +103,9 @@ def _difference(path: Path, state: State, epoch: int, *, later: bool = False) ->
 
     later: weights of an epoch that `state` does not count will do: it is to be trained again.
     """
-    if fault := _damage(path):
+    content, fault = _read(path)
+    if fault:
         return fault
-    content = load_checkpoint(path)
     found, accuracy = content.get("epoch"), content.get("val_accuracy")
     if later and isinstance(found, int) and found > state.epoch:
         return ""
@@ -116,13 +117,17 @@ def _difference(path: Path, state: State, epoch: int, *, later: bool = False) ->
 
 def _damage(path: Path) -> str:
     """Why a checkpoint cannot be read, in words; empty if it can."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], str]:
+    """What a checkpoint holds, with an empty text; or nothing, with why it cannot be read, in words."""
     if not path.exists():
-        return f"{path} is missing"
+        return {}, f"{path} is missing"
     try:
-        load_checkpoint(path)
+        return load_checkpoint(path), ""
     except CheckpointError as error:
-        return str(error).rpartition("; ")[0] or str(error)
-    return ""
+        return {}, str(error).rpartition("; ")[0] or str(error)
 
 
 def _loss(run: Run, state: State, epoch: int) -> str:

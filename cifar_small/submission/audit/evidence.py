@@ -27,7 +27,7 @@ from cifar_small.inference.predict import Net, load_net, relocate_net
 from cifar_small.runs.checkpoints import load_checkpoint
 from cifar_small.runs.directory import Run
 from cifar_small.runs.predictions import Predictions, load_predictions
-from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse, rules_of
+from cifar_small.runs.records import DataFacts, NetFacts, PredictionsMeta, RunRecord, SubmissionRecord, Summary, parse
 from cifar_small.submission.audit.card import CheckResult, Unavailable
 from cifar_small.submission.csv_form import label_texts, rules_of_sample
 from cifar_small.submission.submission_file import read_csv
@@ -299,8 +299,7 @@ def gather(
             raise UserError(f"{path} does not exist; expected a file or folder to audit with")
     content, record = _read(csv)
     meta = record.predictions
-    stated = meta.rules if record.rules is None else record.rules
-    csv_rules = rules_of(stated, csv.with_suffix(".json"), "give a config whose rules hold")
+    csv_rules = record.rules_for(csv.with_suffix(".json"), "give a config whose rules hold")
     rules = load_config(config).rules if config is not None else csv_rules
     started_from = {ancestor.weights_sha256 for net in meta.nets() for ancestor in net.ancestors}
     given = [Run(folder).require() for folder in runs]
