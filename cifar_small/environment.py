@@ -210,7 +210,8 @@ def prepare_process(engine: Engine) -> None:
     if engine.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA is first used
         torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # it shows faults, for time
-    torch.use_deterministic_algorithms(engine.deterministic, warn_only=True)  # it names the operations that have none
+    if engine.deterministic or torch.are_deterministic_algorithms_enabled():  # asking imports torch's compiler: seconds
+        torch.use_deterministic_algorithms(engine.deterministic, warn_only=True)  # it names the operations that have none
     torch.backends.cudnn.deterministic = engine.deterministic
     torch.backends.cudnn.benchmark = not engine.deterministic  # all batches of a phase have one shape
     torch.backends.cudnn.allow_tf32 = False

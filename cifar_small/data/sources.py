@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -182,17 +183,22 @@ def _images(
 
 
 def _digits(split: Split) -> Images:
-    """scikit-learn's 1797 handwritten digits, 8x8 with values 0..16, enlarged to 32x32x3; a fixed stratified split."""
-    from PIL import Image
-    from sklearn.datasets import load_digits
+    """scikit-learn's 1797 handwritten digits, 8x8 with values 0..16, enlarged to 32x32x3; a fixed stratified split.
 
-    digits = load_digits()
-    labels = digits.target.astype(np.int64)
+    Read from its file, as `load_digits` does: importing scikit-learn takes longer than a small net's training.
+    """
+    from PIL import Image
+
+    found = find_spec("sklearn")
+    if found is None or found.origin is None:
+        raise DataError("scikit-learn, with which the digits come, is not installed: pip install scikit-learn")
+    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    labels = table[:, -1].astype(np.int64)
     indices = stratified_split(labels, _DIGITS_TEST, seed=0)[split == "test"]
-    small = np.rint(digits.images[indices] * (255 / 16)).astype(np.uint8)
+    small = np.rint(table[indices, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)
     gray = np.stack([np.asarray(Image.fromarray(image).resize((32, 32), Image.Resampling.BILINEAR)) for image in small])
     images = np.repeat(gray[..., None], 3, axis=3)
-    return _images(images, labels[indices], [str(name) for name in digits.target_names], f"digits {split}")
+    return _images(images, labels[indices], [str(digit) for digit in range(10)], f"digits {split}")
 
 
 def _npz(path: Path, split: Split) -> Images:

@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Mapping
 
 import numpy as np
-from scipy.stats import binom
 
 from cifar_small.data.images import Images
 from cifar_small.data.splits import stratified_subset
@@ -49,8 +48,11 @@ def count_copies(images: Images, *of: Images) -> int:
 
 def more_copies_than_chance(images: Images, *of: Images) -> int:
     """`count_copies`, but 0 where so many would be no surprise in a data set with a share of `MOST_COPIES`."""
+    from scipy.special import bdtrc
+
     copies = count_copies(images, *of)
-    return copies if binom.sf(copies - 1, len(images), MOST_COPIES) < SURPRISE else 0
+    as_many = bdtrc(copies - 1, len(images), MOST_COPIES)  # the chance of as many or more
+    return copies if as_many < SURPRISE else 0
 
 
 def _fingerprints(images: Images) -> list[bytes]:

@@ -231,16 +231,6 @@ def test_data_that_cannot_be_read_hides_no_other_config(tmp_path, three, capsys)
     assert main([broken, three, str(tmp_path / "gone.yaml")]) == 2  # the lesser code, of a wrong path
 
 
-def test_heavy_packages_are_not_imported(three):
-    heavy = {"torchvision", "pandas", "sklearn", "matplotlib", "scipy", "torchinfo", "torch._dynamo"}
-    code = (
-        "import sys; from cifar_small.cli.param_count import main; main(sys.argv[1:]); "
-        f"print(sorted({heavy} & set(sys.modules)))"
-    )
-    done = subprocess.run([sys.executable, "-c", code, three], capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert done.stdout.splitlines()[-1] == "[]", done.stderr
-
-
 def test_help_has_examples():
     done = tool("--help")
     assert done.returncode == 0

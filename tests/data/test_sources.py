@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from cifar_small.config.schema import Data
 from cifar_small.data import Images, cifar, class_names, load_test, load_train
@@ -271,6 +272,17 @@ def test_digits_are_split_once_and_enlarged_smoothly() -> None:
     steps = np.abs(np.diff(train.images[..., 0].astype(int), axis=2))
     assert steps.max() < 128  # copies of pixels would step by up to 255
     assert load_test(Data(source="digits")).sha256 == test.sha256
+
+
+def test_digits_are_those_that_scikit_learn_loads() -> None:
+    theirs = load_digits()
+    small = [Image.fromarray(np.rint(image * (255 / 16)).astype(np.uint8)) for image in theirs.images]
+    enlarged = [np.asarray(image.resize((32, 32), Image.Resampling.BILINEAR)).tobytes() for image in small]
+    parts = [load_train(Data(source="digits")), load_test(Data(source="digits"))]
+    ours = [
+        (image[..., 0].tobytes(), int(label)) for part in parts for image, label in zip(part.images, part.labels, strict=True)
+    ]
+    assert sorted(ours) == sorted(zip(enlarged, theirs.target.tolist(), strict=True))
 
 
 def npz(path: Path, **changes: Any) -> Path:

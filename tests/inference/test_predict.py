@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +56,18 @@ def unlabelled(folder: Path, count: int = 360, first: int = 1000) -> Path:
     path = folder / "nolabel.pkl"
     write_unlabelled(path, load_test(CONFIG.data).images[:count], np.arange(first, first + count))
     return path
+
+
+def test_predicting_waits_for_no_package_that_it_does_not_use(run: Run) -> None:
+    """Each of these takes a second or so to import, some torch's compiler as a side effect of a call."""
+    code = "import sys; from cifar_small.cli.main import main; code = main(sys.argv[1:]); print(*sys.modules); sys.exit(code)"
+    command = [sys.executable, "-c", code, "predict", str(run.folder), "--split", "val", "--views", "flip"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "cifar_small.inference.predict" in loaded
+    assert not loaded & {
+        *("torch._dynamo", "torchvision", "albumentations", "matplotlib", "pandas", "sklearn", "scipy.stats", "sympy"),
+    }
 
 
 def rewrite(run: Run, change: Callable[[dict[str, Any]], Any]) -> None:
