@@ -8,6 +8,8 @@ and tags, anchors and aliases are refused.
 from __future__ import annotations
 
 import re
+from copy import deepcopy
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +65,19 @@ for _tag, _pattern, _first in (
     _StrictLoader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 
+@lru_cache(maxsize=128)
+def _parsed(text: str) -> Any:
+    """What a text holds, kept: the trials of a sweep read one file hundreds of times, and a file takes 10 ms."""
+    return yaml.load(text, Loader=_StrictLoader)
+
+
 def parse_yaml(text: str, where: str) -> Any:
     """Parse YAML text strictly into dicts, lists, strings, numbers, booleans and None; `where` names it in messages.
 
     Raises ConfigError for anything that is not plain YAML, with line and column.
     """
     try:
-        return yaml.load(text, Loader=_StrictLoader)
+        return deepcopy(_parsed(text))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         place = f" line {mark.line + 1}, column {mark.column + 1}" if mark else ""

@@ -112,6 +112,16 @@ def test_scalars_read_as_meant(text: str, value: object) -> None:
     assert type(got) is type(value)
 
 
+def test_what_one_reader_changes_another_does_not_see() -> None:
+    """Texts are parsed once and kept."""
+    first = parse_yaml("a: {b: [1, 2]}", "here")
+    first["a"]["b"].append(3)
+    assert parse_yaml("a: {b: [1, 2]}", "there") == {"a": {"b": [1, 2]}}
+    for where in ("here", "there"):
+        with pytest.raises(ConfigError, match=f"{where}: line 1, column 4 anchors"):
+            parse_yaml("a: &x 1", where)
+
+
 NOT_NUMBERS = "no yes on off No True NULL 010 0o10 0x1f 0b1 1_0 12_34 1_000.5 12:30:45 2020-01-01 1e e5 1__000 _1 = inf nan"
 
 
