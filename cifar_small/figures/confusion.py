@@ -31,6 +31,7 @@ def draw_confusion(counts: npt.NDArray[np.int64], classes: Sequence[str], title:
     counts, names = counts[np.ix_(order, order)], [classes[label] for label in order]
     side = 14.0 if many else 2.6 + 0.46 * max(number, FEWEST)
     figure = new_figure(side + (1.8 if many else 0.6), side)
+    figure.set_layout_engine("compressed")  # the constrained one lets a square of this size push words over the edge
     axes = figure.subplots()
     diagonal = np.eye(number, dtype=bool)
     errors = np.where(diagonal, 0.0, counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))

@@ -168,6 +168,15 @@ def test_an_ordinary_title_and_the_words_of_the_color_bar_fit_a_matrix_of_few_cl
     assert figure.axes[0].get_window_extent().width > 0.4 * figure.get_figwidth() * figure.dpi
 
 
+@pytest.mark.parametrize("letters", [1, 14, 40])
+@pytest.mark.parametrize("title", ["", "a line", ORDINARY])
+def test_the_words_beside_a_matrix_of_many_classes_are_whole(letters: int, title: str) -> None:
+    counts = np.diag([90] * 30) + np.diag([10] * 29, 1)
+    figure = draw_confusion(counts, [f"{label:x>{letters}}" for label in range(30)], title)
+    assert cut(figure) == []
+    assert figure.axes[0].get_window_extent().width > 0.4 * figure.get_figwidth() * figure.dpi
+
+
 def test_titles_of_ensembles_say_how_many_nets_there_are() -> None:
     labels = np.arange(20) % 10
     members = [made(labels, labels=labels, seed=seed, name=LONG, split="val", run=f"run{seed}") for seed in range(3)]
