@@ -6,6 +6,9 @@ CONSTRAINTS ?= constraints.txt
 # Names the constraints that .venv was installed with, so that others install anew.
 READY := .venv/ready$(patsubst -constraints.txt,,-$(notdir $(CONSTRAINTS)))
 
+# Compiled modules are kept: dozens of the tests start processes, each of which would compile the package anew.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help setup demo test test-slow lint types check results constraints wheel test-wheel clean
 .DEFAULT_GOAL := help
 

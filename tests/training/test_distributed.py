@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -121,14 +122,13 @@ def test_only_rank_0_writes(seen: dict[str, Any]) -> None:
     assert load_checkpoint(two.last)["epoch"] == 4
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_a_killed_rank_stops_all_and_the_run_goes_on(tmp_path: Path, seen: dict[str, Any], ranks: int) -> None:
-    """With one process to the rounding of its sums, with two as if nothing had happened, to the last bit."""
-    config = tmp_path / "config.yaml"
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run of two ranks of which one was killed, which ended the other."""
+    place = tmp_path_factory.mktemp("killed")
+    config, folder = place / "config.yaml", place / "run"
     config.write_text(dump_config(parse_config(CONFIG)))
-    folder = tmp_path / "run"
-    command = ["-m", "cifar_small", "train", "--config", config, "--output", folder]
-    started = launch(*TORCHRUN, *command)
+    started = launch(*TORCHRUN, "-m", "cifar_small", "train", "--config", config, "--output", folder)
     try:
         while not (folder / "last.pt").exists():
             assert started.poll() is None, started.communicate()[0]
@@ -141,7 +141,15 @@ def test_a_killed_rank_stops_all_and_the_run_goes_on(tmp_path: Path, seen: dict[
     assert started.returncode != 0
     assert "SIGKILL" in output
     assert not (folder / "summary.json").exists()
-    assert "resuming" in finish(launch(*(TORCHRUN if ranks == 2 else [sys.executable]), *command, "--resume"))
+    return folder
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_run_whose_rank_was_killed_goes_on(killed: Path, tmp_path: Path, seen: dict[str, Any], ranks: int) -> None:
+    """With one process to the rounding of its sums, with two as if nothing had happened, to the last bit."""
+    folder = shutil.copytree(killed, tmp_path / "run")
+    command = ["-m", "cifar_small", "train", "--config", killed.with_name("config.yaml"), "--output", folder, "--resume"]
+    assert "resuming" in finish(launch(*(TORCHRUN if ranks == 2 else [sys.executable]), *command))
     resumed, whole = rows(Run(folder)), rows(seen["runs"][ranks - 1])[:3]  # without the epoch that has a teacher
     assert [session.processes for session in Run(folder).sessions()] == [2, ranks]
     assert [row["epoch"] for row in resumed] == ["1", "2", "3"]

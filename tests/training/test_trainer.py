@@ -737,11 +737,19 @@ def test_an_epoch_uses_each_image_at_most_once(tiny: Tiny, tmp_path: Path, monke
     assert set(epochs[0]) != set(epochs[1])
 
 
+# A CPU takes long for a pass in fp16.
+NARROW = {
+    "model": {"family": "resnet", "widths": [4, 4, 8], "blocks": [1, 1, 1], "strides": [2, 2, 2]},
+    "data": {"source": "digits", "val_size": 50, "train_limit": 256},
+}
+IN_FP16 = {"engine": {"device": "cpu", "precision": "fp16"}}
+
+
 def test_fp16_has_the_losses_of_fp32(tiny: Tiny, tmp_path: Path) -> None:
     """Ten bits of mantissa: the losses of few steps agree to two digits, and the factor of the loss is taken out again."""
     losses = {}
     for precision in ("fp32", "fp16"):
-        train(tiny(engine={"device": "cpu", "precision": precision}), tmp_path / precision, quiet=True)
+        train(tiny(engine={"device": "cpu", "precision": precision}, **NARROW), tmp_path / precision, quiet=True)
         losses[precision] = [float(row["train_loss"]) for row in metrics(tmp_path / precision)]
     assert losses["fp16"] == pytest.approx(losses["fp32"], abs=0.02)
     assert losses["fp16"] != losses["fp32"]
@@ -753,7 +761,7 @@ def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "FIRST_SCALE", 2.0**127)  # which fp32 holds and fp16 does not
-    config = tiny(engine={"device": "cpu", "precision": "fp16"}, phases=[{"epochs": 1}])
+    config = tiny(phases=[{"epochs": 1}], **IN_FP16, **NARROW)
     train(config, tmp_path / "run", quiet=True)
     saved = load_checkpoint(tmp_path / "run" / "last.pt")
     assert saved["scaling"].tolist() == [2.0**123, 0.0]
@@ -765,7 +773,7 @@ def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
 
 def test_an_fp16_run_goes_on_with_its_factor(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "FIRST_SCALE", 2.0**26)  # the first steps overflow, the later ones do not
-    config = tiny(engine={"device": "cpu", "precision": "fp16", "checkpoint_steps": 3})
+    config = tiny(engine={"device": "cpu", "precision": "fp16", "checkpoint_steps": 3}, **NARROW)
     train(config, tmp_path / "whole", quiet=True)
     train_until_save(config, tmp_path / "cut", 1, monkeypatch)
     train(config, tmp_path / "cut", resume=True, quiet=True)
