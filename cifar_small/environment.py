@@ -259,8 +259,13 @@ def machine_facts(device: torch.device, precision: str) -> dict[str, object]:
 
 def package_versions() -> dict[str, str]:
     """The installed versions of what a result depends on; torch's names the build too, such as 2.14.1+cu130."""
-    versions = {"torch": str(torch.__version__)}
-    for name in PACKAGES:
+    return {"torch": str(torch.__version__), **_installed(PACKAGES)}
+
+
+@cache
+def _installed(names: tuple[str, ...]) -> dict[str, str]:
+    versions = {}
+    for name in names:
         with suppress(metadata.PackageNotFoundError):  # of one's own choice, or where no config uses it
             versions[name] = metadata.version(name)
     return versions
