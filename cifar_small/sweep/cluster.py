@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cifar_small.config.shipped import require_config
 from cifar_small.config.strict_yaml import parse_yaml
 from cifar_small.errors import ConfigError, UserError
 from cifar_small.sweep.run import finish, prepare, run_sweep
@@ -50,7 +51,7 @@ def submit_workers(
     executor = _executor(directory, cluster)
     _configure(executor, cluster, settings, sweep.name)
     # Absolute, as a job may start in another folder; the command recorded in each run is the user's own.
-    job = Job(path.resolve(), directory.folder.resolve(), command)
+    job = Job(require_config(path).resolve(), directory.folder.resolve(), command)
     sent = _send(executor, job, jobs, visible_gpus() if cluster == "local" else [])
     print(
         f"{plural(jobs, 'worker')} sent to {cluster}: {', '.join(task.job_id for task in sent)}; "
@@ -62,12 +63,18 @@ def submit_workers(
     for task in sent:
         task.wait()
     if failed := [task for task in sent if task.exception() is not None]:
-        reason = str(failed[0].exception()).strip().splitlines()[-1]
+        reason = _reason(failed[0].exception())
         raise UserError(
             f"{len(failed)} of {jobs} workers ended early ({reason}); their logs are in {directory.folder / 'jobs'}"
         )
     sweep, directory, cells = prepare(path, folder)
     return finish(sweep, directory, cells)
+
+
+def _reason(error: BaseException) -> str:
+    """The last line of a job's traceback, below which submitit says where the logs are."""
+    traceback = str(error).partition("You can check full logs")[0].rstrip("-\n ")
+    return (traceback or str(error).strip()).splitlines()[-1]
 
 
 def _send(executor: Any, job: Job, jobs: int, gpus: Sequence[int]) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import math
 import os
@@ -1434,6 +1435,33 @@ def test_submitit_workers_do_the_sweep(
     assert [len(run.sessions()) for run in runs] == [1, 1]
     assert "--submit local" in runs[0].sessions()[0].command
     assert "best on val: lr-0." in capsys.readouterr().out
+
+
+def test_workers_find_a_sweep_that_comes_with_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[cluster.Job] = []
+    monkeypatch.setattr(cluster, "_executor", lambda *given: None)
+    monkeypatch.setattr(cluster, "_configure", lambda *given: None)
+    monkeypatch.setattr(cluster, "_send", lambda executor, job, jobs, gpus: sent.append(job) or [])
+    monkeypatch.chdir(tmp_path)
+    folder = Path("out")
+    cluster.submit_workers(Path("sweeps/ablation_augment"), folder, cluster="slurm", jobs=1, settings={}, command="")
+    assert sent[0].path.is_absolute()
+    assert sent[0].path.is_file()
+    assert sent[0].folder == tmp_path / "out"
+
+
+def test_the_error_of_a_worker_that_failed_is_said_and_not_where_its_logs_are() -> None:
+    submitit = pytest.importorskip("submitit")
+    tail = (
+        "You can check full logs with 'job.stderr(0)' and 'job.stdout(0)' or at paths:\n  - /x/1_0_log.err\n  - /x/1_0_log.out"
+    )
+    assert "You can check full logs" in inspect.getsource(submitit.core.core)
+    trace = (
+        "Job (task=0) failed during processing with trace:\n----\nTraceback (most recent call last):\nDataError: no such folder"
+    )
+    error = submitit.core.utils.FailedJobError(f"{trace}\n\n{'-' * 22}\n{tail}")
+    assert cluster._reason(error) == "DataError: no such folder"
+    assert cluster._reason(submitit.core.utils.UncompletedJobError("Job 1 was\nkilled")) == "killed"
 
 
 def test_workers_of_a_machine_with_gpus_see_one_each(monkeypatch: pytest.MonkeyPatch) -> None:
