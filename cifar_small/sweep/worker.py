@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from cifar_small.config.loading import load_config
+from cifar_small.config.resolved import resolve_config
 from cifar_small.data import load_train
 from cifar_small.environment import resolve_device
 from cifar_small.errors import DiskError, DivergedError, InUseError, UserError
@@ -18,6 +19,8 @@ from cifar_small.sweep.cells import Cell
 from cifar_small.sweep.claims import Claim, ClaimLost, take
 from cifar_small.sweep.spec import Sweep
 from cifar_small.sweep.states import RunState, SweepDirectory, job_name
+from cifar_small.training.initial_weights import prepare_init
+from cifar_small.training.teacher_files import require_teachers
 from cifar_small.training.train import train
 from cifar_small.wording import plural
 
@@ -107,12 +110,16 @@ class Worker:
         return self.directory.state(cell, seed)
 
     def _raise_if_shared(self, cell: Cell, error: UserError) -> None:
-        """Raise the error of a run if every cell would end in it: the data or the device of all are not there."""
-        base = load_config(self.sweep.config)
+        """Raise the error of a run if every cell would end in it: data, device, weights or teachers of all are not there."""
+        base, own = load_config(self.sweep.config), {part for key in cell.settings for part in key.split(".")}
         try:
             load_train(base.data)
             if "engine.device" not in cell.settings:
                 resolve_device(base.engine.device)
+            if not own & {"weights", "model"}:
+                prepare_init(base, Run(self.directory.folder / "none"))
+            if not own & {"distill", "select"} and "phases" not in cell.settings:
+                require_teachers(resolve_config(base))
         except UserError:
             raise error from None
 

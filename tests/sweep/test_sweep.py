@@ -560,6 +560,31 @@ def test_what_is_not_the_cells_fault_ends_the_worker(write: Write, fake: Callabl
     assert training.trained == ["lr-0.2-seed0"]
 
 
+@pytest.mark.parametrize("missing", ["weights", "teachers"])
+@pytest.mark.parametrize("method", ["grid", "tpe"])
+def test_weights_and_teachers_that_no_cell_has_end_the_worker(write: Write, tmp_path: Path, method: str, missing: str) -> None:
+    """tpe cannot try a failed trial again: a machine without them would use all trials up."""
+    gone = str(tmp_path / "gone")
+    base = {"weights": {"weights": f"{gone}.pt"}, "teachers": {"distill": {"teachers": [gone]}}}[missing]
+    cells: dict[str, Any] = {
+        "grid": {"parameters": {"optim.lr": [0.1, 0.2]}},
+        "tpe": {"method": "tpe", "trials": 2, "parameters": {"optim.lr": [0.1, 0.2]}},
+    }[method]
+    if method == "tpe":
+        pytest.importorskip("optuna")
+    place = tmp_path / "out"
+    with pytest.raises(UserError, match="gone"):
+        run_sweep(write(base, **cells), place, quiet=True)
+    assert list(place.rglob("failed.json")) == []
+    assert run_sweep(write(**cells), place, quiet=True) == 0
+
+
+def test_a_cell_whose_own_teachers_are_missing_fails_alone(write: Write, tmp_path: Path) -> None:
+    cells = [{"label": "a", "distill.teachers": [str(tmp_path / "gone")]}, {"label": "b"}]
+    assert run_sweep(write(cells=cells), tmp_path / "out", quiet=True) == 4
+    assert " done |" in (tmp_path / "out" / "table.md").read_text()
+
+
 @pytest.mark.parametrize("method", ["grid", "tpe"])
 def test_what_one_cell_alone_cannot_do_is_recorded_and_the_rest_goes_on(write: Write, tmp_path: Path, method: str) -> None:
     """256 training images make no batch of 512, nor are there 10,000 of them: errors of the data, yet of these cells alone."""
