@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from importlib.util import find_spec
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Literal, assert_never
 
@@ -189,10 +189,8 @@ def _digits(split: Split) -> Images:
     """
     from PIL import Image
 
-    found = find_spec("sklearn")
-    if found is None or found.origin is None:
-        raise DataError("scikit-learn, with which the digits come, is not installed: pip install scikit-learn")
-    table = np.loadtxt(Path(found.origin).parent / "datasets" / "data" / "digits.csv.gz", delimiter=",")
+    file = distribution("scikit-learn").locate_file("sklearn/datasets/data/digits.csv.gz")
+    table = np.loadtxt(str(file), delimiter=",")
     labels = table[:, -1].astype(np.int64)
     indices = stratified_split(labels, _DIGITS_TEST, seed=0)[split == "test"]
     small = np.rint(table[indices, :-1].reshape(-1, 8, 8) * (255 / 16)).astype(np.uint8)

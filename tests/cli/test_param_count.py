@@ -54,10 +54,10 @@ def tool(*arguments, cwd=ROOT):
     return subprocess.run([*command, *arguments], capture_output=True, text=True, cwd=cwd, timeout=600)
 
 
-def test_a_config_is_answered_without_heavy_imports(tmp_path):
+def test_configs_are_answered_without_heavy_imports(tmp_path, three):
     """Each of these takes a third of a second or more, and no net of ours needs them."""
-    config = ROOT / "configs/published/resnet_4443_two_runs.yaml"
-    code = f"import sys; from cifar_small.cli.param_count import main; main([{str(config)!r}]); print(*sys.modules)"
+    configs = [str(ROOT / "configs/published/resnet_4443_two_runs.yaml"), three]
+    code = f"import sys; from cifar_small.cli.param_count import main; main({configs!r}); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     loaded = set(done.stdout.splitlines()[-1].split())
     assert {"torch", "cifar_small.models"} <= loaded

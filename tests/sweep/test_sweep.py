@@ -565,7 +565,11 @@ def test_what_is_not_the_cells_fault_ends_the_worker(write: Write, fake: Callabl
 def test_weights_and_teachers_that_no_cell_has_end_the_worker(write: Write, tmp_path: Path, method: str, missing: str) -> None:
     """tpe cannot try a failed trial again: a machine without them would use all trials up."""
     gone = str(tmp_path / "gone")
-    base = {"weights": {"weights": f"{gone}.pt"}, "teachers": {"distill": {"teachers": [gone]}}}[missing]
+    allowed = {"max_params": 100_000, "rows": 360, "pretrained": True}
+    base = {
+        "weights": {"weights": f"{gone}.pt", "rules": allowed},
+        "teachers": {"distill": {"teachers": [gone]}},
+    }[missing]
     cells: dict[str, Any] = {
         "grid": {"parameters": {"optim.lr": [0.1, 0.2]}},
         "tpe": {"method": "tpe", "trials": 2, "parameters": {"optim.lr": [0.1, 0.2]}},
@@ -573,7 +577,7 @@ def test_weights_and_teachers_that_no_cell_has_end_the_worker(write: Write, tmp_
     if method == "tpe":
         pytest.importorskip("optuna")
     place = tmp_path / "out"
-    with pytest.raises(UserError, match="gone"):
+    with pytest.raises(CheckpointError, match="gone"):
         run_sweep(write(base, **cells), place, quiet=True)
     assert list(place.rglob("failed.json")) == []
     assert run_sweep(write(**cells), place, quiet=True) == 0

@@ -742,7 +742,6 @@ NARROW = {
     "model": {"family": "resnet", "widths": [4, 4, 8], "blocks": [1, 1, 1], "strides": [2, 2, 2]},
     "data": {"source": "digits", "val_size": 50, "train_limit": 256},
 }
-IN_FP16 = {"engine": {"device": "cpu", "precision": "fp16"}}
 
 
 def test_fp16_has_the_losses_of_fp32(tiny: Tiny, tmp_path: Path) -> None:
@@ -761,7 +760,7 @@ def test_gradients_that_overflow_in_fp16_cost_their_steps_and_halve_the_factor(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(build, "FIRST_SCALE", 2.0**127)  # which fp32 holds and fp16 does not
-    config = tiny(phases=[{"epochs": 1}], **IN_FP16, **NARROW)
+    config = tiny(engine={"device": "cpu", "precision": "fp16"}, phases=[{"epochs": 1}], **NARROW)
     train(config, tmp_path / "run", quiet=True)
     saved = load_checkpoint(tmp_path / "run" / "last.pt")
     assert saved["scaling"].tolist() == [2.0**123, 0.0]
